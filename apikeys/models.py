@@ -1,0 +1,31 @@
+"""API keys: shown once, stored as a digest."""
+
+import uuid
+
+from django.db import models
+
+
+class ApiKey(models.Model):
+    """A key of one account in one project.
+
+    `digest` is the SHA-256 of the whole key in hex: 256 random bits need no slow hash. `prefix`
+    (12 characters) and `last4` are what people recognise it by. `entity_limit` maps an entity field
+    to the only values the key may touch, such as {"user_id": ["alice"]}; null is no limit.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey("accounts.Project", models.CASCADE, related_name="api_keys")
+    owner = models.ForeignKey("accounts.Account", models.CASCADE, related_name="api_keys")
+    label = models.CharField(max_length=150)
+    prefix = models.CharField(max_length=12)
+    last4 = models.CharField(max_length=4)
+    digest = models.CharField(max_length=64, unique=True)
+    scopes = models.JSONField(default=list)
+    entity_limit = models.JSONField(null=True)
+    expires_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.prefix}…{self.last4})"

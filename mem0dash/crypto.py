@@ -1,0 +1,28 @@
+"""Encrypts stored secrets with ENCRYPTION_KEY; the first of several keys encrypts, all decrypt."""
+
+from functools import lru_cache
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+
+
+class WrongEncryptionKeyError(Exception):
+    """No configured key opens this secret."""
+
+
+@lru_cache(maxsize=4)
+def _fernet(keys: tuple[str, ...]) -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in keys])
+
+
+def encrypt(secret: str) -> str:
+    """`secret` as a Fernet token (AES-128-CBC with HMAC-SHA256, https://github.com/fernet/spec)."""
+    return _fernet(tuple(settings.ENCRYPTION_KEYS)).encrypt(secret.encode()).decode()
+
+
+def decrypt(token: str) -> str:
+    """The secret behind `token`; WrongEncryptionKeyError when none of the keys opens it."""
+    try:
+        return _fernet(tuple(settings.ENCRYPTION_KEYS)).decrypt(token.encode()).decode()
+    except InvalidToken as error:
+        raise WrongEncryptionKeyError("ENCRYPTION_KEY does not open what is stored.") from error

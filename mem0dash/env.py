@@ -1,0 +1,84 @@
+"""Reads settings from environment variables, loudly: a wrong value names its variable."""
+
+import os
+import secrets
+from pathlib import Path
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off", ""}
+
+
+class ConfigurationError(Exception):
+    """A setting that the service cannot start with; the text is one sentence for the operator."""
+
+
+def text(name: str, default: str = "") -> str:
+    """The value of `name`, or of the file that `NAME_FILE` points to (Docker secrets)."""
+    value, path = os.environ.get(name), os.environ.get(f"{name}_FILE")
+    if value and path:
+        raise ConfigurationError(f"{name} and {name}_FILE are both set; keep one of them.")
+    if path:
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{name}_FILE: {path} cannot be read ({error}).") from error
+    return default if value is None or value == "" else value.strip()
+
+
+def flag(name: str, *, default: bool = False) -> bool:
+    """A yes/no setting: 1, true, yes, on, or 0, false, no, off."""
+    value = text(name, "on" if default else "off").lower()
+    if value not in _TRUE | _FALSE:
+        raise ConfigurationError(f"{name} must be true or false, not {value!r}.")
+    return value in _TRUE
+
+
+def integer(name: str, default: int, *, low: int, high: int) -> int:
+    """A whole number within `low`..`high`."""
+    value = text(name, str(default))
+    try:
+        number = int(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} must be a whole number, not {value!r}.") from error
+    if not low <= number <= high:
+        raise ConfigurationError(f"{name} must be between {low} and {high}, not {number}.")
+    return number
+
+
+def words(name: str) -> list[str]:
+    """A comma-separated list; blanks fall away."""
+    return [word.strip() for word in text(name).split(",") if word.strip()]
+
+
+def kept_secret(name: str, path: Path, *, make: str) -> str:
+    """The secret `name` from the environment, or the one kept in `path` (mode 0600).
+
+    `make` is the value that is kept when there is neither. Two processes that start at once agree
+    on one value: the file is linked into place, and the first link wins.
+    """
+    value = text(name)
+    if value:
+        return value
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(make + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        value = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{name} is not set and {path} cannot be used to keep one ({error.strerror})."
+        ) from error
+    if not value:
+        raise ConfigurationError(f"{name}: the file {path} is empty; restore it from a backup.")
+    return value

@@ -1,0 +1,84 @@
+"""The product's exceptions: one tree, which every dialect translates into its own shape."""
+
+
+class Mem0dashError(Exception):
+    """Base of all errors that a caller gets to see.
+
+    `status` is the HTTP status, `code` a stable machine word, `message` a sentence for people,
+    `retry_after` seconds, where waiting helps.
+    """
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+
+class InvalidInputError(Mem0dashError):
+    """The caller sent something that cannot be worked with."""
+
+    status = 400
+    code = "invalid_input"
+
+
+class NotAuthenticatedError(Mem0dashError):
+    """No credential was sent."""
+
+    status = 401
+    code = "not_authenticated"
+
+
+class InvalidCredentialError(Mem0dashError):
+    """A credential was sent, and it does not hold."""
+
+    status = 401
+    code = "invalid_credential"
+
+
+class PermissionDeniedError(Mem0dashError):
+    """The credential holds, but does not reach this far."""
+
+    status = 403
+    code = "permission_denied"
+
+
+class NotFoundError(Mem0dashError):
+    """No such thing, or none in the caller's project: the two are never told apart."""
+
+    status = 404
+    code = "not_found"
+
+
+class ConflictError(Mem0dashError):
+    """The thing changed meanwhile, or exists already."""
+
+    status = 409
+    code = "conflict"
+
+
+class EngineError(Mem0dashError):
+    """A part behind the service failed: a provider, the database or the index."""
+
+    status = 502
+    code = "unknown"
+
+
+class DatastoreUnavailableError(EngineError):
+    """The database does not answer."""
+
+    code = "datastore_unavailable"
+
+
+class IndexUnavailableError(EngineError):
+    """The vector index does not answer."""
+
+    code = "vector_store_unavailable"
+
+
+class ProviderError(EngineError):
+    """The embedder or the LLM failed or answered with something unusable."""
+
+    code = "provider_unavailable"

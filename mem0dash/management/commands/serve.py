@@ -1,0 +1,75 @@
+"""Starts the service: migrate, check, one server process with its background work."""
+
+import sys
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+from django.db import OperationalError
+
+from accounts.models import InstanceState
+from accounts.services import check_encryption_key
+from mem0dash.env import ConfigurationError
+from mem0dash.errors import Mem0dashError
+
+
+class Command(BaseCommand):
+    help = "Migrates the database, checks the configuration and serves on HOST:PORT."
+    # serve runs the checks itself, after the migration.
+    requires_system_checks: list[str] = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._prepare_database()
+        self.check(display_num_errors=True)
+        from memories import runtime
+
+        try:
+            runtime.install(runtime.open_runtime())
+        except Mem0dashError as error:
+            raise ConfigurationError(error.message) from error
+        server = uvicorn.Server(_uvicorn_config())
+        socket = server.config.bind_socket()
+        self._greet(socket.getsockname()[1])
+        server.run(sockets=[socket])
+        # uvicorn has ended on SIGTERM or SIGINT, and the runtime with it.
+        sys.stdout.write("mem0dash has stopped.\n")
+
+    def _prepare_database(self) -> None:
+        try:
+            call_command("migrate", interactive=False, verbosity=0)
+        except OperationalError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigurationError(
+                f"DATABASE_URL: the database does not answer ({reason})."
+            ) from error
+        check_encryption_key()
+
+    def _greet(self, port: int) -> None:
+        host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
+        url = settings.PUBLIC_URL or f"http://{host}:{port}"
+        self.stdout.write(f"mem0dash listens on {url}  (documentation: {url}/docs)")
+        state = InstanceState.objects.get(id=1)
+        if state.setup_completed_at is None and not settings.ADMIN_API_KEY:
+            self.stdout.write(
+                "There is no account yet. Make the owner and a first API key with\n"
+                "  .venv/bin/python manage.py bootstrap "
+                "--email you@example.org --name You --password '…'"
+            )
+        self.stdout.flush()
+
+
+def _uvicorn_config() -> uvicorn.Config:
+    return uvicorn.Config(
+        "mem0dash.asgi:application",
+        host=settings.HOST,
+        port=settings.PORT,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Addresses of proxies are middleware.client_address's business.
+        proxy_headers=False,
+        timeout_graceful_shutdown=20,
+        lifespan="on",
+    )

@@ -1,0 +1,66 @@
+"""Who is calling: what every kind of credential yields, and all that the rooms below need of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Literal
+from uuid import UUID
+
+from mem0dash.errors import PermissionDeniedError
+
+
+class Scope(StrEnum):
+    """What a credential allows; the table is in docs/rights.md."""
+
+    READ = "read"
+    WRITE = "write"
+    REVIEW = "review"
+    ADMIN = "admin"
+
+
+ALL_SCOPES: Final = frozenset(Scope)
+
+Via = Literal["api_key", "admin_api_key", "auth_disabled", "internal"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectView:
+    """The facts of a project that reads and writes need, fetched together with the credential."""
+
+    id: UUID
+    slug: str
+    default_user_id: str = ""
+    hide_unreviewed: bool = False
+    retention_days: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller inside one project.
+
+    `entity_limit` maps an entity field to the only values that exist for this caller; None is no
+    limit. `account_id` is None for ADMIN_API_KEY and AUTH_DISABLED, which act as instance owner.
+    """
+
+    project: ProjectView
+    scopes: frozenset[Scope]
+    via: Via
+    account_id: UUID | None = None
+    is_owner: bool = False
+    key_id: UUID | None = None
+    key_prefix: str = ""
+    entity_limit: Mapping[str, frozenset[str]] | None = None
+    request_id: str = ""
+    client: str = field(default="", repr=False)
+
+    def require(self, scope: Scope, message: str = "") -> None:
+        """Raises PermissionDeniedError unless the caller holds `scope`."""
+        if scope not in self.scopes:
+            raise PermissionDeniedError(
+                message or f"This credential lacks the scope '{scope.value}'."
+            )
+
+    def may_use(self, entity: str, value: str) -> bool:
+        """Whether the entity limit leaves room for `value` in the field `entity`."""
+        limit = self.entity_limit
+        return limit is None or entity not in limit or value in limit[entity]

@@ -1,0 +1,102 @@
+"""Translates the product's errors into the shapes of the dialects."""
+
+import logging
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, OperationalError
+from pydantic import ValidationError
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from mem0dash.errors import (
+    DatastoreUnavailableError,
+    EngineError,
+    IndexUnavailableError,
+    InvalidCredentialError,
+    Mem0dashError,
+    NotAuthenticatedError,
+)
+
+logger = logging.getLogger(__name__)
+
+NO_CREDENTIAL = "Authentication required. Provide a Bearer token or X-API-Key header."
+DATABASE_DOWN = "The memory database is unreachable."
+INDEX_DOWN = "The vector store is unreachable or returned an error."
+
+
+class BodyError(Exception):
+    """A body or query that does not fit, as a list of FastAPI's error objects."""
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        super().__init__("invalid request")
+        self.errors = errors
+
+    @classmethod
+    def from_pydantic(cls, error: ValidationError, where: str) -> "BodyError":
+        """Pydantic's errors with `where` ("body", "query", "path") in front of each place."""
+        found = []
+        for item in error.errors(include_url=False, include_context=True):
+            entry: dict[str, Any] = {
+                "type": item["type"],
+                "loc": [where, *item["loc"]],
+                "msg": item["msg"],
+                "input": _short(item["input"]),
+            }
+            if context := item.get("ctx"):
+                entry["ctx"] = {k: v if _plain(v) else str(v) for k, v in context.items()}
+            found.append(entry)
+        return cls(found)
+
+
+def _plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _short(value: Any) -> Any:
+    """The offending input, unless it is so long that echoing it would help nobody."""
+    if isinstance(value, str) and len(value) > 200:
+        return value[:200] + "…"
+    if isinstance(value, list) and len(value) > 20:
+        return f"[{len(value)} items]"
+    return value
+
+
+def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """The OSS dialect: `{"detail": text}`, FastAPI's list for 422, a code and id for 502."""
+    request_id = str(getattr(context["request"]._request, "request_id", ""))
+    if isinstance(error, exceptions.NotAuthenticated):
+        error = NotAuthenticatedError(NO_CREDENTIAL)
+    if isinstance(error, BodyError):
+        return Response({"detail": error.errors}, status=422)
+    if isinstance(error, exceptions.ParseError):
+        item = {"type": "json_invalid", "loc": ["body"], "msg": "JSON decode error", "input": {}}
+        return Response({"detail": [{**item, "ctx": {"error": str(error.detail)}}]}, status=422)
+    if isinstance(error, exceptions.MethodNotAllowed):
+        return Response({"detail": "Method Not Allowed"}, status=405)
+    if isinstance(error, exceptions.APIException):
+        return Response({"detail": str(error.detail)}, status=error.status_code)
+    if isinstance(error, OperationalError | InterfaceError):
+        logger.error("database unreachable", exc_info=error, extra={"request_id": request_id})
+        error = DatastoreUnavailableError(DATABASE_DOWN, retry_after=5)
+    elif isinstance(error, DatabaseError):
+        logger.error("database error", exc_info=error, extra={"request_id": request_id})
+        error = DatastoreUnavailableError(DATABASE_DOWN)
+    if isinstance(error, IndexUnavailableError):
+        logger.error("index unreachable", exc_info=error, extra={"request_id": request_id})
+        error = IndexUnavailableError(INDEX_DOWN, retry_after=5)
+    return _answer(error, request_id) if isinstance(error, Mem0dashError) else None
+
+
+def _answer(error: Mem0dashError, request_id: str) -> Response:
+    body: dict[str, Any] = {"detail": error.message}
+    if isinstance(error, EngineError):
+        body |= {"code": error.code, "request_id": request_id}
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    # As the original: a challenge where nothing was sent, none where something wrong was.
+    if isinstance(error, NotAuthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, NotAuthenticatedError | InvalidCredentialError):
+        headers["Cache-Control"] = "no-store"
+    return Response(body, status=error.status, headers=headers)

@@ -1,0 +1,135 @@
+"""Bodies and queries of the OSS dialect. Pydantic, because its errors are part of the contract."""
+
+from datetime import date
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from rest_framework.request import Request
+
+from mem0dash.errors import InvalidInputError
+from memories.api.errors import BodyError
+
+MAX_TOP_K = 100_000
+
+TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K)]
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    role: StrictStr
+    content: StrictStr
+    name: StrictStr | None = None
+
+
+class MemoryCreate(BaseModel):
+    """What to remember. Texts are kept word for word unless an LLM is configured and `infer` holds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    messages: list[Message]
+    user_id: StrictStr | None = None
+    agent_id: StrictStr | None = None
+    run_id: StrictStr | None = None
+    app_id: StrictStr | None = None
+    metadata: dict[str, Any] | None = None
+    expiration_date: StrictStr | None = None
+    infer: bool | None = None
+    memory_type: StrictStr | None = None
+    prompt: StrictStr | None = None
+
+
+class MemoryUpdate(BaseModel):
+    """What to change; a field that is not sent stays as it is, `expiration_date: null` clears."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: StrictStr | None = None
+    metadata: dict[str, Any] | None = None
+    expiration_date: StrictStr | None = None
+
+
+class SearchRequest(BaseModel):
+    """What to find, and where."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    query: StrictStr
+    filters: dict[str, Any] | None = None
+    top_k: int | None = None
+    threshold: float | None = None
+    explain: bool | None = None
+    show_expired: bool | None = None
+    user_id: StrictStr | None = None
+    agent_id: StrictStr | None = None
+    run_id: StrictStr | None = None
+
+
+class ListQuery(BaseModel):
+    """The query string of GET /memories."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    user_id: StrictStr | None = None
+    agent_id: StrictStr | None = None
+    run_id: StrictStr | None = None
+    app_id: StrictStr | None = None
+    top_k: TopK | None = None
+    show_expired: bool = False
+
+
+class EntityPath(BaseModel):
+    """The path of DELETE /entities/{entity_type}/{entity_id}."""
+
+    entity_type: Literal["user", "agent", "run"]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def body_of(request: Request, model: type[Model]) -> Model:
+    """The body as `model`; BodyError in FastAPI's shape when it does not fit."""
+    data = request.data
+    if not isinstance(data, dict):
+        if not request._request.body:
+            raise BodyError([_problem("missing", ["body"], "Field required", None)])
+        message = "Input should be a valid dictionary or object to extract fields from"
+        raise BodyError([_problem("model_attributes_type", ["body"], message, data)])
+    return _checked(data, model, "body")
+
+
+def query_of(request: Request, model: type[Model]) -> Model:
+    """The query string as `model`; BodyError in FastAPI's shape when it does not fit."""
+    if any("\0" in value for value in request.query_params.values()):
+        raise InvalidInputError("NUL characters are not allowed in the query.")
+    return _checked(request.query_params.dict(), model, "query")
+
+
+def path_of(values: dict[str, str], model: type[Model]) -> Model:
+    """Path parameters as `model`; BodyError in FastAPI's shape when they do not fit."""
+    return _checked(values, model, "path")
+
+
+def _checked(data: dict[str, Any], model: type[Model], where: str) -> Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise BodyError.from_pydantic(error, where) from error
+
+
+def _problem(type_: str, loc: list[str], msg: str, value: Any) -> dict[str, Any]:
+    return {"type": type_, "loc": loc, "msg": msg, "input": value}
+
+
+def day(value: str | None) -> date | None:
+    """A date as YYYY-MM-DD; InvalidInputError for anything else."""
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise InvalidInputError(
+            "expiration_date must be a valid date in YYYY-MM-DD format."
+        ) from None
+
+

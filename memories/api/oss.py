@@ -1,0 +1,254 @@
+"""The OSS dialect: the memory routes of mem0's own self-hosted server."""
+
+from collections.abc import Callable
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from mem0dash.errors import InvalidInputError, NotFoundError
+from mem0dash.principal import Principal, Scope
+from memories import queries, search, services
+from memories.api import inputs, shapes
+from memories.api.errors import oss_exception_handler
+from memories.filters import All, Condition, Node, entity_id, parse_filters
+from memories.filters.language import names_an_entity
+from memories.services import UNSET
+
+LIST_DEFAULT = 20
+LIST_ALL_DEFAULT = 1000
+SEARCH_DEFAULT = 20
+THRESHOLD_DEFAULT = 0.1
+OBJECT = OpenApiTypes.OBJECT
+STORED_HEADER = "X-Mem0dash-Stored"
+SEARCH_HEADER = "X-Mem0dash-Search"
+
+
+class OssView(APIView):
+    """A route of the OSS dialect: its errors have that dialect's shapes."""
+
+    def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response | None]:
+        return oss_exception_handler
+
+    def caller(self) -> Principal:
+        principal = self.request.auth
+        assert isinstance(principal, Principal)  # noqa: S101  (HasPrincipal let the request in)
+        return principal
+
+
+def _named(principal: Principal, **ids: str | None) -> Node | None:
+    """The filter for the ids that a call names; the project's default user for none, or None."""
+    chosen = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
+    if not chosen and principal.project.default_user_id:
+        chosen = {"user_id": principal.project.default_user_id}
+    if not chosen:
+        return None
+    return All(tuple(Condition(name, "eq", value) for name, value in chosen.items()))
+
+
+class MemoriesView(OssView):
+    @extend_schema(
+        operation_id="add_memories",
+        summary="Store messages as memories",
+        request=inputs.MemoryCreate,
+        responses=OBJECT,
+    )
+    def post(self, request: Request) -> Response:
+        body = inputs.body_of(request, inputs.MemoryCreate)
+        added = services.add_memories(
+            self.caller(),
+            messages=[message.model_dump(exclude_none=True) for message in body.messages],
+            entities={
+                "user_id": body.user_id,
+                "agent_id": body.agent_id,
+                "run_id": body.run_id,
+                "app_id": body.app_id,
+            },
+            metadata=body.metadata,
+            expiration_date=inputs.day(body.expiration_date),
+            infer=body.infer is not False,
+            memory_type=body.memory_type,
+            prompt=body.prompt,
+        )
+        return Response({"results": added.results}, headers={STORED_HEADER: added.stored})
+
+    @extend_schema(
+        operation_id="list_memories",
+        summary="List memories of an entity; of everyone with scope admin",
+        parameters=[inputs.ListQuery],
+        responses=OBJECT,
+    )
+    def get(self, request: Request) -> Response:
+        query = inputs.query_of(request, inputs.ListQuery)
+        principal = self.caller()
+        where = _named(
+            principal,
+            user_id=query.user_id,
+            agent_id=query.agent_id,
+            run_id=query.run_id,
+            app_id=query.app_id,
+        )
+        if where is None:
+            limit = LIST_ALL_DEFAULT if query.top_k is None else query.top_k
+            rows = queries.list_all(principal, limit=limit)
+            return Response({"results": [shapes.listed_shape(row) for row in rows]})
+        limit = LIST_DEFAULT if query.top_k is None else query.top_k
+        found = queries.list_memories(
+            principal, where=where, limit=limit, show_expired=query.show_expired
+        )
+        return Response({"results": [shapes.memory_shape(row) for row in found]})
+
+    @extend_schema(
+        operation_id="delete_memories",
+        summary="Delete all memories of an entity (scope admin)",
+        parameters=[inputs.ListQuery],
+        responses=OBJECT,
+    )
+    def delete(self, request: Request) -> Response:
+        principal = self.caller()
+        principal.require(Scope.ADMIN, "Admin role required.")
+        query = inputs.query_of(request, inputs.ListQuery)
+        ids = {
+            name: entity_id(value, name)
+            for name in ("user_id", "agent_id", "run_id")
+            if (value := getattr(query, name)) is not None
+        }
+        # Nothing recognised is never "delete everything", and never the default user either.
+        if not ids:
+            raise InvalidInputError("At least one identifier is required.")
+        conditions = tuple(Condition(name, "eq", value) for name, value in ids.items())
+        services.delete_matching(principal, All(conditions))
+        return Response({"message": "All relevant memories deleted"})
+
+
+class MemoryView(OssView):
+    @extend_schema(operation_id="get_memory", summary="Get one memory", responses=OBJECT)
+    def get(self, request: Request, memory_id: str) -> Response:
+        try:
+            memory = queries.get_memory(self.caller(), memory_id)
+        except NotFoundError:
+            return Response(None)  # as the original: 200 and null
+        return Response(shapes.memory_shape(memory, score=None))
+
+    @extend_schema(
+        operation_id="update_memory",
+        summary="Change text, metadata or expiry of a memory",
+        request=inputs.MemoryUpdate,
+        responses=OBJECT,
+    )
+    def put(self, request: Request, memory_id: str) -> Response:
+        body = inputs.body_of(request, inputs.MemoryUpdate)
+        given = "expiration_date" in body.model_fields_set
+        try:
+            services.update_memory(
+                self.caller(),
+                memory_id,
+                text=body.text,
+                metadata=body.metadata,
+                expiration_date=inputs.day(body.expiration_date) if given else UNSET,
+            )
+        except NotFoundError:
+            raise NotFoundError(
+                f"Memory with id {memory_id} not found. Please provide a valid 'memory_id'"
+            ) from None
+        return Response({"message": "Memory updated successfully!"})
+
+    @extend_schema(operation_id="delete_memory", summary="Delete one memory", responses=OBJECT)
+    def delete(self, request: Request, memory_id: str) -> Response:
+        services.delete_memory(self.caller(), memory_id)
+        return Response({"message": "Memory deleted successfully"})
+
+
+class HistoryView(OssView):
+    @extend_schema(
+        operation_id="memory_history", summary="Everything that happened to a memory", responses=OBJECT
+    )
+    def get(self, request: Request, memory_id: str) -> Response:
+        rows = queries.history(self.caller(), memory_id)
+        return Response([shapes.revision_shape(row) for row in rows])
+
+
+class SearchView(OssView):
+    @extend_schema(
+        operation_id="search_memories",
+        summary="Find memories by meaning",
+        request=inputs.SearchRequest,
+        responses=OBJECT,
+    )
+    def post(self, request: Request) -> Response:
+        body = inputs.body_of(request, inputs.SearchRequest)
+        principal = self.caller()
+        threshold = THRESHOLD_DEFAULT if body.threshold is None else body.threshold
+        top_k = SEARCH_DEFAULT if body.top_k is None else body.top_k
+        if top_k > inputs.MAX_TOP_K:
+            raise InvalidInputError(
+                f"Invalid top_k: {top_k}. Must be at most {inputs.MAX_TOP_K}."
+            )
+        found = search.search_memories(
+            principal,
+            body.query,
+            where=_search_filter(principal, body),
+            top_k=top_k,
+            threshold=threshold,
+            show_expired=bool(body.show_expired),
+        )
+        results = [
+            shapes.hit_shape(hit, threshold=threshold, explain=bool(body.explain))
+            for hit in found.hits
+        ]
+        return Response({"results": results}, headers={SEARCH_HEADER: found.mode})
+
+
+def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
+    """Body filters with the deprecated top-level ids merged in; ids may stand at any depth."""
+    parts: list[Node] = [parse_filters(body.filters)] if body.filters else []
+    top = {
+        name: value
+        for name in ("user_id", "agent_id", "run_id")
+        if (value := getattr(body, name)) is not None
+    }
+    named = _named(principal, **top) if top else None
+    if named is not None:
+        parts.append(named)
+    where: Node = All(tuple(parts))
+    if not names_an_entity(where):
+        default = _named(principal)
+        if default is None:
+            raise InvalidInputError(
+                "filters must contain at least one of: user_id, agent_id, run_id. "
+                "Example: filters={'user_id': 'u1'}"
+            )
+        where = All((where, default))
+    return where
+
+
+class EntitiesView(OssView):
+    TYPES = {name: queries.ENTITY_TYPES[name] for name in ("user", "agent", "run")}
+
+    @extend_schema(
+        operation_id="list_entities", summary="Users, agents and runs with counts", responses=OBJECT
+    )
+    def get(self, request: Request) -> Response:
+        found = queries.list_entities(self.caller(), self.TYPES)
+        return Response([shapes.entity_shape(entity) for entity in found])
+
+
+class EntityView(OssView):
+    @extend_schema(
+        operation_id="delete_entity",
+        summary="Delete all memories of an entity (scope admin)",
+        parameters=[
+            OpenApiParameter("entity_type", location="path", enum=["user", "agent", "run"]),
+        ],
+        responses=OBJECT,
+    )
+    def delete(self, request: Request, entity_type: str, entity_id: str) -> Response:
+        principal = self.caller()
+        principal.require(Scope.ADMIN, "Admin role required.")
+        inputs.path_of({"entity_type": entity_type}, inputs.EntityPath)
+        field = queries.ENTITY_TYPES[entity_type]
+        services.delete_matching(principal, Condition(field, "eq", entity_id))
+        return Response({"message": "Entity deleted"})

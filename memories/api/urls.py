@@ -1,0 +1,16 @@
+"""Routes of the dialects. No trailing slash: clients of the OSS dialect do not follow redirects."""
+
+from django.urls import path
+
+from memories.api import oss
+
+urlpatterns = [
+    path("memories", oss.MemoriesView.as_view(), name="oss-memories"),
+    path("memories/<str:memory_id>", oss.MemoryView.as_view(), name="oss-memory"),
+    path("memories/<str:memory_id>/history", oss.HistoryView.as_view(), name="oss-history"),
+    path("search", oss.SearchView.as_view(), name="oss-search"),
+    path("entities", oss.EntitiesView.as_view(), name="oss-entities"),
+    path(
+        "entities/<str:entity_type>/<path:entity_id>", oss.EntityView.as_view(), name="oss-entity"
+    ),
+]

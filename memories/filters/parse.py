@@ -1,0 +1,159 @@
+"""Parses the filter objects that clients send into the filter language."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, Final
+
+from mem0dash.errors import InvalidInputError
+from memories.filters.language import (
+    DATE_FIELDS,
+    FIELDS,
+    LIST_FIELDS,
+    OPERATORS,
+    TIME_FIELDS,
+    All,
+    Any_,
+    Condition,
+    Node,
+    Not,
+    Scalar,
+)
+from memories.models import ENTITY_FIELDS
+from memories.records import parse_instant
+
+MAX_DEPTH: Final = 16
+MAX_CONDITIONS: Final = 200
+_LOGIC: Final = {"AND": "AND", "OR": "OR", "NOT": "NOT", "$and": "AND", "$or": "OR", "$not": "NOT"}
+_ALIASES: Final = {"data": "text", "memory": "text"}
+# A value that no column of the name could hold speaks of the metadata key of that name.
+_PROMOTED: Final = frozenset({"source", "confidence", "review_status", "reviewed_by", "role"})
+
+
+def entity_id(value: object, name: str) -> str:
+    """A client-chosen id, trimmed; InvalidInputError when it is empty, spaced out or too long."""
+    if not isinstance(value, str):
+        raise InvalidInputError(f"Invalid {name}: must be a string.")
+    trimmed = value.strip()
+    if not trimmed:
+        raise InvalidInputError(
+            f"Invalid {name}: cannot be empty or whitespace-only. Provide a valid identifier."
+        )
+    if any(character.isspace() for character in trimmed):
+        raise InvalidInputError(
+            f"Invalid {name}: cannot contain whitespace. "
+            "Provide a valid identifier without spaces."
+        )
+    if len(trimmed) > 255:
+        raise InvalidInputError(f"Invalid {name}: cannot be longer than 255 characters.")
+    if "\0" in trimmed:
+        raise InvalidInputError(f"Invalid {name}: cannot contain a NUL character.")
+    return trimmed
+
+
+def parse_filters(filters: Mapping[str, Any]) -> Node:
+    """The node for a flat-metadata filter object (OSS grammar, docs/filters.md).
+
+    Keys are columns or metadata keys; values are scalars (equal), `"*"` (present), lists (one of)
+    or `{operator: value}`; AND, OR and NOT nest. InvalidInputError says what is wrong.
+    """
+    parser = _Parser()
+    return parser.mapping(filters, 0)
+
+
+class _Parser:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def mapping(self, filters: object, depth: int) -> Node:
+        if not isinstance(filters, Mapping):
+            raise InvalidInputError("Invalid filters: each filter must be an object.")
+        if depth > MAX_DEPTH:
+            raise InvalidInputError(f"Invalid filters: nested deeper than {MAX_DEPTH} levels.")
+        parts = tuple(self.entry(key, value, depth) for key, value in filters.items())
+        return parts[0] if len(parts) == 1 else All(parts)
+
+    def entry(self, key: str, value: object, depth: int) -> Node:
+        logic = _LOGIC.get(key)
+        if logic is None:
+            return self.field(_ALIASES.get(key, key), value)
+        branches = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if not branches:
+            raise InvalidInputError(f"Invalid filters: {key} needs at least one filter.")
+        parts = tuple(self.mapping(branch, depth + 1) for branch in branches)
+        if logic == "AND":
+            return All(parts)
+        return Any_(parts) if logic == "OR" else Not(Any_(parts))
+
+    def field(self, name: str, value: object) -> Node:
+        if isinstance(value, Mapping):
+            if not value:
+                raise InvalidInputError(f"Invalid filter for {name}: it names no operator.")
+            parts = tuple(self.condition(name, op, operand) for op, operand in value.items())
+            return parts[0] if len(parts) == 1 else All(parts)
+        if value == "*":
+            return self.condition(name, "exists", None)
+        if isinstance(value, list):
+            return self.condition(name, "in", value)
+        return self.condition(name, "eq", value)
+
+    def condition(self, name: str, op: str, value: object) -> Condition:
+        self.count += 1
+        if self.count > MAX_CONDITIONS:
+            raise InvalidInputError(f"Invalid filters: more than {MAX_CONDITIONS} conditions.")
+        if op not in {*OPERATORS, "exists"}:
+            raise InvalidInputError(
+                f"Unsupported filter operator for {name}: {op}. "
+                f"Supported operators: {', '.join(OPERATORS)}."
+            )
+        if op in {"in", "nin"}:
+            if not isinstance(value, list):
+                raise InvalidInputError(f"Invalid filter for {name}: {op} needs a list.")
+            return _typed(name, op, tuple(_scalar(name, item) for item in value))
+        if op in {"contains", "icontains"} and name not in LIST_FIELDS:
+            value = _scalar(name, value)
+            if op == "icontains" and not isinstance(value, str):
+                raise InvalidInputError(f"Invalid filter for {name}: icontains needs a string.")
+        if op in {"gt", "gte", "lt", "lte"} and (value is None or isinstance(value, bool)):
+            raise InvalidInputError(f"Invalid filter for {name}: {op} needs a number or a string.")
+        return _typed(name, op, _scalar(name, value))
+
+
+def _scalar(name: str, value: object) -> Scalar:
+    if value is None or isinstance(value, str | int | float | bool):
+        if isinstance(value, str) and "\0" in value:
+            raise InvalidInputError(f"Invalid filter for {name}: NUL characters are not allowed.")
+        return value
+    raise InvalidInputError(f"Invalid filter for {name}: a value must be a string, number or bool.")
+
+
+def _typed(name: str, op: str, value: Scalar | tuple[Scalar, ...]) -> Condition:
+    """The condition on a column with its value checked, or on a metadata key."""
+    values = value if isinstance(value, tuple) else (value,)
+    all_text = all(isinstance(item, str) for item in values)
+    if name not in FIELDS or (
+        name in _PROMOTED and op != "exists" and not all_text and value is not None
+    ):
+        return Condition(name, op, value, metadata=True)
+    if op == "exists" or value is None:
+        return Condition(name, op, value)
+    if name in ENTITY_FIELDS and op in {"eq", "ne", "in", "nin"}:
+        ids = tuple(entity_id(item, name) for item in values)
+        return Condition(name, op, ids if isinstance(value, tuple) else ids[0])
+    if name in TIME_FIELDS:
+        if not all(parse_instant(item) for item in values):
+            raise InvalidInputError(f"Invalid filter for {name}: use an ISO 8601 date and time.")
+    elif name in DATE_FIELDS:
+        if not all(_is_date(item) for item in values):
+            raise InvalidInputError(f"Invalid filter for {name}: use a date, YYYY-MM-DD.")
+    elif not all_text:
+        raise InvalidInputError(f"Invalid filter for {name}: the value must be a string.")
+    if (name in TIME_FIELDS or name in DATE_FIELDS) and op in {"contains", "icontains"}:
+        raise InvalidInputError(f"Invalid filter for {name}: {op} does not go with a time.")
+    return Condition(name, op, value)
+
+
+def _is_date(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(date.fromisoformat(value))
+    except ValueError:
+        return False

@@ -1,0 +1,73 @@
+"""Tells which part of a filter the index can answer by itself."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from memories.filters.language import EVERYTHING, All, Any_, Condition, Node, Not, Scalar
+from memories.models import ENTITY_FIELDS
+
+# What the index carries with every point; everything else is checked in SQL alone.
+INDEXED_FIELDS: Final = (
+    "project",
+    "collection",
+    *ENTITY_FIELDS,
+    "actor_id",
+    "role",
+    "source",
+    "confidence",
+    "review_status",
+)
+# Every scalar of the metadata as one "key=json" word, so that equality needs no field of its own.
+METADATA_WORDS: Final = "meta"
+MAX_WORD: Final = 200
+
+
+def metadata_word(key: str, value: object) -> str | None:
+    """The word for a scalar, or None where the value is no scalar or too long to be one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1 and 1.0 are the same number in JSON
+    if value is None or not isinstance(value, str | int | float | bool):
+        return None
+    word = f"{key}={json.dumps(value, ensure_ascii=False)}"
+    return word if len(word) <= MAX_WORD else None
+
+
+def metadata_words(metadata: Mapping[str, Any]) -> list[str]:
+    """The words of a whole metadata object."""
+    return [w for k, v in metadata.items() if (w := metadata_word(k, v)) is not None]
+
+
+def pushdown(node: Node) -> tuple[Node, bool]:
+    """The part of `node` that the index can answer, and whether that is all of it.
+
+    The part never excludes anything that `node` lets through.
+    """
+    if isinstance(node, All):
+        parts = [pushdown(part) for part in node.parts]
+        return All(tuple(part for part, _ in parts if part != EVERYTHING)), all(e for _, e in parts)
+    if isinstance(node, Any_):
+        parts = [pushdown(part) for part in node.parts]
+        if any(part == EVERYTHING for part, _ in parts):
+            return EVERYTHING, all(exact for _, exact in parts)
+        return Any_(tuple(part for part, _ in parts)), all(exact for _, exact in parts)
+    if isinstance(node, Not):
+        part, exact = pushdown(node.part)
+        return (Not(part), True) if exact else (EVERYTHING, False)
+    return _condition(node)
+
+
+def _condition(c: Condition) -> tuple[Node, bool]:
+    if c.op in {"ne", "nin"}:
+        return pushdown(Not(Condition(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata)))
+    if c.op not in {"eq", "in"}:
+        return EVERYTHING, False
+    values: tuple[Scalar, ...] = c.value if isinstance(c.value, tuple) else (c.value,)
+    if c.metadata:
+        words = tuple(metadata_word(c.field, value) for value in values)
+        if None in words:
+            return EVERYTHING, False
+        return Condition(METADATA_WORDS, "in", words), True
+    if c.field in INDEXED_FIELDS and None not in values:
+        return Condition(c.field, "in", values), True
+    return EVERYTHING, False

@@ -1,0 +1,246 @@
+"""Compiles the filter language to SQL, with the same meaning on SQLite and PostgreSQL."""
+
+import json
+from abc import abstractmethod
+from datetime import date
+from typing import Any, ClassVar
+
+from django.db.models import BooleanField, Expression, F, Q
+from django.db.models.expressions import Combinable
+from django.db.models.sql.compiler import SQLCompiler
+
+from memories.filters.language import (
+    DATE_FIELDS,
+    LIST_FIELDS,
+    TIME_FIELDS,
+    All,
+    Any_,
+    Condition,
+    Node,
+    Not,
+    Scalar,
+)
+from memories.records import parse_instant
+
+NOTHING = Q(pk__in=[])
+
+
+def to_q(node: Node) -> Q:
+    """A Q over Memory that holds exactly where `node` does. A missing metadata key equals nothing."""
+    if isinstance(node, All):
+        result = Q()
+        for part in node.parts:
+            result &= to_q(part)
+        return result
+    if isinstance(node, Any_):
+        if not node.parts:
+            return NOTHING
+        result = to_q(node.parts[0])
+        for part in node.parts[1:]:
+            # Q() | x is x in Django, but "always or x" is always.
+            other = to_q(part)
+            if not result or not other:
+                return Q()
+            result |= other
+        return result
+    if isinstance(node, Not):
+        inner = to_q(node.part)
+        return ~inner if inner else NOTHING
+    return _condition(node)
+
+
+def _condition(c: Condition) -> Q:
+    if c.op == "ne":
+        return ~_condition(Condition(c.field, "eq", c.value, c.metadata))
+    if c.op == "nin":
+        return ~_condition(Condition(c.field, "in", c.value, c.metadata))
+    if c.op == "in":
+        values = c.value if isinstance(c.value, tuple) else (c.value,)
+        if not c.metadata and c.field not in LIST_FIELDS and None not in values:
+            return Q(**{f"{c.field}__in": [_column_value(c.field, v) for v in values]})
+        return to_q(Any_(tuple(Condition(c.field, "eq", v, c.metadata) for v in values)))
+    if c.metadata:
+        return Q(JsonHolds("metadata", c.op, _scalar(c), key=c.field))
+    if c.field in LIST_FIELDS:
+        return Q(JsonHolds(c.field, c.op, _scalar(c)))
+    return _column(c)
+
+
+def _scalar(c: Condition) -> Scalar:
+    assert not isinstance(c.value, tuple)  # noqa: S101  (lists went with "in")
+    return c.value
+
+
+def _column(c: Condition) -> Q:
+    nullable = c.field in TIME_FIELDS | DATE_FIELDS
+    absent = Q(**{f"{c.field}__isnull": True}) if nullable else Q(**{c.field: ""})
+    if c.op == "exists":
+        return ~absent
+    if c.op == "eq" and c.value is None:
+        return absent
+    value = _column_value(c.field, _scalar(c))
+    if c.op == "eq":
+        return Q(**{c.field: value})
+    return Q(TextHolds(c.field, c.op, value)) if not nullable else Q(**{f"{c.field}__{c.op}": value})
+
+
+def _column_value(field: str, value: Scalar) -> Any:
+    if field in TIME_FIELDS:
+        return parse_instant(value)
+    if field in DATE_FIELDS:
+        return date.fromisoformat(str(value))
+    return value
+
+
+class _Holds(Expression):
+    """A boolean SQL expression over one column, written for each database."""
+
+    conditional: ClassVar[bool] = True
+    _COMPARE: ClassVar[dict[str, str]] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+
+    def __init__(self, column: str, op: str, value: Any) -> None:
+        super().__init__(output_field=BooleanField())
+        self.column: Combinable = F(column)
+        self.op = op
+        self.value = value
+
+    def get_source_expressions(self) -> list[Any]:
+        return [self.column]
+
+    def set_source_expressions(self, exprs: Any) -> None:
+        [self.column] = exprs
+
+    @property
+    def identity(self) -> Any:
+        # Two conditions that differ in the value alone must not be taken for one.
+        return (type(self), repr(self.column), self.op, repr(self.value), vars(self).get("key"))
+
+    @abstractmethod
+    def _parts(self, sql: str, postgresql: bool) -> tuple[str, list[Any]]:
+        """The fragment and its parameters; `sql` is the column, which has none of its own."""
+
+    def as_sql(self, compiler: SQLCompiler, connection: Any) -> Any:
+        sql, _ = compiler.compile(self.column)
+        return self._parts(sql, connection.vendor == "postgresql")
+
+
+class TextHolds(_Holds):
+    """Order and containment of a text column, by code point."""
+
+    def _parts(self, sql: str, postgresql: bool) -> tuple[str, list[Any]]:
+        if self.op in self._COMPARE:
+            collate = ' COLLATE "C"' if postgresql else ""
+            return f"({sql}{collate} {self._COMPARE[self.op]} %s)", [self.value]
+        find = "strpos" if postgresql else "instr"
+        if self.op == "icontains":
+            fold = "lower" if postgresql else "mem0dash_casefold"
+            value = self.value.lower() if postgresql else self.value.casefold()
+            return f"({find}({fold}({sql}), %s) > 0)", [value]
+        return f"({find}({sql}, %s) > 0)", [self.value]
+
+
+class JsonHolds(_Holds):
+    """A condition on a key of a JSON object, or (`key` None) on the elements of a JSON array.
+
+    Values of another JSON type than the operand's never match; a missing key matches nothing.
+    """
+
+    def __init__(self, column: str, op: str, value: Any, *, key: str | None = None) -> None:
+        super().__init__(column, op, value)
+        self.key = key
+
+    def _parts(self, sql: str, postgresql: bool) -> tuple[str, list[Any]]:
+        if self.key is None:
+            return self._elements(sql, postgresql)
+        if postgresql:
+            test, params = self._test("e.value", postgresql)
+            each = f"jsonb_each({sql}) AS e(key, value)"
+        else:
+            test, params = self._test("e", postgresql)
+            each = f"json_each({sql}) AS e"
+        if self.op == "eq" and self.value is None:
+            return f"(NOT EXISTS (SELECT 1 FROM {each} WHERE e.key = %s AND {test}))", [
+                self.key,
+                *params,
+            ]
+        return f"(EXISTS (SELECT 1 FROM {each} WHERE e.key = %s AND {test}))", [self.key, *params]
+
+    def _elements(self, sql: str, postgresql: bool) -> tuple[str, list[Any]]:
+        """The column is the array: "has this element", "has any", or "has none" for null."""
+        count = f"{'jsonb_array_length' if postgresql else 'json_array_length'}({sql})"
+        if self.op == "exists":
+            return f"({count} > 0)", []
+        if self.value is None:
+            return f"({count} = 0)", []
+        value = self.value if postgresql else _sqlite_value(self.value)
+        if self.op == "icontains":
+            value = value.lower() if postgresql else value.casefold()
+        element = "a.value #>> '{}'" if postgresql else "a.value"
+        each = f"jsonb_array_elements({sql}) AS a(value)" if postgresql else f"json_each({sql}) AS a"
+        if self.op == "icontains":
+            element = f"lower({element})" if postgresql else f"mem0dash_casefold({element})"
+        compare = self._COMPARE.get(self.op, "=")
+        return f"(EXISTS (SELECT 1 FROM {each} WHERE {element} {compare} %s))", [value]
+
+    def _test(self, at: str, postgresql: bool) -> tuple[str, list[Any]]:
+        if self.op == "exists" or self.value is None:
+            null = f"jsonb_typeof({at}) <> 'null'" if postgresql else f"{at}.type <> 'null'"
+            return null, []
+        if self.op == "eq":
+            return _equal(at, self.value, postgresql)
+        if self.op in self._COMPARE:
+            return _ordered(at, self._COMPARE[self.op], self.value, postgresql)
+        return _contained(at, self.value, postgresql, folded=self.op == "icontains")
+
+
+def _equal(at: str, value: Scalar, postgresql: bool) -> tuple[str, list[Any]]:
+    if postgresql:
+        return f"{at} = %s::jsonb", [json.dumps(value)]
+    if isinstance(value, bool):
+        return f"{at}.type = %s", ["true" if value else "false"]
+    types = "('text')" if isinstance(value, str) else "('integer', 'real')"
+    return f"({at}.type IN {types} AND {at}.value = %s)", [value]
+
+
+def _ordered(at: str, compare: str, value: Scalar, postgresql: bool) -> tuple[str, list[Any]]:
+    number = not isinstance(value, str)
+    if not postgresql:
+        types = "('integer', 'real')" if number else "('text')"
+        return f"({at}.type IN {types} AND {at}.value {compare} %s)", [value]
+    if number:
+        # CASE keeps the cast away from values that are no numbers.
+        cast = f"CASE WHEN jsonb_typeof({at}) = 'number' THEN ({at} #>> '{{}}')::numeric END"
+        return f"(({cast}) {compare} %s::numeric)", [value]
+    kind = f"jsonb_typeof({at}) = 'string'"
+    return f"""({kind} AND ({at} #>> '{{}}') COLLATE "C" {compare} %s)""", [value]
+
+
+def _contained(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tuple[str, list[Any]]:
+    """A string holds the operand as a substring, an array as an element."""
+    tests, params = [], []
+    if isinstance(value, str):
+        if postgresql:
+            text, needle = f"({at} #>> '{{}}')", value.lower() if folded else value
+            text = f"lower({text})" if folded else text
+            tests.append(f"(jsonb_typeof({at}) = 'string' AND strpos({text}, %s) > 0)")
+        else:
+            text, needle = f"{at}.value", value.casefold() if folded else value
+            text = f"mem0dash_casefold({text})" if folded else text
+            tests.append(f"({at}.type = 'text' AND instr({text}, %s) > 0)")
+        params.append(needle)
+    if postgresql:
+        tests.append(f"(jsonb_typeof({at}) = 'array' AND {at} @> %s::jsonb)")
+        params.append(json.dumps(value))
+    else:
+        kind = "AND a.type IN ('true', 'false')" if isinstance(value, bool) else (
+            "AND a.type = 'text'" if isinstance(value, str) else "AND a.type IN ('integer', 'real')"
+        )
+        # CASE keeps json_each away from values that are no arrays: SQLite would refuse them.
+        array = f"CASE WHEN {at}.type = 'array' THEN {at}.value ELSE '[]' END"
+        tests.append(f"EXISTS (SELECT 1 FROM json_each({array}) AS a WHERE a.value = %s {kind})")
+        params.append(_sqlite_value(value))
+    return f"({' OR '.join(tests)})", params
+
+
+def _sqlite_value(value: Scalar) -> Any:
+    return int(value) if isinstance(value, bool) else value

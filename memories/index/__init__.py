@@ -1,0 +1,1 @@
+"""The rebuildable vector index: the only room that knows Qdrant."""

@@ -1,0 +1,76 @@
+"""What every vector index offers, whatever it is made of."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from memories.filters import Node
+from memories.records import Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A memory as the index holds it: its text for words, its vector for meaning, its fields."""
+
+    id: UUID
+    rev: int
+    text: str
+    vector: Vector | None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Hits = list[tuple[UUID, float]]
+
+
+class VectorIndex(Protocol):
+    """A cache of what SQL holds. Every method may raise IndexUnavailableError.
+
+    Filters are nodes that memories.filters.pushdown gave; `now` (Unix seconds) hides what expired
+    before it, None hides nothing; `ids` narrows to those memories.
+    """
+
+    dims: int
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Adds or replaces the points."""
+
+    def delete(self, ids: Collection[UUID]) -> None:
+        """Removes the points; unknown ids are no error."""
+
+    def search(
+        self,
+        vector: Vector,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> Hits:
+        """The `limit` nearest by cosine similarity (−1..1), best first."""
+
+    def search_text(
+        self,
+        query: str,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> Hits:
+        """The `limit` best by BM25 (unbounded, > 0), best first."""
+
+    def words(self, text: str) -> frozenset[int]:
+        """The content words of a text as BM25 sees them: stemmed, without stop words, hashed."""
+
+    def scan_ids(self) -> Iterator[tuple[UUID, int]]:
+        """Every point's id and revision."""
+
+    def count(self) -> int:
+        """How many points there are."""
+
+    def flush(self) -> None:
+        """Returns when everything so far is on disk."""
+
+    def close(self) -> None:
+        """Flushes and lets go of the files."""

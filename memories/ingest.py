@@ -1,0 +1,143 @@
+"""One add at a time per content: identical requests in flight share one piece of work."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import orjson
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from mem0dash.errors import EngineError, Mem0dashError
+from mem0dash.principal import Principal
+from memories.models import AddInput, IngestClaim
+
+logger = logging.getLogger(__name__)
+
+Results = list[dict[str, Any]]
+_POLL_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25)
+
+
+@dataclass(frozen=True, slots=True)
+class AddRequest:
+    """Everything that an add was asked to do."""
+
+    messages: list[dict[str, Any]]
+    options: Mapping[str, Any]
+
+    def digest(self, principal: Principal) -> str:
+        """SHA-256 over the whole request and what its caller may do: equal digest, equal work."""
+        parts = [
+            str(principal.project.id),
+            sorted(principal.scopes),
+            self.messages,
+            dict(self.options),
+        ]
+        data = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS, default=str)
+        return hashlib.sha256(data).hexdigest()
+
+
+def run_once(
+    request: AddRequest, principal: Principal, work: Callable[[AddInput], Results]
+) -> Results:
+    """`work`'s answer, or that of an identical request which is under way.
+
+    The input is kept before anything else happens. `work` must end in `finish` inside its own
+    transaction; when it raises, the input stays as failed with the reason, and the error goes on.
+    """
+    digest = request.digest(principal)
+    while True:
+        mine, theirs = _claim(request, digest, principal)
+        if mine is not None:
+            return _work(mine, digest, work)
+        answer = _wait(theirs, digest)
+        if answer is not None:
+            return answer
+
+
+def finish(kept: AddInput, results: Results) -> None:
+    """Writes the answer down and gives the claim up, in the caller's transaction."""
+    outcome = AddInput.Outcome.STORED if results else AddInput.Outcome.NOTHING_EXTRACTED
+    AddInput.objects.filter(pk=kept.pk).update(
+        outcome=outcome, results=results, finished_at=timezone.now()
+    )
+    IngestClaim.objects.filter(input=kept).delete()
+
+
+def _claim(
+    request: AddRequest, digest: str, principal: Principal
+) -> tuple[AddInput | None, AddInput | None]:
+    """(the input that is ours to work on, None) or (None, the input that is under way)."""
+    now = timezone.now()
+    kept = AddInput(
+        project_id=principal.project.id,
+        messages=request.messages,
+        options=dict(request.options),
+        account_id=principal.account_id,
+        key_id=principal.key_id,
+        request_id=principal.request_id,
+        created_at=now,
+    )
+    lease = now + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
+    with transaction.atomic():
+        kept.save(force_insert=True)
+        IngestClaim.objects.bulk_create(
+            [IngestClaim(digest=digest, input=kept, lease_until=lease)], ignore_conflicts=True
+        )
+        claim = IngestClaim.objects.select_related("input").filter(digest=digest).first()
+        if claim is not None and claim.input_id == kept.pk:
+            return kept, None
+        # Its holder is gone when the lease has run out: whoever flips the row takes over.
+        taken = IngestClaim.objects.filter(digest=digest, lease_until__lte=now).update(
+            input=kept, lease_until=lease
+        )
+        if taken:
+            return kept, None
+        kept.delete()
+    return None, claim.input if claim else None
+
+
+def _work(kept: AddInput, digest: str, work: Callable[[AddInput], Results]) -> Results:
+    try:
+        return work(kept)
+    except BaseException as error:
+        reason = error.message if isinstance(error, Mem0dashError) else "Internal error."
+        with transaction.atomic():
+            AddInput.objects.filter(pk=kept.pk).update(
+                outcome=AddInput.Outcome.FAILED, reason=reason, finished_at=timezone.now()
+            )
+            IngestClaim.objects.filter(digest=digest, input=kept).delete()
+        logger.warning("add failed, its input is kept", extra={"input": str(kept.pk)})
+        raise
+
+
+def _wait(theirs: AddInput | None, digest: str) -> Results | None:
+    """The answer of the request under way; None when it has to be claimed again."""
+    if theirs is None:
+        return None
+    polls = 0
+    while IngestClaim.objects.filter(digest=digest, input=theirs, lease_until__gt=timezone.now()):
+        time.sleep(_POLL_SECONDS[min(polls, len(_POLL_SECONDS) - 1)])
+        polls += 1
+    done = AddInput.objects.filter(pk=theirs.pk).first()
+    if done is None or done.outcome == AddInput.Outcome.RUNNING:
+        return None
+    if done.outcome == AddInput.Outcome.FAILED:
+        raise EngineError(done.reason)
+    return list(done.results)
+
+
+def abandon_running() -> int:
+    """Marks adds that a stopped process left behind as failed; only for a process that is alone."""
+    with transaction.atomic():
+        IngestClaim.objects.all().delete()
+        return AddInput.objects.filter(outcome=AddInput.Outcome.RUNNING).update(
+            outcome=AddInput.Outcome.FAILED,
+            reason="The server stopped before this was stored.",
+            finished_at=timezone.now(),
+        )

@@ -1,0 +1,260 @@
+"""What is stored: memories with their vectors and revisions, kept inputs, and the index's state."""
+
+import uuid
+from typing import Final
+
+from django.db import models
+from django.db.models import F, Q
+
+ENTITY_FIELDS: Final = ("user_id", "agent_id", "app_id", "run_id")
+
+
+class Collection(models.TextChoices):
+    CONVERSATIONAL = "conversational"
+    KNOWLEDGE = "knowledge"
+
+
+class Confidence(models.TextChoices):
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    UNKNOWN = "unknown"
+
+
+class ReviewStatus(models.TextChoices):
+    UNREVIEWED = "unreviewed"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    STALE = "stale"
+
+
+class Memory(models.Model):
+    """One stored fact. The row is the truth; the index is made from it.
+
+    `rev` grows with every change, `indexed_rev` follows once the index has it on disk: a row with
+    `rev > indexed_rev` still has to be applied. An empty string in an entity field means "none".
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey("accounts.Project", models.PROTECT, related_name="memories")
+    collection = models.CharField(
+        max_length=15, choices=Collection.choices, default=Collection.CONVERSATIONAL
+    )
+    text = models.TextField()
+    # NFKC and case folded, for substring search.
+    text_fold = models.TextField()
+    user_id = models.CharField(max_length=255, blank=True)
+    agent_id = models.CharField(max_length=255, blank=True)
+    app_id = models.CharField(max_length=255, blank=True)
+    run_id = models.CharField(max_length=255, blank=True)
+    # Who said it: the message's name and role, and whom the extraction attributes it to.
+    actor_id = models.CharField(max_length=255, blank=True)
+    role = models.CharField(max_length=50, blank=True)
+    attributed_to = models.CharField(max_length=50, blank=True)
+    memory_type = models.CharField(max_length=50, blank=True)
+    metadata = models.JSONField(default=dict)
+    categories = models.JSONField(default=list)
+    # Provenance, promoted from the metadata where it is valid.
+    source = models.CharField(max_length=100, blank=True)
+    confidence = models.CharField(
+        max_length=10, choices=Confidence.choices, default=Confidence.UNKNOWN
+    )
+    review_status = models.CharField(
+        max_length=10, choices=ReviewStatus.choices, default=ReviewStatus.UNREVIEWED
+    )
+    reviewed_by = models.CharField(max_length=255, blank=True)
+    reviewed_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)
+    # The last day (UTC) on which the memory holds.
+    expiration_date = models.DateField(null=True)
+    # SHA-256 of the case-folded text with white space collapsed.
+    fingerprint = models.CharField(max_length=64)
+    # Which add made it and the place in it; `session` names the conversation, empty for a lone fact.
+    batch_id = models.UUIDField(null=True)
+    seq = models.PositiveIntegerField(default=0)
+    session = models.CharField(max_length=32, blank=True)
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+    rev = models.BigIntegerField(default=1)
+    indexed_rev = models.BigIntegerField(default=0)
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["project", "created_at", "id"], name="memory_newest"),
+            models.Index(
+                fields=["project", "review_status", "created_at", "id"], name="memory_review"
+            ),
+            models.Index(
+                fields=["project", "user_id", "created_at"],
+                name="memory_user",
+                condition=~Q(user_id=""),
+            ),
+            models.Index(
+                fields=["project", "agent_id", "created_at"],
+                name="memory_agent",
+                condition=~Q(agent_id=""),
+            ),
+            models.Index(
+                fields=["project", "app_id", "created_at"],
+                name="memory_app",
+                condition=~Q(app_id=""),
+            ),
+            models.Index(
+                fields=["project", "run_id", "created_at"],
+                name="memory_run",
+                condition=~Q(run_id=""),
+            ),
+            models.Index(
+                fields=["session", "created_at", "seq", "id"],
+                name="memory_session",
+                condition=~Q(session=""),
+            ),
+            models.Index(fields=["project", "fingerprint", "user_id"], name="memory_fingerprint"),
+            models.Index(
+                fields=["expires_at"], name="memory_expiry", condition=Q(expires_at__isnull=False)
+            ),
+            models.Index(
+                fields=["deleted_at"], name="memory_deleted", condition=Q(deleted_at__isnull=False)
+            ),
+            # The outbox: only what the index has not seen.
+            models.Index(fields=["id"], name="memory_pending", condition=Q(rev__gt=F("indexed_rev"))),
+        )
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class MemoryVector(models.Model):
+    """The dense vector of a memory: `dims` little-endian float32, a unit vector.
+
+    `model_key` names embedder and version; vectors of different models are never compared.
+    """
+
+    memory = models.OneToOneField(
+        Memory, models.CASCADE, primary_key=True, related_name="vector"
+    )
+    model_key = models.CharField(max_length=120)
+    dims = models.PositiveIntegerField()
+    data = models.BinaryField()
+
+    def __str__(self) -> str:
+        return f"{self.memory_id} {self.model_key}"
+
+
+class Revision(models.Model):
+    """One entry of a memory's history, which is the audit as well: who, when, what changed.
+
+    It outlives its memory. `changes` maps a field to [before, after].
+    """
+
+    project = models.ForeignKey("accounts.Project", models.CASCADE, related_name="+")
+    memory_id = models.UUIDField(db_index=True)
+    event = models.CharField(max_length=10)
+    old_text = models.TextField(null=True)  # noqa: DJ001  (null tells "no text before" from "")
+    new_text = models.TextField(null=True)  # noqa: DJ001  (null tells "no text after" from "")
+    changes = models.JSONField(default=dict)
+    memory_created_at = models.DateTimeField()
+    actor_id = models.CharField(max_length=255, blank=True)
+    role = models.CharField(max_length=50, blank=True)
+    account = models.ForeignKey(
+        "accounts.Account", models.SET_NULL, null=True, related_name="+"
+    )
+    via = models.CharField(max_length=20, blank=True)
+    key_id = models.UUIDField(null=True)
+    key_prefix = models.CharField(max_length=12, blank=True)
+    client = models.CharField(max_length=200, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        indexes = (models.Index(fields=["project", "at"], name="revision_at"),)
+
+    def __str__(self) -> str:
+        return f"{self.event} {self.memory_id}"
+
+
+class AddInput(models.Model):
+    """What an add was given and what became of it: evidence for review, and a retry after failure.
+
+    `results` is the answer that was given; requests that came in while this one ran get the same.
+    """
+
+    class Outcome(models.TextChoices):
+        RUNNING = "running"
+        STORED = "stored"
+        NOTHING_EXTRACTED = "nothing"
+        FAILED = "failed"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey("accounts.Project", models.CASCADE, related_name="+")
+    messages = models.JSONField()
+    options = models.JSONField(default=dict)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices, default=Outcome.RUNNING)
+    reason = models.TextField(blank=True)
+    results = models.JSONField(default=list)
+    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
+    key_id = models.UUIDField(null=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField(db_index=True)
+    finished_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.outcome}"
+
+
+class IngestClaim(models.Model):
+    """An add in flight. A second identical request waits for it instead of storing twice."""
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    input = models.ForeignKey(AddInput, models.CASCADE, related_name="+")
+    lease_until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.digest
+
+
+class SessionMessage(models.Model):
+    """A recent message of a conversation, which the extraction reads as context."""
+
+    project = models.ForeignKey("accounts.Project", models.CASCADE, related_name="+")
+    scope = models.CharField(max_length=800)
+    role = models.CharField(max_length=50, blank=True)
+    content = models.TextField(blank=True)
+    name = models.CharField(max_length=255, blank=True)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = (models.Index(fields=["project", "scope", "id"], name="session_message_scope"),)
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.role}"
+
+
+class EngineConfig(models.Model):
+    """A version of the provider settings; secrets in it are encrypted (mem0dash.crypto)."""
+
+    version = models.BigAutoField(primary_key=True)
+    config = models.JSONField()
+    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"version {self.version}"
+
+
+class IndexState(models.Model):
+    """The index in use: which embedder its vectors are of, and the folder it lives in.
+
+    `rebuild_wanted_at` later than `built_at` asks the process that holds the index to rebuild it.
+    """
+
+    name = models.CharField(max_length=40, primary_key=True, default="default")
+    model_key = models.CharField(max_length=120, blank=True)
+    dims = models.PositiveIntegerField(default=0)
+    generation = models.PositiveIntegerField(default=1)
+    built_at = models.DateTimeField()
+    rebuild_wanted_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.model_key or 'words only'} #{self.generation}"

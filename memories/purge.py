@@ -1,0 +1,92 @@
+"""Removes for good: what was deleted long enough ago, old inputs, and what is erased on demand."""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from accounts.models import Project
+from memories.models import (
+    AddInput,
+    IngestClaim,
+    Memory,
+    MemoryVector,
+    Revision,
+    SessionMessage,
+)
+
+logger = logging.getLogger(__name__)
+
+INPUT_DAYS: Final = 30
+BATCH: Final = 500
+
+
+def purge_all() -> int:
+    """Purges every project by its own retention, and inputs after 30 days; how many memories."""
+    now = timezone.now()
+    AddInput.objects.filter(created_at__lt=now - timedelta(days=INPUT_DAYS)).exclude(
+        outcome=AddInput.Outcome.RUNNING
+    ).delete()
+    IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)).delete()
+    total = sum(
+        purge_deleted(project, older_than=now - timedelta(days=project.retention_days))
+        for project in Project.objects.all()
+    )
+    if total:
+        logger.info("purged deleted memories", extra={"memories": total})
+    return total
+
+
+def purge_deleted(project: Project, *, older_than: object) -> int:
+    """Removes memories deleted before `older_than` whose deletion the index has on disk.
+
+    Their history stays: actor, event and time for the audit, texts for the undo that no longer is
+    are taken out.
+    """
+    total = 0
+    while True:
+        ids = list(
+            Memory.objects.filter(
+                project=project, deleted_at__lt=older_than, indexed_rev=F("rev")
+            ).values_list("id", flat=True)[:BATCH]
+        )
+        if not ids:
+            return total
+        with transaction.atomic():
+            _forget_texts(ids)
+            Memory.objects.filter(id__in=ids).delete()
+        total += len(ids)
+
+
+def erase(ids: Sequence[UUID]) -> None:
+    """Takes text, vector, kept input and the texts in the history away at once; the caller holds
+    the transaction and has set `deleted_at`. The empty row stays until the index has let go."""
+    _forget_texts(ids)
+    MemoryVector.objects.filter(memory_id__in=ids).delete()
+    Memory.objects.filter(id__in=ids).update(
+        text="", text_fold="", metadata={}, categories=[], fingerprint="", source="", actor_id=""
+    )
+
+
+def _forget_texts(ids: Sequence[UUID]) -> None:
+    """Empties history, kept inputs and remembered messages that hold the words of these memories."""
+    Revision.objects.filter(memory_id__in=ids).update(old_text=None, new_text=None, changes={})
+    rows = Memory.objects.filter(id__in=ids)
+    # An add's input is kept under the batch id of what it brought.
+    batches = [batch for batch in rows.values_list("batch_id", flat=True) if batch]
+    AddInput.objects.filter(id__in=batches).update(messages=[], options={}, results=[])
+    for project_id, *entities in rows.values_list(
+        "project_id", "user_id", "agent_id", "run_id"
+    ).distinct():
+        scope = message_scope(*entities)
+        SessionMessage.objects.filter(project_id=project_id, scope=scope).delete()
+
+
+def message_scope(user_id: str, agent_id: str, run_id: str) -> str:
+    """The conversation that remembered messages belong to, as SessionMessage names it."""
+    return "\x1f".join((user_id, agent_id, run_id))

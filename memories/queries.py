@@ -1,0 +1,141 @@
+"""Reads: every one starts from the caller's project, so that what is foreign does not exist."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TypedDict
+from uuid import UUID
+
+from django.db.models import Count, Max, Min, Q, QuerySet
+from django.utils import timezone
+
+from mem0dash.errors import NotFoundError
+from mem0dash.principal import Principal, Scope
+from memories.filters import EVERYTHING, All, Condition, Node, to_q
+from memories.filters.language import mentions
+from memories.models import ENTITY_FIELDS, Memory, ReviewStatus, Revision
+
+ENTITY_TYPES = {field.removesuffix("_id"): field for field in ENTITY_FIELDS}
+
+
+class Entity(TypedDict):
+    """A user, agent, app or run with what it owns."""
+
+    id: str
+    type: str
+    total_memories: int
+    created_at: datetime
+    updated_at: datetime
+
+
+def limit_of(principal: Principal) -> Node:
+    """The caller's entity limit as a filter."""
+    limit = principal.entity_limit or {}
+    return All(tuple(Condition(f, "in", tuple(sorted(values))) for f, values in limit.items()))
+
+
+def reachable(principal: Principal) -> QuerySet[Memory]:
+    """All live memories that exist for the caller."""
+    rows = Memory.objects.filter(project_id=principal.project.id, deleted_at=None)
+    return rows.filter(to_q(limit_of(principal))) if principal.entity_limit else rows
+
+
+def not_expired(now: datetime) -> Q:
+    """Holds for memories that have not expired at `now`."""
+    return (Q(expires_at=None) | Q(expires_at__gt=now)) & (
+        Q(expiration_date=None) | Q(expiration_date__gte=now.date())
+    )
+
+
+def shown_statuses(principal: Principal, where: Node) -> tuple[str, ...]:
+    """The review statuses that agents get to see; a filter that names the status sees all."""
+    if mentions(where, "review_status"):
+        return tuple(ReviewStatus.values)
+    hidden = {ReviewStatus.REJECTED}
+    if principal.project.hide_unreviewed:
+        hidden.add(ReviewStatus.UNREVIEWED)
+    return tuple(status for status in ReviewStatus.values if status not in hidden)
+
+
+def visible(
+    principal: Principal, where: Node = EVERYTHING, *, show_expired: bool = False
+) -> QuerySet[Memory]:
+    """What a search or a list may show of what is `reachable`."""
+    rows = reachable(principal).filter(to_q(where))
+    statuses = shown_statuses(principal, where)
+    if len(statuses) < len(ReviewStatus.values):
+        rows = rows.filter(review_status__in=statuses)
+    return rows if show_expired else rows.filter(not_expired(timezone.now()))
+
+
+def get_memory(principal: Principal, memory_id: str | UUID) -> Memory:
+    """The memory, whatever its status or expiry; NotFoundError when missing, deleted or foreign."""
+    principal.require(Scope.READ)
+    return find(principal, memory_id)
+
+
+def find(principal: Principal, memory_id: str | UUID) -> Memory:
+    """As `get_memory`, for callers that checked another scope."""
+    row = reachable(principal).filter(id=as_uuid(memory_id)).first()
+    if row is None:
+        raise NotFoundError(f"Memory with id {memory_id} not found")
+    return row
+
+
+def as_uuid(memory_id: str | UUID) -> UUID:
+    """NotFoundError for text that is no id: such a memory cannot exist."""
+    if isinstance(memory_id, UUID):
+        return memory_id
+    try:
+        return UUID(memory_id)
+    except ValueError:
+        raise NotFoundError(f"Memory with id {memory_id} not found") from None
+
+
+def list_memories(
+    principal: Principal, *, where: Node, limit: int, show_expired: bool = False
+) -> list[Memory]:
+    """The newest `limit` visible memories that match, newest first."""
+    principal.require(Scope.READ)
+    rows = visible(principal, where, show_expired=show_expired)
+    return list(rows.order_by("-created_at", "-id")[:limit])
+
+
+def list_all(principal: Principal, *, limit: int) -> list[Memory]:
+    """The newest `limit` memories of everyone, expired ones included; needs scope admin."""
+    principal.require(Scope.ADMIN, "Admin role required to list all memories.")
+    rows = visible(principal, show_expired=True)
+    return list(rows.order_by("-created_at", "-id")[:limit])
+
+
+def history(principal: Principal, memory_id: str | UUID) -> list[Revision]:
+    """Every revision, oldest first; none for a missing or foreign id. Outlives deletion."""
+    principal.require(Scope.READ)
+    try:
+        wanted = as_uuid(memory_id)
+    except NotFoundError:
+        return []
+    if principal.entity_limit:
+        row = Memory.objects.filter(id=wanted, project_id=principal.project.id)
+        if not row.filter(to_q(limit_of(principal))).exists():
+            return []
+    rows = Revision.objects.filter(project_id=principal.project.id, memory_id=wanted)
+    return list(rows.order_by("at", "id"))
+
+
+def list_entities(principal: Principal, types: Mapping[str, str] = ENTITY_TYPES) -> list[Entity]:
+    """The entities of the given types (name -> field) with counts, sorted by type and id."""
+    principal.require(Scope.READ)
+    found: list[Entity] = []
+    for type_, field in sorted(types.items()):
+        groups = (
+            reachable(principal)
+            .exclude(**{field: ""})
+            .values_list(field)
+            .annotate(Count("id"), Min("created_at"), Max("updated_at"))
+            .order_by(field)
+        )
+        found += [
+            Entity(id=id_, type=type_, total_memories=n, created_at=first, updated_at=last)
+            for id_, n, first, last in groups
+        ]
+    return found

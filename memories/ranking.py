@@ -1,0 +1,184 @@
+"""Ranks candidates by meaning, words, conversation and date (docs/finding.md has the figures)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+LEXICAL: Final = 0.4
+NEIGHBOUR: Final = 0.4
+SESSION: Final = 0.7
+QUESTION: Final = 0.15
+DATE: Final = 0.2
+SESSION_BEST: Final = 3
+# Days outside the time that a query names after which closeness has halved.
+DATE_HALF_LIFE: Final = 14.0
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A memory in the pool. `cosine` is −1..1, `bm25` > 0 or 0 where no word is shared.
+
+    `is_candidate` False marks a neighbour that lends its score but is no answer itself.
+    """
+
+    id: UUID
+    text: str
+    created_at: datetime
+    session: str = ""
+    cosine: float = 0.0
+    bm25: float = 0.0
+    previous: UUID | None = None
+    next: UUID | None = None
+    is_candidate: bool = True
+
+
+@dataclass(slots=True)
+class Ranked:
+    """A candidate with its score (0..1, comparable within one answer) and the terms of it."""
+
+    candidate: Candidate
+    score: float
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+def base_scores(pool: Sequence[Candidate]) -> dict[UUID, float]:
+    """s0 = cos + 0.4 · bm25 / max(bm25), for each member of the pool."""
+    most = max((c.bm25 for c in pool), default=0.0) or 1.0
+    return {c.id: c.cosine + LEXICAL * c.bm25 / most for c in pool}
+
+
+def rank(pool: Sequence[Candidate], query: str, *, now: datetime) -> list[Ranked]:
+    """The candidates of the pool, best first; ties fall to the newer, then to the id.
+
+    score = s0 + 0.4 · best neighbour's s0 + 0.7 · mean of the session's three best s0
+            − 0.15 · [ends in "?"] + 0.2 · closeness to the date that the query names,
+    divided by the sum of the weights that can apply, and cut to 0..1. A memory outside of any
+    conversation stands in for its own session, so that it competes on equal terms.
+    """
+    s0 = base_scores(pool)
+    sessions = _session_means(pool, s0)
+    interval = named_interval(query, now)
+    has_words = any(c.bm25 > 0 for c in pool)
+    weights = 1.0 + (LEXICAL if has_words else 0.0)
+    weights *= 1.0 + NEIGHBOUR + SESSION
+    weights += DATE if interval else 0.0
+    most = max((c.bm25 for c in pool), default=0.0) or 1.0
+    ranked = []
+    for c in pool:
+        if not c.is_candidate:
+            continue
+        near = [s0[i] for i in (c.previous, c.next) if i is not None and i in s0]
+        own = s0[c.id]
+        terms = {
+            "semantic": c.cosine,
+            "lexical": LEXICAL * c.bm25 / most,
+            "neighbour": NEIGHBOUR * (max(near) if near else 0.0 if c.session else own),
+            "session": SESSION * (sessions[c.session] if c.session else own),
+            "question": -QUESTION if c.text.rstrip().endswith(("?", "？")) else 0.0,
+            "date": DATE * closeness(c.created_at, interval) if interval else 0.0,
+        }
+        score = min(max(sum(terms.values()) / weights, 0.0), 1.0)
+        ranked.append(Ranked(c, score, terms))
+    ranked.sort(
+        key=lambda r: (-sum(r.terms.values()), -r.candidate.created_at.timestamp(), r.candidate.id)
+    )
+    return ranked
+
+
+def _session_means(pool: Sequence[Candidate], s0: dict[UUID, float]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for c in pool:
+        if c.session:
+            scores.setdefault(c.session, []).append(s0[c.id])
+    return {
+        session: sum(sorted(values, reverse=True)[:SESSION_BEST]) / min(len(values), SESSION_BEST)
+        for session, values in scores.items()
+    }
+
+
+Interval = tuple[date, date]
+
+
+def closeness(moment: datetime, interval: Interval) -> float:
+    """1 inside the interval (days, both included), halving every 14 days outside of it."""
+    day = moment.astimezone(UTC).date()
+    outside = max((interval[0] - day).days, (day - interval[1]).days, 0)
+    return float(0.5 ** (outside / DATE_HALF_LIFE))
+
+
+_MONTHS: Final = {
+    name: number
+    for number, names in enumerate(
+        (
+            "january jan",
+            "february feb",
+            "march mar",
+            "april apr",
+            "may",
+            "june jun",
+            "july jul",
+            "august aug",
+            "september sept sep",
+            "october oct",
+            "november nov",
+            "december dec",
+        ),
+        start=1,
+    )
+    for name in names.split()
+}
+_MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})\.?"
+_DAY: Final = r"(?P<day>[0-3]?\d)(?:st|nd|rd|th)?"
+_YEAR: Final = r"(?P<year>(?:19|20)\d\d)"
+_PARTS: Final = {"early": (1, 10), "mid": (10, 20), "middle of": (10, 20), "late": (20, 31)}
+_PART: Final = r"(?:(?P<part>early|mid|middle of|late)[ -]+)?"
+_PATTERNS: Final = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"\b{_YEAR}-(?P<month_number>\d\d)-(?P<day>\d\d)\b",
+        rf"\b{_DAY}(?: of)? {_MONTH}(?:,? {_YEAR})?\b",
+        rf"\b{_MONTH} {_DAY}(?:,? {_YEAR})?\b(?!\d)",
+        rf"\b{_PART}{_MONTH},? {_YEAR}\b",
+        rf"\b(?:in|during|since|of|around|last|this|from) {_PART}{_MONTH}\b",
+        rf"\b(?P<part>early|mid|late)[ -]+{_MONTH}\b",
+        rf"\b(?:in|during|since|of|around) {_YEAR}\b",
+    )
+)
+
+
+def named_interval(query: str, now: datetime) -> Interval | None:
+    """The day, month or year that the query names, first and last day; None when it names none.
+
+    A date without a year is the latest such date that is not in the future.
+    """
+    for pattern in _PATTERNS:
+        if (match := pattern.search(query)) is not None:
+            interval = _interval(match.groupdict(), now.astimezone(UTC).date())
+            if interval is not None:
+                return interval
+    return None
+
+
+def _interval(found: dict[str, str | None], today: date) -> Interval | None:
+    name, number = found.get("month"), found.get("month_number")
+    month = _MONTHS[name.lower()] if name else int(number) if number else None
+    day = int(found["day"]) if found.get("day") else None
+    try:
+        if found.get("year"):
+            year = int(found["year"] or 0)
+        else:
+            year = today.year
+            if month and date(year, month, day or 1) > today:
+                year -= 1
+        if month is None:
+            return date(year, 1, 1), date(year, 12, 31)
+        if day is not None:
+            return date(year, month, day), date(year, month, day)
+        last = (date(year + month // 12, month % 12 + 1, 1) - timedelta(days=1)).day
+        low, high = _PARTS.get((found.get("part") or "").lower(), (1, last))
+        return date(year, month, low), date(year, month, min(high, last))
+    except ValueError:
+        return None  # such as 31 June: not a date after all

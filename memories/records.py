@@ -1,0 +1,209 @@
+"""Builds and writes rows: a memory, its vector and its revision always in one transaction."""
+
+import hashlib
+import unicodedata
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from mem0dash.errors import ProviderError
+from mem0dash.principal import Principal, Scope
+from memories.models import (
+    ENTITY_FIELDS,
+    Confidence,
+    Memory,
+    MemoryVector,
+    ReviewStatus,
+    Revision,
+)
+
+Vector = np.ndarray[Any, np.dtype[np.float32]]
+
+# Keys that mem0 keeps for itself in a payload: scope comes from the call, never from metadata.
+RESERVED_METADATA: Final = frozenset(
+    {"user_id", "agent_id", "run_id", "actor_id", "data", "hash", "text_lemmatized", "updated_at"}
+)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A memory about to be stored. `vector` None leaves it to be embedded later."""
+
+    text: str
+    vector: Vector | None = None
+    model_key: str = ""
+    entities: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    role: str = ""
+    actor_id: str = ""
+    attributed_to: str = ""
+    memory_type: str = ""
+    expiration_date: date | None = None
+    collection: str = "conversational"
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+def fold(text: str) -> str:
+    """`text` for substring search: NFKC, then case folded."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def fingerprint(text: str) -> str:
+    """SHA-256 (hex) of the case-folded text with white space collapsed."""
+    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()
+
+
+def session_key(entities: Mapping[str, str], batch_id: uuid.UUID, batch_size: int) -> str:
+    """Names the conversation of a memory: its run, else the add that brought several at once.
+
+    Empty for a lone fact. The same run id under another user or agent is another conversation.
+    """
+    if entities.get("run_id"):
+        scope = "\x1f".join(entities.get(name, "") for name in ENTITY_FIELDS)
+    elif batch_size > 1:
+        scope = str(batch_id)
+    else:
+        return ""
+    return hashlib.md5(scope.encode(), usedforsecurity=False).hexdigest()
+
+
+def checked_vector(vector: Sequence[float] | Vector, dims: int) -> Vector:
+    """`vector` as unit float32; ProviderError when its length is wrong or it is not finite."""
+    array = np.asarray(vector, dtype=np.float32)
+    if array.shape != (dims,):
+        raise ProviderError(
+            f"The embedder answered with {array.size} dimensions where {dims} are stored."
+        )
+    norm = float(np.linalg.norm(array))
+    if not np.isfinite(norm):
+        raise ProviderError("The embedder answered with a vector that is not finite.")
+    return array if norm == 0 else array / np.float32(norm)
+
+
+def parse_instant(value: object) -> datetime | None:
+    """An ISO 8601 instant with UTC where it names no zone; None when it is none."""
+    if not isinstance(value, str):
+        return None
+    try:
+        parsed = parse_datetime(value) or datetime.fromisoformat(value)
+        return parsed.replace(tzinfo=timezone.UTC) if parsed.tzinfo is None else parsed
+    except (ValueError, OverflowError):
+        return None
+
+
+def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+    """The columns that valid provenance in the metadata is promoted to.
+
+    A review status beside `unreviewed` counts only from a caller who may review.
+    """
+    columns: dict[str, Any] = {}
+    source, confidence = metadata.get("source"), metadata.get("confidence")
+    if isinstance(source, str) and 0 < len(source) <= 100:
+        columns["source"] = source
+    if confidence in Confidence.values:
+        columns["confidence"] = confidence
+    if (expires_at := parse_instant(metadata.get("expires_at"))) is not None:
+        columns["expires_at"] = expires_at
+    status = metadata.get("review_status")
+    if status in ReviewStatus.values and (
+        status == ReviewStatus.UNREVIEWED or Scope.REVIEW in principal.scopes
+    ):
+        columns["review_status"] = status
+        if status != ReviewStatus.UNREVIEWED:
+            reviewer = metadata.get("reviewed_by")
+            columns["reviewed_by"] = reviewer[:255] if isinstance(reviewer, str) else ""
+            columns["reviewed_at"] = parse_instant(metadata.get("reviewed_at")) or timezone.now()
+    return columns
+
+
+def insert(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID) -> list[Memory]:
+    """Writes rows, vectors and ADD revisions; the caller holds the transaction."""
+    now = timezone.now()
+    memories = [
+        _new_row(draft, principal, batch_id, seq, len(drafts), now)
+        for seq, draft in enumerate(drafts)
+    ]
+    Memory.objects.bulk_create(memories)
+    MemoryVector.objects.bulk_create(
+        vector_row(memory, draft.vector, draft.model_key)
+        for memory, draft in zip(memories, drafts, strict=True)
+        if draft.vector is not None
+    )
+    Revision.objects.bulk_create(
+        revision(memory, "ADD", principal, new_text=memory.text, at=now) for memory in memories
+    )
+    return memories
+
+
+def _new_row(
+    draft: Draft, principal: Principal, batch_id: uuid.UUID, seq: int, size: int, now: datetime
+) -> Memory:
+    metadata = {k: v for k, v in draft.metadata.items() if k not in RESERVED_METADATA}
+    # Imports bring their own time; without one, the turns of one add keep their order by it.
+    created_at = parse_instant(metadata.get("created_at"))
+    if created_at is not None:
+        del metadata["created_at"]
+    created_at = created_at or now + timedelta(microseconds=seq)
+    return Memory(
+        id=draft.id,
+        project_id=principal.project.id,
+        collection=draft.collection,
+        text=draft.text,
+        text_fold=fold(draft.text),
+        **{name: draft.entities.get(name, "") for name in ENTITY_FIELDS},
+        actor_id=draft.actor_id[:255],
+        role=draft.role[:50],
+        attributed_to=draft.attributed_to[:50],
+        memory_type=draft.memory_type[:50],
+        metadata=metadata,
+        expiration_date=draft.expiration_date,
+        fingerprint=fingerprint(draft.text),
+        batch_id=batch_id,
+        seq=seq,
+        session=session_key(draft.entities, batch_id, size),
+        created_at=created_at,
+        updated_at=created_at,
+        **provenance(metadata, principal),
+    )
+
+
+def vector_row(memory: Memory, vector: Vector, model_key: str) -> MemoryVector:
+    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return MemoryVector(memory=memory, model_key=model_key, dims=len(vector), data=data)
+
+
+def revision(
+    memory: Memory,
+    event: str,
+    principal: Principal,
+    *,
+    old_text: str | None = None,
+    new_text: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    at: datetime,
+) -> Revision:
+    """An unsaved revision of `memory` in the caller's name."""
+    return Revision(
+        project_id=memory.project_id,
+        memory_id=memory.id,
+        event=event,
+        old_text=old_text,
+        new_text=new_text,
+        changes=dict(changes or {}),
+        memory_created_at=memory.created_at,
+        actor_id=memory.actor_id,
+        role=memory.role,
+        account_id=principal.account_id,
+        via=principal.via,
+        key_id=principal.key_id,
+        key_prefix=principal.key_prefix,
+        client=principal.client,
+        request_id=principal.request_id,
+        at=at,
+    )

@@ -1,0 +1,258 @@
+"""Finds memories: candidates by meaning and by words, ranked with their conversation around them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+import numpy as np
+from django.db import connection
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from mem0dash.errors import InvalidInputError
+from mem0dash.principal import Principal, Scope
+from memories import queries, runtime
+from memories.filters import EVERYTHING, All, Condition, Node, pushdown
+from memories.index.base import VectorIndex
+from memories.models import Memory, MemoryVector
+from memories.ranking import Candidate, Ranked, base_scores, rank
+from memories.records import Vector
+
+POOL: Final = 100
+# A filter that the index cannot answer is resolved in SQL up to this many memories.
+RESOLVED_IDS: Final = 10_000
+NEIGHBOURS_OF_BEST: Final = 20
+CHUNK: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A found memory, its score (0..1) and the terms that made it."""
+
+    memory: Memory
+    score: float
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer, best first. `mode` says what answered: meaning and words, or words alone."""
+
+    hits: list[Hit]
+    mode: Literal["semantic", "keyword"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """One search as the steps below need it."""
+
+    text: str
+    vector: Vector | None
+    rows: QuerySet[Memory]
+    where: Node
+    ids: Collection[UUID] | None
+    now: float | None
+    pool: int
+
+
+def search_memories(
+    principal: Principal,
+    query: str,
+    *,
+    where: Node = EVERYTHING,
+    top_k: int = 20,
+    threshold: float = 0.1,
+    show_expired: bool = False,
+) -> Found:
+    """The `top_k` best memories for `query` among those that match and that the caller may see.
+
+    `threshold` (0..1) gates the cosine; a memory without it passes when it holds at least half of
+    the query's content words. Raises InvalidInputError, PermissionDeniedError (scope `read`), and
+    EngineError when embedder, index or database fail: never an empty answer for an outage.
+    """
+    principal.require(Scope.READ)
+    _check(query, top_k, threshold)
+    if top_k == 0:
+        return Found([], "semantic")
+    current = runtime.current()
+    vector = current.engine.embed_query(query)
+    mode: Literal["semantic", "keyword"] = "keyword" if vector is None else "semantic"
+    asked = _prepare(principal, query, vector, where, top_k, show_expired)
+    pool = _pool(current.index, asked)
+    admitted = _admitted(pool, query, threshold, current.index, by_words=vector is None)
+    ranked = [r for r in rank(pool, query, now=timezone.now()) if r.candidate.id in admitted]
+    return Found(_hydrate(asked.rows, ranked[:top_k]), mode)
+
+
+def _check(query: str, top_k: int, threshold: float) -> None:
+    if not query.strip():
+        raise InvalidInputError("Invalid query: cannot be empty or whitespace-only.")
+    if not 0 <= threshold <= 1:
+        raise InvalidInputError(
+            f"Invalid threshold: {threshold}. Must be between 0 and 1 (inclusive)."
+        )
+    if top_k < 0:
+        raise InvalidInputError(f"Invalid top_k: {top_k}. Must be a non-negative integer.")
+
+
+def _prepare(
+    principal: Principal,
+    query: str,
+    vector: Vector | None,
+    where: Node,
+    top_k: int,
+    show_expired: bool,
+) -> _Query:
+    rows = queries.visible(principal, where, show_expired=show_expired)
+    statuses = queries.shown_statuses(principal, where)
+    asked = All(
+        (
+            Condition("project", "in", (str(principal.project.id),)),
+            Condition("review_status", "in", statuses),
+            queries.limit_of(principal),
+            where,
+        )
+    )
+    pushed, exact = pushdown(asked)
+    ids: list[UUID] | None = None
+    if not exact:
+        # What the index cannot filter, SQL resolves to ids; a filter that lets more through than
+        # that is so wide that a larger pool holds enough of what matches.
+        ids = list(rows.values_list("id", flat=True)[: RESOLVED_IDS + 1])
+        ids = None if len(ids) > RESOLVED_IDS else ids
+    pool = max(POOL, 2 * top_k) * (1 if exact or ids is not None else 20)
+    now = None if show_expired else timezone.now().timestamp()
+    return _Query(query, vector, rows, pushed, ids, now, pool)
+
+
+def _pool(index: VectorIndex, asked: _Query) -> list[Candidate]:
+    """Candidates by meaning and by words, re-checked in SQL, with their neighbours."""
+    limits: dict[str, Any] = {"limit": asked.pool, "where": asked.where, "now": asked.now}
+    limits["ids"] = asked.ids
+    dense = dict(index.search(asked.vector, **limits)) if asked.vector is not None else {}
+    lexical = dict(index.search_text(asked.text, **limits))
+    candidates = _load(asked.rows, dense.keys() | lexical.keys())
+    for id_, candidate in candidates.items():
+        candidate.bm25 = lexical.get(id_, 0.0)
+        candidate.cosine = dense.get(id_, 0.0)
+    # Within a full pool the index may have left points out: their cosine is made from SQL.
+    missing = [id_ for id_ in candidates if id_ not in dense]
+    _link(candidates)
+    around = {i for c in candidates.values() for i in (c.previous, c.next) if i is not None}
+    lenders = _load(_same_project(asked), around - candidates.keys())
+    for lender in lenders.values():
+        lender.is_candidate = False
+    everything = {**candidates, **lenders}
+    _measure(everything, [*missing, *lenders], asked.vector)
+    _admit_neighbours(everything, asked)
+    return list(everything.values())
+
+
+def _same_project(asked: _Query) -> QuerySet[Memory]:
+    """Neighbours lend their score whatever their status: they share the conversation's scope."""
+    return Memory.objects.filter(deleted_at=None)
+
+
+def _load(rows: QuerySet[Memory], ids: Collection[UUID]) -> dict[UUID, Candidate]:
+    """The rows of `ids` that `rows` lets through."""
+    found: dict[UUID, Candidate] = {}
+    wanted = list(ids)
+    for at in range(0, len(wanted), CHUNK):
+        part = rows.filter(id__in=wanted[at : at + CHUNK])
+        for id_, text, created_at, session in part.values_list(
+            "id", "text", "created_at", "session"
+        ):
+            found[id_] = Candidate(id_, text, created_at, session)
+    return found
+
+
+_NEIGHBOURS_SQL: Final = """
+SELECT c.id,
+  (SELECT n.id FROM memories_memory n
+   WHERE n.session = c.session AND n.session <> '' AND n.project_id = c.project_id
+     AND n.deleted_at IS NULL AND (n.created_at, n.seq, n.id) < (c.created_at, c.seq, c.id)
+   ORDER BY n.created_at DESC, n.seq DESC, n.id DESC LIMIT 1),
+  (SELECT n.id FROM memories_memory n
+   WHERE n.session = c.session AND n.session <> '' AND n.project_id = c.project_id
+     AND n.deleted_at IS NULL AND (n.created_at, n.seq, n.id) > (c.created_at, c.seq, c.id)
+   ORDER BY n.created_at, n.seq, n.id LIMIT 1)
+FROM memories_memory c WHERE c.id IN ({marks})
+"""
+
+
+def _link(candidates: dict[UUID, Candidate]) -> None:
+    """Finds the turn before and after each candidate that stands in a conversation."""
+    turns = [c.id for c in candidates.values() if c.session]
+    to_uuid = Memory._meta.pk.to_python
+    for at in range(0, len(turns), CHUNK):
+        part = turns[at : at + CHUNK]
+        plain = [id_ if connection.features.has_native_uuid_field else id_.hex for id_ in part]
+        sql = _NEIGHBOURS_SQL.format(marks=", ".join(["%s"] * len(part)))
+        with connection.cursor() as cursor:
+            cursor.execute(sql, plain)
+            for own, previous, following in cursor.fetchall():
+                candidate = candidates[to_uuid(own)]
+                candidate.previous = to_uuid(previous) if previous else None
+                candidate.next = to_uuid(following) if following else None
+
+
+def _measure(
+    candidates: dict[UUID, Candidate], ids: Sequence[UUID], vector: Vector | None
+) -> None:
+    """Cosines from the vectors in SQL, for those that the index did not name."""
+    if vector is None:
+        return
+    for at in range(0, len(ids), CHUNK):
+        rows = MemoryVector.objects.filter(memory_id__in=ids[at : at + CHUNK], dims=len(vector))
+        for id_, data in rows.values_list("memory_id", "data"):
+            candidates[id_].cosine = float(np.frombuffer(data, dtype="<f4") @ vector)
+
+
+def _admit_neighbours(candidates: dict[UUID, Candidate], asked: _Query) -> None:
+    """The neighbours of the best candidates become answers, if the filter lets them through."""
+    scores = base_scores(list(candidates.values()))
+    best = sorted(
+        (c for c in candidates.values() if c.is_candidate), key=lambda c: -scores[c.id]
+    )[:NEIGHBOURS_OF_BEST]
+    near = {i for c in best for i in (c.previous, c.next) if i is not None}
+    outside = {i for i in near if i in candidates and not candidates[i].is_candidate}
+    if not outside:
+        return
+    admitted = {i: candidates[i] for i in _load(asked.rows, outside)}
+    for candidate in admitted.values():
+        candidate.is_candidate = True
+    _link(admitted)
+
+
+def _admitted(
+    pool: Sequence[Candidate], query: str, threshold: float, index: VectorIndex, *, by_words: bool
+) -> set[UUID]:
+    """Who passes the threshold: by cosine, or by holding half of the query's content words.
+
+    A neighbour passes with the turn it belongs to: its own words need not match.
+    """
+    asked = index.words(query)
+
+    def passes(candidate: Candidate) -> bool:
+        if candidate.cosine >= threshold and not by_words:
+            return True
+        if candidate.bm25 <= 0:
+            return False
+        shared = len(asked & index.words(candidate.text))
+        return by_words or 2 * shared >= len(asked)
+
+    return {c.id for c in pool if c.is_candidate and passes(c)}
+
+
+def _hydrate(rows: QuerySet[Memory], ranked: Sequence[Ranked]) -> list[Hit]:
+    """The rows of the answer, read once more through the caller's predicate."""
+    ids = [r.candidate.id for r in ranked]
+    found: dict[UUID, Memory] = {}
+    for at in range(0, len(ids), CHUNK):
+        found.update({row.id: row for row in rows.filter(id__in=ids[at : at + CHUNK])})
+    return [
+        Hit(found[r.candidate.id], r.score, r.terms) for r in ranked if r.candidate.id in found
+    ]

@@ -1,0 +1,7 @@
+"""Looking after the running service."""
+
+from django.apps import AppConfig
+
+
+class OperationsConfig(AppConfig):
+    name = "operations"

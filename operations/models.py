@@ -1,0 +1,25 @@
+"""What the service remembers about its own running."""
+
+from django.db import models
+
+
+class RequestLog(models.Model):
+    """One request to the API, without its body or query: who, what, how it ended, how long."""
+
+    project = models.ForeignKey("accounts.Project", models.CASCADE, null=True, related_name="+")
+    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
+    method = models.CharField(max_length=10)
+    path = models.CharField(max_length=500)
+    status_code = models.PositiveSmallIntegerField()
+    latency_ms = models.FloatField()
+    auth_type = models.CharField(max_length=20)
+    key_prefix = models.CharField(max_length=12, blank=True)
+    client = models.CharField(max_length=200, blank=True)
+    request_id = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        indexes = (models.Index(fields=["project", "created_at"], name="request_log_newest"),)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} {self.status_code}"
