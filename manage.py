@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Command line of the service: `manage.py serve`, `bootstrap`, `reset_password`, `rebuild_index`."""
+"""The command line of the service: `manage.py help` lists what it can do."""
 
 import os
 import sys

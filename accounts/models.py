@@ -1,7 +1,7 @@
 """People and what they belong to: accounts, projects, memberships, and the instance itself."""
 
 import uuid
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
@@ -39,7 +39,7 @@ class Account(AbstractBaseUser):
     created_at = models.DateTimeField(auto_now_add=True)
 
     USERNAME_FIELD = "email"
-    objects: ClassVar[BaseUserManager["Account"]] = BaseUserManager()
+    objects = BaseUserManager()
 
     def __str__(self) -> str:
         return self.email
@@ -112,9 +112,7 @@ class InstanceState(models.Model):
     encryption_check = models.TextField(blank=True)
 
     class Meta:
-        constraints = (
-            models.CheckConstraint(condition=models.Q(id=1), name="one_instance_state"),
-        )
+        constraints = (models.CheckConstraint(condition=models.Q(id=1), name="one_instance_state"),)
 
     def __str__(self) -> str:
         return "set up" if self.setup_completed_at else "not set up"

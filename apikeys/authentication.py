@@ -1,5 +1,6 @@
 """Turns the credential of a request into a Principal."""
 
+import contextlib
 import hmac
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -80,10 +81,8 @@ def _instance_principal(request: Request, via: Via) -> Principal:
     """The instance owner in project Default, or in the one that `X-Project` names."""
     wanted = request.headers.get("X-Project", "").strip()
     projects = Project.objects.filter(slug=wanted or DEFAULT_PROJECT)
-    try:
+    with contextlib.suppress(ValueError):  # what is no id is a slug
         projects = Project.objects.filter(id=UUID(wanted)) if wanted else projects
-    except ValueError:
-        pass  # not an id: it is a slug
     project = projects.first()
     if project is None:
         raise NotFoundError("Project not found.")

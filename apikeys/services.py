@@ -32,7 +32,9 @@ def owner_scopes(account: Account, project: Project) -> frozenset[Scope]:
     """What the account may do in the project today."""
     if account.is_owner:
         return ALL_SCOPES
-    role = Membership.objects.filter(account=account, project=project).values_list("role", flat=True)
+    role = Membership.objects.filter(account=account, project=project).values_list(
+        "role", flat=True
+    )
     return ROLE_SCOPES.get(role[0], frozenset()) if role else frozenset()
 
 

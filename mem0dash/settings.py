@@ -26,9 +26,7 @@ PORT = env.integer("PORT", 8000, low=0, high=65535)
 DEBUG = False
 
 # --- Secrets -------------------------------------------------------------------------------------
-SECRET_KEY = env.kept_secret(
-    "SECRET_KEY", DATA_DIR / "secret_key", make=secrets.token_urlsafe(50)
-)
+SECRET_KEY = env.kept_secret("SECRET_KEY", DATA_DIR / "secret_key", make=secrets.token_urlsafe(50))
 if len(SECRET_KEY) < 32:
     raise ConfigurationError("SECRET_KEY must have at least 32 characters.")
 ENCRYPTION_KEYS = [
@@ -96,7 +94,7 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
         # FULL: an acknowledged memory survives a power cut, not only a killed process.
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-20000;",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
 elif _database["ENGINE"] != "django.db.backends.postgresql":
     raise ConfigurationError("DATABASE_URL must name a SQLite or a PostgreSQL database.")

@@ -69,7 +69,7 @@ class Memory(models.Model):
     expiration_date = models.DateField(null=True)
     # SHA-256 of the case-folded text with white space collapsed.
     fingerprint = models.CharField(max_length=64)
-    # Which add made it and the place in it; `session` names the conversation, empty for a lone fact.
+    # Which add made it and the place in it; `session` names the conversation, if there is one.
     batch_id = models.UUIDField(null=True)
     seq = models.PositiveIntegerField(default=0)
     session = models.CharField(max_length=32, blank=True)
@@ -118,7 +118,9 @@ class Memory(models.Model):
                 fields=["deleted_at"], name="memory_deleted", condition=Q(deleted_at__isnull=False)
             ),
             # The outbox: only what the index has not seen.
-            models.Index(fields=["id"], name="memory_pending", condition=Q(rev__gt=F("indexed_rev"))),
+            models.Index(
+                fields=["id"], name="memory_pending", condition=Q(rev__gt=F("indexed_rev"))
+            ),
         )
 
     def __str__(self) -> str:
@@ -131,9 +133,7 @@ class MemoryVector(models.Model):
     `model_key` names embedder and version; vectors of different models are never compared.
     """
 
-    memory = models.OneToOneField(
-        Memory, models.CASCADE, primary_key=True, related_name="vector"
-    )
+    memory = models.OneToOneField(Memory, models.CASCADE, primary_key=True, related_name="vector")
     model_key = models.CharField(max_length=120)
     dims = models.PositiveIntegerField()
     data = models.BinaryField()
@@ -157,9 +157,7 @@ class Revision(models.Model):
     memory_created_at = models.DateTimeField()
     actor_id = models.CharField(max_length=255, blank=True)
     role = models.CharField(max_length=50, blank=True)
-    account = models.ForeignKey(
-        "accounts.Account", models.SET_NULL, null=True, related_name="+"
-    )
+    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
     via = models.CharField(max_length=20, blank=True)
     key_id = models.UUIDField(null=True)
     key_prefix = models.CharField(max_length=12, blank=True)

@@ -74,7 +74,7 @@ def erase(ids: Sequence[UUID]) -> None:
 
 
 def _forget_texts(ids: Sequence[UUID]) -> None:
-    """Empties history, kept inputs and remembered messages that hold the words of these memories."""
+    """Empties history, kept inputs and remembered messages that hold these memories' words."""
     Revision.objects.filter(memory_id__in=ids).update(old_text=None, new_text=None, changes={})
     rows = Memory.objects.filter(id__in=ids)
     # An add's input is kept under the batch id of what it brought.

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from mem0dash.errors import NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories.filters import EVERYTHING, All, Condition, Node, to_q
+from memories.filters import EVERYTHING, AllOf, Condition, Node, to_q
 from memories.filters.language import mentions
 from memories.models import ENTITY_FIELDS, Memory, ReviewStatus, Revision
 
@@ -30,7 +30,7 @@ class Entity(TypedDict):
 def limit_of(principal: Principal) -> Node:
     """The caller's entity limit as a filter."""
     limit = principal.entity_limit or {}
-    return All(tuple(Condition(f, "in", tuple(sorted(values))) for f, values in limit.items()))
+    return AllOf(tuple(Condition(f, "in", tuple(sorted(values))) for f, values in limit.items()))
 
 
 def reachable(principal: Principal) -> QuerySet[Memory]:

@@ -165,7 +165,7 @@ def named_interval(query: str, now: datetime) -> Interval | None:
 def _interval(found: dict[str, str | None], today: date) -> Interval | None:
     name, number = found.get("month"), found.get("month_number")
     month = _MONTHS[name.lower()] if name else int(number) if number else None
-    day = int(found["day"]) if found.get("day") else None
+    day = int(found.get("day") or 0) or None
     try:
         if found.get("year"):
             year = int(found["year"] or 0)

@@ -5,7 +5,7 @@ import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -92,7 +92,7 @@ def parse_instant(value: object) -> datetime | None:
         return None
     try:
         parsed = parse_datetime(value) or datetime.fromisoformat(value)
-        return parsed.replace(tzinfo=timezone.UTC) if parsed.tzinfo is None else parsed
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
     except (ValueError, OverflowError):
         return None
 

@@ -68,7 +68,9 @@ class Runtime:
             try:
                 self.indexer.close()
             except (Mem0dashError, DatabaseError):
-                logger.exception("index not closed cleanly; what is missing is applied at the start")
+                logger.exception(
+                    "index not closed cleanly; what is missing is applied at the start"
+                )
 
     def _run(self) -> None:
         self._guarded(self.embed_missing)
@@ -130,7 +132,11 @@ class Runtime:
                     made = records.vector_row(row, vector, self.engine.model_key)
                     MemoryVector.objects.update_or_create(
                         memory=row,
-                        defaults={"model_key": made.model_key, "dims": made.dims, "data": made.data},
+                        defaults={
+                            "model_key": made.model_key,
+                            "dims": made.dims,
+                            "data": made.data,
+                        },
                     )
         self.apply(rows)
 
@@ -182,7 +188,7 @@ def current() -> Runtime:
 
 def install(runtime: Runtime | None) -> None:
     """Makes `runtime` the one that services and searches use."""
-    global _current  # noqa: PLW0603  (one per process, set once at start and by tests)
+    global _current
     _current = runtime
 
 

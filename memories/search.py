@@ -1,8 +1,7 @@
-"""Finds memories: candidates by meaning and by words, ranked with their conversation around them."""
+"""Finds memories: candidates by meaning and by words, ranked with the conversation around."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -10,12 +9,11 @@ import numpy as np
 from django.db import connection
 from django.db.models import QuerySet
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories import queries, runtime
-from memories.filters import EVERYTHING, All, Condition, Node, pushdown
+from memories.filters import EVERYTHING, AllOf, Condition, Node, pushdown
 from memories.index.base import VectorIndex
 from memories.models import Memory, MemoryVector
 from memories.ranking import Candidate, Ranked, base_scores, rank
@@ -108,7 +106,7 @@ def _prepare(
 ) -> _Query:
     rows = queries.visible(principal, where, show_expired=show_expired)
     statuses = queries.shown_statuses(principal, where)
-    asked = All(
+    asked = AllOf(
         (
             Condition("project", "in", (str(principal.project.id),)),
             Condition("review_status", "in", statuses),
@@ -199,9 +197,7 @@ def _link(candidates: dict[UUID, Candidate]) -> None:
                 candidate.next = to_uuid(following) if following else None
 
 
-def _measure(
-    candidates: dict[UUID, Candidate], ids: Sequence[UUID], vector: Vector | None
-) -> None:
+def _measure(candidates: dict[UUID, Candidate], ids: Sequence[UUID], vector: Vector | None) -> None:
     """Cosines from the vectors in SQL, for those that the index did not name."""
     if vector is None:
         return
@@ -214,9 +210,9 @@ def _measure(
 def _admit_neighbours(candidates: dict[UUID, Candidate], asked: _Query) -> None:
     """The neighbours of the best candidates become answers, if the filter lets them through."""
     scores = base_scores(list(candidates.values()))
-    best = sorted(
-        (c for c in candidates.values() if c.is_candidate), key=lambda c: -scores[c.id]
-    )[:NEIGHBOURS_OF_BEST]
+    best = sorted((c for c in candidates.values() if c.is_candidate), key=lambda c: -scores[c.id])[
+        :NEIGHBOURS_OF_BEST
+    ]
     near = {i for c in best for i in (c.previous, c.next) if i is not None}
     outside = {i for i in near if i in candidates and not candidates[i].is_candidate}
     if not outside:
@@ -253,6 +249,4 @@ def _hydrate(rows: QuerySet[Memory], ranked: Sequence[Ranked]) -> list[Hit]:
     found: dict[UUID, Memory] = {}
     for at in range(0, len(ids), CHUNK):
         found.update({row.id: row for row in rows.filter(id__in=ids[at : at + CHUNK])})
-    return [
-        Hit(found[r.candidate.id], r.score, r.terms) for r in ranked if r.candidate.id in found
-    ]
+    return [Hit(found[r.candidate.id], r.score, r.terms) for r in ranked if r.candidate.id in found]

@@ -17,11 +17,18 @@ from mem0dash.principal import Principal, Scope
 from memories import ingest, purge, queries, records, runtime
 from memories.filters import Node, entity_id, to_q
 from memories.ingest import AddRequest, Results
-from memories.models import ENTITY_FIELDS, AddInput, Collection as MemoryCollection, Memory, MemoryVector, Revision
+from memories.models import (
+    ENTITY_FIELDS,
+    AddInput,
+    Memory,
+    MemoryVector,
+    Revision,
+)
 from memories.records import Draft, Vector
 
 logger = logging.getLogger(__name__)
 
+CONVERSATIONAL: Final = "conversational"
 PROCEDURAL: Final = "procedural_memory"
 BATCH: Final = 500
 
@@ -51,7 +58,7 @@ def add_memories(
     infer: bool = True,
     memory_type: str | None = None,
     prompt: str | None = None,
-    collection: str = MemoryCollection.CONVERSATIONAL,
+    collection: str = CONVERSATIONAL,
 ) -> Added:
     """Stores messages ({role, content, name?}) as memories of the named entities.
 
@@ -130,17 +137,13 @@ def _store_verbatim(principal: Principal, drafts: list[Draft], kept: AddInput) -
     return results
 
 
-def _writable_entities(
-    principal: Principal, entities: Mapping[str, str | None]
-) -> dict[str, str]:
+def _writable_entities(principal: Principal, entities: Mapping[str, str | None]) -> dict[str, str]:
     """The checked ids of a write; the project's default user where none is named."""
     chosen = {name: entity_id(v, name) for name, v in entities.items() if v is not None}
     if not chosen and principal.project.default_user_id:
         chosen = {"user_id": principal.project.default_user_id}
     if not any(name in chosen for name in ENTITY_FIELDS):
-        raise InvalidInputError(
-            "At least one identifier (user_id, agent_id, run_id) is required."
-        )
+        raise InvalidInputError("At least one identifier (user_id, agent_id, run_id) is required.")
     for name in principal.entity_limit or {}:
         if not principal.may_use(name, chosen.get(name, "")):
             raise PermissionDeniedError(f"This credential may not write for this {name}.")
@@ -164,7 +167,7 @@ def update_memory(
     *,
     text: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    expiration_date: date | None | Unset = UNSET,
+    expiration_date: date | Unset | None = UNSET,
 ) -> Memory:
     """Changes text, metadata (merged key by key) or expiry, whichever is given.
 
@@ -215,7 +218,7 @@ def _change(
     principal: Principal,
     text: str | None,
     metadata: Mapping[str, Any] | None,
-    expiration_date: date | None | Unset,
+    expiration_date: date | Unset | None,
 ) -> dict[str, list[Any]]:
     """Sets the new values on the row; which fields changed, as {field: [before, after]}."""
     values: dict[str, Any] = {}
@@ -316,7 +319,9 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
     with transaction.atomic():
         rows = list(
             Memory.objects.select_for_update()
-            .filter(to_q(queries.limit_of(principal)), id__in=wanted, project_id=principal.project.id)
+            .filter(
+                to_q(queries.limit_of(principal)), id__in=wanted, project_id=principal.project.id
+            )
             .exclude(deleted_at=None)
             .exclude(text="")
         )

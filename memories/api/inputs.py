@@ -23,7 +23,7 @@ class Message(BaseModel):
 
 
 class MemoryCreate(BaseModel):
-    """What to remember. Texts are kept word for word unless an LLM is configured and `infer` holds."""
+    """What to remember; word for word, unless an LLM is configured and `infer` is not false."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -131,5 +131,3 @@ def day(value: str | None) -> date | None:
         raise InvalidInputError(
             "expiration_date must be a valid date in YYYY-MM-DD format."
         ) from None
-
-

@@ -18,9 +18,7 @@ class StrictJSONParser(BaseParser):
     media_type = "*/*"
     MAX_DEPTH = 64
 
-    def parse(
-        self, stream: Any, media_type: str | None = None, parser_context: Any = None
-    ) -> Any:
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         raw = stream.read()
         try:
             data = orjson.loads(raw) if raw.strip() else None
@@ -64,4 +62,6 @@ def _deeper_than(data: Any, depth: int) -> bool:
         return False
     if depth == 0:
         return True
-    return any(_deeper_than(v, depth - 1) for v in (data.values() if isinstance(data, dict) else data))
+    return any(
+        _deeper_than(v, depth - 1) for v in (data.values() if isinstance(data, dict) else data)
+    )

@@ -1,7 +1,7 @@
 """The OSS dialect: the memory routes of mem0's own self-hosted server."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -14,7 +14,7 @@ from mem0dash.principal import Principal, Scope
 from memories import queries, search, services
 from memories.api import inputs, shapes
 from memories.api.errors import oss_exception_handler
-from memories.filters import All, Condition, Node, entity_id, parse_filters
+from memories.filters import AllOf, Condition, Node, entity_id, parse_filters
 from memories.filters.language import names_an_entity
 from memories.services import UNSET
 
@@ -25,6 +25,8 @@ THRESHOLD_DEFAULT = 0.1
 OBJECT = OpenApiTypes.OBJECT
 STORED_HEADER = "X-Mem0dash-Stored"
 SEARCH_HEADER = "X-Mem0dash-Search"
+ENTITY_PARAMETERS = [OpenApiParameter(name, str) for name in ("user_id", "agent_id", "run_id")]
+LIST_PARAMETERS = [OpenApiParameter("top_k", int), OpenApiParameter("show_expired", bool)]
 
 
 class OssView(APIView):
@@ -46,7 +48,7 @@ def _named(principal: Principal, **ids: str | None) -> Node | None:
         chosen = {"user_id": principal.project.default_user_id}
     if not chosen:
         return None
-    return All(tuple(Condition(name, "eq", value) for name, value in chosen.items()))
+    return AllOf(tuple(Condition(name, "eq", value) for name, value in chosen.items()))
 
 
 class MemoriesView(OssView):
@@ -78,7 +80,7 @@ class MemoriesView(OssView):
     @extend_schema(
         operation_id="list_memories",
         summary="List memories of an entity; of everyone with scope admin",
-        parameters=[inputs.ListQuery],
+        parameters=[*ENTITY_PARAMETERS, *LIST_PARAMETERS],
         responses=OBJECT,
     )
     def get(self, request: Request) -> Response:
@@ -104,7 +106,7 @@ class MemoriesView(OssView):
     @extend_schema(
         operation_id="delete_memories",
         summary="Delete all memories of an entity (scope admin)",
-        parameters=[inputs.ListQuery],
+        parameters=ENTITY_PARAMETERS,
         responses=OBJECT,
     )
     def delete(self, request: Request) -> Response:
@@ -120,7 +122,7 @@ class MemoriesView(OssView):
         if not ids:
             raise InvalidInputError("At least one identifier is required.")
         conditions = tuple(Condition(name, "eq", value) for name, value in ids.items())
-        services.delete_matching(principal, All(conditions))
+        services.delete_matching(principal, AllOf(conditions))
         return Response({"message": "All relevant memories deleted"})
 
 
@@ -164,7 +166,9 @@ class MemoryView(OssView):
 
 class HistoryView(OssView):
     @extend_schema(
-        operation_id="memory_history", summary="Everything that happened to a memory", responses=OBJECT
+        operation_id="memory_history",
+        summary="Everything that happened to a memory",
+        responses=OBJECT,
     )
     def get(self, request: Request, memory_id: str) -> Response:
         rows = queries.history(self.caller(), memory_id)
@@ -184,9 +188,7 @@ class SearchView(OssView):
         threshold = THRESHOLD_DEFAULT if body.threshold is None else body.threshold
         top_k = SEARCH_DEFAULT if body.top_k is None else body.top_k
         if top_k > inputs.MAX_TOP_K:
-            raise InvalidInputError(
-                f"Invalid top_k: {top_k}. Must be at most {inputs.MAX_TOP_K}."
-            )
+            raise InvalidInputError(f"Invalid top_k: {top_k}. Must be at most {inputs.MAX_TOP_K}.")
         found = search.search_memories(
             principal,
             body.query,
@@ -213,7 +215,7 @@ def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
     named = _named(principal, **top) if top else None
     if named is not None:
         parts.append(named)
-    where: Node = All(tuple(parts))
+    where: Node = AllOf(tuple(parts))
     if not names_an_entity(where):
         default = _named(principal)
         if default is None:
@@ -221,12 +223,12 @@ def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
                 "filters must contain at least one of: user_id, agent_id, run_id. "
                 "Example: filters={'user_id': 'u1'}"
             )
-        where = All((where, default))
+        where = AllOf((where, default))
     return where
 
 
 class EntitiesView(OssView):
-    TYPES = {name: queries.ENTITY_TYPES[name] for name in ("user", "agent", "run")}
+    TYPES: ClassVar = {name: queries.ENTITY_TYPES[name] for name in ("user", "agent", "run")}
 
     @extend_schema(
         operation_id="list_entities", summary="Users, agents and runs with counts", responses=OBJECT

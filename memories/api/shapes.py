@@ -20,13 +20,13 @@ def text_hash(text: str) -> str:
 
 
 def _metadata(memory: Memory) -> dict[str, Any]:
-    """The metadata as it was sent; an app that came elsewhere is shown where clients look for it."""
+    """The metadata as it was sent, with the app where clients of this dialect look for it."""
     if memory.app_id and "app_id" not in memory.metadata:
         return {**memory.metadata, "app_id": memory.app_id}
-    return memory.metadata
+    return dict(memory.metadata)
 
 
-def memory_shape(memory: Memory, *, score: float | None | str = "absent") -> dict[str, Any]:
+def memory_shape(memory: Memory, *, score: float | str | None = "absent") -> dict[str, Any]:
     """One memory; `score` stands in it for get (null) and search, and not in lists."""
     shape: dict[str, Any] = {
         "id": str(memory.id),

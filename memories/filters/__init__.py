@@ -1,14 +1,14 @@
 """One filter language: parsed from what clients send, compiled to SQL and to the index."""
 
-from memories.filters.language import EVERYTHING, All, Any_, Condition, Node, Not
+from memories.filters.language import EVERYTHING, AllOf, AnyOf, Condition, Node, Not
 from memories.filters.parse import entity_id, parse_filters
 from memories.filters.pushdown import pushdown
 from memories.filters.sql import to_q
 
 __all__ = [
     "EVERYTHING",
-    "All",
-    "Any_",
+    "AllOf",
+    "AnyOf",
     "Condition",
     "Node",
     "Not",

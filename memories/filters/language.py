@@ -44,14 +44,14 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class All:
+class AllOf:
     """Every part holds; with no parts, always."""
 
     parts: tuple["Node", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Any_:
+class AnyOf:
     """At least one part holds; with no parts, never."""
 
     parts: tuple["Node", ...]
@@ -64,8 +64,8 @@ class Not:
     part: "Node"
 
 
-Node = Condition | All | Any_ | Not
-EVERYTHING: Final = All(())
+Node = Condition | AllOf | AnyOf | Not
+EVERYTHING: Final = AllOf(())
 
 
 def conditions(node: Node, *, negated: bool = False) -> Iterator[tuple[Condition, bool]]:
@@ -82,7 +82,10 @@ def conditions(node: Node, *, negated: bool = False) -> Iterator[tuple[Condition
 def names_an_entity(node: Node) -> bool:
     """Whether some condition asks, positively, for a user, agent, app or run."""
     return any(
-        c.field in ENTITY_FIELDS and not c.metadata and not negated and c.op in {"eq", "in", "exists"}
+        c.field in ENTITY_FIELDS
+        and not c.metadata
+        and not negated
+        and c.op in {"eq", "in", "exists"}
         for c, negated in conditions(node)
     )
 

@@ -11,8 +11,8 @@ from memories.filters.language import (
     LIST_FIELDS,
     OPERATORS,
     TIME_FIELDS,
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Condition,
     Node,
     Not,
@@ -40,8 +40,7 @@ def entity_id(value: object, name: str) -> str:
         )
     if any(character.isspace() for character in trimmed):
         raise InvalidInputError(
-            f"Invalid {name}: cannot contain whitespace. "
-            "Provide a valid identifier without spaces."
+            f"Invalid {name}: cannot contain whitespace. Provide a valid identifier without spaces."
         )
     if len(trimmed) > 255:
         raise InvalidInputError(f"Invalid {name}: cannot be longer than 255 characters.")
@@ -70,7 +69,7 @@ class _Parser:
         if depth > MAX_DEPTH:
             raise InvalidInputError(f"Invalid filters: nested deeper than {MAX_DEPTH} levels.")
         parts = tuple(self.entry(key, value, depth) for key, value in filters.items())
-        return parts[0] if len(parts) == 1 else All(parts)
+        return parts[0] if len(parts) == 1 else AllOf(parts)
 
     def entry(self, key: str, value: object, depth: int) -> Node:
         logic = _LOGIC.get(key)
@@ -81,15 +80,15 @@ class _Parser:
             raise InvalidInputError(f"Invalid filters: {key} needs at least one filter.")
         parts = tuple(self.mapping(branch, depth + 1) for branch in branches)
         if logic == "AND":
-            return All(parts)
-        return Any_(parts) if logic == "OR" else Not(Any_(parts))
+            return AllOf(parts)
+        return AnyOf(parts) if logic == "OR" else Not(AnyOf(parts))
 
     def field(self, name: str, value: object) -> Node:
         if isinstance(value, Mapping):
             if not value:
                 raise InvalidInputError(f"Invalid filter for {name}: it names no operator.")
             parts = tuple(self.condition(name, op, operand) for op, operand in value.items())
-            return parts[0] if len(parts) == 1 else All(parts)
+            return parts[0] if len(parts) == 1 else AllOf(parts)
         if value == "*":
             return self.condition(name, "exists", None)
         if isinstance(value, list):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from memories.filters.language import EVERYTHING, All, Any_, Condition, Node, Not, Scalar
+from memories.filters.language import EVERYTHING, AllOf, AnyOf, Condition, Node, Not, Scalar
 from memories.models import ENTITY_FIELDS
 
 # What the index carries with every point; everything else is checked in SQL alone.
@@ -43,14 +43,16 @@ def pushdown(node: Node) -> tuple[Node, bool]:
 
     The part never excludes anything that `node` lets through.
     """
-    if isinstance(node, All):
+    if isinstance(node, AllOf):
         parts = [pushdown(part) for part in node.parts]
-        return All(tuple(part for part, _ in parts if part != EVERYTHING)), all(e for _, e in parts)
-    if isinstance(node, Any_):
+        return AllOf(tuple(part for part, _ in parts if part != EVERYTHING)), all(
+            e for _, e in parts
+        )
+    if isinstance(node, AnyOf):
         parts = [pushdown(part) for part in node.parts]
         if any(part == EVERYTHING for part, _ in parts):
             return EVERYTHING, all(exact for _, exact in parts)
-        return Any_(tuple(part for part, _ in parts)), all(exact for _, exact in parts)
+        return AnyOf(tuple(part for part, _ in parts)), all(exact for _, exact in parts)
     if isinstance(node, Not):
         part, exact = pushdown(node.part)
         return (Not(part), True) if exact else (EVERYTHING, False)
@@ -59,7 +61,9 @@ def pushdown(node: Node) -> tuple[Node, bool]:
 
 def _condition(c: Condition) -> tuple[Node, bool]:
     if c.op in {"ne", "nin"}:
-        return pushdown(Not(Condition(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata)))
+        return pushdown(
+            Not(Condition(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata))
+        )
     if c.op not in {"eq", "in"}:
         return EVERYTHING, False
     values: tuple[Scalar, ...] = c.value if isinstance(c.value, tuple) else (c.value,)

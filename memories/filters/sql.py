@@ -6,15 +6,14 @@ from datetime import date
 from typing import Any, ClassVar
 
 from django.db.models import BooleanField, Expression, F, Q
-from django.db.models.expressions import Combinable
 from django.db.models.sql.compiler import SQLCompiler
 
 from memories.filters.language import (
     DATE_FIELDS,
     LIST_FIELDS,
     TIME_FIELDS,
-    All,
-    Any_,
+    AllOf,
+    AnyOf,
     Condition,
     Node,
     Not,
@@ -26,13 +25,13 @@ NOTHING = Q(pk__in=[])
 
 
 def to_q(node: Node) -> Q:
-    """A Q over Memory that holds exactly where `node` does. A missing metadata key equals nothing."""
-    if isinstance(node, All):
+    """A Q over Memory that holds exactly where `node` does; a missing key equals nothing."""
+    if isinstance(node, AllOf):
         result = Q()
         for part in node.parts:
             result &= to_q(part)
         return result
-    if isinstance(node, Any_):
+    if isinstance(node, AnyOf):
         if not node.parts:
             return NOTHING
         result = to_q(node.parts[0])
@@ -58,7 +57,7 @@ def _condition(c: Condition) -> Q:
         values = c.value if isinstance(c.value, tuple) else (c.value,)
         if not c.metadata and c.field not in LIST_FIELDS and None not in values:
             return Q(**{f"{c.field}__in": [_column_value(c.field, v) for v in values]})
-        return to_q(Any_(tuple(Condition(c.field, "eq", v, c.metadata) for v in values)))
+        return to_q(AnyOf(tuple(Condition(c.field, "eq", v, c.metadata) for v in values)))
     if c.metadata:
         return Q(JsonHolds("metadata", c.op, _scalar(c), key=c.field))
     if c.field in LIST_FIELDS:
@@ -81,7 +80,9 @@ def _column(c: Condition) -> Q:
     value = _column_value(c.field, _scalar(c))
     if c.op == "eq":
         return Q(**{c.field: value})
-    return Q(TextHolds(c.field, c.op, value)) if not nullable else Q(**{f"{c.field}__{c.op}": value})
+    return (
+        Q(TextHolds(c.field, c.op, value)) if not nullable else Q(**{f"{c.field}__{c.op}": value})
+    )
 
 
 def _column_value(field: str, value: Scalar) -> Any:
@@ -100,7 +101,7 @@ class _Holds(Expression):
 
     def __init__(self, column: str, op: str, value: Any) -> None:
         super().__init__(output_field=BooleanField())
-        self.column: Combinable = F(column)
+        self.column: Any = F(column)
         self.op = op
         self.value = value
 
@@ -176,7 +177,9 @@ class JsonHolds(_Holds):
         if self.op == "icontains":
             value = value.lower() if postgresql else value.casefold()
         element = "a.value #>> '{}'" if postgresql else "a.value"
-        each = f"jsonb_array_elements({sql}) AS a(value)" if postgresql else f"json_each({sql}) AS a"
+        each = (
+            f"jsonb_array_elements({sql}) AS a(value)" if postgresql else f"json_each({sql}) AS a"
+        )
         if self.op == "icontains":
             element = f"lower({element})" if postgresql else f"mem0dash_casefold({element})"
         compare = self._COMPARE.get(self.op, "=")
@@ -232,8 +235,14 @@ def _contained(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tup
         tests.append(f"(jsonb_typeof({at}) = 'array' AND {at} @> %s::jsonb)")
         params.append(json.dumps(value))
     else:
-        kind = "AND a.type IN ('true', 'false')" if isinstance(value, bool) else (
-            "AND a.type = 'text'" if isinstance(value, str) else "AND a.type IN ('integer', 'real')"
+        kind = (
+            "AND a.type IN ('true', 'false')"
+            if isinstance(value, bool)
+            else (
+                "AND a.type = 'text'"
+                if isinstance(value, str)
+                else "AND a.type IN ('integer', 'real')"
+            )
         )
         # CASE keeps json_each away from values that are no arrays: SQLite would refuse them.
         array = f"CASE WHEN {at}.type = 'array' THEN {at}.value ELSE '[]' END"

@@ -1,15 +1,15 @@
 """The embedded index: Qdrant Edge in this process, exact search, one process per directory."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import wraps
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import qdrant_edge as edge
 
 from mem0dash.errors import IndexUnavailableError
-from memories.filters import All, Any_, Condition, Node, Not
+from memories.filters import AllOf, AnyOf, Condition, Node, Not
 from memories.filters.pushdown import INDEXED_FIELDS, METADATA_WORDS
 from memories.index.base import Hits, Point
 from memories.records import Vector
@@ -19,25 +19,16 @@ LEXICAL: Final = "bm25"
 EXPIRES: Final = "expires"
 _SCAN_PAGE: Final = 5000
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def _translated(
-    call: Callable[Concatenate["EdgeIndex", P], R],
-) -> Callable[Concatenate["EdgeIndex", P], R]:
+@contextmanager
+def _translated() -> Iterator[None]:
     """Any failure of the index becomes IndexUnavailableError; an outage is never an empty list."""
-
-    @wraps(call)
-    def translated(self: "EdgeIndex", *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return call(self, *args, **kwargs)
-        except IndexUnavailableError:
-            raise
-        except Exception as error:
-            raise IndexUnavailableError("The memory index failed.") from error
-
-    return translated
+    try:
+        yield
+    except IndexUnavailableError:
+        raise
+    except Exception as error:
+        raise IndexUnavailableError("The memory index failed.") from error
 
 
 class EdgeIndex:
@@ -74,7 +65,7 @@ class EdgeIndex:
         shard.update(edge.UpdateOperation.create_field_index(EXPIRES, number))
         return shard
 
-    @_translated
+    @_translated()
     def upsert(self, points: Sequence[Point]) -> None:
         if not points:
             return
@@ -86,12 +77,12 @@ class EdgeIndex:
             rows.append(edge.Point(str(point.id), vectors, {**point.fields, "rev": point.rev}))
         self._shard.update(edge.UpdateOperation.upsert_points(rows))
 
-    @_translated
+    @_translated()
     def delete(self, ids: Collection[UUID]) -> None:
         if ids:
             self._shard.update(edge.UpdateOperation.delete_points([str(i) for i in ids]))
 
-    @_translated
+    @_translated()
     def search(
         self,
         vector: Vector,
@@ -104,7 +95,7 @@ class EdgeIndex:
         nearest = edge.Query.Nearest(vector.tolist(), None)
         return self._query(nearest, limit, where, now, ids)
 
-    @_translated
+    @_translated()
     def search_text(
         self,
         query: str,
@@ -127,7 +118,7 @@ class EdgeIndex:
         now: float | None,
         ids: Collection[UUID] | None,
     ) -> Hits:
-        must = [_native(where)] if where != All(()) else []
+        must = [_native(where)] if where != AllOf(()) else []
         must_not: list[Any] = []
         if now is not None:
             must_not.append(edge.FieldCondition(EXPIRES, range=edge.RangeFloat(lte=now)))
@@ -140,7 +131,7 @@ class EdgeIndex:
     def words(self, text: str) -> frozenset[int]:
         return frozenset(self._bm25.embed_query(text).indices)
 
-    @_translated
+    @_translated()
     def scan_ids(self) -> Iterator[tuple[UUID, int]]:
         return iter(self._scan())
 
@@ -154,15 +145,15 @@ class EdgeIndex:
             if offset is None:
                 return found
 
-    @_translated
+    @_translated()
     def count(self) -> int:
         return int(self._shard.count(edge.CountRequest(exact=True)))
 
-    @_translated
+    @_translated()
     def flush(self) -> None:
         self._shard.flush()
 
-    @_translated
+    @_translated()
     def close(self) -> None:
         self._shard.close()
 
@@ -175,6 +166,6 @@ def _native(node: Node) -> Any:
     if isinstance(node, Not):
         return edge.Filter(must_not=[_native(node.part)])
     parts = [_native(part) for part in node.parts]
-    if isinstance(node, Any_) and not parts:
+    if isinstance(node, AnyOf) and not parts:
         return edge.HasIdCondition(set())
-    return edge.Filter(should=parts) if isinstance(node, Any_) else edge.Filter(must=parts)
+    return edge.Filter(should=parts) if isinstance(node, AnyOf) else edge.Filter(must=parts)

@@ -128,9 +128,9 @@ class Indexer:
         """Applies what is pending in SQL and writes down what is on disk; how many were applied."""
         with self._lock:
             waiting = Memory.objects.filter(rev__gt=F("indexed_rev")).values_list("id", "rev")
-            ids = [
-                id_ for id_, rev in waiting[: BATCH * 4] if self._applied.get(id_) != rev
-            ][:BATCH]
+            ids = [id_ for id_, rev in waiting[: BATCH * 4] if self._applied.get(id_) != rev][
+                :BATCH
+            ]
             self.apply(ids)
             applied, self._applied = self._applied, {}
             if applied:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_turns(data):
     for sessions in data["users"].values():
         for session in sessions:
             roles = [turn["role"] for turn in session["turns"]]
-            assert all(a != b for a, b in zip(roles, roles[1:])), session["run_id"]
+            assert all(a != b for a, b in pairwise(roles)), session["run_id"]
 
 
 def test_texts_are_distinct(data):
@@ -92,8 +93,8 @@ def test_dates_are_iso_and_increase_within_a_user(data):
     for user, sessions in data["users"].items():
         dates = [datetime.fromisoformat(session["date"]) for session in sessions]
         assert all(date.tzinfo is not None for date in dates), user
-        assert all(a < b for a, b in zip(dates, dates[1:])), user
-        for session, date in zip(sessions, dates):
+        assert all(a < b for a, b in pairwise(dates)), user
+        for session, date in zip(sessions, dates, strict=True):
             assert session["run_id"].startswith(date.date().isoformat()), session["run_id"]
 
 

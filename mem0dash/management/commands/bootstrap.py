@@ -41,7 +41,9 @@ class Command(BaseCommand):
             raise CommandError(error.message) from error
         base_url = settings.PUBLIC_URL or f"http://{settings.HOST}:{settings.PORT}"
         if not options["json"]:
-            self.stdout.write(f"{owner.email} owns this instance. The first key, shown once:\n{key}")
+            self.stdout.write(
+                f"{owner.email} owns this instance. The first key, shown once:\n{key}"
+            )
             return
         answer = {
             "email": owner.email,

@@ -18,7 +18,7 @@ from mem0dash.errors import Mem0dashError
 class Command(BaseCommand):
     help = "Migrates the database, checks the configuration and serves on HOST:PORT."
     # serve runs the checks itself, after the migration.
-    requires_system_checks: list[str] = []
+    requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._prepare_database()

@@ -1,0 +1,188 @@
+"""What every test can ask for: people, keys, a running engine, and a client."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from django.conf import settings
+
+from accounts.models import Account, Membership, Project, Role
+from apikeys.services import create_api_key
+from mem0dash.principal import Principal, Scope
+from memories import runtime
+from memories.engine.engine import Engine
+from memories.index.edge import EdgeIndex
+from memories.index.indexer import Indexer
+
+
+class WordEmbedder:
+    """A stand-in for the model: texts that share words are near each other. 64 dimensions."""
+
+    model_key = "test/words-1"
+    dims = 64
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.error: Exception | None = None
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.batches.append(list(texts))
+        if self.error:
+            raise self.error
+        return np.stack([self._vector(text) for text in texts]) if texts else np.zeros((0, 64))
+
+    def _vector(self, text: str) -> Any:
+        vector = np.zeros(self.dims, np.float32)
+        for word in text.casefold().split():
+            vector[hashlib.md5(word.strip(".,?!").encode()).digest()[0] % self.dims] += 1
+        return vector / (np.linalg.norm(vector) or 1)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """SQLite on disk: threads need connections of their own."""
+    for database in settings.DATABASES.values():
+        if database["ENGINE"].endswith("sqlite3"):
+            suffix = database["TEST"].get("NAME") or "test"
+            name = Path(str(suffix)).name.replace(":", "").replace("?", "") or "test"
+            database["TEST"]["NAME"] = str(settings.DATA_DIR / f"{name}.sqlite3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passwords() -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture
+def embedder() -> WordEmbedder:
+    return WordEmbedder()
+
+
+@pytest.fixture
+def engine(db: None, embedder: WordEmbedder, tmp_path: Path) -> Iterator[runtime.Runtime]:
+    """A running engine: real index, real database, stand-in model, no background thread."""
+    root = tmp_path / "index"
+    root.mkdir()
+    indexer = Indexer(root, embedder.model_key, embedder.dims, open_index=EdgeIndex)
+    running = runtime.Runtime(Engine(embedder), indexer)
+    runtime.install(running)
+    yield running
+    runtime.install(None)
+    indexer.index.close()
+
+
+@pytest.fixture
+def project(db: None) -> Project:
+    return Project.objects.get(slug="default")
+
+
+@pytest.fixture
+def other_project(db: None) -> Project:
+    return Project.objects.create(slug="other", name="Other")
+
+
+@pytest.fixture
+def alice(db: None) -> Account:
+    """The instance owner."""
+    account = Account(email="alice@example.org", name="Alice", is_owner=True)
+    account.set_password("correct horse battery")
+    account.save()
+    return account
+
+
+@pytest.fixture
+def bob(project: Project) -> Account:
+    """A member of project Default."""
+    account = Account.objects.create(email="bob@example.org", name="Bob")
+    Membership.objects.create(project=project, account=account, role=Role.MEMBER)
+    return account
+
+
+@pytest.fixture
+def charlie(other_project: Project) -> Account:
+    """A stranger: admin of another project."""
+    account = Account.objects.create(email="charlie@example.org", name="Charlie")
+    Membership.objects.create(project=other_project, account=account, role=Role.ADMIN)
+    return account
+
+
+MakeKey = Callable[..., str]
+
+
+@pytest.fixture
+def key(alice: Account, project: Project) -> MakeKey:
+    """`key("read", "write", owner=…, project=…, …)` makes a key; Alice's in Default otherwise."""
+
+    def make(*scopes: str, owner: Account = alice, project: Project = project, **rest: Any) -> str:
+        chosen = [Scope(scope) for scope in scopes] or None
+        return create_api_key(owner=owner, project=project, label="test", scopes=chosen, **rest)[1]
+
+    return make
+
+
+class Api:
+    """A JSON client with one key."""
+
+    def __init__(self, client: Any, key: str | None = None) -> None:
+        self.client = client
+        self.headers = {"X-API-Key": key} if key else {}
+
+    def __call__(self, method: str, path: str, body: Any = None, **rest: Any) -> Any:
+        headers = {**self.headers, **rest.pop("headers", {})}
+        call = getattr(self.client, method.lower())
+        if body is not None:
+            rest |= {"data": body, "content_type": "application/json"}
+        return call(path, headers=headers, **rest)
+
+    def get(self, path: str, **rest: Any) -> Any:
+        return self("GET", path, **rest)
+
+    def post(self, path: str, body: Any, **rest: Any) -> Any:
+        return self("POST", path, body, **rest)
+
+    def put(self, path: str, body: Any, **rest: Any) -> Any:
+        return self("PUT", path, body, **rest)
+
+    def delete(self, path: str, **rest: Any) -> Any:
+        return self("DELETE", path, **rest)
+
+    def add(self, text: str, user_id: str = "alice", **fields: Any) -> str:
+        """Stores one memory; its id."""
+        body = {"messages": [{"role": "user", "content": text}], "user_id": user_id, **fields}
+        answer = self.post("/memories", body)
+        assert answer.status_code == 200, answer.content
+        return str(answer.json()["results"][0]["id"])
+
+    def search(self, query: str, user_id: str = "alice", **fields: Any) -> list[dict[str, Any]]:
+        answer = self.post("/search", {"query": query, "user_id": user_id, **fields})
+        assert answer.status_code == 200, answer.content
+        return list(answer.json()["results"])
+
+
+@pytest.fixture
+def api(engine: runtime.Runtime, client: Any, key: MakeKey) -> Api:
+    """The client of Alice, with every right."""
+    return Api(client, key())
+
+
+@pytest.fixture
+def as_key(client: Any) -> Callable[[str | None], Api]:
+    return lambda key: Api(client, key)
+
+
+@pytest.fixture
+def owner(alice: Account, project: Project) -> Principal:
+    """Alice as services see her."""
+    from apikeys.services import project_view
+
+    return Principal(
+        project=project_view(project),
+        scopes=frozenset(Scope),
+        via="api_key",
+        account_id=alice.id,
+        is_owner=True,
+        request_id="test",
+    )

@@ -1,0 +1,31 @@
+"""The environment of the tests, set before Django reads it: own data, own database, no key.
+
+`TEST_DATABASE=postgresql` runs the same tests on a throw-away PostgreSQL cluster.
+"""
+
+import atexit
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+if "MEM0DASH_TEST_PROCESS" not in os.environ:  # workers inherit what this process has set
+    os.environ["MEM0DASH_TEST_PROCESS"] = str(os.getpid())
+    data = Path(os.environ.get("MEM0DASH_DATA_DIR") or ROOT / "data")
+    os.environ.setdefault("MEM0DASH_MODEL_DIR", str(data / "models"))
+    scratch = tempfile.TemporaryDirectory(prefix="mem0dash-test-", ignore_cleanup_errors=True)
+    atexit.register(scratch.cleanup)
+    os.environ["MEM0DASH_DATA_DIR"] = scratch.name
+    for name in ("ADMIN_API_KEY", "AUTH_DISABLED", "PUBLIC_URL", "TRUSTED_PROXIES", "DATABASE_URL"):
+        os.environ.pop(name, None)
+    os.environ["ALLOWED_HOSTS"] = "testserver"
+    os.environ["LOG_LEVEL"] = "CRITICAL"
+    if os.environ.get("TEST_DATABASE") == "postgresql":
+        from prove.postgres import HOW_TO_GET, Cluster, missing
+
+        if missing():
+            raise SystemExit(f"{HOW_TO_GET}; without it only the SQLite tests can run.")
+        cluster = Cluster()
+        atexit.register(cluster.remove)
+        os.environ["DATABASE_URL"] = cluster.url()
