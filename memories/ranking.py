@@ -11,10 +11,13 @@ LEXICAL: Final = 0.4
 NEIGHBOUR: Final = 0.4
 SESSION: Final = 0.7
 QUESTION: Final = 0.15
-DATE: Final = 0.2
+DATE: Final = 0.6
 SESSION_BEST: Final = 3
 # Days outside the time that a query names after which closeness has halved.
 DATE_HALF_LIFE: Final = 14.0
+
+
+Interval = tuple[date, date]
 
 
 @dataclass(slots=True)
@@ -44,28 +47,37 @@ class Ranked:
     terms: dict[str, float] = field(default_factory=dict)
 
 
-def base_scores(pool: Sequence[Candidate]) -> dict[UUID, float]:
-    """s0 = cos + 0.4 · bm25 / max(bm25), for each member of the pool."""
-    most = max((c.bm25 for c in pool), default=0.0) or 1.0
-    return {c.id: c.cosine + LEXICAL * c.bm25 / most for c in pool}
+def lexical_weight(pool: Sequence[Candidate], coverage: float) -> float:
+    """What one point of BM25 adds: 0.4 · √coverage / max(bm25).
+
+    `coverage` is the share of the query's content words that the best match by words holds: where
+    even the best holds few of them, words say little, and meaning decides.
+    """
+    most = max((c.bm25 for c in pool), default=0.0)
+    return LEXICAL * coverage**0.5 / most if most > 0 else 0.0
 
 
-def rank(pool: Sequence[Candidate], query: str, *, now: datetime) -> list[Ranked]:
+def base_scores(pool: Sequence[Candidate], coverage: float) -> dict[UUID, float]:
+    """s0 = cos + lexical weight · bm25, for each member of the pool."""
+    weight = lexical_weight(pool, coverage)
+    return {c.id: c.cosine + weight * c.bm25 for c in pool}
+
+
+def rank(
+    pool: Sequence[Candidate], *, coverage: float, interval: Interval | None = None
+) -> list[Ranked]:
     """The candidates of the pool, best first; ties fall to the newer, then to the id.
 
     score = s0 + 0.4 · best neighbour's s0 + 0.7 · mean of the session's three best s0
-            − 0.15 · [ends in "?"] + 0.2 · closeness to the date that the query names,
+            − 0.15 · [ends in "?"] + 0.6 · closeness to the `interval` that the query names,
     divided by the sum of the weights that can apply, and cut to 0..1. A memory outside of any
     conversation stands in for its own session, so that it competes on equal terms.
     """
-    s0 = base_scores(pool)
+    s0 = base_scores(pool, coverage)
     sessions = _session_means(pool, s0)
-    interval = named_interval(query, now)
-    has_words = any(c.bm25 > 0 for c in pool)
-    weights = 1.0 + (LEXICAL if has_words else 0.0)
-    weights *= 1.0 + NEIGHBOUR + SESSION
+    weight = lexical_weight(pool, coverage)
+    weights = (1.0 + LEXICAL * coverage**0.5) * (1.0 + NEIGHBOUR + SESSION)
     weights += DATE if interval else 0.0
-    most = max((c.bm25 for c in pool), default=0.0) or 1.0
     ranked = []
     for c in pool:
         if not c.is_candidate:
@@ -74,7 +86,7 @@ def rank(pool: Sequence[Candidate], query: str, *, now: datetime) -> list[Ranked
         own = s0[c.id]
         terms = {
             "semantic": c.cosine,
-            "lexical": LEXICAL * c.bm25 / most,
+            "lexical": weight * c.bm25,
             "neighbour": NEIGHBOUR * (max(near) if near else 0.0 if c.session else own),
             "session": SESSION * (sessions[c.session] if c.session else own),
             "question": -QUESTION if c.text.rstrip().endswith(("?", "？")) else 0.0,
@@ -97,9 +109,6 @@ def _session_means(pool: Sequence[Candidate], s0: dict[UUID, float]) -> dict[str
         session: sum(sorted(values, reverse=True)[:SESSION_BEST]) / min(len(values), SESSION_BEST)
         for session, values in scores.items()
     }
-
-
-Interval = tuple[date, date]
 
 
 def closeness(moment: datetime, interval: Interval) -> float:

@@ -33,11 +33,9 @@ RESERVED_METADATA: Final = frozenset(
 
 @dataclass(slots=True)
 class Draft:
-    """A memory about to be stored. `vector` None leaves it to be embedded later."""
+    """A memory about to be stored."""
 
     text: str
-    vector: Vector | None = None
-    model_key: str = ""
     entities: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     role: str = ""
@@ -122,54 +120,75 @@ def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, A
     return columns
 
 
-def insert(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID) -> list[Memory]:
-    """Writes rows, vectors and ADD revisions; the caller holds the transaction."""
+def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID) -> list[Memory]:
+    """Unsaved rows for the drafts of one add, in their order."""
     now = timezone.now()
-    memories = [
-        _new_row(draft, principal, batch_id, seq, len(drafts), now)
-        for seq, draft in enumerate(drafts)
-    ]
+    rows = []
+    for seq, draft in enumerate(drafts):
+        metadata = {k: v for k, v in draft.metadata.items() if k not in RESERVED_METADATA}
+        # Imports bring their own time; without one, the turns of one add keep their order by it.
+        created_at = parse_instant(metadata.get("created_at"))
+        if created_at is not None:
+            del metadata["created_at"]
+        created_at = created_at or now + timedelta(microseconds=seq)
+        rows.append(
+            Memory(
+                id=draft.id,
+                project_id=principal.project.id,
+                collection=draft.collection,
+                text=draft.text,
+                text_fold=fold(draft.text),
+                **{name: draft.entities.get(name, "") for name in ENTITY_FIELDS},
+                actor_id=draft.actor_id[:255],
+                role=draft.role[:50],
+                attributed_to=draft.attributed_to[:50],
+                memory_type=draft.memory_type[:50],
+                metadata=metadata,
+                expiration_date=draft.expiration_date,
+                fingerprint=fingerprint(draft.text),
+                batch_id=batch_id,
+                seq=seq,
+                session=session_key(draft.entities, batch_id, len(drafts)),
+                created_at=created_at,
+                updated_at=created_at,
+                **provenance(metadata, principal),
+            )
+        )
+    return rows
+
+
+def embedded_text(memory: Memory, text: str | None = None) -> str:
+    """What the embedder reads for `memory` (or for its new `text`).
+
+    A turn of a conversation carries its day, so that "what did we say on 5 March" finds it.
+    """
+    text = memory.text if text is None else text
+    if not (memory.role and memory.session):
+        return text
+    day = memory.created_at.astimezone(UTC)
+    return f"{text} ({day.day} {day:%B %Y})"
+
+
+def insert(
+    memories: Sequence[Memory],
+    vectors: Sequence[Vector | None],
+    model_key: str,
+    *,
+    principal: Principal,
+) -> None:
+    """Writes rows, vectors and ADD revisions; the caller holds the transaction.
+
+    A row without a vector is embedded later.
+    """
+    now = timezone.now()
     Memory.objects.bulk_create(memories)
     MemoryVector.objects.bulk_create(
-        vector_row(memory, draft.vector, draft.model_key)
-        for memory, draft in zip(memories, drafts, strict=True)
-        if draft.vector is not None
+        vector_row(memory, vector, model_key)
+        for memory, vector in zip(memories, vectors, strict=True)
+        if vector is not None
     )
     Revision.objects.bulk_create(
         revision(memory, "ADD", principal, new_text=memory.text, at=now) for memory in memories
-    )
-    return memories
-
-
-def _new_row(
-    draft: Draft, principal: Principal, batch_id: uuid.UUID, seq: int, size: int, now: datetime
-) -> Memory:
-    metadata = {k: v for k, v in draft.metadata.items() if k not in RESERVED_METADATA}
-    # Imports bring their own time; without one, the turns of one add keep their order by it.
-    created_at = parse_instant(metadata.get("created_at"))
-    if created_at is not None:
-        del metadata["created_at"]
-    created_at = created_at or now + timedelta(microseconds=seq)
-    return Memory(
-        id=draft.id,
-        project_id=principal.project.id,
-        collection=draft.collection,
-        text=draft.text,
-        text_fold=fold(draft.text),
-        **{name: draft.entities.get(name, "") for name in ENTITY_FIELDS},
-        actor_id=draft.actor_id[:255],
-        role=draft.role[:50],
-        attributed_to=draft.attributed_to[:50],
-        memory_type=draft.memory_type[:50],
-        metadata=metadata,
-        expiration_date=draft.expiration_date,
-        fingerprint=fingerprint(draft.text),
-        batch_id=batch_id,
-        seq=seq,
-        session=session_key(draft.entities, batch_id, size),
-        created_at=created_at,
-        updated_at=created_at,
-        **provenance(metadata, principal),
     )
 
 

@@ -108,7 +108,7 @@ class Runtime:
             rows = list(
                 Memory.objects.filter(deleted_at=None)
                 .exclude(vector__model_key=self.engine.model_key)
-                .only("id", "text", "rev")[:EMBED_BATCH]
+                .only("id", "text", "rev", "role", "session", "created_at")[:EMBED_BATCH]
             )
             if not rows:
                 break
@@ -119,7 +119,7 @@ class Runtime:
         return total
 
     def _embed(self, rows: list[Memory]) -> None:
-        vectors = self.engine.embed([row.text for row in rows])
+        vectors = self.engine.embed([records.embedded_text(row) for row in rows])
         with transaction.atomic():
             # A text that changed meanwhile got its vector with the change.
             current = dict(

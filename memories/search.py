@@ -1,7 +1,8 @@
 """Finds memories: candidates by meaning and by words, ranked with the conversation around."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -16,13 +17,23 @@ from memories import queries, runtime
 from memories.filters import EVERYTHING, AllOf, Condition, Node, pushdown
 from memories.index.base import VectorIndex
 from memories.models import Memory, MemoryVector
-from memories.ranking import Candidate, Ranked, base_scores, rank
+from memories.ranking import (
+    Candidate,
+    Interval,
+    Ranked,
+    base_scores,
+    closeness,
+    named_interval,
+    rank,
+)
 from memories.records import Vector
 
 POOL: Final = 100
 # A filter that the index cannot answer is resolved in SQL up to this many memories.
 RESOLVED_IDS: Final = 10_000
 NEIGHBOURS_OF_BEST: Final = 20
+COVERAGE_OF: Final = 3
+DATED_DAYS: Final = 31
 CHUNK: Final = 10_000
 
 
@@ -54,6 +65,7 @@ class _Query:
     ids: Collection[UUID] | None
     now: float | None
     pool: int
+    interval: Interval | None
 
 
 def search_memories(
@@ -79,9 +91,7 @@ def search_memories(
     vector = current.engine.embed_query(query)
     mode: Literal["semantic", "keyword"] = "keyword" if vector is None else "semantic"
     asked = _prepare(principal, query, vector, where, top_k, show_expired)
-    pool = _pool(current.index, asked)
-    admitted = _admitted(pool, query, threshold, current.index, by_words=vector is None)
-    ranked = [r for r in rank(pool, query, now=timezone.now()) if r.candidate.id in admitted]
+    ranked = _ranked(current.index, asked, threshold)
     return Found(_hydrate(asked.rows, ranked[:top_k]), mode)
 
 
@@ -122,36 +132,89 @@ def _prepare(
         ids = list(rows.values_list("id", flat=True)[: RESOLVED_IDS + 1])
         ids = None if len(ids) > RESOLVED_IDS else ids
     pool = max(POOL, 2 * top_k) * (1 if exact or ids is not None else 20)
-    now = None if show_expired else timezone.now().timestamp()
-    return _Query(query, vector, rows, pushed, ids, now, pool)
+    now = timezone.now()
+    cutoff = None if show_expired else now.timestamp()
+    interval = named_interval(query, now)
+    return _Query(query, vector, rows, pushed, ids, cutoff, pool, interval)
 
 
-def _pool(index: VectorIndex, asked: _Query) -> list[Candidate]:
-    """Candidates by meaning and by words, re-checked in SQL, with their neighbours."""
+def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]:
+    """Candidates by meaning, by words and by date, with their neighbours, gated and ranked."""
+    candidates = _candidates(index, asked)
+    coverage = _coverage(index, asked.text, candidates.values())
+    passing = _passing(index, asked, candidates.values(), threshold)
+    pool = _with_neighbours(candidates, asked)
+    passing |= _admit_neighbours(pool, passing, asked, coverage)
+    ranked = rank(list(pool.values()), coverage=coverage, interval=asked.interval)
+    return [r for r in ranked if r.candidate.id in passing]
+
+
+def _candidates(index: VectorIndex, asked: _Query) -> dict[UUID, Candidate]:
+    """The nearest by meaning, the best by words, and what is of the day or month that the query
+    names; all re-checked in SQL, all with cosine and BM25."""
     limits: dict[str, Any] = {"limit": asked.pool, "where": asked.where, "now": asked.now}
     limits["ids"] = asked.ids
     dense = dict(index.search(asked.vector, **limits)) if asked.vector is not None else {}
     lexical = dict(index.search_text(asked.text, **limits))
-    candidates = _load(asked.rows, dense.keys() | lexical.keys())
-    for id_, candidate in candidates.items():
+    found = _load(asked.rows, dense.keys() | lexical.keys() | _dated(asked))
+    for id_, candidate in found.items():
         candidate.bm25 = lexical.get(id_, 0.0)
         candidate.cosine = dense.get(id_, 0.0)
-    # Within a full pool the index may have left points out: their cosine is made from SQL.
-    missing = [id_ for id_ in candidates if id_ not in dense]
+    _measure(found, [id_ for id_ in found if id_ not in dense], asked.vector)
+    return found
+
+
+def _dated(asked: _Query) -> set[UUID]:
+    """Memories of the time that the query names, unless that is too long to tell them apart."""
+    if asked.interval is None or (asked.interval[1] - asked.interval[0]).days > DATED_DAYS:
+        return set()
+    start, end = (datetime.combine(day, time.min, tzinfo=UTC) for day in asked.interval)
+    rows = asked.rows.filter(created_at__gte=start, created_at__lt=end + timedelta(days=1))
+    return set(rows.order_by("created_at").values_list("id", flat=True)[:POOL])
+
+
+def _coverage(index: VectorIndex, query: str, candidates: Iterable[Candidate]) -> float:
+    """The share (0..1) of the query's content words that the best matches by words hold."""
+    asked = index.words(query)
+    best = sorted((c for c in candidates if c.bm25 > 0), key=lambda c: -c.bm25)[:COVERAGE_OF]
+    if not asked or not best:
+        return 0.0
+    return max(len(asked & index.words(c.text)) for c in best) / len(asked)
+
+
+def _passing(
+    index: VectorIndex, asked: _Query, candidates: Iterable[Candidate], threshold: float
+) -> set[UUID]:
+    """Who passes the threshold: by cosine, by holding half of the query's content words, or by
+    being of the day that the query names."""
+    words = index.words(asked.text)
+
+    def passes(candidate: Candidate) -> bool:
+        if asked.vector is None:
+            return candidate.bm25 > 0
+        if candidate.cosine >= threshold:
+            return True
+        if asked.interval and closeness(candidate.created_at, asked.interval) == 1.0:
+            return True
+        if candidate.bm25 <= 0:
+            return False
+        return 2 * len(words & index.words(candidate.text)) >= len(words)
+
+    return {candidate.id for candidate in candidates if passes(candidate)}
+
+
+def _with_neighbours(candidates: dict[UUID, Candidate], asked: _Query) -> dict[UUID, Candidate]:
+    """The candidates and, as lenders of their scores, the turns around them.
+
+    A neighbour lends whatever its own status: it is of the same conversation.
+    """
     _link(candidates)
     around = {i for c in candidates.values() for i in (c.previous, c.next) if i is not None}
-    lenders = _load(_same_project(asked), around - candidates.keys())
+    lenders = _load(Memory.objects.filter(deleted_at=None), around - candidates.keys())
     for lender in lenders.values():
         lender.is_candidate = False
-    everything = {**candidates, **lenders}
-    _measure(everything, [*missing, *lenders], asked.vector)
-    _admit_neighbours(everything, asked)
-    return list(everything.values())
-
-
-def _same_project(asked: _Query) -> QuerySet[Memory]:
-    """Neighbours lend their score whatever their status: they share the conversation's scope."""
-    return Memory.objects.filter(deleted_at=None)
+    _measure(lenders, list(lenders), asked.vector)
+    return {**candidates, **lenders}
 
 
 def _load(rows: QuerySet[Memory], ids: Collection[UUID]) -> dict[UUID, Candidate]:
@@ -207,40 +270,20 @@ def _measure(candidates: dict[UUID, Candidate], ids: Sequence[UUID], vector: Vec
             candidates[id_].cosine = float(np.frombuffer(data, dtype="<f4") @ vector)
 
 
-def _admit_neighbours(candidates: dict[UUID, Candidate], asked: _Query) -> None:
-    """The neighbours of the best candidates become answers, if the filter lets them through."""
-    scores = base_scores(list(candidates.values()))
-    best = sorted((c for c in candidates.values() if c.is_candidate), key=lambda c: -scores[c.id])[
-        :NEIGHBOURS_OF_BEST
-    ]
-    near = {i for c in best for i in (c.previous, c.next) if i is not None}
-    outside = {i for i in near if i in candidates and not candidates[i].is_candidate}
-    if not outside:
-        return
-    admitted = {i: candidates[i] for i in _load(asked.rows, outside)}
-    for candidate in admitted.values():
-        candidate.is_candidate = True
-    _link(admitted)
-
-
-def _admitted(
-    pool: Sequence[Candidate], query: str, threshold: float, index: VectorIndex, *, by_words: bool
+def _admit_neighbours(
+    pool: dict[UUID, Candidate], passing: set[UUID], asked: _Query, coverage: float
 ) -> set[UUID]:
-    """Who passes the threshold: by cosine, or by holding half of the query's content words.
-
-    A neighbour passes with the turn it belongs to: its own words need not match.
-    """
-    asked = index.words(query)
-
-    def passes(candidate: Candidate) -> bool:
-        if candidate.cosine >= threshold and not by_words:
-            return True
-        if candidate.bm25 <= 0:
-            return False
-        shared = len(asked & index.words(candidate.text))
-        return by_words or 2 * shared >= len(asked)
-
-    return {c.id for c in pool if c.is_candidate and passes(c)}
+    """The turns around the best answers are answers too, though their own words need not match:
+    a follow-up is understood from what was said before. Only what the filter lets through."""
+    scores = base_scores(list(pool.values()), coverage)
+    best = sorted((pool[i] for i in passing), key=lambda c: -scores[c.id])[:NEIGHBOURS_OF_BEST]
+    near = {i for c in best for i in (c.previous, c.next) if i is not None and i in pool}
+    outside = {i for i in near if not pool[i].is_candidate}
+    allowed = _load(asked.rows, outside).keys() if outside else set()
+    for id_ in allowed:
+        pool[id_].is_candidate = True
+    _link({id_: pool[id_] for id_ in allowed})
+    return (near - outside) | allowed
 
 
 def _hydrate(rows: QuerySet[Memory], ranked: Sequence[Ranked]) -> list[Hit]:

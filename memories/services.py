@@ -117,11 +117,10 @@ def add_memories(
 
 def _store_verbatim(principal: Principal, drafts: list[Draft], kept: AddInput) -> Results:
     current = runtime.current()
-    vectors = current.engine.embed([draft.text for draft in drafts])
-    for draft, vector in zip(drafts, vectors, strict=True):
-        draft.vector, draft.model_key = vector, current.engine.model_key
+    memories = records.build(drafts, principal=principal, batch_id=kept.pk)
+    vectors = current.engine.embed([records.embedded_text(memory) for memory in memories])
     with transaction.atomic():
-        memories = records.insert(drafts, principal=principal, batch_id=kept.pk)
+        records.insert(memories, vectors, current.engine.model_key, principal=principal)
         results: Results = [
             {
                 "id": str(memory.id),
@@ -185,7 +184,7 @@ def update_memory(
     current = runtime.current()
     vector: Vector | None = None
     if text is not None and text != memory.text:
-        [vector] = current.engine.embed([text])
+        [vector] = current.engine.embed([records.embedded_text(memory, text)])
     with transaction.atomic():
         memory = _locked(principal, memory.id)
         before = memory.text

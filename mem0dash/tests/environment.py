@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mem0dash.settings")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 if "MEM0DASH_TEST_PROCESS" not in os.environ:  # workers inherit what this process has set
