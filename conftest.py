@@ -176,7 +176,7 @@ def as_key(client: Any) -> Callable[[str | None], Api]:
 @pytest.fixture
 def owner(alice: Account, project: Project) -> Principal:
     """Alice as services see her."""
-    from apikeys.services import project_view
+    from accounts.queries import project_view
 
     return Principal(
         project=project_view(project),

@@ -12,8 +12,9 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from accounts.models import Account, Project
+from accounts.queries import project_view
 from accounts.services import DEFAULT_PROJECT
-from apikeys.services import PREFIX, find_api_key, note_use, principal_of, project_view
+from apikeys.services import PREFIX, find_api_key, note_use, principal_of
 from mem0dash.errors import InvalidCredentialError, NotFoundError
 from mem0dash.principal import ALL_SCOPES, Principal, Via
 

@@ -12,9 +12,10 @@ from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from accounts.models import ROLE_SCOPES, Account, Membership, Project
+from accounts.queries import project_view
 from apikeys.models import ApiKey
 from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError
-from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
+from mem0dash.principal import ALL_SCOPES, Principal, Scope
 
 PREFIX: Final = "m0sk_"
 # For secret scanners as well: docs/api-keys.md publishes it.
@@ -134,16 +135,6 @@ def principal_of(row: ApiKey, *, request_id: str, client: str) -> Principal:
         entity_limit={f: frozenset(v) for f, v in limit.items()} if limit else None,
         request_id=request_id,
         client=client,
-    )
-
-
-def project_view(project: Project) -> ProjectView:
-    return ProjectView(
-        id=project.id,
-        slug=project.slug,
-        default_user_id=project.default_user_id,
-        hide_unreviewed=project.hide_unreviewed,
-        retention_days=project.retention_days,
     )
 
 

@@ -19,7 +19,7 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 
 from accounts.models import Project  # noqa: E402
-from apikeys.services import project_view  # noqa: E402
+from accounts.queries import project_view  # noqa: E402
 from mem0dash.principal import ALL_SCOPES, Principal  # noqa: E402
 from memories import runtime  # noqa: E402
 from memories.tests import finding  # noqa: E402

@@ -139,3 +139,18 @@ def list_entities(principal: Principal, types: Mapping[str, str] = ENTITY_TYPES)
             for id_, n, first, last in groups
         ]
     return found
+
+
+def deleted_since(principal: Principal, since: datetime) -> list[UUID]:
+    """Ids of the memories deleted since then that can still be restored; scope `review`."""
+    principal.require(Scope.REVIEW)
+    rows = Memory.objects.filter(project_id=principal.project.id, deleted_at__gte=since)
+    rows = rows.filter(to_q(limit_of(principal))).exclude(text="")
+    return list(rows.values_list("id", flat=True))
+
+
+def ids_of_entities(principal: Principal, entities: Mapping[str, str]) -> list[UUID]:
+    """Ids of all memories of the named entities, deleted ones included; scope `admin`."""
+    principal.require(Scope.ADMIN)
+    rows = Memory.objects.filter(project_id=principal.project.id, **entities)
+    return list(rows.filter(to_q(limit_of(principal))).values_list("id", flat=True))

@@ -3,10 +3,10 @@ shows the index."""
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Final, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import transaction
 from django.db.models import F, QuerySet
@@ -15,6 +15,7 @@ from django.utils import timezone
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Principal, Scope
 from memories import ingest, purge, queries, records, runtime
+from memories.extraction import store_extracted
 from memories.filters import Node, entity_id, to_q
 from memories.ingest import AddRequest, Results
 from memories.models import (
@@ -62,9 +63,9 @@ def add_memories(
 ) -> Added:
     """Stores messages ({role, content, name?}) as memories of the named entities.
 
-    One memory for each non-system message, in one transaction, word for word; the metadata is
-    echoed unchanged, valid provenance in it is promoted to columns. Identical requests in flight
-    store once and get the same answer. Raises InvalidInputError, PermissionDeniedError (scope
+    With an LLM and `infer`, what it extracts; else one memory for each non-system message, word for
+    word. One transaction; the metadata is echoed unchanged, valid provenance in it is promoted.
+    Identical requests in flight store once and get the same answer. Raises InvalidInputError, PermissionDeniedError (scope
     `write`, or an id outside the entity limit), and EngineError when the embedder fails: then the
     input is kept as a failed add.
     """
@@ -95,28 +96,41 @@ def add_memories(
         "collection": collection,
     }
 
+    template = Draft(
+        text="",
+        entities=chosen,
+        metadata=metadata,
+        memory_type=memory_type or "",
+        expiration_date=expiration_date,
+        collection=collection,
+    )
+    extracts = infer and runtime.current().engine.llm is not None
+
     def work(kept_input: AddInput) -> Results:
-        drafts = [
-            Draft(
-                text=message["content"],
-                entities=chosen,
-                metadata=metadata,
-                role=str(message.get("role") or ""),
-                actor_id=str(message.get("name") or ""),
-                memory_type=memory_type or "",
-                expiration_date=expiration_date,
-                collection=collection,
-            )
-            for message in kept
-        ]
-        return _store_verbatim(principal, drafts, kept_input)
+        if extracts:
+            return store_extracted(principal, messages, template, kept_input, prompt=prompt)
+        return _store_verbatim(principal, kept, template, kept_input)
 
     request = AddRequest(messages=[dict(message) for message in messages], options=options)
-    return Added(ingest.run_once(request, principal, work), "verbatim")
+    results = ingest.run_once(request, principal, work)
+    return Added(results, "extracted" if extracts else "verbatim")
 
 
-def _store_verbatim(principal: Principal, drafts: list[Draft], kept: AddInput) -> Results:
+def _store_verbatim(
+    principal: Principal, messages: Sequence[Mapping[str, Any]], template: Draft, kept: AddInput
+) -> Results:
+    """One memory for each message, embedded in one batch."""
     current = runtime.current()
+    drafts = [
+        replace(
+            template,
+            id=uuid4(),
+            text=message["content"],
+            role=str(message.get("role") or ""),
+            actor_id=str(message.get("name") or ""),
+        )
+        for message in messages
+    ]
     memories = records.build(drafts, principal=principal, batch_id=kept.pk)
     vectors = current.engine.embed([records.embedded_text(memory) for memory in memories])
     with transaction.atomic():

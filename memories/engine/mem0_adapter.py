@@ -1,0 +1,180 @@
+"""mem0's own pipeline on our store: the one module that imports mem0.
+
+`mem0.Memory` runs unmodified; what it would build by itself (vector store, history database) is
+handed in. One adapter serves one add: it knows whose add it is through what it was given.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Final
+from uuid import UUID
+
+from mem0 import Memory as Mem0Memory
+from mem0.configs.base import MemoryConfig
+from mem0.vector_stores.base import VectorStoreBase
+
+from memories.engine.engine import Engine
+from memories.models import Memory, SessionMessage
+from memories.records import Vector
+
+KEPT_MESSAGES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A memory that mem0 wants stored."""
+
+    id: UUID
+    text: str
+    vector: Vector | None
+    attributed_to: str
+    memory_type: str
+
+
+Write = Callable[[list[Extracted]], None]
+Find = Callable[[Vector | None, int], list[tuple[Memory, float]]]
+
+
+class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no types
+    """mem0's vector store, where the rows are the truth and the index follows.
+
+    `write` stores what was extracted in one transaction with vectors and revisions, and raises
+    database errors only: mem0 would insert again, row by row, on any other. `find` gives the
+    nearest memories in the scope of the add.
+    """
+
+    def __init__(self, write: Write, find: Find) -> None:
+        self._write, self._find = write, find
+
+    def insert(self, vectors: Any, payloads: Any = None, ids: Any = None) -> None:
+        self._write(
+            [
+                Extracted(
+                    id=UUID(id_),
+                    text=payload["data"],
+                    vector=vector,
+                    attributed_to=payload.get("attributed_to") or "",
+                    memory_type=payload.get("memory_type") or "",
+                )
+                for id_, vector, payload in zip(ids, vectors, payloads, strict=True)
+            ]
+        )
+
+    def search(self, query: Any, vectors: Any, top_k: int = 5, filters: Any = None) -> list[Any]:
+        return [_record(memory, score) for memory, score in self._find(vectors, top_k)]
+
+    def keyword_search(self, query: str, top_k: int = 5, filters: Any = None) -> None:
+        """None, by mem0's contract: an add asks for neighbours by meaning alone."""
+
+    def get(self, vector_id: str) -> Any:
+        memory = Memory.objects.filter(id=vector_id, deleted_at=None).first()
+        return _record(memory, None) if memory else None
+
+    def list(self, filters: Any = None, top_k: int | None = None) -> list[list[Any]]:
+        return [[_record(memory, score) for memory, score in self._find(None, top_k or 100)]]
+
+    def list_cols(self) -> Sequence[str]:
+        return ["memories"]
+
+    def col_info(self) -> dict[str, Any]:
+        return {"name": "memories"}
+
+    def create_col(self, name: Any, vector_size: Any, distance: Any) -> None:
+        """The tables are there already."""
+
+    def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
+        raise PermissionError("Changes go through memories.services, which authorise them.")
+
+    def delete(self, vector_id: str) -> None:
+        raise PermissionError("Deletions go through memories.services, which authorise them.")
+
+    def delete_col(self) -> None:
+        raise PermissionError("Deletions go through memories.services, which authorise them.")
+
+    def reset(self) -> None:
+        raise PermissionError("Deletions go through memories.services, which authorise them.")
+
+
+def _record(memory: Memory, score: float | None) -> SimpleNamespace:
+    """A row as mem0 expects a stored point."""
+    payload = {
+        "data": memory.text,
+        "hash": hashlib.md5(memory.text.encode(), usedforsecurity=False).hexdigest(),
+    }
+    return SimpleNamespace(id=str(memory.id), score=score, payload=payload)
+
+
+class HistoryAdapter:
+    """mem0's history database: revisions are written with the row, messages are kept per scope."""
+
+    def __init__(self, project_id: UUID, scope: str) -> None:
+        self._messages = SessionMessage.objects.filter(project_id=project_id, scope=scope)
+        self._project_id, self._scope = project_id, scope
+
+    def add_history(self, *args: Any, **kwargs: Any) -> None:
+        """The revision is in the row's transaction already."""
+
+    def batch_add_history(self, records: Any) -> None:
+        """As `add_history`."""
+
+    def get_last_messages(self, session_scope: str, limit: int = KEPT_MESSAGES) -> list[Any]:
+        newest = self._messages.order_by("-id").values("role", "content", "name")[:limit]
+        return [*reversed(newest)]
+
+    def save_messages(self, messages: Any, session_scope: str) -> None:
+        SessionMessage.objects.bulk_create(
+            SessionMessage(
+                project_id=self._project_id,
+                scope=self._scope,
+                role=str(message.get("role") or "")[:50],
+                content=str(message.get("content") or ""),
+                name=str(message.get("name") or "")[:255],
+            )
+            for message in messages
+        )
+        kept = self._messages.order_by("-id").values("id")[:KEPT_MESSAGES]
+        self._messages.exclude(id__in=[row["id"] for row in kept]).delete()
+
+    def close(self) -> None:
+        """Django owns the connection."""
+
+
+class _Embeddings:
+    """Our embedder behind mem0's interface."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def embed(self, text: str, memory_action: str | None = None) -> Any:
+        if memory_action == "search":
+            return self._engine.embed_query(text)
+        return self._engine.embed([text])[0]
+
+    def embed_batch(self, texts: Sequence[str], memory_action: str = "add") -> list[Any]:
+        return list(self._engine.embed(texts))
+
+
+class EngineMemory(Mem0Memory):  # type: ignore[misc]  # mem0 publishes no types
+    """`mem0.Memory` with its parts handed in; nothing is opened, and nothing is sent home."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        store: RecordStore,
+        history: HistoryAdapter,
+        instructions: str | None = None,
+    ) -> None:
+        self.config = MemoryConfig(custom_instructions=instructions)
+        self.embedding_model = _Embeddings(engine)
+        self.llm = engine.llm
+        self.vector_store = store
+        self.db = history
+        self.collection_name = "memories"
+        self.api_version = "v1.1"
+        self.custom_instructions = instructions
+        self.reranker = None
+        # Entity links are mem0's own second index; entities are columns here.
+        self._entity_store = None

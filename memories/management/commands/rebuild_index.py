@@ -1,0 +1,48 @@
+"""Builds the search index anew from the database, while the server runs or while it does not."""
+
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from mem0dash.errors import IndexUnavailableError
+from memories import runtime
+from memories.models import IndexState, Memory
+
+WAIT_SECONDS = 3600
+
+
+class Command(BaseCommand):
+    help = "Builds the search index anew from the database; no embedding is made again."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        asked_at = timezone.now()
+        IndexState.objects.update(rebuild_wanted_at=asked_at)
+        try:
+            running = runtime.open_runtime()
+        except IndexUnavailableError:
+            self._wait(asked_at)
+            return
+        assert running.indexer is not None  # noqa: S101  (open_runtime gives one)
+        try:
+            running.embed_missing()
+            count = running.indexer.rebuild(self._show)
+        finally:
+            running.stop()
+        self.stdout.write(f"The index holds {count:,} memories.")
+
+    def _show(self, done: int, total: int) -> None:
+        self.stdout.write(f"{done:,} of {total:,}")
+
+    def _wait(self, asked_at: Any) -> None:
+        """The server holds the index: it rebuilds, this waits."""
+        self.stdout.write("The server is running and rebuilds its index now.")
+        for _ in range(WAIT_SECONDS):
+            state = IndexState.objects.first()
+            if state is not None and state.built_at > asked_at:
+                count = Memory.objects.filter(deleted_at=None).count()
+                self.stdout.write(f"The index holds {count:,} memories.")
+                return
+            time.sleep(1)
+        raise CommandError("The server has not rebuilt its index within an hour; see its log.")

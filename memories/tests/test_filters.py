@@ -1,0 +1,469 @@
+"""Filters are parsed from what clients send, and mean the same on every database."""
+
+from datetime import UTC, date, datetime
+
+import pytest
+from django.db import connection
+from django.db.models import Q
+
+from accounts.models import Project
+from mem0dash.errors import InvalidInputError
+from memories.filters import (
+    EVERYTHING,
+    AllOf,
+    AnyOf,
+    Condition,
+    Not,
+    entity_id,
+    parse_filters,
+    to_q,
+)
+from memories.filters.language import OPERATORS, mentions, names_an_entity
+from memories.models import Memory
+from memories.records import fold
+
+MOMENT = datetime(2024, 3, 5, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(project: Project):
+    def store(**fields):
+        text = fields.setdefault("text", "a memory")
+        fields = {"project": project, "text_fold": fold(text), **fields}
+        return Memory.objects.create(
+            **{"fingerprint": "f", "created_at": MOMENT, "updated_at": MOMENT, **fields}
+        )
+
+    return store
+
+
+def matching(filters) -> set:
+    return set(Memory.objects.filter(to_q(parse_filters(filters))).values_list("id", flat=True))
+
+
+# --- Parsing -------------------------------------------------------------------------------------
+def test_an_empty_filter_lets_everything_through():
+    assert parse_filters({}) == EVERYTHING
+
+
+def test_a_plain_value_is_equality_a_star_is_presence_and_a_list_is_one_of():
+    assert parse_filters({"user_id": "alice"}) == Condition("user_id", "eq", "alice")
+    assert parse_filters({"user_id": "*"}) == Condition("user_id", "exists")
+    assert parse_filters({"tag": ["a", 1]}) == Condition("tag", "in", ("a", 1), metadata=True)
+    assert parse_filters({"tag": None}) == Condition("tag", "eq", None, metadata=True)
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_operator_is_understood_on_a_metadata_key(op):
+    operand = ["a", "b"] if op in {"in", "nin"} else "a"
+    value = tuple(operand) if isinstance(operand, list) else operand
+    assert parse_filters({"tag": {op: operand}}) == Condition("tag", op, value, metadata=True)
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_operator_is_understood_on_a_column(op):
+    operand = ["a", "b"] if op in {"in", "nin"} else "a"
+    value = tuple(operand) if isinstance(operand, list) else operand
+    assert parse_filters({"source": {op: operand}}) == Condition("source", op, value)
+
+
+def test_several_keys_and_several_operators_must_all_hold():
+    assert parse_filters({"user_id": "a", "n": {"gte": 1, "lt": 5}}) == AllOf(
+        (
+            Condition("user_id", "eq", "a"),
+            AllOf(
+                (
+                    Condition("n", "gte", 1, metadata=True),
+                    Condition("n", "lt", 5, metadata=True),
+                )
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize("spelling", ["{}", "${}"])
+def test_and_or_not_nest_and_have_two_spellings(spelling):
+    def name(word):
+        return spelling.format(word if "$" not in spelling else word.lower())
+
+    a, b = Condition("user_id", "eq", "a"), Condition("k", "eq", 1, metadata=True)
+    assert parse_filters({name("AND"): [{"user_id": "a"}, {"k": 1}]}) == AllOf((a, b))
+    assert parse_filters({name("OR"): [{"user_id": "a"}, {"k": 1}]}) == AnyOf((a, b))
+    assert parse_filters({name("NOT"): [{"user_id": "a"}, {"k": 1}]}) == Not(AnyOf((a, b)))
+    nested = {name("AND"): [{name("OR"): [{"user_id": "a"}, {name("NOT"): [{"k": 1}]}]}]}
+    assert parse_filters(nested) == AllOf((AnyOf((a, Not(AnyOf((b,))))),))
+
+
+def test_a_single_object_stands_for_a_list_of_one():
+    assert parse_filters({"NOT": {"k": 1}}) == Not(AnyOf((Condition("k", "eq", 1, metadata=True),)))
+
+
+@pytest.mark.parametrize("alias", ["data", "memory"])
+def test_the_text_has_aliases(alias):
+    assert parse_filters({alias: {"contains": "tea"}}) == Condition("text", "contains", "tea")
+
+
+def test_both_branches_on_the_same_field_are_kept():
+    node = parse_filters({"AND": [{"user_id": "a"}, {"user_id": "b"}]})
+    assert node == AllOf((Condition("user_id", "eq", "a"), Condition("user_id", "eq", "b")))
+
+
+def test_ids_are_trimmed():
+    assert parse_filters({"user_id": " alice "}) == Condition("user_id", "eq", "alice")
+
+
+def test_a_value_that_the_column_cannot_hold_speaks_of_the_metadata():
+    assert parse_filters({"confidence": 0.7}) == Condition("confidence", "eq", 0.7, metadata=True)
+    assert parse_filters({"confidence": {"gt": 0.5}}).metadata
+    assert not parse_filters({"confidence": "high"}).metadata
+    assert not parse_filters({"source": None}).metadata
+
+
+def test_null_in_a_list_leaves_a_column_a_column():
+    assert parse_filters({"role": {"in": ["user", None]}}) == Condition(
+        "role", "in", ("user", None)
+    )
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [],
+        "user_id",
+        None,
+        {"AND": []},
+        {"OR": []},
+        {"NOT": []},
+        {"AND": ["user_id"]},
+        {"AND": "user_id"},
+        {"k": {}},
+        {"k": {"like": "a"}},
+        {"k": {"$gt": 1}},
+        {"k": {"in": "a"}},
+        {"k": {"in": [["a"]]}},
+        {"k": {"eq": {"a": 1}}},
+        {"k": {"gt": None}},
+        {"k": {"gt": True}},
+        {"k": {"icontains": 1}},
+        {"k": "a\0b"},
+        {"k": {"in": ["a\0b"]}},
+        {"user_id": ""},
+        {"user_id": " "},
+        {"user_id": "a b"},
+        {"user_id": 5},
+        {"user_id": "x" * 256},
+        {"user_id": {"in": ["a", ""]}},
+        {"text": 5},
+        {"categories": 5},
+        {"created_at": "yesterday"},
+        {"created_at": {"gt": 5}},
+        {"created_at": {"contains": "2024-01-01"}},
+        {"expiration_date": "05.03.2024"},
+        {"expiration_date": {"icontains": "2024-01-01"}},
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_understood_is_refused(filters):
+    with pytest.raises(InvalidInputError):
+        parse_filters(filters)
+
+
+@pytest.mark.parametrize("field", ["tag", "text", "categories"])
+def test_contains_null_is_refused_as_it_asks_for_nothing(field):
+    with pytest.raises(InvalidInputError):
+        parse_filters({field: {"contains": None}})
+
+
+def test_the_depth_and_the_number_of_conditions_are_limited():
+    deep = {"k": 1}
+    for _ in range(16):
+        deep = {"NOT": [deep]}
+    parse_filters(deep)
+    with pytest.raises(InvalidInputError, match="deeper"):
+        parse_filters({"NOT": [deep]})
+    parse_filters({f"k{i}": 1 for i in range(200)})
+    with pytest.raises(InvalidInputError, match="200"):
+        parse_filters({f"k{i}": 1 for i in range(201)})
+
+
+def test_the_error_names_the_operators_there_are():
+    with pytest.raises(InvalidInputError, match="eq, ne, gt, gte, lt, lte, in, nin, contains"):
+        parse_filters({"k": {"like": "a"}})
+
+
+def test_an_entity_is_named_only_by_a_positive_condition():
+    assert names_an_entity(parse_filters({"OR": [{"k": 1}, {"agent_id": ["a"]}]}))
+    assert names_an_entity(parse_filters({"run_id": "*"}))
+    assert names_an_entity(parse_filters({"NOT": {"NOT": {"user_id": "a"}}}))
+    assert not names_an_entity(parse_filters({"NOT": {"user_id": "a"}}))
+    assert not names_an_entity(parse_filters({"user_id": {"ne": "a"}}))
+    assert not names_an_entity(parse_filters({"k": "user_id"}))
+
+
+def test_a_filter_mentions_a_column_and_not_the_metadata_key_of_its_name():
+    assert mentions(parse_filters({"NOT": {"review_status": "rejected"}}), "review_status")
+    assert not mentions(parse_filters({"review_status": 1}), "review_status")
+
+
+def test_an_id_is_a_trimmed_word_of_at_most_255_characters():
+    assert entity_id(" a ", "user_id") == "a"
+    for bad in (None, 1, "", "\t", "a b", "a\nb", "a\0b", "x" * 256):
+        with pytest.raises(InvalidInputError, match="user_id"):
+            entity_id(bad, "user_id")
+
+
+# --- What the databases cannot take ------------------------------------------------------------
+@pytest.mark.django_db
+@pytest.mark.parametrize("op", ["eq", "ne", "gt", "contains"])
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1, -(2**63)], ids=["2^63", "2^64-1", "-2^63"])
+def test_integers_of_any_size_can_be_compared(store, op, value):
+    small = store(metadata={"n": 1})
+    expected = {small.id} if op == "ne" or (op == "gt" and value < 0) else set()
+    assert matching({"n": {op: value}}) == expected
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("field", ["tag", "categories", "user_id"])
+@pytest.mark.parametrize("size", [1_500, 300_000])
+def test_a_long_list_of_values_is_answered_or_refused_but_no_crash(store, field, size):
+    wanted = store(metadata={"tag": "v7"}, categories=["v7"], user_id="v7")
+    store(metadata={"tag": "other"}, categories=["other"], user_id="other")
+    filters = {field: [f"v{i}" for i in range(size)]}
+    try:
+        node = parse_filters(filters)
+    except InvalidInputError:
+        return
+    assert set(Memory.objects.filter(to_q(node)).values_list("id", flat=True)) == {wanted.id}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"], ids=["first", "last"]
+)
+def test_an_instant_outside_of_the_calendar_is_refused(store, moment):
+    with pytest.raises(InvalidInputError):
+        parse_filters({"created_at": {"gt": moment}})
+
+
+# --- What filters mean, case by case -------------------------------------------------------------
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("metadata", "condition", "holds"),
+    [
+        ({}, {"ne": "x"}, True),
+        ({}, {"nin": ["x"]}, True),
+        ({}, {"ne": None}, False),
+        ({}, None, True),
+        ({}, "*", False),
+        ({"k": None}, None, True),
+        ({"k": None}, "*", False),
+        ({"k": None}, {"ne": "x"}, True),
+        ({"k": None}, {"nin": [None]}, False),
+        ({"k": None}, {"in": ["x", None]}, True),
+        ({"k": None}, {"gt": 0}, False),
+        ({"k": False}, "*", True),
+        ({"k": 0}, "*", True),
+        ({"k": []}, {"ne": None}, True),
+        ({"k": True}, 1, False),
+        ({"k": 1}, True, False),
+        ({"k": False}, 0, False),
+        ({"k": True}, True, True),
+        ({"k": "true"}, True, False),
+        ({"k": "1"}, 1, False),
+        ({"k": 1}, "1", False),
+        ({"k": 1}, 1.0, True),
+        ({"k": 1.0}, 1, True),
+        ({"k": 1.5}, 1, False),
+        ({"k": 1}, {"in": [1.0, "x"]}, True),
+        ({"k": "null"}, None, False),
+        ({"k": "a"}, "A", False),
+        ({"k": ["a"]}, "a", False),
+        ({"k": {"a": 1}}, "a", False),
+        ({"k": ""}, "", True),
+        ({"k": 5}, {"gt": 4}, True),
+        ({"k": 5}, {"gt": 5}, False),
+        ({"k": 5}, {"gte": 5.0}, True),
+        ({"k": 10}, {"gt": 9}, True),
+        ({"k": "10"}, {"gt": "9"}, False),
+        ({"k": "10"}, {"gt": 9}, False),
+        ({"k": 10}, {"gt": "9"}, False),
+        ({"k": True}, {"gt": 0}, False),
+        ({"k": [5]}, {"gt": 4}, False),
+        ({"k": "b"}, {"gt": "a"}, True),
+        ({"k": "a"}, {"gt": "B"}, True),  # by code point, not by locale
+        ({"k": "é"}, {"gt": "z"}, True),
+        ({"k": "2024-05-01"}, {"gte": "2024-01-01", "lt": "2025-01-01"}, True),
+        ({"k": ["a", "b"]}, {"contains": "a"}, True),
+        ({"k": ["ab"]}, {"contains": "a"}, False),
+        ({"k": [1, 2]}, {"contains": 1.0}, True),
+        ({"k": [True]}, {"contains": 1}, False),
+        ({"k": ["1"]}, {"contains": 1}, False),
+        ({"k": [1]}, {"contains": "1"}, False),
+        ({"k": [False]}, {"contains": False}, True),
+        ({"k": [["a"]]}, {"contains": "a"}, False),
+        ({"k": [{"a": 1}]}, {"contains": "a"}, False),
+        ({"k": "a_b%c"}, {"contains": "_b%"}, True),
+        ({"k": "axbyc"}, {"contains": "_b%"}, False),
+        ({"k": "abc"}, {"contains": "B"}, False),
+        ({"k": "abc"}, {"icontains": "B"}, True),
+        ({"k": 123}, {"contains": "2"}, False),
+        ({"k": {"a": 1}}, {"contains": "a"}, False),
+        ({"k": ["Food"]}, {"icontains": "fOOD"}, True),
+    ],
+    ids=repr,
+)
+def test_a_metadata_condition_holds_by_type_and_value(store, metadata, condition, holds):
+    row = store(metadata=metadata)
+    assert matching({"k": condition}) == ({row.id} if holds else set())
+    assert matching({"NOT": {"k": condition}}) == (set() if holds else {row.id})
+
+
+ODD_KEYS = [
+    "a__b",
+    "a.b",
+    'say "x"',
+    "it's",
+    "$",
+    "😀",
+    "",
+    "%s",
+    "k]",
+    "[0]",
+    "naïve",
+    "a=b",
+    "\\",
+]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("key", ODD_KEYS, ids=repr)
+def test_a_metadata_key_is_taken_word_for_word(store, key):
+    row = store(metadata={key: "yes", "other": 1})
+    store(metadata={"a": {"b": "yes"}, "k": ["yes"], "x": "yes"})
+    assert matching({key: "yes"}) == {row.id}
+    assert matching({key: "*"}) == {row.id}
+    assert matching({key: {"contains": "es"}}) == {row.id}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("Straße 5", "STRASSE"),
+        ("STRASSE 5", "straße"),
+        ("İstanbul", "İSTANBUL"),
+        ("İstanbul", "İs"),
+        ("ΟΔΟΣ", "ΟΔΟΣ"),
+        ("οδος", "ΟΔΟΣ"),
+        ("ΟΔΟΣ", "οδος"),
+        ("οδοσι", "ΟΔΟΣ"),
+        ("ÄÖÜ", "äöü"),
+        ("ДОМ", "дом"),
+        ("a_b%c\\", "B%C\\"),
+    ],
+)
+def test_icontains_folds_letters_of_every_script(store, text, part):
+    row = store(text=text, metadata={"k": text}, categories=[text])
+    store(text="something else", metadata={"k": "something else"}, categories=["else"])
+    assert matching({"text": {"icontains": part}}) == {row.id}
+    assert matching({"k": {"icontains": part}}) == {row.id}
+    if fold(text) == fold(part):
+        assert matching({"categories": {"icontains": part}}) == {row.id}
+
+
+@pytest.mark.django_db
+def test_categories_are_searched_element_by_element(store):
+    food = store(categories=["food", "Travel"])
+    none = store(categories=[])
+    assert matching({"categories": "food"}) == {food.id}
+    assert matching({"categories": {"contains": "food"}}) == {food.id}
+    assert matching({"categories": {"contains": "foo"}}) == set()
+    assert matching({"categories": {"icontains": "travel"}}) == {food.id}
+    assert matching({"categories": ["x", "food"]}) == {food.id}
+    assert matching({"categories": {"nin": ["food"]}}) == {none.id}
+    assert matching({"categories": {"gt": "g"}}) == set()
+    assert matching({"categories": {"lt": "g"}}) == {food.id}
+    assert matching({"categories": "*"}) == {food.id}
+    assert matching({"categories": None}) == {none.id}
+
+
+@pytest.mark.django_db
+def test_times_compare_as_instants_and_a_missing_time_equals_nothing(store):
+    never = store()
+    soon = store(expires_at=MOMENT, expiration_date=date(2024, 3, 5))
+    assert matching({"expires_at": "2024-03-05T13:00:00+01:00"}) == {soon.id}
+    assert matching({"expires_at": {"gte": "2024-03-05"}}) == {soon.id}
+    assert matching({"expires_at": {"lt": "2024-03-05"}}) == set()
+    assert matching({"expires_at": {"ne": "2024-03-05T12:00:00Z"}}) == {never.id}
+    assert matching({"expires_at": {"nin": ["2024-03-05T12:00:00Z"]}}) == {never.id}
+    assert matching({"NOT": {"expires_at": {"gt": "2024-01-01"}}}) == {never.id}
+    assert matching({"expires_at": None}) == {never.id}
+    assert matching({"expires_at": "*"}) == {soon.id}
+    assert matching({"expiration_date": {"lte": "2024-03-05"}}) == {soon.id}
+    assert matching({"NOT": {"expiration_date": {"gt": "2024-03-05"}}}) == {never.id, soon.id}
+
+
+@pytest.mark.django_db
+def test_an_empty_column_is_absent(store):
+    bare, full = store(), store(source="cli", user_id="alice")
+    assert matching({"source": None}) == {bare.id}
+    assert matching({"source": "*"}) == {full.id}
+    assert matching({"user_id": {"ne": "alice"}}) == {bare.id}
+    assert matching({"source": {"in": ["cli", None]}}) == {bare.id, full.id}
+    assert matching({"source": {"in": []}}) == set()
+    assert matching({"source": {"nin": []}}) == {bare.id, full.id}
+    assert matching({"k": {"in": []}}) == set()
+
+
+# --- Joining -------------------------------------------------------------------------------------
+@pytest.mark.django_db
+def test_everything_can_be_negated(store):
+    row = store()
+    nothing = AnyOf(())
+    for node, count in (
+        (EVERYTHING, 1),
+        (Not(EVERYTHING), 0),
+        (nothing, 0),
+        (Not(nothing), 1),
+        (AllOf((EVERYTHING, Not(nothing))), 1),
+        (AllOf((EVERYTHING, nothing)), 0),
+        (AnyOf((EVERYTHING, nothing)), 1),
+        (AnyOf((nothing, Condition("user_id", "eq", "x"), EVERYTHING)), 1),
+        (Not(AnyOf((Condition("user_id", "eq", "x"), EVERYTHING))), 0),
+        (Not(AllOf((AllOf(()), AllOf(())))), 0),
+        (Not(Not(EVERYTHING)), 1),
+    ):
+        assert Memory.objects.filter(to_q(node)).count() == count, node
+    assert matching({"NOT": [{}]}) == set()
+    assert matching({"OR": [{"user_id": "x"}, {}]}) == {row.id}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("pair", [("a", "b"), (1, "1"), (1, True), (0, False), (1, 2)], ids=repr)
+@pytest.mark.parametrize("op", ["eq", "contains"])
+def test_conditions_that_differ_in_the_value_alone_are_not_taken_for_one(store, pair, op):
+    one, two = (store(metadata={"k": [v] if op == "contains" else v}) for v in pair)
+    first, second = (to_q(Condition("k", op, v, metadata=True)) for v in pair)
+    assert first != second
+    assert Memory.objects.filter(first | second).count() == 2
+    assert not Memory.objects.filter(first & second).exists()
+    assert set(Memory.objects.filter(first & ~second)) == {one}
+    assert set(Memory.objects.filter(second & ~first)) == {two}
+
+
+@pytest.mark.django_db
+def test_conditions_that_differ_in_the_key_or_the_operator_alone_are_two():
+    nodes = [
+        Condition(key, op, "a", metadata=True) for key in ("k", "l") for op in ("eq", "contains")
+    ] + [Condition("text", op, "a") for op in ("gt", "gte", "contains", "icontains")]
+    assert len({hash(to_q(node)) for node in nodes}) == len(nodes)
+    assert to_q(nodes[0]) == to_q(nodes[0])
+    assert to_q(nodes[0]) | Q() == to_q(nodes[0])
+
+
+@pytest.mark.django_db
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite compares by code point")
+@pytest.mark.parametrize("field", ["text", "tag", "categories"])
+def test_order_does_not_depend_on_the_locale_of_the_database(field):
+    sql = str(Memory.objects.filter(to_q(parse_filters({field: {"gt": "a"}}))).query)
+    assert 'COLLATE "C"' in sql
