@@ -13,11 +13,13 @@ run: $(VENV)/.installed embedder
 	exec $(BIN)/python manage.py serve
 
 test: $(VENV)/.installed-dev embedder lint
-	MEM0DASH_MODEL_DIR=$(MEM0DASH_DATA_DIR)/models $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest
 
 # The long proofs: kills, real clients, no network. Under thirty minutes on two cores.
 prove: $(VENV)/.installed-dev embedder
-	MEM0DASH_MODEL_DIR=$(MEM0DASH_DATA_DIR)/models $(BIN)/python -m pytest prove -p no:xdist -o addopts= -v
+	MEM0DASH_MODEL_DIR=$(MEM0DASH_DATA_DIR)/models \
+		$(BIN)/python -m pytest prove -p no:xdist -o addopts= --durations 10 -v
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -16,11 +16,15 @@ def root(request: HttpRequest) -> HttpResponseRedirect:
     return response
 
 
+documentation = SpectacularSwaggerSplitView.as_view(
+    url_name="openapi", template_name="api_documentation.html"
+)
+
 urlpatterns = [
     path("", root, name="root"),
     path("healthz", healthz, name="healthz"),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
-    path("docs", SpectacularSwaggerSplitView.as_view(url_name="openapi"), name="docs"),
+    path("docs", documentation, name="docs"),
     path("", include("memories.api.urls")),
 ]
 

@@ -65,9 +65,9 @@ def add_memories(
 
     With an LLM and `infer`, what it extracts; else one memory for each non-system message, word for
     word. One transaction; the metadata is echoed unchanged, valid provenance in it is promoted.
-    Identical requests in flight store once and get the same answer. Raises InvalidInputError, PermissionDeniedError (scope
-    `write`, or an id outside the entity limit), and EngineError when the embedder fails: then the
-    input is kept as a failed add.
+    Identical requests in flight store once and get the same answer. Raises InvalidInputError,
+    PermissionDeniedError (scope `write`, or an id outside the entity limit), and EngineError when
+    the embedder or the LLM fails: then the input is kept as a failed add.
     """
     principal.require(Scope.WRITE)
     if entities.get("app_id") is None:

@@ -5,17 +5,15 @@ from typing import Any
 
 import orjson
 from rest_framework.exceptions import ParseError
+from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 
 
 class StrictJSONParser(BaseParser):
-    """orjson refuses NaN, lone surrogates and nesting beyond 1024 levels; NUL is refused here.
+    """orjson refuses NaN, lone surrogates and nesting beyond 1024 levels; NUL is refused here."""
 
-    Any media type is read as JSON: clients forget the header.
-    """
-
-    media_type = "*/*"
+    media_type = "application/json"
     MAX_DEPTH = 64
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
@@ -42,6 +40,18 @@ class OrjsonRenderer(BaseRenderer):
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> bytes:
         return b"" if data is None and _has_no_body(renderer_context) else orjson.dumps(data)
+
+
+class AlwaysJson(BaseContentNegotiation):
+    """Reads and answers a view's one format whatever the headers say: clients forget them."""
+
+    def select_parser(self, request: Any, parsers: Any) -> Any:
+        return parsers[0]
+
+    def select_renderer(
+        self, request: Any, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[Any, str]:
+        return renderers[0], renderers[0].media_type
 
 
 def _has_no_body(context: Mapping[str, Any] | None) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -12,8 +11,9 @@ from rest_framework.views import APIView
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories import queries, search, services
-from memories.api import inputs, shapes
+from memories.api import inputs, schemas, shapes
 from memories.api.errors import oss_exception_handler
+from memories.api.schemas import answers
 from memories.filters import AllOf, Condition, Node, entity_id, parse_filters
 from memories.filters.language import names_an_entity
 from memories.services import UNSET
@@ -22,7 +22,6 @@ LIST_DEFAULT = 20
 LIST_ALL_DEFAULT = 1000
 SEARCH_DEFAULT = 20
 THRESHOLD_DEFAULT = 0.1
-OBJECT = OpenApiTypes.OBJECT
 STORED_HEADER = "X-Mem0dash-Stored"
 SEARCH_HEADER = "X-Mem0dash-Search"
 ENTITY_PARAMETERS = [OpenApiParameter(name, str) for name in ("user_id", "agent_id", "run_id")]
@@ -30,7 +29,8 @@ LIST_PARAMETERS = [OpenApiParameter("top_k", int), OpenApiParameter("show_expire
 
 
 class OssView(APIView):
-    """A route of the OSS dialect: its errors have that dialect's shapes."""
+    # A comment, for a docstring would be published with every route: a view of the OSS dialect,
+    # whose errors have that dialect's shapes.
 
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response | None]:
         return oss_exception_handler
@@ -56,7 +56,7 @@ class MemoriesView(OssView):
         operation_id="add_memories",
         summary="Store messages as memories",
         request=inputs.MemoryCreate,
-        responses=OBJECT,
+        responses=answers(schemas.ADDED),
     )
     def post(self, request: Request) -> Response:
         body = inputs.body_of(request, inputs.MemoryCreate)
@@ -81,7 +81,7 @@ class MemoriesView(OssView):
         operation_id="list_memories",
         summary="List memories of an entity; of everyone with scope admin",
         parameters=[*ENTITY_PARAMETERS, *LIST_PARAMETERS],
-        responses=OBJECT,
+        responses=answers(schemas.MEMORIES),
     )
     def get(self, request: Request) -> Response:
         query = inputs.query_of(request, inputs.ListQuery)
@@ -107,7 +107,7 @@ class MemoriesView(OssView):
         operation_id="delete_memories",
         summary="Delete all memories of an entity (scope admin)",
         parameters=ENTITY_PARAMETERS,
-        responses=OBJECT,
+        responses=answers(schemas.MESSAGE),
     )
     def delete(self, request: Request) -> Response:
         principal = self.caller()
@@ -127,7 +127,11 @@ class MemoriesView(OssView):
 
 
 class MemoryView(OssView):
-    @extend_schema(operation_id="get_memory", summary="Get one memory", responses=OBJECT)
+    @extend_schema(
+        operation_id="get_memory",
+        summary="Get one memory",
+        responses=answers(schemas.MEMORY_OR_NULL),
+    )
     def get(self, request: Request, memory_id: str) -> Response:
         try:
             memory = queries.get_memory(self.caller(), memory_id)
@@ -139,7 +143,7 @@ class MemoryView(OssView):
         operation_id="update_memory",
         summary="Change text, metadata or expiry of a memory",
         request=inputs.MemoryUpdate,
-        responses=OBJECT,
+        responses=answers(schemas.MESSAGE, 404),
     )
     def put(self, request: Request, memory_id: str) -> Response:
         body = inputs.body_of(request, inputs.MemoryUpdate)
@@ -158,7 +162,11 @@ class MemoryView(OssView):
             ) from None
         return Response({"message": "Memory updated successfully!"})
 
-    @extend_schema(operation_id="delete_memory", summary="Delete one memory", responses=OBJECT)
+    @extend_schema(
+        operation_id="delete_memory",
+        summary="Delete one memory",
+        responses=answers(schemas.MESSAGE, 404),
+    )
     def delete(self, request: Request, memory_id: str) -> Response:
         services.delete_memory(self.caller(), memory_id)
         return Response({"message": "Memory deleted successfully"})
@@ -168,7 +176,7 @@ class HistoryView(OssView):
     @extend_schema(
         operation_id="memory_history",
         summary="Everything that happened to a memory",
-        responses=OBJECT,
+        responses=answers(schemas.HISTORY),
     )
     def get(self, request: Request, memory_id: str) -> Response:
         rows = queries.history(self.caller(), memory_id)
@@ -180,7 +188,7 @@ class SearchView(OssView):
         operation_id="search_memories",
         summary="Find memories by meaning",
         request=inputs.SearchRequest,
-        responses=OBJECT,
+        responses=answers(schemas.MEMORIES),
     )
     def post(self, request: Request) -> Response:
         body = inputs.body_of(request, inputs.SearchRequest)
@@ -231,7 +239,9 @@ class EntitiesView(OssView):
     TYPES: ClassVar = {name: queries.ENTITY_TYPES[name] for name in ("user", "agent", "run")}
 
     @extend_schema(
-        operation_id="list_entities", summary="Users, agents and runs with counts", responses=OBJECT
+        operation_id="list_entities",
+        summary="Users, agents and runs with counts",
+        responses=answers(schemas.ENTITIES),
     )
     def get(self, request: Request) -> Response:
         found = queries.list_entities(self.caller(), self.TYPES)
@@ -245,7 +255,7 @@ class EntityView(OssView):
         parameters=[
             OpenApiParameter("entity_type", location="path", enum=["user", "agent", "run"]),
         ],
-        responses=OBJECT,
+        responses=answers(schemas.MESSAGE),
     )
     def delete(self, request: Request, entity_type: str, entity_id: str) -> Response:
         principal = self.caller()
