@@ -69,6 +69,12 @@ for _network in env.words("TRUSTED_PROXIES"):
 SECURE_HSTS_SECONDS = 31_536_000 if _public.scheme == "https" else 0
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _public.scheme == "https"
+SILENCED_SYSTEM_CHECKS = [
+    "security.W002",  # framing is refused by middleware.RequestMiddleware, policy and header
+    "security.W003",  # no cookie signs a request in, so there is nothing to forge
+    "security.W004",  # HSTS follows PUBLIC_URL's scheme
+    "security.W008",  # TLS ends at the operator's proxy, which redirects
+]
 APPEND_SLASH = False
 # The largest request body, in bytes; asgi.py answers 413 above it.
 MAX_BODY_BYTES = 8 * 1024 * 1024

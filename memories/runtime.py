@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,12 +18,13 @@ from memories.engine.embedders import Embedder
 from memories.engine.engine import Engine
 from memories.index.base import VectorIndex
 from memories.index.edge import EdgeIndex
-from memories.index.indexer import Indexer
+from memories.index.indexer import UNSETTLED, Indexer
 from memories.models import IndexState, Memory, MemoryVector
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 1.0
+SETTLE_SECONDS: Final = 20.0
 PURGE_SECONDS: Final = 600.0
 EMBED_BATCH: Final = 32
 
@@ -35,6 +37,7 @@ class Runtime:
         self.engine = engine
         self.indexer = indexer
         self._stop = threading.Event()
+        self._settled_at = time.monotonic()
         self._thread: threading.Thread | None = None
 
     @property
@@ -92,14 +95,17 @@ class Runtime:
             logger.exception("background work failed; trying again")
 
     def tick(self) -> None:
-        """One round: a rebuild where one is wanted, then whatever is pending."""
+        """One round: a rebuild where one is wanted, whatever is pending, and now and then to disk."""
         if self.indexer is None:
             return
         if self.indexer.rebuild_wanted():
             count = self.indexer.rebuild()
             logger.info("index rebuilt", extra={"memories": count})
-        while self.indexer.drain() and not self._stop.is_set():
-            pass
+        self.indexer.drain()
+        due = time.monotonic() - self._settled_at >= SETTLE_SECONDS
+        if due or self.indexer.unsettled >= UNSETTLED // 2:
+            self._settled_at = time.monotonic()
+            self.indexer.settle()
 
     def embed_missing(self) -> int:
         """Makes the vectors that live memories lack, as after adds without an embedder."""

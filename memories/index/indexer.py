@@ -23,6 +23,8 @@ from memories.models import ENTITY_FIELDS, IndexState, Memory
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
+# The most changes that may wait to be settled, and so be applied again after a crash.
+UNSETTLED: Final = 20_000
 _COLUMNS: Final = (
     "id",
     "rev",
@@ -125,13 +127,26 @@ class Indexer:
         return Point(values["id"], values["rev"], values["text"], vector, fields)
 
     def drain(self) -> int:
-        """Applies what is pending in SQL and writes down what is on disk; how many were applied."""
+        """Applies what SQL has and the index has not seen; how many memories that were."""
         with self._lock:
-            waiting = Memory.objects.filter(rev__gt=F("indexed_rev")).values_list("id", "rev")
-            ids = [id_ for id_, rev in waiting[: BATCH * 4] if self._applied.get(id_) != rev][
-                :BATCH
-            ]
-            self.apply(ids)
+            rows = Memory.objects.filter(rev__gt=F("indexed_rev")).values_list("id", "rev")
+            pending = [id_ for id_, rev in rows[:UNSETTLED] if self._applied.get(id_) != rev]
+            for at in range(0, len(pending), BATCH):
+                self.apply(pending[at : at + BATCH])
+        return len(pending)
+
+    @property
+    def unsettled(self) -> int:
+        """How many applied changes are not yet written down as being on disk."""
+        return len(self._applied)
+
+    def settle(self) -> None:
+        """Brings the index to disk, and writes down in SQL what is there.
+
+        Flushing stops every thread of the process for as long as the disk takes (the index holds
+        the interpreter's lock), so it is done now and then, not after every change.
+        """
+        with self._lock:
             applied, self._applied = self._applied, {}
             if applied:
                 self.index.flush()
@@ -141,7 +156,6 @@ class Indexer:
         for rev, same in by_rev.items():
             for at in range(0, len(same), BATCH):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
-        return len(ids)
 
     def rebuild_wanted(self) -> bool:
         """Whether someone asked for a rebuild since the index was built."""
@@ -203,7 +217,7 @@ class Indexer:
 
     def close(self) -> None:
         """Writes down what is on disk and lets go of the index."""
-        self.drain()
+        self.settle()
         with self._lock:
             self.index.close()
 

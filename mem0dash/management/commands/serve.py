@@ -22,7 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._prepare_database()
-        self.check(display_num_errors=True)
+        self.check()
         from memories import runtime
 
         try:
