@@ -11,7 +11,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from accounts.models import Account, Project
+from accounts.models import Project
 from accounts.queries import project_view
 from accounts.services import DEFAULT_PROJECT
 from apikeys.services import PREFIX, find_api_key, note_use, principal_of
@@ -34,13 +34,13 @@ class CredentialAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
         credential, scheme = _credential(request)
         if credential is not None:
-            account, principal = _identify(request, credential, scheme)
+            principal = _identify(request, credential, scheme)
         elif settings.AUTH_DISABLED:
-            account, principal = None, _instance_principal(request, "auth_disabled")
+            principal = _instance_principal(request, "auth_disabled")
         else:
             return None
         request._request.principal = principal  # type: ignore[attr-defined]  # for the access log
-        return account, principal
+        return None, principal
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
@@ -61,10 +61,10 @@ def _credential(request: Request) -> tuple[str | None, str]:
     return (key.strip() if key is not None else None), "x-api-key"
 
 
-def _identify(request: Request, credential: str, scheme: str) -> tuple[Account | None, Principal]:
+def _identify(request: Request, credential: str, scheme: str) -> Principal:
     admin_key = settings.ADMIN_API_KEY
     if admin_key and hmac.compare_digest(credential.encode(), admin_key.encode()):
-        return None, _instance_principal(request, "admin_api_key")
+        return _instance_principal(request, "admin_api_key")
     if scheme == "bearer" and not credential.startswith(PREFIX):
         raise InvalidCredentialError("Invalid or expired token.")
     row = find_api_key(credential)
@@ -72,10 +72,10 @@ def _identify(request: Request, credential: str, scheme: str) -> tuple[Account |
         raise InvalidCredentialError("Invalid API key.")
     if row.expires_at is not None and row.expires_at <= timezone.now():
         raise InvalidCredentialError("API key has expired.")
-    if not row.owner.is_active:
+    if not row.owner_is_active:
         raise InvalidCredentialError("API key owner not found.")
     note_use(row)
-    return row.owner, principal_of(row, request_id=_request_id(request), client=_client(request))
+    return principal_of(row, request_id=_request_id(request), client=_client(request))
 
 
 def _instance_principal(request: Request, via: Via) -> Principal:

@@ -58,12 +58,18 @@ class Connection:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self.writer.write(head.encode() + b"\r\n" + body)
         answer = await self.reader.readuntil(b"\r\n\r\n")
-        length = 0
-        for line in answer.split(b"\r\n")[1:]:
-            name, _, value = line.partition(b":")
-            if name.lower() == b"content-length":
-                length = int(value)
+        fields = dict(line.split(b": ", 1) for line in answer.lower().split(b"\r\n")[1:-2])
+        if fields.get(b"transfer-encoding") == b"chunked":
+            return int(answer[9:12]), await self._chunks()
+        length = int(fields.get(b"content-length", 0))
         return int(answer[9:12]), await self.reader.readexactly(length)
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while size := int(await self.reader.readline(), 16):
+            body += (await self.reader.readexactly(size + 2))[:-2]
+        await self.reader.readline()
+        return body
 
 
 async def run(

@@ -1,7 +1,7 @@
-"""Fills the configured database with invented memories, through the product's own `records.insert`.
+"""Fills the configured database with invented memories, through the product's `records.insert`.
 
-Run by benchmarks.load: `python -m benchmarks.fill 10000`, while the server runs on the same database
-and indexes what arrives. Ends when the index has caught up; the last line is JSON: ids to ask for.
+Run by benchmarks.load (`python -m benchmarks.fill 10000`) while the server runs on the same
+database and indexes what arrives. Ends when the index has caught up; its last line is JSON: ids.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from django.db import transaction  # noqa: E402
 from django.db.models import F  # noqa: E402
 
 from accounts.models import Project  # noqa: E402
-from apikeys.services import project_view  # noqa: E402
+from accounts.queries import project_view  # noqa: E402
 from benchmarks import corpus  # noqa: E402
 from benchmarks.stub_embedder import StubEmbedder  # noqa: E402
 from mem0dash.principal import ALL_SCOPES, Principal  # noqa: E402
@@ -57,25 +57,27 @@ def main(count: int) -> None:
 def _store(
     principal: Principal, embedder: StubEmbedder, rows: Sequence[corpus.Row]
 ) -> list[tuple[str, UUID]]:
-    """Stores the rows in one transaction: each run as one add, each lone fact as an add by itself."""
-    vectors = embedder.embed([row.text for row in rows])
-    drafts = [
-        records.Draft(
-            text=row.text,
-            vector=records.checked_vector(vector, embedder.dims),
-            model_key=embedder.model_key,
-            entities={"user_id": row.user_id, **({"run_id": row.run_id} if row.run_id else {})},
-            metadata={"created_at": row.created_at.isoformat(), "source": "benchmark"},
-            role=row.role,
-        )
-        for row, vector in zip(rows, vectors, strict=True)
+    """Stores the rows in one transaction: each run as one add, each lone fact as its own."""
+    memories: list[Memory] = []
+    for _, add in itertools.groupby(enumerate(rows), key=lambda pair: pair[1].run_id or pair[0]):
+        drafts = [_draft(row) for _, row in add]
+        memories += records.build(drafts, principal=principal, batch_id=uuid4())
+    vectors = [
+        records.checked_vector(vector, embedder.dims)
+        for vector in embedder.embed([records.embedded_text(memory) for memory in memories])
     ]
     with transaction.atomic():
-        for run_id, run in itertools.groupby(drafts, key=lambda d: d.entities.get("run_id")):
-            adds = [list(run)] if run_id else [[draft] for draft in run]
-            for add in adds:
-                records.insert(add, principal=principal, batch_id=uuid4())
-    return [(row.user_id, draft.id) for row, draft in zip(rows, drafts, strict=True)]
+        records.insert(memories, vectors, embedder.model_key, principal=principal)
+    return [(memory.user_id, memory.id) for memory in memories]
+
+
+def _draft(row: corpus.Row) -> records.Draft:
+    return records.Draft(
+        text=row.text,
+        entities={"user_id": row.user_id, **({"run_id": row.run_id} if row.run_id else {})},
+        metadata={"created_at": row.created_at.isoformat(), "source": "benchmark"},
+        role=row.role,
+    )
 
 
 def _wait_for_index() -> None:

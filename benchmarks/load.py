@@ -26,7 +26,7 @@ from benchmarks.client import Request, Result
 from benchmarks.processes import Database, Server, cpu_seconds, memory_mib
 
 ROUNDS = 2
-# The server writes down what it has indexed up to a second after the request: that belongs to it.
+# What the background thread does right after a write belongs to the write.
 SETTLE_SECONDS = 1.5
 WARM_UP = 200
 
@@ -217,7 +217,8 @@ def run_with_model(folder: Path) -> Any:
     database = Database("sqlite")
     server = Server(folder, database, settings="mem0dash.settings")
     try:
-        server.command("manage.py", "prepare_embedder")
+        if not server.command("manage.py", "prepare_embedder").endswith("is ready."):
+            raise SystemExit("The local embedding model cannot be prepared.")
         key = server.bootstrap()
         server.start()
         server.stop()
@@ -239,21 +240,18 @@ def run_with_model(folder: Path) -> Any:
         server.stop()
 
 
-def show(report: dict[str, Any]) -> None:
-    for run in report["runs"]:
-        print(f"\n{report['database']}, {run['memories']:,} memories")
-        print(f"{'':30}{'CPU ms':>8}{'server':>8}{'store':>8}{'p50 ms':>8}{'p95 ms':>8}{'/s':>7}")
-        for name, f in run["kinds"].items():
-            numbers = "".join(
-                f"{f[column]:>8}"
-                for column in ("cpu_ms", "server_ms", "store_ms", "p50_ms", "p95_ms")
-            )
-            unexpected = f"  unexpected: {f['unexpected']}" if f["unexpected"] else ""
-            print(f"{name:30}{numbers}{f['per_second']:>7}{unexpected}")
-        print(f"cold start {run['cold_start']}, memory {run['memory_at_start_mib']} at the start,")
-        print(f"{run['memory_at_end_mib']} at the end; filled in {run['fill_seconds']} s")
-    if report["with_model"]:
-        print(f"\nWith the local embedding model: {report['with_model']}")
+def show_run(database: str, run: dict[str, Any]) -> None:
+    """One run as a table in Markdown, as benchmarks/README.md holds it."""
+    print(f"\n{database}, {run['memories']:,} memories\n")
+    print("| request | CPU ms | server | store | p50 ms | p95 ms | per second |")
+    print("|---|---|---|---|---|---|---|")
+    columns = ("cpu_ms", "server_ms", "store_ms", "p50_ms", "p95_ms", "per_second")
+    for name, figures in run["kinds"].items():
+        numbers = " | ".join(str(figures[column]) for column in columns)
+        unexpected = f" unexpected: {figures['unexpected']}" if figures["unexpected"] else ""
+        print(f"| {name} | {numbers} |{unexpected}")
+    print(f"\nFilled in {run['fill_seconds']} s; cold start {run['cold_start']};")
+    print(f"MiB at the start {run['memory_at_start_mib']}, at the end {run['memory_at_end_mib']}")
 
 
 def arguments() -> argparse.Namespace:
@@ -275,24 +273,31 @@ def main() -> None:
         "database": "SQLite" if options.database == "sqlite" else "PostgreSQL",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
         "concurrency": options.concurrency,
         "runs": [],
-        "with_model": None,
     }
-    for count in options.memories:
+    for count in dict.fromkeys(options.memories):
         database = Database(options.database)
         try:
             with tempfile.TemporaryDirectory(prefix="mem0dash-bench-") as folder:
-                report["runs"].append(run_one(count, Path(folder), database, options))
+                run = run_one(count, Path(folder), database, options)
         finally:
             database.drop()
+        run["load_average"] = os.getloadavg()[1]
+        report["runs"].append(run)
+        show_run(report["database"], run)
+        save(report, options.json)
     if options.with_model:
         with tempfile.TemporaryDirectory(prefix="mem0dash-bench-") as folder:
             report["with_model"] = run_with_model(Path(folder))
-    show(report)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        print(f"\nWith the local embedding model: {report['with_model']}")
+        save(report, options.json)
+
+
+def save(report: dict[str, Any], path: Path | None) -> None:
+    """After every run, so that a later failure loses nothing."""
+    if path is not None:
+        path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class Server:
 
     def bootstrap(self) -> str:
         """Migrates and makes the owner; the first API key."""
-        words = ("--email", "owner@example.org", "--password", secrets.token_urlsafe(16), "--json")
+        words = ("--email", "owner@example.org", "--password", secrets.token_hex(12), "--json")
         return str(json.loads(self.command("manage.py", "bootstrap", *words))["api_key"])
 
     def start(self) -> dict[str, Any]:

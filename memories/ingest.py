@@ -5,12 +5,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from mem0dash.errors import EngineError, Mem0dashError
@@ -86,12 +86,9 @@ def _claim(
     lease = now + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
     with transaction.atomic():
         kept.save(force_insert=True)
-        IngestClaim.objects.bulk_create(
-            [IngestClaim(digest=digest, input=kept, lease_until=lease)], ignore_conflicts=True
-        )
-        claim = IngestClaim.objects.select_related("input").filter(digest=digest).first()
-        if claim is not None and claim.input_id == kept.pk:
+        if _insert_claim(digest, kept, lease):
             return kept, None
+        claim = IngestClaim.objects.select_related("input").filter(digest=digest).first()
         # Its holder is gone when the lease has run out: whoever flips the row takes over.
         taken = IngestClaim.objects.filter(digest=digest, lease_until__lte=now).update(
             input=kept, lease_until=lease
@@ -100,6 +97,19 @@ def _claim(
             return kept, None
         kept.delete()
     return None, claim.input if claim else None
+
+
+def _insert_claim(digest: str, kept: AddInput, lease: datetime) -> bool:
+    """Whether the claim is ours; by hand, for the ORM does not tell whether it inserted."""
+    sql = (
+        "INSERT INTO memories_ingestclaim (digest, input_id, lease_until) "
+        "VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+    )
+    own_id = AddInput._meta.pk.get_db_prep_value(kept.pk, connection)
+    with connection.cursor() as cursor:
+        until = connection.ops.adapt_datetimefield_value(lease)
+        cursor.execute(sql, [digest, own_id, until])
+        return bool(cursor.rowcount == 1)
 
 
 def _work(kept: AddInput, digest: str, work: Callable[[AddInput], Results]) -> Results:

@@ -85,23 +85,21 @@ class Memory(models.Model):
             models.Index(
                 fields=["project", "review_status", "created_at", "id"], name="memory_review"
             ),
+            models.Index(fields=["project", "user_id", "created_at", "id"], name="memory_user"),
+            # SQLite uses a partial index only where a query repeats its condition to the letter:
+            # filters.sql and candidates do.
             models.Index(
-                fields=["project", "user_id", "created_at"],
-                name="memory_user",
-                condition=~Q(user_id=""),
-            ),
-            models.Index(
-                fields=["project", "agent_id", "created_at"],
+                fields=["project", "agent_id", "created_at", "id"],
                 name="memory_agent",
                 condition=~Q(agent_id=""),
             ),
             models.Index(
-                fields=["project", "app_id", "created_at"],
+                fields=["project", "app_id", "created_at", "id"],
                 name="memory_app",
                 condition=~Q(app_id=""),
             ),
             models.Index(
-                fields=["project", "run_id", "created_at"],
+                fields=["project", "run_id", "created_at", "id"],
                 name="memory_run",
                 condition=~Q(run_id=""),
             ),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -36,15 +36,25 @@ class Candidate:
     previous: UUID | None = None
     next: UUID | None = None
     is_candidate: bool = True
+    # Whether the caller's filter lets it through.
+    may_answer: bool = True
 
 
-@dataclass(slots=True)
+TERMS: Final = ("semantic", "lexical", "neighbour", "session", "question", "date")
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
-    """A candidate with its score (0..1, comparable within one answer) and the terms of it."""
+    """A candidate with its score (0..1, comparable within one answer) and the values of TERMS."""
 
     candidate: Candidate
+    total: float
     score: float
-    terms: dict[str, float] = field(default_factory=dict)
+    values: tuple[float, ...]
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return dict(zip(TERMS, self.values, strict=True))
 
 
 def lexical_weight(pool: Sequence[Candidate], coverage: float) -> float:
@@ -84,19 +94,17 @@ def rank(
             continue
         near = [s0[i] for i in (c.previous, c.next) if i is not None and i in s0]
         own = s0[c.id]
-        terms = {
-            "semantic": c.cosine,
-            "lexical": weight * c.bm25,
-            "neighbour": NEIGHBOUR * (max(near) if near else 0.0 if c.session else own),
-            "session": SESSION * (sessions[c.session] if c.session else own),
-            "question": -QUESTION if c.text.rstrip().endswith(("?", "？")) else 0.0,
-            "date": DATE * closeness(c.created_at, interval) if interval else 0.0,
-        }
-        score = min(max(sum(terms.values()) / weights, 0.0), 1.0)
-        ranked.append(Ranked(c, score, terms))
-    ranked.sort(
-        key=lambda r: (-sum(r.terms.values()), -r.candidate.created_at.timestamp(), r.candidate.id)
-    )
+        values = (
+            c.cosine,
+            weight * c.bm25,
+            NEIGHBOUR * (max(near) if near else 0.0 if c.session else own),
+            SESSION * (sessions[c.session] if c.session else own),
+            -QUESTION if c.text.rstrip().endswith(("?", "？")) else 0.0,
+            DATE * closeness(c.created_at, interval) if interval else 0.0,
+        )
+        total = sum(values)
+        ranked.append(Ranked(c, total, min(max(total / weights, 0.0), 1.0), values))
+    ranked.sort(key=lambda r: (-r.total, -r.candidate.created_at.timestamp(), r.candidate.id))
     return ranked
 
 

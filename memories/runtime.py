@@ -95,7 +95,7 @@ class Runtime:
             logger.exception("background work failed; trying again")
 
     def tick(self) -> None:
-        """One round: a rebuild where one is wanted, whatever is pending, and now and then to disk."""
+        """One round: a rebuild where one is wanted, what is pending, now and then to disk."""
         if self.indexer is None:
             return
         if self.indexer.rebuild_wanted():

@@ -6,17 +6,16 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
-import numpy as np
-from django.db import connection
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories import queries, runtime
+from memories.candidates import CandidateReader
 from memories.filters import EVERYTHING, AllOf, Condition, Node, pushdown
 from memories.index.base import VectorIndex
-from memories.models import Memory, MemoryVector
+from memories.models import Memory
 from memories.ranking import (
     Candidate,
     Interval,
@@ -34,7 +33,6 @@ RESOLVED_IDS: Final = 10_000
 NEIGHBOURS_OF_BEST: Final = 20
 COVERAGE_OF: Final = 3
 DATED_DAYS: Final = 31
-CHUNK: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,7 @@ class _Query:
     text: str
     vector: Vector | None
     rows: QuerySet[Memory]
+    reader: CandidateReader
     where: Node
     ids: Collection[UUID] | None
     now: float | None
@@ -92,7 +91,7 @@ def search_memories(
     mode: Literal["semantic", "keyword"] = "keyword" if vector is None else "semantic"
     asked = _prepare(principal, query, vector, where, top_k, show_expired)
     ranked = _ranked(current.index, asked, threshold)
-    return Found(_hydrate(asked.rows, ranked[:top_k]), mode)
+    return Found(_hydrate(asked.reader, ranked[:top_k]), mode)
 
 
 def _check(query: str, top_k: int, threshold: float) -> None:
@@ -135,7 +134,8 @@ def _prepare(
     now = timezone.now()
     cutoff = None if show_expired else now.timestamp()
     interval = named_interval(query, now)
-    return _Query(query, vector, rows, pushed, ids, cutoff, pool, interval)
+    reader = CandidateReader(rows)
+    return _Query(query, vector, rows, reader, pushed, ids, cutoff, pool, interval)
 
 
 def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]:
@@ -143,8 +143,8 @@ def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]
     candidates = _candidates(index, asked)
     coverage = _coverage(index, asked.text, candidates.values())
     passing = _passing(index, asked, candidates.values(), threshold)
-    pool = _with_neighbours(candidates, asked)
-    passing |= _admit_neighbours(pool, passing, asked, coverage)
+    pool = _with_neighbours(index, asked, candidates)
+    passing |= _admit_neighbours(pool, passing, coverage)
     ranked = rank(list(pool.values()), coverage=coverage, interval=asked.interval)
     return [r for r in ranked if r.candidate.id in passing]
 
@@ -156,11 +156,11 @@ def _candidates(index: VectorIndex, asked: _Query) -> dict[UUID, Candidate]:
     limits["ids"] = asked.ids
     dense = dict(index.search(asked.vector, **limits)) if asked.vector is not None else {}
     lexical = dict(index.search_text(asked.text, **limits))
-    found = _load(asked.rows, dense.keys() | lexical.keys() | _dated(asked))
+    found = asked.reader.candidates(dense.keys() | lexical.keys() | _dated(asked))
     for id_, candidate in found.items():
         candidate.bm25 = lexical.get(id_, 0.0)
         candidate.cosine = dense.get(id_, 0.0)
-    _measure(found, [id_ for id_ in found if id_ not in dense], asked.vector)
+    _measure(index, found, found.keys() - dense.keys(), asked.vector)
     return found
 
 
@@ -203,93 +203,44 @@ def _passing(
     return {candidate.id for candidate in candidates if passes(candidate)}
 
 
-def _with_neighbours(candidates: dict[UUID, Candidate], asked: _Query) -> dict[UUID, Candidate]:
-    """The candidates and, as lenders of their scores, the turns around them.
-
-    A neighbour lends whatever its own status: it is of the same conversation.
-    """
-    _link(candidates)
+def _with_neighbours(
+    index: VectorIndex, asked: _Query, candidates: dict[UUID, Candidate]
+) -> dict[UUID, Candidate]:
+    """The candidates and, as lenders of their scores, the turns around them."""
     around = {i for c in candidates.values() for i in (c.previous, c.next) if i is not None}
-    lenders = _load(Memory.objects.filter(deleted_at=None), around - candidates.keys())
-    for lender in lenders.values():
-        lender.is_candidate = False
-    _measure(lenders, list(lenders), asked.vector)
+    lenders = asked.reader.lenders(around - candidates.keys())
+    _measure(index, lenders, lenders.keys(), asked.vector)
     return {**candidates, **lenders}
 
 
-def _load(rows: QuerySet[Memory], ids: Collection[UUID]) -> dict[UUID, Candidate]:
-    """The rows of `ids` that `rows` lets through."""
-    found: dict[UUID, Candidate] = {}
-    wanted = list(ids)
-    for at in range(0, len(wanted), CHUNK):
-        part = rows.filter(id__in=wanted[at : at + CHUNK])
-        for id_, text, created_at, session in part.values_list(
-            "id", "text", "created_at", "session"
-        ):
-            found[id_] = Candidate(id_, text, created_at, session)
-    return found
-
-
-_NEIGHBOURS_SQL: Final = """
-SELECT c.id,
-  (SELECT n.id FROM memories_memory n
-   WHERE n.session = c.session AND n.session <> '' AND n.project_id = c.project_id
-     AND n.deleted_at IS NULL AND (n.created_at, n.seq, n.id) < (c.created_at, c.seq, c.id)
-   ORDER BY n.created_at DESC, n.seq DESC, n.id DESC LIMIT 1),
-  (SELECT n.id FROM memories_memory n
-   WHERE n.session = c.session AND n.session <> '' AND n.project_id = c.project_id
-     AND n.deleted_at IS NULL AND (n.created_at, n.seq, n.id) > (c.created_at, c.seq, c.id)
-   ORDER BY n.created_at, n.seq, n.id LIMIT 1)
-FROM memories_memory c WHERE c.id IN ({marks})
-"""
-
-
-def _link(candidates: dict[UUID, Candidate]) -> None:
-    """Finds the turn before and after each candidate that stands in a conversation."""
-    turns = [c.id for c in candidates.values() if c.session]
-    to_uuid = Memory._meta.pk.to_python
-    for at in range(0, len(turns), CHUNK):
-        part = turns[at : at + CHUNK]
-        plain = [id_ if connection.features.has_native_uuid_field else id_.hex for id_ in part]
-        sql = _NEIGHBOURS_SQL.format(marks=", ".join(["%s"] * len(part)))
-        with connection.cursor() as cursor:
-            cursor.execute(sql, plain)
-            for own, previous, following in cursor.fetchall():
-                candidate = candidates[to_uuid(own)]
-                candidate.previous = to_uuid(previous) if previous else None
-                candidate.next = to_uuid(following) if following else None
-
-
-def _measure(candidates: dict[UUID, Candidate], ids: Sequence[UUID], vector: Vector | None) -> None:
-    """Cosines from the vectors in SQL, for those that the index did not name."""
-    if vector is None:
+def _measure(
+    index: VectorIndex,
+    candidates: dict[UUID, Candidate],
+    ids: Collection[UUID],
+    vector: Vector | None,
+) -> None:
+    """Cosines of those that the search by meaning did not name."""
+    if vector is None or not ids:
         return
-    for at in range(0, len(ids), CHUNK):
-        rows = MemoryVector.objects.filter(memory_id__in=ids[at : at + CHUNK], dims=len(vector))
-        for id_, data in rows.values_list("memory_id", "data"):
-            candidates[id_].cosine = float(np.frombuffer(data, dtype="<f4") @ vector)
+    for id_, cosine in index.search(vector, limit=len(ids), where=EVERYTHING, ids=ids):
+        candidates[id_].cosine = cosine
 
 
 def _admit_neighbours(
-    pool: dict[UUID, Candidate], passing: set[UUID], asked: _Query, coverage: float
+    pool: dict[UUID, Candidate], passing: set[UUID], coverage: float
 ) -> set[UUID]:
     """The turns around the best answers are answers too, though their own words need not match:
     a follow-up is understood from what was said before. Only what the filter lets through."""
     scores = base_scores(list(pool.values()), coverage)
     best = sorted((pool[i] for i in passing), key=lambda c: -scores[c.id])[:NEIGHBOURS_OF_BEST]
     near = {i for c in best for i in (c.previous, c.next) if i is not None and i in pool}
-    outside = {i for i in near if not pool[i].is_candidate}
-    allowed = _load(asked.rows, outside).keys() if outside else set()
-    for id_ in allowed:
+    admitted = {id_ for id_ in near if pool[id_].may_answer}
+    for id_ in admitted:
         pool[id_].is_candidate = True
-    _link({id_: pool[id_] for id_ in allowed})
-    return (near - outside) | allowed
+    return admitted
 
 
-def _hydrate(rows: QuerySet[Memory], ranked: Sequence[Ranked]) -> list[Hit]:
+def _hydrate(reader: CandidateReader, ranked: Sequence[Ranked]) -> list[Hit]:
     """The rows of the answer, read once more through the caller's predicate."""
-    ids = [r.candidate.id for r in ranked]
-    found: dict[UUID, Memory] = {}
-    for at in range(0, len(ids), CHUNK):
-        found.update({row.id: row for row in rows.filter(id__in=ids[at : at + CHUNK])})
+    found = reader.memories([r.candidate.id for r in ranked])
     return [Hit(found[r.candidate.id], r.score, r.terms) for r in ranked if r.candidate.id in found]

@@ -70,9 +70,7 @@ def add_memories(
     the embedder or the LLM fails: then the input is kept as a failed add.
     """
     principal.require(Scope.WRITE)
-    if entities.get("app_id") is None:
-        entities = {**entities, "app_id": _adopted_app(metadata or {})}
-    chosen = _writable_entities(principal, entities)
+    chosen = _writable_entities(principal, entities, _adopted_app(metadata or {}))
     if memory_type not in (None, PROCEDURAL):
         raise InvalidInputError(
             f"Invalid 'memory_type'. Please pass {PROCEDURAL} to create procedural memories."
@@ -150,13 +148,18 @@ def _store_verbatim(
     return results
 
 
-def _writable_entities(principal: Principal, entities: Mapping[str, str | None]) -> dict[str, str]:
+def _writable_entities(
+    principal: Principal, entities: Mapping[str, str | None], adopted_app: str | None
+) -> dict[str, str]:
     """The checked ids of a write; the project's default user where none is named."""
     chosen = {name: entity_id(v, name) for name, v in entities.items() if v is not None}
     if not chosen and principal.project.default_user_id:
         chosen = {"user_id": principal.project.default_user_id}
     if not any(name in chosen for name in ENTITY_FIELDS):
         raise InvalidInputError("At least one identifier (user_id, agent_id, run_id) is required.")
+    if adopted_app is not None:
+        # Beside an identifier, never instead of one: to those clients it is plain metadata.
+        chosen.setdefault("app_id", adopted_app)
     for name in principal.entity_limit or {}:
         if not principal.may_use(name, chosen.get(name, "")):
             raise PermissionDeniedError(f"This credential may not write for this {name}.")

@@ -19,6 +19,7 @@ from memories.filters.language import (
     Not,
     Scalar,
 )
+from memories.models import ENTITY_FIELDS
 from memories.records import parse_instant
 
 NOTHING = Q(pk__in=[])
@@ -56,13 +57,18 @@ def _condition(c: Condition) -> Q:
     if c.op == "in":
         values = c.value if isinstance(c.value, tuple) else (c.value,)
         if not c.metadata and c.field not in LIST_FIELDS and None not in values:
-            return Q(**{f"{c.field}__in": [_column_value(c.field, v) for v in values]})
+            return _indexed(c, Q(**{f"{c.field}__in": [_column_value(c.field, v) for v in values]}))
         return to_q(AnyOf(tuple(Condition(c.field, "eq", v, c.metadata) for v in values)))
     if c.metadata:
         return Q(JsonHolds("metadata", c.op, _scalar(c), key=c.field))
     if c.field in LIST_FIELDS:
         return Q(JsonHolds(c.field, c.op, _scalar(c)))
     return _column(c)
+
+
+def _indexed(c: Condition, q: Q) -> Q:
+    """`q` with the condition of the field's partial index, without which SQLite passes it over."""
+    return q & ~Q(**{c.field: ""}) if c.field in ENTITY_FIELDS and c.field != "user_id" else q
 
 
 def _scalar(c: Condition) -> Scalar:
@@ -79,7 +85,7 @@ def _column(c: Condition) -> Q:
         return absent
     value = _column_value(c.field, _scalar(c))
     if c.op == "eq":
-        return Q(**{c.field: value})
+        return _indexed(c, Q(**{c.field: value}))
     return (
         Q(TextHolds(c.field, c.op, value)) if not nullable else Q(**{f"{c.field}__{c.op}": value})
     )
