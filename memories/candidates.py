@@ -86,16 +86,22 @@ class CandidateReader:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             rows = cursor.fetchall()
+        # Making a UUID of 32 digits costs more than all else here, and most are at hand.
+        known: dict[Any, UUID] = dict(zip(_keys(ids), ids, strict=True))
+
+        def uuid_of(key: Any) -> UUID:
+            return known.get(key) or known.setdefault(key, _uuid(key))
+
         found: dict[UUID, Candidate] = {}
         for id_, text, created_at, session, previous, following, may_answer in rows:
-            own = _uuid(id_)
+            own = uuid_of(id_)
             found[own] = Candidate(
                 id=own,
                 text=text,
                 created_at=_instant(created_at),
                 session=session,
-                previous=_uuid(previous) if previous else None,
-                next=_uuid(following) if following else None,
+                previous=uuid_of(previous) if previous else None,
+                next=uuid_of(following) if following else None,
                 may_answer=bool(may_answer),
             )
         return found
@@ -105,7 +111,14 @@ def _parameter(ids: Collection[UUID]) -> Any:
     """The ids as one parameter: SQLite keeps them as 32 hex digits."""
     if connection.vendor == "postgresql":
         return list(ids)
-    return orjson.dumps([id_.hex for id_ in ids]).decode()
+    return orjson.dumps(_keys(ids)).decode()
+
+
+def _keys(ids: Collection[UUID]) -> list[Any]:
+    """Ids as the database gives them."""
+    if connection.features.has_native_uuid_field:
+        return list(ids)
+    return [id_.hex for id_ in ids]
 
 
 def _uuid(value: Any) -> UUID:

@@ -140,28 +140,35 @@ def _prepare(
 
 def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]:
     """Candidates by meaning, by words and by date, with their neighbours, gated and ranked."""
-    candidates = _candidates(index, asked)
-    coverage = _coverage(index, asked.text, candidates.values())
-    passing = _passing(index, asked, candidates.values(), threshold)
-    pool = _with_neighbours(index, asked, candidates)
+    pool = _pool(index, asked)
+    candidates = [c for c in pool.values() if c.is_candidate]
+    coverage = _coverage(index, asked.text, candidates)
+    passing = _passing(index, asked, candidates, threshold)
     passing |= _admit_neighbours(pool, passing, coverage)
     ranked = rank(list(pool.values()), coverage=coverage, interval=asked.interval)
     return [r for r in ranked if r.candidate.id in passing]
 
 
-def _candidates(index: VectorIndex, asked: _Query) -> dict[UUID, Candidate]:
+def _pool(index: VectorIndex, asked: _Query) -> dict[UUID, Candidate]:
     """The nearest by meaning, the best by words, and what is of the day or month that the query
-    names; all re-checked in SQL, all with cosine and BM25."""
+    names, all re-checked in SQL; and, as lenders of their scores, the turns around them."""
     limits: dict[str, Any] = {"limit": asked.pool, "where": asked.where, "now": asked.now}
     limits["ids"] = asked.ids
     dense = dict(index.search(asked.vector, **limits)) if asked.vector is not None else {}
     lexical = dict(index.search_text(asked.text, **limits))
-    found = asked.reader.candidates(dense.keys() | lexical.keys() | _dated(asked))
-    for id_, candidate in found.items():
-        candidate.bm25 = lexical.get(id_, 0.0)
+    pool = asked.reader.candidates(dense.keys() | lexical.keys() | _dated(asked))
+    for id_, bm25 in lexical.items():
+        if id_ in pool:
+            pool[id_].bm25 = bm25
+    around = {i for c in pool.values() for i in (c.previous, c.next) if i is not None}
+    pool |= asked.reader.lenders(around - pool.keys())
+    if asked.vector is not None and (unnamed := pool.keys() - dense.keys()):
+        # Whom the search by meaning did not name has a cosine all the same.
+        few = len(unnamed)
+        dense |= dict(index.search(asked.vector, limit=few, where=EVERYTHING, ids=unnamed))
+    for id_, candidate in pool.items():
         candidate.cosine = dense.get(id_, 0.0)
-    _measure(index, found, found.keys() - dense.keys(), asked.vector)
-    return found
+    return pool
 
 
 def _dated(asked: _Query) -> set[UUID]:
@@ -201,29 +208,6 @@ def _passing(
         return 2 * len(words & index.words(candidate.text)) >= len(words)
 
     return {candidate.id for candidate in candidates if passes(candidate)}
-
-
-def _with_neighbours(
-    index: VectorIndex, asked: _Query, candidates: dict[UUID, Candidate]
-) -> dict[UUID, Candidate]:
-    """The candidates and, as lenders of their scores, the turns around them."""
-    around = {i for c in candidates.values() for i in (c.previous, c.next) if i is not None}
-    lenders = asked.reader.lenders(around - candidates.keys())
-    _measure(index, lenders, lenders.keys(), asked.vector)
-    return {**candidates, **lenders}
-
-
-def _measure(
-    index: VectorIndex,
-    candidates: dict[UUID, Candidate],
-    ids: Collection[UUID],
-    vector: Vector | None,
-) -> None:
-    """Cosines of those that the search by meaning did not name."""
-    if vector is None or not ids:
-        return
-    for id_, cosine in index.search(vector, limit=len(ids), where=EVERYTHING, ids=ids):
-        candidates[id_].cosine = cosine
 
 
 def _admit_neighbours(

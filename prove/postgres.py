@@ -11,11 +11,13 @@ HOW_TO_GET = "PostgreSQL is not installed: apt-get install postgresql"
 
 
 def binaries() -> Path | None:
-    """The folder with initdb and pg_ctl, or None."""
+    """The folder with initdb, pg_ctl and createdb, or None."""
     found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else []
+    # What is on the path may be a link to one program of several.
+    folders = [Path(found).resolve().parent] if found else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((folder for folder in folders if (folder / "initdb").exists()), None)
+    programs = ("initdb", "pg_ctl", "createdb")
+    return next((f for f in folders if all((f / name).exists() for name in programs)), None)
 
 
 def missing() -> bool:
@@ -61,13 +63,19 @@ class Cluster:
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.data), "-w", "-m", "immediate", "stop")
 
+    def running(self) -> bool:
+        """Whether it accepts connections."""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
     def create_database(self, name: str) -> str:
         """Makes an empty database; its URL."""
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "mem0dash", name)
         return self.url(name)
 
     def remove(self) -> None:
-        self.stop()
+        if self.running():
+            self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:

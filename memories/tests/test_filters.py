@@ -223,8 +223,9 @@ def test_integers_of_any_size_can_be_compared(store, op, value):
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("field", ["tag", "categories", "user_id"])
-@pytest.mark.parametrize("size", [1_500, 300_000])
+@pytest.mark.parametrize(
+    ("field", "size"), [("tag", 1_500), ("categories", 1_500), ("user_id", 300_000)]
+)
 def test_a_long_list_of_values_is_answered_or_refused_but_no_crash(store, field, size):
     wanted = store(metadata={"tag": "v7"}, categories=["v7"], user_id="v7")
     store(metadata={"tag": "other"}, categories=["other"], user_id="other")
