@@ -1,6 +1,7 @@
 """What every test can ask for: people, keys, a running engine, and a client."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,11 @@ class WordEmbedder:
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
-    """SQLite on disk: threads need connections of their own."""
+    """SQLite on disk, for threads need connections of their own; each worker has its own file."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     for database in settings.DATABASES.values():
         if database["ENGINE"].endswith("sqlite3"):
-            suffix = database["TEST"].get("NAME") or "test"
-            name = Path(str(suffix)).name.replace(":", "").replace("?", "") or "test"
-            database["TEST"]["NAME"] = str(settings.DATA_DIR / f"{name}.sqlite3")
+            database["TEST"]["NAME"] = str(settings.DATA_DIR / f"test-{worker}.sqlite3")
 
 
 @pytest.fixture(scope="session", autouse=True)

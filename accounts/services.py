@@ -13,6 +13,8 @@ from mem0dash.env import ConfigurationError
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 
 DEFAULT_PROJECT = "default"
+NAME_LENGTH = 150
+EMAIL_LENGTH = 254
 _CHECK_WORD = "mem0dash"
 
 
@@ -42,6 +44,8 @@ def check_encryption_key() -> None:
 def normalise_email(email: str) -> str:
     """`email` as it is stored: trimmed and in lower case; InvalidInputError when it is none."""
     email = email.strip().lower()
+    if len(email) > EMAIL_LENGTH:
+        raise InvalidInputError(f"An e-mail address has at most {EMAIL_LENGTH} characters.")
     try:
         validate_email(email)
     except ValidationError as error:
@@ -62,7 +66,11 @@ def create_owner(*, email: str, name: str, password: str) -> Account:
     Of any number of callers at once exactly one succeeds: the winner is who flips the instance row.
     ConflictError for the others; InvalidInputError for an unusable e-mail address or password.
     """
-    account = Account(email=normalise_email(email), name=name.strip() or email, is_owner=True)
+    email = normalise_email(email)
+    name = name.strip() or email[:NAME_LENGTH]
+    if len(name) > NAME_LENGTH:
+        raise InvalidInputError(f"A name has at most {NAME_LENGTH} characters.")
+    account = Account(email=email, name=name, is_owner=True)
     _check_password(password, account)
     account.set_password(password)
     with transaction.atomic():

@@ -59,6 +59,10 @@ def create_api_key(
     if not label or len(label) > 150:
         raise InvalidInputError("A key needs a label of 1 to 150 characters.")
     most = owner_scopes(owner, project) & (maker.scopes if maker else ALL_SCOPES)
+    if maker is not None and (
+        maker.project.id != project.id or maker.account_id not in {None, owner.id}
+    ):
+        raise PermissionDeniedError("A key makes keys of its own account and project only.")
     wanted = most if scopes is None else frozenset(scopes)
     if not wanted:
         raise InvalidInputError("A key needs at least one scope.")

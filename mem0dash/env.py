@@ -19,9 +19,11 @@ def text(name: str, default: str = "") -> str:
         raise ConfigurationError(f"{name} and {name}_FILE are both set; keep one of them.")
     if path:
         try:
-            return Path(path).read_text(encoding="utf-8").strip()
+            value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{name}_FILE: {path} cannot be read ({error}).") from error
+        if not value:
+            raise ConfigurationError(f"{name}_FILE: {path} is empty.")
     return default if value is None or value == "" else value.strip()
 
 

@@ -1,12 +1,18 @@
 """Logs as JSON lines; context travels as `extra`, never as text, and never holds a secret."""
 
+import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "request",  # Django's, whose text holds the query string
+}
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,4 +28,7 @@ class JsonFormatter(logging.Formatter):
         line.update({k: v for k, v in vars(record).items() if k not in _STANDARD})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # such as a number beyond 64 bits or half of a character
+            return json.dumps(line, default=str)

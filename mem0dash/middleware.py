@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -44,6 +44,9 @@ class RequestMiddleware:
         request_id = inbound if _INBOUND_ID.fullmatch(inbound) else secrets.token_hex(4)
         request.request_id = request_id  # type: ignore[attr-defined]  # read by authentication
         response = self.get_response(request)
+        if response.status_code == 405 and isinstance(response, HttpResponseNotAllowed):
+            response.content = b'{"detail": "Method Not Allowed"}'
+            response.headers["Content-Type"] = "application/json"
         response.headers["X-Request-ID"] = request_id
         response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         response.headers.setdefault("X-Frame-Options", "DENY")

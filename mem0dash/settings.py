@@ -18,6 +18,12 @@ os.environ["MEM0_TELEMETRY"] = "False"
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.text("MEM0DASH_DATA_DIR", str(BASE_DIR / "data"))).expanduser().resolve()
+try:
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
+except OSError as _error:
+    raise ConfigurationError(
+        f"MEM0DASH_DATA_DIR: {DATA_DIR} cannot be used as a directory ({_error.strerror})."
+    ) from _error
 MODEL_DIR = Path(env.text("MEM0DASH_MODEL_DIR", str(DATA_DIR / "models"))).expanduser().resolve()
 os.environ["MEM0_DIR"] = str(DATA_DIR / "mem0")
 
@@ -50,7 +56,10 @@ AUTH_DISABLED = env.flag("AUTH_DISABLED")
 
 # --- Where it is reached -------------------------------------------------------------------------
 PUBLIC_URL = env.text("PUBLIC_URL").rstrip("/")
-_public = urlsplit(PUBLIC_URL)
+try:
+    _public = urlsplit(PUBLIC_URL)
+except ValueError:
+    _public = urlsplit("unreadable:")
 if PUBLIC_URL and (_public.scheme not in {"http", "https"} or not _public.hostname):
     raise ConfigurationError(
         f"PUBLIC_URL must look like https://memory.example.org, not {PUBLIC_URL!r}."
@@ -95,6 +104,8 @@ except (ValueError, KeyError) as _error:
         "or sqlite:////path/to/file."
     ) from _error
 if _database["ENGINE"] == "django.db.backends.sqlite3":
+    if _database["NAME"] in {"", ":memory:"}:
+        raise ConfigurationError("DATABASE_URL must name a file, such as sqlite:////path/to/file.")
     _database["CONN_HEALTH_CHECKS"] = False
     _database["OPTIONS"] = {
         "timeout": 20,
@@ -123,8 +134,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "mem0dash.middleware.RequestMiddleware",
-    "mem0dash.middleware.HostMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "mem0dash.middleware.HostMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
 ]
 ROOT_URLCONF = "mem0dash.urls"
@@ -193,15 +204,18 @@ EMBEDDER_LOADER = "memories.engine.embedders.load_embedder"
 # Embedded requests in flight hold their claim this long, in seconds, before another may take over.
 CLAIM_LEASE_SECONDS = 180
 
+LOG_LEVEL = env.text("LOG_LEVEL", "INFO").upper()
+if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+    raise ConfigurationError("LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL.")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "mem0dash.logs.JsonFormatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "root": {"handlers": ["stderr"], "level": env.text("LOG_LEVEL", "INFO").upper()},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
-        # Every answer is in our own access log; Django's line would repeat it.
-        "django.request": {"level": "CRITICAL"},
+        # Every answer is in our own access log; Django's lines would repeat all but tracebacks.
+        "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         "uvicorn.access": {"level": "CRITICAL"},
         "uvicorn.error": {"level": "WARNING"},

@@ -81,9 +81,10 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
     elif isinstance(error, DatabaseError):
         logger.error("database error", exc_info=error, extra={"request_id": request_id})
         error = DatastoreUnavailableError(DATABASE_DOWN)
-    if isinstance(error, IndexUnavailableError):
-        logger.error("index unreachable", exc_info=error, extra={"request_id": request_id})
-        error = IndexUnavailableError(INDEX_DOWN, retry_after=5)
+    elif isinstance(error, EngineError):
+        logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
+        if isinstance(error, IndexUnavailableError):
+            error = IndexUnavailableError(INDEX_DOWN, retry_after=5)
     return _answer(error, request_id) if isinstance(error, Mem0dashError) else None
 
 

@@ -13,6 +13,8 @@ from apikeys.services import LIMITABLE, create_api_key
 from mem0dash.errors import Mem0dashError
 from mem0dash.principal import Scope
 
+MOST_DAYS = 36_500
+
 
 class Command(BaseCommand):
     help = "Makes an API key and shows it once."
@@ -37,8 +39,8 @@ class Command(BaseCommand):
             raise CommandError(f"There is no account with the address {options['email']}.")
         if project is None:
             raise CommandError(f"There is no project {options['project']!r}.")
-        if options["days"] < 0:
-            raise CommandError("--days cannot be negative.")
+        if not 0 <= options["days"] <= MOST_DAYS:
+            raise CommandError(f"--days must be between 0 and {MOST_DAYS}.")
         limit = {n: options[f"only_{n}"] for n in LIMITABLE if options[f"only_{n}"]}
         days = options["days"]
         try:

@@ -1,0 +1,239 @@
+"""Who may call what: every route of the URLconf with every kind of credential."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
+
+from accounts.models import Account, Membership, Project, Role
+from apikeys.models import ApiKey
+from apikeys.services import digest_of
+from mem0dash.principal import Scope
+from memories.models import Memory
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+PUBLIC = "public"
+
+
+@dataclass(frozen=True)
+class Right:
+    """What a route needs and how it answers.
+
+    `needs` is the scope, or PUBLIC. `path` may hold {id}, a memory of the user "alice". A caller
+    with the right gets `ok`; one whose reach ends before that memory gets `outside`.
+    """
+
+    needs: str
+    path: str
+    body: Any = None
+    ok: int = 200
+    outside: int = 200
+    # A key limited to other users: an add in a name that is not its own is no question of finding.
+    limited: int | None = None
+    changes: bool = field(default=False)
+
+
+ADD = {"messages": [{"role": "user", "content": "I also drink water"}], "user_id": "alice"}
+FIND = {"query": "tea", "filters": {"user_id": "alice"}}
+
+# Every route stands here with the scope it needs. A new one has to be added, with its scope.
+TABLE: dict[tuple[str, str], Right] = {
+    ("root", "GET"): Right(PUBLIC, "/", ok=307),
+    ("healthz", "GET"): Right(PUBLIC, "/healthz"),
+    ("openapi", "GET"): Right(PUBLIC, "/openapi.json"),
+    ("docs", "GET"): Right(PUBLIC, "/docs"),
+    ("oss-memories", "POST"): Right("write", "/memories", ADD, limited=403, changes=True),
+    ("oss-memories", "GET"): Right("read", "/memories?user_id=alice"),
+    ("oss-memories", "DELETE"): Right("admin", "/memories?user_id=alice", changes=True),
+    ("oss-memory", "GET"): Right("read", "/memories/{id}"),
+    ("oss-memory", "PUT"): Right(
+        "write", "/memories/{id}", {"text": "changed"}, outside=404, changes=True
+    ),
+    ("oss-memory", "DELETE"): Right("write", "/memories/{id}", outside=404, changes=True),
+    ("oss-history", "GET"): Right("read", "/memories/{id}/history"),
+    ("oss-search", "POST"): Right("read", "/search", FIND),
+    ("oss-entities", "GET"): Right("read", "/entities"),
+    ("oss-entity", "DELETE"): Right("admin", "/entities/user/alice", changes=True),
+}
+
+
+def patterns(found: list[Any], prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
+    for pattern in found:
+        path = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from patterns(pattern.url_patterns, path)
+        else:
+            yield path, pattern
+
+
+def routes() -> list[tuple[str, str, str]]:
+    """(name, method, path) of everything the URLconf serves; plain views count as GET."""
+    found = []
+    for path, pattern in patterns(get_resolver(settings.ROOT_URLCONF).url_patterns):
+        name = pattern.name or f"the unnamed route /{path}"
+        view = getattr(pattern.callback, "cls", None) or getattr(
+            pattern.callback, "view_class", None
+        )
+        methods = [m for m in METHODS if hasattr(view, m.lower())] if view else ["GET"]
+        found += [(name, method, path) for method in methods]
+    return found
+
+
+ROUTES = routes()
+
+
+def test_the_table_holds_every_route_and_no_other() -> None:
+    served = {(name, method) for name, method, _ in ROUTES}
+    missing = sorted(served - TABLE.keys())
+    assert not missing, f"routes without a needed scope in TABLE: {missing}"
+    assert not TABLE.keys() - served, "TABLE speaks of routes that are not served"
+
+
+@dataclass
+class Caller:
+    """A credential, and the scopes it should have; None: it does not hold at all."""
+
+    key: str | None
+    scopes: set[str] | None
+    reach: str = "inside"
+
+
+Callers = dict[str, Callable[[], Caller]]
+
+
+@pytest.fixture
+def callers(key: Any, alice: Account, other_project: Project, project: Project) -> Callers:
+    everything = {scope.value for scope in Scope}
+
+    def of_role(role: str) -> str:
+        """A key with all scopes, whose owner has only this role now."""
+        account = Account.objects.create(email=f"{role}@example.org", name=role)
+        membership = Membership.objects.create(project=project, account=account, role=Role.ADMIN)
+        made = key(*everything, owner=account)
+        Membership.objects.filter(pk=membership.pk).update(role=role)
+        return str(made)
+
+    def expired() -> str:
+        return str(key(expires_at=timezone.now() - timedelta(seconds=1)))
+
+    def revoked() -> str:
+        made = str(key())
+        ApiKey.objects.filter(digest=digest_of(made)).update(revoked_at=timezone.now())
+        return made
+
+    def of_nobody() -> str:
+        account = Account.objects.create(email="gone@example.org", is_owner=True, name="Gone")
+        made = str(key(owner=account))
+        Account.objects.filter(pk=account.pk).update(is_active=False)
+        return made
+
+    def of_a_former_member() -> str:
+        account = Account.objects.create(email="left@example.org", name="Left")
+        membership = Membership.objects.create(project=project, account=account, role=Role.ADMIN)
+        made = str(key(owner=account))
+        membership.delete()
+        return made
+
+    one_scope = {f"scope {s}": lambda s=s: Caller(key(s), {s}) for s in sorted(everything)}
+    return {
+        "no credential": lambda: Caller(None, None),
+        "a malformed key": lambda: Caller("m0sk_short", None),
+        "a key of another kind": lambda: Caller("sk-proj-" + "x" * 48, None),
+        "an unknown key": lambda: Caller("m0sk_" + "x" * 43, None),
+        "an expired key": lambda: Caller(expired(), None),
+        "a revoked key": lambda: Caller(revoked(), None),
+        "a key of a deactivated owner": lambda: Caller(of_nobody(), None),
+        "a key of a former member": lambda: Caller(of_a_former_member(), set()),
+        **one_scope,
+        "read and write": lambda: Caller(key("read", "write"), {"read", "write"}),
+        "all scopes": lambda: Caller(key(), everything),
+        "all scopes of a member": lambda: Caller(of_role("member"), {"read", "write"}),
+        "all scopes of a reviewer": lambda: Caller(
+            of_role("reviewer"), {"read", "write", "review"}
+        ),
+        "all scopes of an admin": lambda: Caller(of_role("admin"), everything),
+        "limited to alice": lambda: Caller(key(entity_limit={"user_id": ["alice"]}), everything),
+        "limited to another user": lambda: Caller(
+            key(entity_limit={"user_id": ["zoe"]}), everything, "limited"
+        ),
+        "limited to an agent": lambda: Caller(
+            key(entity_limit={"agent_id": ["bot"]}), everything, "limited"
+        ),
+        "all scopes of another project": lambda: Caller(
+            key(project=other_project), everything, "foreign"
+        ),
+    }
+
+
+def expected(right: Right, caller: Caller) -> int:
+    if right.needs == PUBLIC:
+        return right.ok
+    if caller.scopes is None:
+        return 401
+    if right.needs not in caller.scopes:
+        return 403
+    if caller.reach == "limited" and right.limited is not None:
+        return right.limited
+    return right.ok if caller.reach == "inside" else right.outside
+
+
+@pytest.mark.parametrize(("name", "method", "path"), ROUTES)
+def test_each_credential_gets_what_it_may_and_nothing_else(
+    engine: Any, as_key: Any, callers: Callers, api: Any, name: str, method: str, path: str
+) -> None:
+    right = TABLE.get((name, method))
+    if right is None:
+        pytest.fail(f"{method} /{path}: say in TABLE which scope the route '{name}' needs")
+    for who, make in callers.items():
+        caller = make()
+        id_ = api.add("Alice drinks tea", metadata={"secret": "cinnamon"})
+        before = Memory.objects.get(id=id_)
+        answer = as_key(caller.key)(method, right.path.format(id=id_), right.body)
+        wanted = expected(right, caller)
+        assert answer.status_code == wanted, f"{who}: {answer.content[:300]!r}"
+        inside = wanted == right.ok and caller.reach == "inside"
+        content = b"".join(answer) if answer.streaming else answer.content
+        if not inside:
+            assert b"cinnamon" not in content and b"drinks tea" not in content, who
+        after = Memory.objects.get(id=id_)
+        if not (inside and right.changes):
+            assert (after.rev, after.text, after.deleted_at) == (before.rev, before.text, None), who
+        elif method == "DELETE":
+            assert after.deleted_at is not None, who
+        api.delete(f"/memories/{id_}")
+
+
+def test_methods_that_a_route_does_not_have_change_nothing(api: Any, as_key: Any) -> None:
+    id_ = api.add("tea")
+    served = {(name, method) for name, method, _ in ROUTES}
+    for (name, _), right in TABLE.items():
+        for method in METHODS:
+            if (name, method) not in served:
+                body = {} if method in {"POST", "PUT", "PATCH"} else None
+                answer = api(method, right.path.format(id=id_), body)
+                assert answer.status_code == 405, (name, method)
+                answer = as_key(None)(method, right.path.format(id=id_), body)
+                assert answer.status_code in {401, 405}, (name, method)
+    assert Memory.objects.get(id=id_).rev == 1
+
+
+def test_head_and_options_reach_no_further_than_get(api: Any, as_key: Any) -> None:
+    id_ = api.add("tea")
+    for right in TABLE.values():
+        path = right.path.format(id=id_)
+        for method in ("HEAD", "OPTIONS"):
+            status = as_key(None)(method, path).status_code
+            assert (status in {401, 405}) or right.needs == PUBLIC, (method, path)
+            assert api(method, path).status_code < 500, (method, path)
+    assert Memory.objects.get(id=id_).rev == 1
+
+
+def test_health_tells_an_anonymous_caller_no_more_than_whether_it_is_well(
+    client: Any, engine: Any
+) -> None:
+    assert client.get("/healthz").json().keys() <= {"ok", "qdrant", "failing"}

@@ -1,0 +1,201 @@
+"""Settings from the environment: every mistake is one sentence that names the variable."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOUND = {"SECRET_KEY": "s" * 50, "ENCRYPTION_KEY": Fernet.generate_key().decode()}
+
+
+def manage(data: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`manage.py …` with nothing but these variables in its environment."""
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    environment = {**inherited, "MEM0DASH_DATA_DIR": str(data), **environment}
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# Environment that is wrong, and the variable that the sentence has to name.
+WRONG: dict[str, tuple[dict[str, str], str]] = {
+    "PORT is a word": ({"PORT": "http"}, "PORT"),
+    "PORT is out of range": ({"PORT": "70000"}, "PORT"),
+    "PORT is blank": ({"PORT": " "}, "PORT"),
+    "THREADS is none": ({"THREADS": "0"}, "THREADS"),
+    "THREADS is a fraction": ({"THREADS": "1.5"}, "THREADS"),
+    "AUTH_DISABLED is neither": ({"AUTH_DISABLED": "maybe"}, "AUTH_DISABLED"),
+    "ADMIN_API_KEY is short": ({"ADMIN_API_KEY": "secret"}, "ADMIN_API_KEY"),
+    "SECRET_KEY is short": ({"SECRET_KEY": "secret"}, "SECRET_KEY"),
+    "ENCRYPTION_KEY is no key": ({"ENCRYPTION_KEY": "nonsense"}, "ENCRYPTION_KEY"),
+    "ENCRYPTION_KEY is a comma": ({"ENCRYPTION_KEY": ","}, "ENCRYPTION_KEY"),
+    "ENCRYPTION_KEY: the second is no key": (
+        {"ENCRYPTION_KEY": f"{Fernet.generate_key().decode()},nonsense"},
+        "ENCRYPTION_KEY",
+    ),
+    "PUBLIC_URL has no scheme": ({"PUBLIC_URL": "memory.example.org"}, "PUBLIC_URL"),
+    "PUBLIC_URL has another scheme": ({"PUBLIC_URL": "ftp://example.org"}, "PUBLIC_URL"),
+    "PUBLIC_URL has no host": ({"PUBLIC_URL": "https://"}, "PUBLIC_URL"),
+    "PUBLIC_URL has half a bracket": ({"PUBLIC_URL": "https://[::1"}, "PUBLIC_URL"),
+    "TRUSTED_PROXIES names no address": ({"TRUSTED_PROXIES": "10.0.0.1,lan"}, "TRUSTED_PROXIES"),
+    "TRUSTED_PROXIES has a wide mask": ({"TRUSTED_PROXIES": "10.0.0.0/99"}, "TRUSTED_PROXIES"),
+    "DATABASE_URL is a word": ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
+    "DATABASE_URL names another database": ({"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL"),
+    "DATABASE_URL has no port": ({"DATABASE_URL": "postgres://a:b@c:d/e"}, "DATABASE_URL"),
+    "DATABASE_URL names no file": ({"DATABASE_URL": "sqlite://"}, "DATABASE_URL"),
+    "LOG_LEVEL is unknown": ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
+    "a file is missing": ({"SECRET_KEY_FILE": "/nowhere/key"}, "SECRET_KEY_FILE"),
+    "a file is a directory": ({"PORT_FILE": "/"}, "PORT_FILE"),
+    "a file is empty": ({"ADMIN_API_KEY_FILE": "/dev/null"}, "ADMIN_API_KEY_FILE"),
+    "a file and a value": (
+        {"ADMIN_API_KEY": "x" * 20, "ADMIN_API_KEY_FILE": "/dev/null"},
+        "ADMIN_API_KEY_FILE",
+    ),
+    "the data directory is a file": (
+        {"MEM0DASH_DATA_DIR": str(ROOT / "manage.py")},
+        "MEM0DASH_DATA_DIR",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: Any) -> Iterator[dict[str, subprocess.CompletedProcess[str]]]:
+    """`manage.py check` in every wrong environment, two at a time."""
+    data = Path(tmp_path_factory.mktemp("data"))
+
+    def check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        # A value beside its file would be a mistake of its own.
+        sound = {k: v for k, v in SOUND.items() if f"{k}_FILE" not in environment}
+        return manage(data, "check", **{**sound, **environment})
+
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(check, [environment for environment, _ in WRONG.values()])
+        yield dict(zip(WRONG, done, strict=True))
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_setting_stops_the_start_with_one_sentence(
+    outcomes: dict[str, subprocess.CompletedProcess[str]], mistake: str
+) -> None:
+    done, name = outcomes[mistake], WRONG[mistake][1]
+    told = done.stderr.strip()
+    assert done.returncode != 0
+    assert "Traceback" not in told
+    assert name in told
+    assert len(told.splitlines()) == 1, told
+    assert told.startswith("mem0dash cannot start: ") and told.endswith((".", ")."))
+    for secret in (SOUND["SECRET_KEY"], SOUND["ENCRYPTION_KEY"], "secret"):
+        assert secret not in told
+
+
+def test_without_any_setting_the_service_is_ready_to_start(tmp_path: Path) -> None:
+    done = manage(tmp_path / "new", "check")
+    assert (done.returncode, "no issues" in done.stdout) == (0, True), done.stderr
+
+
+def test_made_secrets_are_for_the_owner_alone_and_are_kept(tmp_path: Path) -> None:
+    data = tmp_path / "deep" / "data"
+    assert manage(data, "check").returncode == 0
+    made = {}
+    for name in ("secret_key", "encryption_key"):
+        path = data / name
+        assert path.stat().st_mode & 0o777 == 0o600
+        made[name] = path.read_text().strip()
+    assert len(made["secret_key"]) >= 50
+    Fernet(made["encryption_key"])
+    assert manage(data, "check").returncode == 0
+    assert {name: (data / name).read_text().strip() for name in made} == made
+    assert sorted(p.name for p in data.iterdir() if p.name.startswith(".")) == []
+
+
+def test_two_starts_at_once_agree_on_the_secrets(tmp_path: Path) -> None:
+    script = "from django.conf import settings as s; print(s.SECRET_KEY, *s.ENCRYPTION_KEYS)"
+    arguments = ("shell", "--verbosity", "0", "--command", script)
+    with ThreadPoolExecutor(3) as pool:
+        runs = list(pool.map(lambda _: manage(tmp_path, *arguments), range(3)))
+    assert {run.returncode for run in runs} == {0}, runs[0].stderr
+    assert len({run.stdout for run in runs}) == 1
+
+
+def test_an_emptied_secret_is_told_and_never_replaced(tmp_path: Path) -> None:
+    assert manage(tmp_path, "check").returncode == 0
+    (tmp_path / "encryption_key").write_text("")
+    done = manage(tmp_path, "check")
+    assert done.returncode != 0
+    assert "ENCRYPTION_KEY" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "encryption_key").read_text() == ""
+
+
+def test_secrets_that_others_can_read_are_warned_of(tmp_path: Path) -> None:
+    assert manage(tmp_path, "check").returncode == 0
+    (tmp_path / "secret_key").chmod(0o644)
+    done = manage(tmp_path, "check")
+    assert done.returncode == 0
+    assert "mem0dash.W001" in done.stderr and "chmod 600" in done.stderr
+
+
+def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
+    values = {**SOUND, "ADMIN_API_KEY": "a" * 20, "PORT": "8123", "PUBLIC_URL": "https://m.example"}
+    values |= {"THREADS": "5", "ALLOWED_HOSTS": "one.example, two.example", "AUTH_DISABLED": "no"}
+    files = {}
+    for name, value in values.items():
+        path = tmp_path / name
+        path.write_text(f"  {value}\n")
+        files[f"{name}_FILE"] = str(path)
+    script = "from django.conf import settings as s; print(s.SECRET_KEY, *s.ENCRYPTION_KEYS, "
+    script += "s.ADMIN_API_KEY, s.PORT, s.PUBLIC_URL, s.THREADS, s.NAMED_HOSTS, s.AUTH_DISABLED)"
+    done = manage(tmp_path, "shell", "--verbosity", "0", "--command", script, **files)
+    assert done.stdout.strip() == (
+        f"{SOUND['SECRET_KEY']} {SOUND['ENCRYPTION_KEY']} {'a' * 20} 8123 https://m.example 5 "
+        "['one.example', 'two.example', 'm.example'] False"
+    )
+    assert not (tmp_path / "secret_key").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "host"),
+    [("serve", "0.0.0.0"), ("check", "::"), ("check", "10.1.2.3"), ("check", "memory.example.org")],
+)
+def test_without_authentication_it_refuses_to_listen_beyond_this_machine(
+    tmp_path: Path, command: str, host: str
+) -> None:
+    done = manage(tmp_path, command, AUTH_DISABLED="1", HOST=host, PORT="0", **SOUND)
+    assert done.returncode != 0
+    assert "AUTH_DISABLED" in done.stderr and "Traceback" not in done.stderr
+    assert "listens on" not in done.stdout
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_without_authentication_it_may_listen_on_this_machine(tmp_path: Path, host: str) -> None:
+    done = manage(tmp_path, "check", AUTH_DISABLED="yes", HOST=host, **SOUND)
+    assert done.returncode == 0, done.stderr
+
+
+def test_serve_tells_a_wrong_encryption_key_before_it_listens(tmp_path: Path) -> None:
+    first = manage(tmp_path, "bootstrap", "--email", "a@example.org", "--password", "long enough 1")
+    assert first.returncode == 0, first.stderr
+    done = manage(tmp_path, "serve", PORT="0", ENCRYPTION_KEY=Fernet.generate_key().decode())
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("mem0dash cannot start: ENCRYPTION_KEY is not the key")
+    assert "Traceback" not in done.stderr and "listens on" not in done.stdout
+
+
+def test_serve_tells_a_database_that_does_not_answer(tmp_path: Path) -> None:
+    url = "postgres://nobody:hidden-word@127.0.0.1:1/nothing"
+    done = manage(tmp_path, "serve", PORT="0", DATABASE_URL=url)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("mem0dash cannot start: DATABASE_URL")
+    assert "Traceback" not in done.stderr and "hidden-word" not in done.stderr
