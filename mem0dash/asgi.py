@@ -15,14 +15,15 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mem0dash.settings")
 
-import orjson
 from a2wsgi.wsgi import build_environ
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 django_application = get_wsgi_application()
 
-from memories import runtime  # noqa: E402  (models need the application to be set up)
+# After the set-up, which models need.
+from mem0dash.middleware import TOO_LARGE  # noqa: E402
+from memories import runtime  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -55,36 +56,44 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
-    """Reads the whole body before a thread is taken, so that a slow client holds none.
-
-    WSGI knows bodies by their length only, so a chunked one is given its length here.
-    """
-    headers = dict(scope["headers"])
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > settings.MAX_BODY_BYTES:
-        await _too_large(send)
+    """Reads the whole body before a thread is taken, so that a slow client holds none."""
+    body = await _body(scope, receive)
+    if body is None:
         return
+    # WSGI knows bodies by their length only: a chunked one is given its length here.
+    framing = {b"content-length", b"transfer-encoding"}
+    headers = [pair for pair in scope["headers"] if pair[0] not in framing]
+    length = (b"content-length", str(len(body)).encode())
+    scope = {**scope, "headers": [*headers, length]}
+    environ: dict[str, Any] = dict(build_environ(scope, io.BytesIO(body)))  # type: ignore[arg-type]
+    # The ignore: a2wsgi spells the same types in its own way.
+    environ[TOO_LARGE] = body is _LARGE
+    loop = asyncio.get_running_loop()
+    for message in await loop.run_in_executor(pool, _respond, environ, send, loop):
+        await send(message)
+
+
+# Stands for a body that is larger than settings.MAX_BODY_BYTES, which is not read to its end.
+_LARGE = bytes(bytearray(b"too large"))
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes | None:
+    """The body, _LARGE, or None where the client has gone."""
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > settings.MAX_BODY_BYTES:
+        return _LARGE
     chunks: list[bytes] = []
     size = 0
-    more = True
-    while more:
+    while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return
+            return None
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        more = message.get("more_body", False)
         if size > settings.MAX_BODY_BYTES:
-            await _too_large(send)
-            return
-    if b"transfer-encoding" in headers:
-        kept = [pair for pair in scope["headers"] if pair[0] != b"transfer-encoding"]
-        scope = {**scope, "headers": [*kept, (b"content-length", str(size).encode())]}
-    environ = build_environ(scope, io.BytesIO(b"".join(chunks)))  # type: ignore[arg-type]
-    # The ignore: a2wsgi spells the same types in its own way.
-    loop = asyncio.get_running_loop()
-    for message in await loop.run_in_executor(pool, _respond, dict(environ), send, loop):
-        await send(message)
+            return _LARGE
+        if not message.get("more_body", False):
+            return b"".join(chunks)
 
 
 def _respond(environ: dict[str, Any], send: Send, loop: asyncio.AbstractEventLoop) -> list[Message]:
@@ -109,15 +118,3 @@ def _respond(environ: dict[str, Any], send: Send, loop: asyncio.AbstractEventLoo
         return [{"type": "http.response.body", "body": b""}]
     finally:
         response.close()
-
-
-async def _too_large(send: Send) -> None:
-    detail = f"The request body is larger than {settings.MAX_BODY_BYTES // 1024 // 1024} MiB."
-    body = orjson.dumps({"detail": detail})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

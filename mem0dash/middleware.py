@@ -17,6 +17,9 @@ access_log = logging.getLogger("mem0dash.access")
 _INBOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
+# Set in the WSGI environment by the dispatcher.
+TOO_LARGE = "mem0dash.too_large"
+
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -68,6 +71,21 @@ class RequestMiddleware:
             },
         )
         return response
+
+
+class BodyLimitMiddleware:
+    """Answers 413 where the dispatcher gave up reading the body."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if not request.META.get(TOO_LARGE):
+            return self.get_response(request)
+        most = settings.MAX_BODY_BYTES // 1024 // 1024
+        detail = f"The request body is larger than {most} MiB."
+        # What is left of the body is not read, so the connection cannot be used again.
+        return JsonResponse({"detail": detail}, status=413, headers={"Connection": "close"})
 
 
 class HostMiddleware:

@@ -136,6 +136,7 @@ MIDDLEWARE = [
     "mem0dash.middleware.RequestMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "mem0dash.middleware.HostMiddleware",
+    "mem0dash.middleware.BodyLimitMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
 ]
 ROOT_URLCONF = "mem0dash.urls"

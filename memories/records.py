@@ -90,7 +90,8 @@ def parse_instant(value: object) -> datetime | None:
         return None
     try:
         parsed = parse_datetime(value) or datetime.fromisoformat(value)
-        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
+        # To UTC in here: the ends of the calendar may lie beyond it there.
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 

@@ -91,7 +91,7 @@ def body_of(request: Request, model: type[Model]) -> Model:
     """The body as `model`; BodyError in FastAPI's shape when it does not fit."""
     data = request.data
     if not isinstance(data, dict):
-        if not request._request.body:
+        if data is None:
             raise BodyError([_problem("missing", ["body"], "Field required", None)])
         message = "Input should be a valid dictionary or object to extract fields from"
         raise BodyError([_problem("model_attributes_type", ["body"], message, data)])

@@ -1,5 +1,6 @@
 """JSON in and out, strictly: what the databases cannot keep is refused at the door."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,10 +23,10 @@ class StrictJSONParser(BaseParser):
             data = orjson.loads(raw) if raw.strip() else None
         except orjson.JSONDecodeError as error:
             raise ParseError(str(error)) from error
-        if b"\\u0000" in raw and _holds_nul(data):
-            raise ParseError("NUL characters are not allowed")
         if _deeper_than(data, self.MAX_DEPTH):
             raise ParseError(f"nested deeper than {self.MAX_DEPTH} levels")
+        if b"\\u0000" in raw and _holds_nul(data):
+            raise ParseError("NUL characters are not allowed")
         return data
 
 
@@ -39,7 +40,12 @@ class OrjsonRenderer(BaseRenderer):
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> bytes:
-        return b"" if data is None and _has_no_body(renderer_context) else orjson.dumps(data)
+        if data is None and _has_no_body(renderer_context):
+            return b""
+        try:
+            return orjson.dumps(data)
+        except TypeError:  # an integer beyond 64 bits, which jsonb makes of 1e20
+            return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class AlwaysJson(BaseContentNegotiation):

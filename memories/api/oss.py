@@ -262,5 +262,7 @@ class EntityView(OssView):
         principal.require(Scope.ADMIN, "Admin role required.")
         inputs.path_of({"entity_type": entity_type}, inputs.EntityPath)
         field = queries.ENTITY_TYPES[entity_type]
+        if "\0" in entity_id:
+            raise InvalidInputError("NUL characters are not allowed in an id.")
         services.delete_matching(principal, Condition(field, "eq", entity_id))
         return Response({"message": "Entity deleted"})

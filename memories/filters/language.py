@@ -85,7 +85,7 @@ def names_an_entity(node: Node) -> bool:
         c.field in ENTITY_FIELDS
         and not c.metadata
         and not negated
-        and c.op in {"eq", "in", "exists"}
+        and (c.op == "exists" or (c.op in {"eq", "in"} and c.value is not None))
         for c, negated in conditions(node)
     )
 

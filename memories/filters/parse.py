@@ -23,6 +23,8 @@ from memories.records import parse_instant
 
 MAX_DEPTH: Final = 16
 MAX_CONDITIONS: Final = 200
+MAX_NODES: Final = 1000
+MAX_VALUES: Final = 500
 _LOGIC: Final = {"AND": "AND", "OR": "OR", "NOT": "NOT", "$and": "AND", "$or": "OR", "$not": "NOT"}
 _ALIASES: Final = {"data": "text", "memory": "text"}
 # A value that no column of the name could hold speaks of the metadata key of that name.
@@ -61,11 +63,14 @@ def parse_filters(filters: Mapping[str, Any]) -> Node:
 
 class _Parser:
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.nodes = 0
 
     def mapping(self, filters: object, depth: int) -> Node:
         if not isinstance(filters, Mapping):
             raise InvalidInputError("Invalid filters: each filter must be an object.")
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise InvalidInputError(f"Invalid filters: more than {MAX_NODES} filters.")
         if depth > MAX_DEPTH:
             raise InvalidInputError(f"Invalid filters: nested deeper than {MAX_DEPTH} levels.")
         parts = tuple(self.entry(key, value, depth) for key, value in filters.items())
@@ -107,6 +112,10 @@ class _Parser:
         if op in {"in", "nin"}:
             if not isinstance(value, list):
                 raise InvalidInputError(f"Invalid filter for {name}: {op} needs a list.")
+            if len(value) > MAX_VALUES:
+                raise InvalidInputError(
+                    f"Invalid filter for {name}: more than {MAX_VALUES} values."
+                )
             return _typed(name, op, tuple(_scalar(name, item) for item in value))
         if op in {"contains", "icontains"} and name not in LIST_FIELDS:
             value = _scalar(name, value)

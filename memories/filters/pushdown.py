@@ -72,6 +72,6 @@ def _condition(c: Condition) -> tuple[Node, bool]:
         if None in words:
             return EVERYTHING, False
         return Condition(METADATA_WORDS, "in", words), True
-    if c.field in INDEXED_FIELDS and None not in values:
+    if c.field in INDEXED_FIELDS and None not in values and "" not in values:
         return Condition(c.field, "in", values), True
     return EVERYTHING, False

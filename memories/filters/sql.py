@@ -208,14 +208,14 @@ def _equal(at: str, value: Scalar, postgresql: bool) -> tuple[str, list[Any]]:
     if isinstance(value, bool):
         return f"{at}.type = %s", ["true" if value else "false"]
     types = "('text')" if isinstance(value, str) else "('integer', 'real')"
-    return f"({at}.type IN {types} AND {at}.value = %s)", [value]
+    return f"({at}.type IN {types} AND {at}.value = %s)", [_sqlite_value(value)]
 
 
 def _ordered(at: str, compare: str, value: Scalar, postgresql: bool) -> tuple[str, list[Any]]:
     number = not isinstance(value, str)
     if not postgresql:
         types = "('integer', 'real')" if number else "('text')"
-        return f"({at}.type IN {types} AND {at}.value {compare} %s)", [value]
+        return f"({at}.type IN {types} AND {at}.value {compare} %s)", [_sqlite_value(value)]
     if number:
         # CASE keeps the cast away from values that are no numbers.
         cast = f"CASE WHEN jsonb_typeof({at}) = 'number' THEN ({at} #>> '{{}}')::numeric END"
@@ -258,4 +258,6 @@ def _contained(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tup
 
 
 def _sqlite_value(value: Scalar) -> Any:
-    return int(value) if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
