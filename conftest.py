@@ -13,7 +13,7 @@ from django.conf import settings
 from accounts.models import Account, Membership, Project, Role
 from apikeys.services import create_api_key
 from mem0dash.principal import Principal, Scope
-from memories import runtime
+from memories import ingest, runtime
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
@@ -54,6 +54,12 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
 @pytest.fixture(scope="session", autouse=True)
 def _cheap_passwords() -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def _not_alone() -> None:
+    """A test that takes over as the only process does not do so for those after it."""
+    ingest._alone.clear()
 
 
 @pytest.fixture

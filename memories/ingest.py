@@ -2,15 +2,18 @@
 
 import hashlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID, uuid4
 
 import orjson
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils import timezone
 
 from mem0dash.errors import EngineError, Mem0dashError
@@ -20,6 +23,12 @@ from memories.models import AddInput, IngestClaim
 logger = logging.getLogger(__name__)
 
 Results = list[dict[str, Any]]
+
+# The inputs that this process works on, known here before their claims can be seen in SQL. In a
+# process that is alone, every other claim is one that nobody works on any more.
+_active: set[UUID] = set()
+_alone = threading.Event()
+
 _POLL_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25)
 
 
@@ -52,9 +61,17 @@ def run_once(
     """
     digest = request.digest(principal)
     while True:
-        mine, theirs = _claim(request, digest, principal)
-        if mine is not None:
-            return _work(mine, digest, work)
+        own_id = uuid4()
+        _active.add(own_id)
+        try:
+            mine, theirs = _claim(request, digest, principal, own_id)
+            if mine is not None:
+                return _work(mine, work)
+        finally:
+            _active.discard(own_id)
+        if theirs is not None and _is_abandoned(theirs.pk):
+            abandon_claims()
+            continue
         answer = _wait(theirs, digest)
         if answer is not None:
             return answer
@@ -70,11 +87,12 @@ def finish(kept: AddInput, results: Results) -> None:
 
 
 def _claim(
-    request: AddRequest, digest: str, principal: Principal
+    request: AddRequest, digest: str, principal: Principal, own_id: UUID
 ) -> tuple[AddInput | None, AddInput | None]:
     """(the input that is ours to work on, None) or (None, the input that is under way)."""
     now = timezone.now()
     kept = AddInput(
+        id=own_id,
         project_id=principal.project.id,
         messages=request.messages,
         options=dict(request.options),
@@ -112,18 +130,24 @@ def _insert_claim(digest: str, kept: AddInput, lease: datetime) -> bool:
         return bool(cursor.rowcount == 1)
 
 
-def _work(kept: AddInput, digest: str, work: Callable[[AddInput], Results]) -> Results:
+def _work(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
     try:
         return work(kept)
     except BaseException as error:
         reason = error.message if isinstance(error, Mem0dashError) else "Internal error."
-        with transaction.atomic():
-            AddInput.objects.filter(pk=kept.pk).update(
-                outcome=AddInput.Outcome.FAILED, reason=reason, finished_at=timezone.now()
-            )
-            IngestClaim.objects.filter(digest=digest, input=kept).delete()
         logger.warning("add failed, its input is kept", extra={"input": str(kept.pk)})
+        with suppress(DatabaseError, InterfaceError):  # then `abandon_claims` does it later
+            _fail([kept.pk], reason)
         raise
+
+
+def _fail(ids: Sequence[UUID], reason: str) -> int:
+    """Ends these adds as failed, but for one whose commit went through unheard."""
+    with transaction.atomic():
+        IngestClaim.objects.filter(input_id__in=ids).delete()
+        return AddInput.objects.filter(id__in=ids, outcome=AddInput.Outcome.RUNNING).update(
+            outcome=AddInput.Outcome.FAILED, reason=reason, finished_at=timezone.now()
+        )
 
 
 def _wait(theirs: AddInput | None, digest: str) -> Results | None:
@@ -142,12 +166,25 @@ def _wait(theirs: AddInput | None, digest: str) -> Results | None:
     return list(done.results)
 
 
-def abandon_running() -> int:
-    """Marks adds that a stopped process left behind as failed; only for a process that is alone."""
-    with transaction.atomic():
-        IngestClaim.objects.all().delete()
-        return AddInput.objects.filter(outcome=AddInput.Outcome.RUNNING).update(
-            outcome=AddInput.Outcome.FAILED,
-            reason="The server stopped before this was stored.",
-            finished_at=timezone.now(),
-        )
+def _is_abandoned(input_id: UUID) -> bool:
+    return _alone.is_set() and input_id not in _active
+
+
+def abandon_claims() -> int:
+    """Ends what an outage of the database kept from ending, in a process that is alone."""
+    if not _alone.is_set():
+        return 0
+    held = list(IngestClaim.objects.values_list("input_id", flat=True))
+    abandoned = [id_ for id_ in held if id_ not in _active]
+    return _fail(abandoned, "The database went away before this was stored.") if abandoned else 0
+
+
+def take_over() -> int:
+    """Tells that this process is alone: adds that still count as running died with another one.
+
+    How many those were; they end as failed.
+    """
+    _alone.set()
+    running = AddInput.objects.filter(outcome=AddInput.Outcome.RUNNING)
+    ids = [id_ for id_ in running.values_list("id", flat=True) if id_ not in _active]
+    return _fail(ids, "The server stopped before this was stored.")

@@ -58,9 +58,14 @@ def purge_deleted(project: Project, *, older_than: object) -> int:
         if not ids:
             return total
         with transaction.atomic():
-            _forget_texts(ids)
-            Memory.objects.filter(id__in=ids).delete()
-        total += len(ids)
+            # Once more under the lock: what was restored meanwhile stays.
+            locked = Memory.objects.select_for_update().filter(
+                id__in=ids, deleted_at__lt=older_than, indexed_rev=F("rev")
+            )
+            gone = [row.id for row in locked]
+            _forget_texts(gone)
+            Memory.objects.filter(id__in=gone).delete()
+        total += len(gone)
 
 
 def erase(ids: Sequence[UUID]) -> None:
@@ -75,8 +80,9 @@ def erase(ids: Sequence[UUID]) -> None:
 
 def _forget_texts(ids: Sequence[UUID]) -> None:
     """Empties history, kept inputs and remembered messages that hold these memories' words."""
-    Revision.objects.filter(memory_id__in=ids).update(old_text=None, new_text=None, changes={})
     rows = Memory.objects.filter(id__in=ids)
+    _forget_unstored(ids)
+    Revision.objects.filter(memory_id__in=ids).update(old_text=None, new_text=None, changes={})
     # An add's input is kept under the batch id of what it brought.
     batches = [batch for batch in rows.values_list("batch_id", flat=True) if batch]
     AddInput.objects.filter(id__in=batches).update(messages=[], options={}, results=[])
@@ -85,6 +91,19 @@ def _forget_texts(ids: Sequence[UUID]) -> None:
     ).distinct():
         scope = message_scope(*entities)
         SessionMessage.objects.filter(project_id=project_id, scope=scope).delete()
+
+
+def _forget_unstored(ids: Sequence[UUID]) -> None:
+    """Empties the inputs of adds that failed, where they brought one of these memories' texts."""
+    told = Revision.objects.filter(memory_id__in=ids).values_list("old_text", "new_text")
+    texts = {text for pair in told for text in pair if text}
+    projects = Memory.objects.filter(id__in=ids).values("project_id")
+    unstored = AddInput.objects.filter(project_id__in=projects).exclude(
+        outcome__in=[AddInput.Outcome.STORED, AddInput.Outcome.RUNNING]
+    )
+    for kept in unstored.iterator():
+        if any(message.get("content") in texts for message in kept.messages):
+            AddInput.objects.filter(pk=kept.pk).update(messages=[], options={}, results=[])
 
 
 def message_scope(user_id: str, agent_id: str, run_id: str) -> str:

@@ -183,19 +183,25 @@ def _interval(found: dict[str, str | None], today: date) -> Interval | None:
     name, number = found.get("month"), found.get("month_number")
     month = _MONTHS[name.lower()] if name else int(number) if number else None
     day = int(found.get("day") or 0) or None
+    part = (found.get("part") or "").lower()
+    if year := found.get("year"):
+        return _interval_of(int(year), month, day, part)
+    # The latest that has begun; eight years hold a 29 February in any century.
+    for earlier in range(9):
+        interval = _interval_of(today.year - earlier, month, day, part)
+        if interval is not None and interval[0] <= today:
+            return interval
+    return None
+
+
+def _interval_of(year: int, month: int | None, day: int | None, part: str) -> Interval | None:
     try:
-        if found.get("year"):
-            year = int(found["year"] or 0)
-        else:
-            year = today.year
-            if month and date(year, month, day or 1) > today:
-                year -= 1
         if month is None:
             return date(year, 1, 1), date(year, 12, 31)
         if day is not None:
             return date(year, month, day), date(year, month, day)
         last = (date(year + month // 12, month % 12 + 1, 1) - timedelta(days=1)).day
-        low, high = _PARTS.get((found.get("part") or "").lower(), (1, last))
+        low, high = _PARTS.get(part, (1, last))
         return date(year, month, low), date(year, month, min(high, last))
     except ValueError:
         return None  # such as 31 June: not a date after all

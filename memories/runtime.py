@@ -45,6 +45,8 @@ class Runtime:
         """The index to search in; IndexUnavailableError in a process without one."""
         if self.indexer is None:
             raise IndexUnavailableError("The memory index is not open in this process.")
+        if not self.indexer.complete:
+            raise IndexUnavailableError("The memory index is being rebuilt; try again shortly.")
         return self.indexer.index
 
     def apply(self, memories: list[Memory]) -> None:
@@ -76,11 +78,13 @@ class Runtime:
                 )
 
     def _run(self) -> None:
+        self._guarded(self.tick)
         self._guarded(self.embed_missing)
         since_purge = 0.0
         while not self._stop.wait(DRAIN_SECONDS):
             since_purge += DRAIN_SECONDS
             self._guarded(self.tick)
+            self._guarded(ingest.abandon_claims)
             if since_purge >= PURGE_SECONDS:
                 since_purge = 0.0
                 self._guarded(purge.purge_all)
@@ -144,6 +148,8 @@ class Runtime:
                             "data": made.data,
                         },
                     )
+            # Pending again, for the outbox to cover an index that does not take it now.
+            Memory.objects.filter(id__in=[row.id for row in rows]).update(indexed_rev=0)
         self.apply(rows)
 
 
@@ -178,7 +184,7 @@ def open_runtime(*, index_root: Path | None = None) -> Runtime:
     indexer = Indexer(root, *_indexed_model(engine), open_index=EdgeIndex)
     # Holding the index means being alone: adds that are still marked as running died with the
     # process that ran them.
-    ingest.abandon_running()
+    ingest.take_over()
     return Runtime(engine, indexer)
 
 

@@ -84,11 +84,11 @@ def search_memories(
     """
     principal.require(Scope.READ)
     _check(query, top_k, threshold)
-    if top_k == 0:
-        return Found([], "semantic")
     current = runtime.current()
+    mode: Literal["semantic", "keyword"] = "semantic" if current.engine.embedder else "keyword"
+    if top_k == 0:
+        return Found([], mode)
     vector = current.engine.embed_query(query)
-    mode: Literal["semantic", "keyword"] = "keyword" if vector is None else "semantic"
     asked = _prepare(principal, query, vector, where, top_k, show_expired)
     ranked = _ranked(current.index, asked, threshold)
     return Found(_hydrate(asked.reader, ranked[:top_k]), mode)

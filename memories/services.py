@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 CONVERSATIONAL: Final = "conversational"
 PROCEDURAL: Final = "procedural_memory"
 BATCH: Final = 500
+UPDATE_ATTEMPTS: Final = 5
 
 
 class Unset:
@@ -197,29 +198,44 @@ def update_memory(
         )
     if text is not None and not text.strip():
         raise InvalidInputError("text cannot be empty or whitespace-only.")
-    memory = queries.find(principal, memory_id)
-    current = runtime.current()
-    vector: Vector | None = None
-    if text is not None and text != memory.text:
-        [vector] = current.engine.embed([records.embedded_text(memory, text)])
-    with transaction.atomic():
-        memory = _locked(principal, memory.id)
-        before = memory.text
-        changes = _change(memory, principal, text, metadata, expiration_date)
-        _save(memory, list(changes))
-        if memory.text != before:
-            _replace_vector(memory, vector, current.engine.model_key)
-        records.revision(
-            memory,
-            "UPDATE",
-            principal,
-            old_text=before,
-            new_text=memory.text,
-            changes={name: change for name, change in changes.items() if name != "text"},
-            at=memory.updated_at,
-        ).save()
-    current.apply([memory])
-    return memory
+    for _ in range(UPDATE_ATTEMPTS):
+        seen = queries.find(principal, memory_id)
+        vector: Vector | None = None
+        if text is not None and text != seen.text:
+            [vector] = runtime.current().engine.embed([records.embedded_text(seen, text)])
+        with transaction.atomic():
+            memory = _locked(principal, seen.id)
+            if text is not None and memory.text != seen.text:
+                continue  # its text changed while ours was embedded: look again
+            _update(memory, principal, vector, text, metadata, expiration_date)
+        runtime.current().apply([memory])
+        return memory
+    raise ConflictError("This memory is being changed by others; try again.")
+
+
+def _update(
+    memory: Memory,
+    principal: Principal,
+    vector: Vector | None,
+    text: str | None,
+    metadata: Mapping[str, Any] | None,
+    expiration_date: date | Unset | None,
+) -> None:
+    """Writes the change to the locked row, its vector and its history."""
+    before = memory.text
+    changes = _change(memory, principal, text, metadata, expiration_date)
+    _save(memory, list(changes))
+    if memory.text != before:
+        _replace_vector(memory, vector, runtime.current().engine.model_key)
+    records.revision(
+        memory,
+        "UPDATE",
+        principal,
+        old_text=before,
+        new_text=memory.text,
+        changes={name: change for name, change in changes.items() if name != "text"},
+        at=memory.updated_at,
+    ).save()
 
 
 def _locked(principal: Principal, memory_id: UUID) -> Memory:
@@ -294,13 +310,12 @@ def delete_matching(principal: Principal, where: Node) -> int:
     """Deletes every reachable memory that matches, whatever its status; how many. Scope `admin`."""
     principal.require(Scope.ADMIN, "Admin role required.")
     total = 0
-    for memories in _batches(queries.reachable(principal).filter(to_q(where))):
+    matching = queries.reachable(principal).filter(to_q(where))
+    for memories in _batches(matching):
         with transaction.atomic():
-            locked = list(
-                Memory.objects.select_for_update().filter(
-                    id__in=[memory.id for memory in memories], deleted_at=None
-                )
-            )
+            # Once more through the filter: what changed meanwhile may not match any more.
+            ids = [memory.id for memory in memories]
+            locked = list(matching.select_for_update().filter(id__in=ids))
             _mark_deleted(locked, principal)
         runtime.current().apply(locked)
         total += len(locked)

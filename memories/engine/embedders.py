@@ -38,20 +38,19 @@ class QueryCache:
 
     SIZE: Final = 512
 
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
+    def __init__(self) -> None:
         self._kept: OrderedDict[str, Vector] = OrderedDict()
         self._lock = threading.Lock()
 
-    def embed(self, query: str) -> Vector:
-        """Shape (dims,)."""
+    def get(self, query: str) -> Vector | None:
+        """The vector of a query that was asked before."""
         with self._lock:
             if (known := self._kept.get(query)) is not None:
                 self._kept.move_to_end(query)
-                return known
-        vector: Vector = self._embedder.embed([query])[0]
+            return known
+
+    def keep(self, query: str, vector: Vector) -> None:
         with self._lock:
             self._kept[query] = vector
             if len(self._kept) > self.SIZE:
                 self._kept.popitem(last=False)
-        return vector

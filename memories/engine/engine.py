@@ -15,7 +15,7 @@ class Engine:
     def __init__(self, embedder: Embedder | None, llm: Any = None) -> None:
         self.embedder = embedder
         self.llm = llm
-        self._queries = QueryCache(embedder) if embedder else None
+        self._queries = QueryCache()
 
     @property
     def model_key(self) -> str:
@@ -32,22 +32,24 @@ class Engine:
         """
         if self.embedder is None or not texts:
             return [None] * len(texts)
-        try:
-            vectors = self.embedder.embed(texts)
-        except Mem0dashError:
-            raise
-        except Exception as error:
-            raise ProviderError("The embedding model failed.") from error
-        if len(vectors) != len(texts):
-            raise ProviderError("The embedder answered with the wrong number of vectors.")
-        return [checked_vector(vector, self.dims) for vector in vectors]
+        return [*self._embed(self.embedder, texts)]
 
     def embed_query(self, query: str) -> Vector | None:
         """The unit vector of a query, None without an embedder; errors as `embed`."""
-        if self._queries is None:
+        if self.embedder is None:
             return None
+        known = self._queries.get(query)
+        if known is None:
+            [known] = self._embed(self.embedder, [query])
+            self._queries.keep(query, known)
+        return known
+
+    def _embed(self, embedder: Embedder, texts: Sequence[str]) -> list[Vector]:
         try:
-            return checked_vector(self._queries.embed(query), self.dims)
+            vectors = embedder.embed(texts)
+            if len(vectors) != len(texts):
+                raise ProviderError("The embedder answered with the wrong number of vectors.")
+            return [checked_vector(vector, self.dims) for vector in vectors]
         except Mem0dashError:
             raise
         except Exception as error:

@@ -8,7 +8,6 @@ from mem0dash.errors import InvalidInputError
 from memories.filters.language import (
     DATE_FIELDS,
     FIELDS,
-    LIST_FIELDS,
     OPERATORS,
     TIME_FIELDS,
     AllOf,
@@ -63,7 +62,7 @@ def parse_filters(filters: Mapping[str, Any]) -> Node:
 
 class _Parser:
     def __init__(self) -> None:
-        self.count = self.nodes = 0
+        self.count = self.nodes = self.values = 0
 
     def mapping(self, filters: object, depth: int) -> Node:
         if not isinstance(filters, Mapping):
@@ -112,15 +111,14 @@ class _Parser:
         if op in {"in", "nin"}:
             if not isinstance(value, list):
                 raise InvalidInputError(f"Invalid filter for {name}: {op} needs a list.")
-            if len(value) > MAX_VALUES:
-                raise InvalidInputError(
-                    f"Invalid filter for {name}: more than {MAX_VALUES} values."
-                )
+            self.values += len(value)
+            if self.values > MAX_VALUES:
+                raise InvalidInputError(f"Invalid filters: more than {MAX_VALUES} values in lists.")
             return _typed(name, op, tuple(_scalar(name, item) for item in value))
-        if op in {"contains", "icontains"} and name not in LIST_FIELDS:
-            value = _scalar(name, value)
-            if op == "icontains" and not isinstance(value, str):
-                raise InvalidInputError(f"Invalid filter for {name}: icontains needs a string.")
+        if op == "icontains" and not isinstance(value, str):
+            raise InvalidInputError(f"Invalid filter for {name}: icontains needs a string.")
+        if op == "contains" and value is None:
+            raise InvalidInputError(f"Invalid filter for {name}: contains needs a value.")
         if op in {"gt", "gte", "lt", "lte"} and (value is None or isinstance(value, bool)):
             raise InvalidInputError(f"Invalid filter for {name}: {op} needs a number or a string.")
         return _typed(name, op, _scalar(name, value))
@@ -137,7 +135,7 @@ def _scalar(name: str, value: object) -> Scalar:
 def _typed(name: str, op: str, value: Scalar | tuple[Scalar, ...]) -> Condition:
     """The condition on a column with its value checked, or on a metadata key."""
     values = value if isinstance(value, tuple) else (value,)
-    all_text = all(isinstance(item, str) for item in values)
+    all_text = all(isinstance(item, str) for item in values if item is not None)
     if name not in FIELDS or (
         name in _PROMOTED and op != "exists" and not all_text and value is not None
     ):

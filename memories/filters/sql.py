@@ -226,35 +226,43 @@ def _ordered(at: str, compare: str, value: Scalar, postgresql: bool) -> tuple[st
 
 def _contained(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tuple[str, list[Any]]:
     """A string holds the operand as a substring, an array as an element."""
-    tests, params = [], []
-    if isinstance(value, str):
-        if postgresql:
-            text, needle = f"({at} #>> '{{}}')", value.lower() if folded else value
-            text = f"lower({text})" if folded else text
-            tests.append(f"(jsonb_typeof({at}) = 'string' AND strpos({text}, %s) > 0)")
-        else:
-            text, needle = f"{at}.value", value.casefold() if folded else value
-            text = f"mem0dash_casefold({text})" if folded else text
-            tests.append(f"({at}.type = 'text' AND instr({text}, %s) > 0)")
-        params.append(needle)
+    element, params = _element(at, value, postgresql, folded=folded)
+    if not isinstance(value, str):
+        return element, params
+    needle = _folded(value, postgresql) if folded else value
     if postgresql:
-        tests.append(f"(jsonb_typeof({at}) = 'array' AND {at} @> %s::jsonb)")
-        params.append(json.dumps(value))
+        text = f"({at} #>> '{{}}')"
+        text = f"lower({text})" if folded else text
+        part = f"(jsonb_typeof({at}) = 'string' AND strpos({text}, %s) > 0)"
     else:
-        kind = (
-            "AND a.type IN ('true', 'false')"
-            if isinstance(value, bool)
-            else (
-                "AND a.type = 'text'"
-                if isinstance(value, str)
-                else "AND a.type IN ('integer', 'real')"
-            )
-        )
-        # CASE keeps json_each away from values that are no arrays: SQLite would refuse them.
-        array = f"CASE WHEN {at}.type = 'array' THEN {at}.value ELSE '[]' END"
-        tests.append(f"EXISTS (SELECT 1 FROM json_each({array}) AS a WHERE a.value = %s {kind})")
-        params.append(_sqlite_value(value))
-    return f"({' OR '.join(tests)})", params
+        text = f"mem0dash_casefold({at}.value)" if folded else f"{at}.value"
+        part = f"({at}.type = 'text' AND instr({text}, %s) > 0)"
+    return f"({part} OR {element})", [needle, *params]
+
+
+def _element(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tuple[str, list[Any]]:
+    """An array has the operand as an element. CASE keeps what is no array away from unpacking."""
+    if postgresql:
+        array = f"CASE WHEN jsonb_typeof({at}) = 'array' THEN {at} ELSE '[]'::jsonb END"
+        if not folded:
+            return f"(({array}) @> %s::jsonb)", [json.dumps(value)]
+        same = "jsonb_typeof(a.value) = 'string' AND lower(a.value #>> '{}') = %s"
+        unpacked = f"jsonb_array_elements({array}) AS a(value)"
+        return f"EXISTS (SELECT 1 FROM {unpacked} WHERE {same})", [_folded(str(value), True)]
+    array = f"CASE WHEN {at}.type = 'array' THEN {at}.value ELSE '[]' END"
+    if isinstance(value, bool):
+        types = "('true', 'false')"
+    else:
+        types = "('text')" if isinstance(value, str) else "('integer', 'real')"
+    own = "mem0dash_casefold(a.value)" if folded else "a.value"
+    wanted = _folded(str(value), False) if folded else _sqlite_value(value)
+    test = f"a.type IN {types} AND {own} = %s"
+    return f"EXISTS (SELECT 1 FROM json_each({array}) AS a WHERE {test})", [wanted]
+
+
+def _folded(text: str, postgresql: bool) -> str:
+    """As the database folds what it compares this with."""
+    return text.lower() if postgresql else text.casefold()
 
 
 def _sqlite_value(value: Scalar) -> Any:

@@ -61,13 +61,16 @@ class Indexer:
         self._lock = threading.RLock()
         self._applied: dict[UUID, int] = {}
         self._building: VectorIndex | None = None
+        self._retired: list[VectorIndex] = []
         self.model_key, self.dims = model_key, dims
         self.state = self._ensure_state()
         existed = self._path(self.state.generation).exists()
         self.index = open_index(self._path(self.state.generation), dims)
         self._drop_other_folders()
-        if not existed and Memory.objects.exists():
-            # The folder was lost or the embedder is new: everything has to be applied again.
+        # False while a lost folder or a new embedder's index is filled: until then an answer from
+        # it would be an empty list for an outage.
+        self.complete = existed or not Memory.objects.filter(deleted_at=None).exists()
+        if not self.complete:
             IndexState.objects.filter(pk=self.state.pk).update(rebuild_wanted_at=timezone.now())
 
     def _ensure_state(self) -> IndexState:
@@ -100,6 +103,8 @@ class Indexer:
         if not ids:
             return
         with self._lock:
+            for id_ in ids:
+                self._applied.pop(id_, None)
             rows = list(Memory.objects.filter(id__in=ids).values_list(*_COLUMNS))
             live = [self._point(row) for row in rows if row[2] is None]
             gone = set(ids) - {point.id for point in live}
@@ -131,8 +136,9 @@ class Indexer:
         with self._lock:
             rows = Memory.objects.filter(rev__gt=F("indexed_rev")).values_list("id", "rev")
             pending = [id_ for id_, rev in rows[:UNSETTLED] if self._applied.get(id_) != rev]
-            for at in range(0, len(pending), BATCH):
-                self.apply(pending[at : at + BATCH])
+        # A batch at a time under the lock: an add that comes in between does not wait for all.
+        for at in range(0, len(pending), BATCH):
+            self.apply(pending[at : at + BATCH])
         return len(pending)
 
     @property
@@ -150,6 +156,11 @@ class Indexer:
             applied, self._applied = self._applied, {}
             if applied:
                 self.index.flush()
+            retired, self._retired = self._retired, []
+        for index in retired:
+            index.close()
+        if retired:
+            self._drop_other_folders()
         by_rev: dict[int, list[UUID]] = {}
         for id_, rev in applied.items():
             by_rev.setdefault(rev, []).append(id_)
@@ -208,12 +219,12 @@ class Indexer:
     def _swap(self, fresh: VectorIndex, generation: int, started: datetime) -> None:
         with self._lock, transaction.atomic():
             IndexState.objects.filter(pk=self.state.pk).update(
-                generation=generation, built_at=max(started, timezone.now())
+                generation=generation, built_at=started
             )
-            old, self.index, self._building = self.index, fresh, None
+            # Searches that are under way still read the old one: it is closed at the next settling.
+            self._retired.append(self.index)
+            self.index, self._building, self.complete = fresh, None, True
             self.state.generation = generation
-        old.close()
-        self._drop_other_folders()
 
     def close(self) -> None:
         """Writes down what is on disk and lets go of the index."""

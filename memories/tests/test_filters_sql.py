@@ -57,6 +57,19 @@ def test_a_long_list_of_values_is_answered_or_refused_but_no_crash(store, field,
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("word", ["AND", "OR", "NOT"])
+@pytest.mark.parametrize("count", [2, 5])
+def test_many_long_lists_together_are_answered_or_refused_but_no_crash(store, word, count):
+    store(metadata={"k0": "7"})
+    filters = {word: [{f"k{i}": [str(j) for j in range(400)]} for i in range(count)]}
+    try:
+        node = parse_filters(filters)
+    except InvalidInputError:
+        return
+    assert Memory.objects.filter(to_q(node)).count() == (1 if word == "OR" else 0)
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     "moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"], ids=["first", "last"]
 )

@@ -165,7 +165,7 @@ def test_a_lease_that_runs_out_while_another_waits_is_taken_over(owner):
 @pytest.mark.django_db
 def test_what_a_stopped_process_left_running_is_marked_as_failed(owner):
     dead = left_behind(owner, timedelta(hours=1))
-    assert ingest.abandon_running() == 1
+    assert ingest.take_over() == 1
     dead.refresh_from_db()
     assert dead.outcome == AddInput.Outcome.FAILED
     assert "stopped" in dead.reason
@@ -173,7 +173,7 @@ def test_what_a_stopped_process_left_running_is_marked_as_failed(owner):
     assert dead.messages == [{"role": "user", "content": "green tea"}]
     assert not IngestClaim.objects.exists()
     assert run(owner) == [{"id": "new"}]
-    assert ingest.abandon_running() == 0
+    assert ingest.take_over() == 0
 
 
 @pytest.mark.django_db

@@ -1,5 +1,6 @@
 """Starts the service: migrate, check, one server process with its background work."""
 
+import signal
 import sys
 from typing import Any
 
@@ -32,6 +33,9 @@ class Command(BaseCommand):
         server = uvicorn.Server(_uvicorn_config())
         socket = server.config.bind_socket()
         self._greet(socket.getsockname()[1])
+        # uvicorn raises the signal once more after it has ended: that is no failure here.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         server.run(sockets=[socket])
         # uvicorn has ended on SIGTERM or SIGINT, and the runtime with it.
         sys.stdout.write("mem0dash has stopped.\n")
