@@ -90,6 +90,31 @@ def check_database(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     return []
 
 
+@register(Tags.database, deploy=True)
+def check_letters(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Filters that ignore case need PostgreSQL's ICU collations, and those need UTF-8."""
+    if connection.vendor != "postgresql":
+        return []
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT current_setting('server_encoding'), "
+                "EXISTS (SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu')"
+            )
+            encoding, icu = cursor.fetchone()
+    except DatabaseError:
+        return []  # check_database says so
+    if encoding == "UTF8" and icu:
+        return []
+    return [
+        Error(
+            f"The database has encoding {encoding}{'' if icu else ' and no ICU collations'}.",
+            hint="Make it with ENCODING 'UTF8' on a PostgreSQL that was built with ICU.",
+            id="mem0dash.E004",
+        )
+    ]
+
+
 @register(deploy=True)
 def check_model(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Without the embedding model, search is by words."""

@@ -43,7 +43,9 @@ class Cluster:
         self.as_root = os.geteuid() == 0
         if self.as_root:
             shutil.chown(self.root, "postgres", "postgres")
-        self._run("initdb", "--pgdata", str(self.data), "--username", "mem0dash", "--auth", "trust")
+        access = ("--username", "mem0dash", "--auth", "trust")
+        letters = ("--encoding", "UTF8", "--no-locale")
+        self._run("initdb", "--pgdata", str(self.data), *access, *letters)
         self.start()
 
     @property

@@ -140,9 +140,8 @@ class TextHolds(_Holds):
             return f"({sql}{collate} {self._COMPARE[self.op]} %s)", [self.value]
         find = "strpos" if postgresql else "instr"
         if self.op == "icontains":
-            fold = "lower" if postgresql else "mem0dash_casefold"
-            value = self.value.lower() if postgresql else self.value.casefold()
-            return f"({find}({fold}({sql}), %s) > 0)", [value]
+            own, needle, value = _folded(sql, self.value, postgresql)
+            return f"({find}({own}, {needle}) > 0)", [value]
         return f"({find}({sql}, %s) > 0)", [self.value]
 
 
@@ -179,17 +178,17 @@ class JsonHolds(_Holds):
             return f"({count} > 0)", []
         if self.value is None:
             return f"({count} = 0)", []
-        value = self.value if postgresql else _sqlite_value(self.value)
+        element = "(a.value #>> '{}')" if postgresql else "a.value"
+        needle, value = "%s", self.value if postgresql else _sqlite_value(self.value)
         if self.op == "icontains":
-            value = value.lower() if postgresql else value.casefold()
-        element = "a.value #>> '{}'" if postgresql else "a.value"
-        each = (
-            f"jsonb_array_elements({sql}) AS a(value)" if postgresql else f"json_each({sql}) AS a"
-        )
-        if self.op == "icontains":
-            element = f"lower({element})" if postgresql else f"mem0dash_casefold({element})"
+            element, needle, value = _folded(element, self.value, postgresql)
+        if postgresql:
+            each = f"jsonb_array_elements({sql}) AS a(value)"
+            element += ' COLLATE "C"' if self.op in self._COMPARE else ""
+        else:
+            each = f"json_each({sql}) AS a"
         compare = self._COMPARE.get(self.op, "=")
-        return f"(EXISTS (SELECT 1 FROM {each} WHERE {element} {compare} %s))", [value]
+        return f"(EXISTS (SELECT 1 FROM {each} WHERE {element} {compare} {needle}))", [value]
 
     def _test(self, at: str, postgresql: bool) -> tuple[str, list[Any]]:
         if self.op == "exists" or self.value is None:
@@ -229,15 +228,14 @@ def _contained(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tup
     element, params = _element(at, value, postgresql, folded=folded)
     if not isinstance(value, str):
         return element, params
-    needle = _folded(value, postgresql) if folded else value
+    text, needle, own = f"({at} #>> '{{}}')" if postgresql else f"{at}.value", "%s", value
+    if folded:
+        text, needle, own = _folded(text, value, postgresql)
     if postgresql:
-        text = f"({at} #>> '{{}}')"
-        text = f"lower({text})" if folded else text
-        part = f"(jsonb_typeof({at}) = 'string' AND strpos({text}, %s) > 0)"
+        part = f"(jsonb_typeof({at}) = 'string' AND strpos({text}, {needle}) > 0)"
     else:
-        text = f"mem0dash_casefold({at}.value)" if folded else f"{at}.value"
-        part = f"({at}.type = 'text' AND instr({text}, %s) > 0)"
-    return f"({part} OR {element})", [needle, *params]
+        part = f"({at}.type = 'text' AND instr({text}, {needle}) > 0)"
+    return f"({part} OR {element})", [own, *params]
 
 
 def _element(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tuple[str, list[Any]]:
@@ -246,23 +244,32 @@ def _element(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tuple
         array = f"CASE WHEN jsonb_typeof({at}) = 'array' THEN {at} ELSE '[]'::jsonb END"
         if not folded:
             return f"(({array}) @> %s::jsonb)", [json.dumps(value)]
-        same = "jsonb_typeof(a.value) = 'string' AND lower(a.value #>> '{}') = %s"
+        own, needle, wanted = _folded("(a.value #>> '{}')", str(value), postgresql)
         unpacked = f"jsonb_array_elements({array}) AS a(value)"
-        return f"EXISTS (SELECT 1 FROM {unpacked} WHERE {same})", [_folded(str(value), True)]
+        same = f"jsonb_typeof(a.value) = 'string' AND {own} = {needle}"
+        return f"EXISTS (SELECT 1 FROM {unpacked} WHERE {same})", [wanted]
     array = f"CASE WHEN {at}.type = 'array' THEN {at}.value ELSE '[]' END"
     if isinstance(value, bool):
         types = "('true', 'false')"
     else:
         types = "('text')" if isinstance(value, str) else "('integer', 'real')"
-    own = "mem0dash_casefold(a.value)" if folded else "a.value"
-    wanted = _folded(str(value), False) if folded else _sqlite_value(value)
-    test = f"a.type IN {types} AND {own} = %s"
+    own, needle, wanted = "a.value", "%s", _sqlite_value(value)
+    if folded:
+        own, needle, wanted = _folded(own, str(value), postgresql)
+    test = f"a.type IN {types} AND {own} = {needle}"
     return f"EXISTS (SELECT 1 FROM json_each({array}) AS a WHERE {test})", [wanted]
 
 
-def _folded(text: str, postgresql: bool) -> str:
-    """As the database folds what it compares this with."""
-    return text.lower() if postgresql else text.casefold()
+def _folded(sql: str, value: str, postgresql: bool) -> tuple[str, str, str]:
+    """The SQL, the placeholder and the parameter that compare without regard to case.
+
+    PostgreSQL has no case folding; upper case by ICU, whatever the locale of the database, takes ß
+    and SS, and the two small sigmas, for the same, as case folding does.
+    """
+    if postgresql:
+        icu = 'COLLATE "und-x-icu"'
+        return f"upper({sql} {icu})", f"upper(%s::text {icu})", value
+    return f"mem0dash_casefold({sql})", "%s", value.casefold()
 
 
 def _sqlite_value(value: Scalar) -> Any:

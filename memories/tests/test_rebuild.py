@@ -2,13 +2,14 @@
 
 import shutil
 import uuid
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from django.utils import timezone
 
 from mem0dash.errors import IndexUnavailableError
-from memories import services
+from memories import runtime, services
 from memories.filters import EVERYTHING, Condition
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
@@ -133,6 +134,24 @@ def test_a_search_under_way_is_answered_although_the_index_is_swapped(owner, eng
     assert engine.index is not old
 
 
+def test_a_search_under_way_is_answered_although_the_round_that_rebuilds_also_goes_to_disk(
+    owner, engine, monkeypatch
+):
+    [one] = add(owner, "green tea")
+    old = engine.index
+    search = old.search
+
+    def swap_after(*args, **options):
+        hits = search(*args, **options)
+        IndexState.objects.update(rebuild_wanted_at=timezone.now())
+        monkeypatch.setattr(runtime, "SETTLE_SECONDS", 0.0)  # a rebuild takes longer than that
+        engine.tick()
+        return hits
+
+    monkeypatch.setattr(old, "search", swap_after)
+    assert [hit.memory.id for hit in search_memories(owner, "green tea").hits] == [one]
+
+
 def test_a_rebuild_happens_when_it_is_asked_for_and_once(owner, engine):
     [one] = add(owner, "green tea")
     engine.tick()
@@ -194,6 +213,24 @@ def test_until_a_lost_index_is_rebuilt_a_search_is_no_empty_list(owner, engine, 
     except IndexUnavailableError:
         return
     assert [hit.memory.id for hit in found.hits] == [one]
+
+
+def test_a_restart_before_a_lost_index_is_rebuilt_makes_no_empty_list_of_it_either(
+    owner, engine, tmp_path, embedder, reopen
+):
+    [one] = add(owner, "green tea")
+    settled(engine)
+    engine.index.close()
+    shutil.rmtree(tmp_path / "index")
+    (tmp_path / "index").mkdir()
+    engine.indexer = Indexer(
+        tmp_path / "index", embedder.model_key, embedder.dims, open_index=EdgeIndex
+    )
+    reopen()
+    with suppress(IndexUnavailableError):
+        assert [hit.memory.id for hit in search_memories(owner, "green tea").hits] == [one]
+    engine.tick()
+    assert [hit.memory.id for hit in search_memories(owner, "green tea").hits] == [one]
 
 
 def test_another_model_makes_a_new_generation_of_its_dimensions(owner, engine, reopen, embedder):
