@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils import timezone
 
-from mem0dash.errors import EngineError, Mem0dashError
+from mem0dash.errors import ConflictError, EngineError, Mem0dashError
 from mem0dash.principal import Principal
 from memories.models import AddInput, IngestClaim
 
@@ -78,12 +78,18 @@ def run_once(
 
 
 def finish(kept: AddInput, results: Results) -> None:
-    """Writes the answer down and gives the claim up, in the caller's transaction."""
-    outcome = AddInput.Outcome.STORED if results else AddInput.Outcome.NOTHING_EXTRACTED
+    """Writes the answer down and gives the claim up, in the caller's transaction.
+
+    ConflictError, for the transaction to be undone, when the lease ran out and another request took
+    the claim over: that one stores.
+    """
+    given_up, _ = IngestClaim.objects.filter(input=kept).delete()
+    if not given_up and kept.outcome == AddInput.Outcome.RUNNING:
+        raise ConflictError("This took too long, and an identical request has taken over.")
+    kept.outcome = AddInput.Outcome.STORED if results else AddInput.Outcome.NOTHING_EXTRACTED
     AddInput.objects.filter(pk=kept.pk).update(
-        outcome=outcome, results=results, finished_at=timezone.now()
+        outcome=kept.outcome, results=results, finished_at=timezone.now()
     )
-    IngestClaim.objects.filter(input=kept).delete()
 
 
 def _claim(

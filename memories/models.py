@@ -242,14 +242,15 @@ class EngineConfig(models.Model):
 class IndexState(models.Model):
     """The index in use: which embedder its vectors are of, and the folder it lives in.
 
-    `rebuild_wanted_at` later than `built_at` asks the process that holds the index to rebuild it.
+    `built_at` null says that it does not hold all memories yet: until it does, nothing is answered
+    from it. `rebuild_wanted_at` later than `built_at` asks for a rebuild by who holds the index.
     """
 
     name = models.CharField(max_length=40, primary_key=True, default="default")
     model_key = models.CharField(max_length=120, blank=True)
     dims = models.PositiveIntegerField(default=0)
     generation = models.PositiveIntegerField(default=1)
-    built_at = models.DateTimeField()
+    built_at = models.DateTimeField(null=True)
     rebuild_wanted_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from mem0dash.errors import InvalidInputError
+from mem0dash.errors import IndexUnavailableError, InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories import queries, runtime
 from memories.candidates import CandidateReader
@@ -90,7 +90,13 @@ def search_memories(
         return Found([], mode)
     vector = current.engine.embed_query(query)
     asked = _prepare(principal, query, vector, where, top_k, show_expired)
-    ranked = _ranked(current.index, asked, threshold)
+    index = current.index
+    try:
+        ranked = _ranked(index, asked, threshold)
+    except IndexUnavailableError:
+        if current.index is index:
+            raise
+        ranked = _ranked(current.index, asked, threshold)  # it was rebuilt and swapped meanwhile
     return Found(_hydrate(asked.reader, ranked[:top_k]), mode)
 
 

@@ -1,5 +1,6 @@
 """Tells which part of a filter the index can answer by itself."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -18,19 +19,19 @@ INDEXED_FIELDS: Final = (
     "confidence",
     "review_status",
 )
-# Every scalar of the metadata as one "key=json" word, so that equality needs no field of its own.
+# Every scalar of the metadata as one word, so that equality needs no field of its own.
 METADATA_WORDS: Final = "meta"
-MAX_WORD: Final = 200
 
 
 def metadata_word(key: str, value: object) -> str | None:
-    """The word for a scalar, or None where the value is no scalar or too long to be one."""
+    """The word for a scalar, None where the value is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 1 and 1.0 are the same number in JSON
     if value is None or not isinstance(value, str | int | float | bool):
         return None
     word = f"{key}={json.dumps(value, ensure_ascii=False)}"
-    return word if len(word) <= MAX_WORD else None
+    # A digest, for equality needs no more and the index is not to keep what an erasure takes away.
+    return hashlib.blake2b(word.encode(), digest_size=12).hexdigest()
 
 
 def metadata_words(metadata: Mapping[str, Any]) -> list[str]:

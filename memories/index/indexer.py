@@ -11,7 +11,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -61,30 +60,35 @@ class Indexer:
         self._lock = threading.RLock()
         self._applied: dict[UUID, int] = {}
         self._building: VectorIndex | None = None
-        self._retired: list[VectorIndex] = []
         self.model_key, self.dims = model_key, dims
         self.state = self._ensure_state()
         existed = self._path(self.state.generation).exists()
         self.index = open_index(self._path(self.state.generation), dims)
         self._drop_other_folders()
-        # False while a lost folder or a new embedder's index is filled: until then an answer from
-        # it would be an empty list for an outage.
-        self.complete = existed or not Memory.objects.filter(deleted_at=None).exists()
-        if not self.complete:
-            IndexState.objects.filter(pk=self.state.pk).update(rebuild_wanted_at=timezone.now())
+        if not existed:
+            self._begin_anew()
 
     def _ensure_state(self) -> IndexState:
-        now = timezone.now()
         state, _ = IndexState.objects.get_or_create(
-            name="default",
-            defaults={"model_key": self.model_key, "dims": self.dims, "built_at": now},
+            name="default", defaults={"model_key": self.model_key, "dims": self.dims}
         )
         if (state.model_key, state.dims) != (self.model_key, self.dims):
             state.model_key, state.dims = self.model_key, self.dims
             state.generation += 1
-            state.rebuild_wanted_at = now
             state.save()
         return state
+
+    def _begin_anew(self) -> None:
+        """The folder was lost or the embedder is new: all that there is has to be applied again."""
+        there_is_some = Memory.objects.filter(deleted_at=None).exists()
+        self.state.built_at = None if there_is_some else timezone.now()
+        self.state.save(update_fields=["built_at"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether the index holds all memories: an answer from it would be an empty list for an
+        outage otherwise."""
+        return self.state.built_at is not None
 
     def _path(self, generation: int) -> Path:
         return self._root / f"{generation:06d}"
@@ -156,11 +160,6 @@ class Indexer:
             applied, self._applied = self._applied, {}
             if applied:
                 self.index.flush()
-            retired, self._retired = self._retired, []
-        for index in retired:
-            index.close()
-        if retired:
-            self._drop_other_folders()
         by_rev: dict[int, list[UUID]] = {}
         for id_, rev in applied.items():
             by_rev.setdefault(rev, []).append(id_)
@@ -171,6 +170,8 @@ class Indexer:
     def rebuild_wanted(self) -> bool:
         """Whether someone asked for a rebuild since the index was built."""
         state = IndexState.objects.get(pk=self.state.pk)
+        if state.built_at is None:
+            return True
         return state.rebuild_wanted_at is not None and state.rebuild_wanted_at >= state.built_at
 
     def rebuild(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
@@ -217,14 +218,15 @@ class Indexer:
         return len(points)
 
     def _swap(self, fresh: VectorIndex, generation: int, started: datetime) -> None:
-        with self._lock, transaction.atomic():
+        with self._lock:
             IndexState.objects.filter(pk=self.state.pk).update(
                 generation=generation, built_at=started
             )
-            # Searches that are under way still read the old one: it is closed at the next settling.
-            self._retired.append(self.index)
-            self.index, self._building, self.complete = fresh, None, True
-            self.state.generation = generation
+            self.state.generation, self.state.built_at = generation, started
+            old, self.index, self._building = self.index, fresh, None
+        # A search that is under way in the old one starts over in the new one.
+        old.close()
+        self._drop_other_folders()
 
     def close(self) -> None:
         """Writes down what is on disk and lets go of the index."""

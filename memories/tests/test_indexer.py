@@ -11,6 +11,7 @@ from django.db import connection
 from mem0dash.errors import IndexUnavailableError
 from memories import queries, runtime, services
 from memories.filters import Condition
+from memories.filters.pushdown import metadata_word
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer, expiry_second
 from memories.models import Memory
@@ -153,9 +154,9 @@ def test_the_index_holds_the_fields_that_filters_ask_for(owner, engine):
         (Condition("confidence", "in", ("high",)), True),
         (Condition("review_status", "in", ("unreviewed",)), True),
         (Condition("role", "in", ("user",)), True),
-        (Condition("meta", "in", ('tag="x"',)), True),
-        (Condition("meta", "in", ("n=1",)), True),
-        (Condition("meta", "in", ("n=2",)), False),
+        (Condition("meta", "in", (metadata_word("tag", "x"),)), True),
+        (Condition("meta", "in", (metadata_word("n", 1),)), True),
+        (Condition("meta", "in", (metadata_word("n", 2),)), False),
     ):
         assert said(engine.index, "tea", where) == ({one} if there else set()), where
 
@@ -197,7 +198,7 @@ def test_of_two_changes_at_once_the_later_one_stays(transactional_db, owner, eng
     row = Memory.objects.get(id=one)
     assert (row.rev, row.indexed_rev) == (41, 41)
     assert list(engine.index.scan_ids()) == [(one, 41)]
-    word = Condition("meta", "in", (f"n={row.metadata['n']}",))
+    word = Condition("meta", "in", (metadata_word("n", row.metadata["n"]),))
     assert said(engine.index, "tea", word) == {one}
 
 

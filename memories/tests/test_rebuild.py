@@ -51,7 +51,6 @@ def test_only_the_folder_in_use_is_left_after_a_rebuild(owner, engine, tmp_path,
     [one] = add(owner, "green tea")
     for _ in range(2):
         engine.indexer.rebuild()
-    engine.indexer.settle()
     [folder] = (tmp_path / "index").iterdir()
     assert folder.name == f"{IndexState.objects.get().generation:06d}" == "000003"
     (tmp_path / "index" / "000001").mkdir()

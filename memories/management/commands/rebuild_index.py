@@ -40,7 +40,7 @@ class Command(BaseCommand):
         self.stdout.write("The server is running and rebuilds its index now.")
         for _ in range(WAIT_SECONDS):
             state = IndexState.objects.first()
-            if state is not None and state.built_at > asked_at:
+            if state is not None and state.built_at is not None and state.built_at > asked_at:
                 count = Memory.objects.filter(deleted_at=None).count()
                 self.stdout.write(f"The index holds {count:,} memories.")
                 return
