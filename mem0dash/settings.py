@@ -19,7 +19,8 @@ os.environ["MEM0_TELEMETRY"] = "False"
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.text("MEM0DASH_DATA_DIR", str(BASE_DIR / "data"))).expanduser().resolve()
 try:
-    DATA_DIR.mkdir(parents=True, exist_ok=True)
+    # For its owner alone: what people tell their agents is private.
+    DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
 except OSError as _error:
     raise ConfigurationError(
         f"MEM0DASH_DATA_DIR: {DATA_DIR} cannot be used as a directory ({_error.strerror})."

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection, transaction
+from django.db import Error as AnyDatabaseError
+from django.db import close_old_connections, connection, transaction
 from django.utils.module_loading import import_string
 
 from mem0dash.env import ConfigurationError
@@ -56,7 +57,7 @@ class Runtime:
             return
         try:
             self.indexer.apply([memory.id for memory in memories])
-        except (Mem0dashError, DatabaseError):
+        except (Mem0dashError, AnyDatabaseError):
             logger.exception("index not updated; it will be tried again")
 
     def start(self) -> None:
@@ -72,7 +73,7 @@ class Runtime:
         if self.indexer is not None:
             try:
                 self.indexer.close()
-            except (Mem0dashError, DatabaseError):
+            except (Mem0dashError, AnyDatabaseError):
                 logger.exception(
                     "index not closed cleanly; what is missing is applied at the start"
                 )

@@ -51,7 +51,9 @@ class Command(BaseCommand):
         check_encryption_key()
 
     def _greet(self, port: int) -> None:
-        host = f"[{settings.HOST}]" if ":" in settings.HOST else settings.HOST
+        # "All addresses" is nothing to open in a browser; this machine's own is among them.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.HOST, settings.HOST)  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
         url = settings.PUBLIC_URL or f"http://{host}:{port}"
         self.stdout.write(f"mem0dash listens on {url}  (documentation: {url}/docs)")
         state = InstanceState.objects.get(id=1)
