@@ -1,5 +1,6 @@
 """Finds memories: candidates by meaning and by words, ranked with the conversation around."""
 
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -33,6 +34,11 @@ RESOLVED_IDS: Final = 10_000
 NEIGHBOURS_OF_BEST: Final = 20
 COVERAGE_OF: Final = 3
 DATED_DAYS: Final = 31
+# Ranking is bound by the interpreter: more of it at once only makes the threads fight for its lock
+# (four at once: 11.7 ms of CPU each and 100 a second; two: 8.8 ms and 127).
+SEARCHES_AT_ONCE: Final = 2
+
+_turns = threading.BoundedSemaphore(SEARCHES_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +95,16 @@ def search_memories(
     if top_k == 0:
         return Found([], mode)
     vector = current.engine.embed_query(query)
-    asked = _prepare(principal, query, vector, where, top_k, show_expired)
-    index = current.index
-    try:
-        ranked = _ranked(index, asked, threshold)
-    except IndexUnavailableError:
-        if current.index is index:
-            raise
-        ranked = _ranked(current.index, asked, threshold)  # it was rebuilt and swapped meanwhile
-    return Found(_hydrate(asked.reader, ranked[:top_k]), mode)
+    with _turns:
+        asked = _prepare(principal, query, vector, where, top_k, show_expired)
+        index = current.index
+        try:
+            ranked = _ranked(index, asked, threshold)
+        except IndexUnavailableError:
+            if current.index is index:
+                raise
+            ranked = _ranked(current.index, asked, threshold)  # it was swapped for a rebuilt one
+        return Found(_hydrate(asked.reader, ranked[:top_k]), mode)
 
 
 def _check(query: str, top_k: int, threshold: float) -> None:
