@@ -35,6 +35,14 @@ class OssView(APIView):
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response | None]:
         return oss_exception_handler
 
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        final = super().finalize_response(request, response, *args, **kwargs)
+        # A shared cache knows that Authorization makes an answer private, not that X-API-Key does.
+        final.headers.setdefault("Cache-Control", "no-store")
+        return final
+
     def caller(self) -> Principal:
         principal = self.request.auth
         assert isinstance(principal, Principal)  # noqa: S101  (HasPrincipal let the request in)

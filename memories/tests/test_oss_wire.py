@@ -282,3 +282,10 @@ def test_a_failing_embedder_is_502_with_a_code_and_the_request_id(api: Any, embe
         assert answer.json()["code"] == "provider_unavailable"
         assert answer.json()["request_id"] == answer["X-Request-ID"]
         assert "fell over" not in answer.content.decode()
+
+
+def test_no_answer_of_the_api_is_kept_by_a_cache(api: Any, client: Any) -> None:
+    one = api.add("green tea")
+    for path in ("/memories?user_id=alice", f"/memories/{one}", "/entities", "/memories/nothing"):
+        assert api.get(path)["Cache-Control"] == "no-store", path
+        assert client.get(path)["Cache-Control"] == "no-store", path
