@@ -1,0 +1,119 @@
+"""Who is behind a page: `page` gives a view the signed-in account and its principal."""
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Concatenate, ParamSpec, cast
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib.auth import login as open_browser_session
+from django.contrib.sessions.models import Session
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, resolve_url
+from django.utils import timezone
+from django.utils.http import url_has_allowed_host_and_scheme
+from django_htmx.http import HttpResponseClientRedirect
+from django_htmx.middleware import HtmxDetails
+
+from accounts import setup
+from accounts.models import Account, Project
+from accounts.queries import project_named, project_of, project_view, scopes_in
+from mem0dash.errors import PermissionDeniedError
+from mem0dash.principal import ALL_SCOPES, Principal
+
+P = ParamSpec("P")
+
+
+class PageRequest(HttpRequest):
+    """A request as views behind `page` get it. `account` is None while AUTH_DISABLED is set and
+    nobody is signed in."""
+
+    account: Account | None
+    project: Project
+    principal: Principal
+    htmx: HtmxDetails
+    request_id: str
+
+
+PageView = Callable[Concatenate[PageRequest, P], HttpResponseBase]
+
+
+def page(view: PageView[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
+    """Lets whoever is signed in through to `view`, and everybody else to set-up or to sign-in.
+
+    `@require_safe` or `@require_POST` stands above it. PermissionDeniedError for an account that is
+    a member of no project.
+    """
+
+    def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        if settings.SETUP_ROUTE and not setup.is_complete():
+            return _lead(request, resolve_url(settings.SETUP_ROUTE))
+        account = signed_in(request)
+        if account is None and not settings.AUTH_DISABLED:
+            return _lead(request, _sign_in_url(request))
+        known = cast(PageRequest, request)
+        known.account = account
+        known.principal = _principal(known)
+        known.auth_type = known.principal.via  # type: ignore[attr-defined]  # for the request log
+        return view(known, *args, **kwargs)
+
+    # Not as a decorator: the type of that result has no place for another request.
+    update_wrapper(guarded, view)
+    return guarded
+
+
+def signed_in(request: HttpRequest) -> Account | None:
+    """The account of the request's session, unless that has ended: with a new password, a change
+    of role, a deactivation."""
+    user = request.user
+    return user if isinstance(user, Account) else None
+
+
+def start_session(request: HttpRequest, account: Account) -> None:
+    """Signs the account in, in this browser: with a new session key and a new form token."""
+    Session.objects.filter(expire_date__lt=timezone.now()).delete()
+    open_browser_session(request, account, backend=settings.AUTHENTICATION_BACKENDS[0])
+
+
+def local_path(wanted: str | None) -> str:
+    """`wanted` where it is a path of this server, else the overview."""
+    # Without a host nothing passes that names one, however it is written.
+    safe = url_has_allowed_host_and_scheme(wanted or "", allowed_hosts=None)
+    if wanted and wanted.startswith("/") and safe:
+        return wanted
+    return resolve_url(settings.LOGIN_REDIRECT_URL)
+
+
+def _principal(request: PageRequest) -> Principal:
+    account = request.account
+    project = project_of(account) if account else project_named("")
+    if project is None:
+        raise PermissionDeniedError(
+            "Your account is a member of no project. Ask an administrator to add you to one."
+        )
+    request.project = project
+    return Principal(
+        project=project_view(project),
+        scopes=scopes_in(account, project.id) if account else ALL_SCOPES,
+        via="session" if account else "auth_disabled",
+        account_id=account.id if account else None,
+        is_owner=account.is_owner if account else True,
+        request_id=str(getattr(request, "request_id", "")),
+        client=request.headers.get("User-Agent", "")[:200],
+    )
+
+
+def _sign_in_url(request: HttpRequest) -> str:
+    """The sign-in page, which leads back to where the request wanted to go."""
+    url = resolve_url(settings.LOGIN_URL)
+    if request.method != "GET" or request.headers.get("HX-Request") == "true":
+        return url
+    return f"{url}?{urlencode({'next': request.get_full_path()}, safe='/')}"
+
+
+def _lead(request: HttpRequest, url: str) -> HttpResponse:
+    # htmx would put the page into a piece of this one.
+    if request.headers.get("HX-Request") == "true":
+        return HttpResponseClientRedirect(url)
+    return redirect(url)

@@ -1,0 +1,177 @@
+"""Whether all parts are well, in words: the state, since when, and what to do about it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from django.db import connection
+
+from memories.overview import (
+    IndexCondition,
+    PassageCondition,
+    ProviderCondition,
+    index_condition,
+    passage_condition,
+    provider_conditions,
+)
+from operations.health import Condition, conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the server. `state` is ok, info, warn or bad, and `word` says it; `since_word`
+    stands before `since`. `todo` is for people, `command` for the command line."""
+
+    name: str
+    icon: str
+    state: str
+    word: str
+    detail: str
+    since: datetime | None = None
+    since_word: str = "since"
+    todo: str = ""
+    command: str = ""
+    cause: str = ""
+    progress: tuple[int, int] | None = None
+
+    @property
+    def is_problem(self) -> bool:
+        return self.state in {"warn", "bad"}
+
+
+def parts(*, may_manage: bool) -> list[Part]:
+    """Every part, asked now. Causes and commands are for who may manage the project."""
+    asked = {condition.name: condition for condition in conditions()}
+    found = [
+        _database(asked["database"]),
+        _index(index_condition(), asked["index"]),
+        *map(_provider, provider_conditions()),
+        *_jobs(passage_condition()),
+    ]
+    return found if may_manage else [_without_details(part) for part in found]
+
+
+def _without_details(part: Part) -> Part:
+    todo = "Tell an administrator of this server." if part.is_problem else ""
+    return replace(part, todo=todo, command="", cause="")
+
+
+def _database(asked: Condition) -> Part:
+    name = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[connection.vendor]
+    if asked.is_well:
+        detail = f"{name} answers in {'less than 1' if asked.ms < 1 else round(asked.ms)} ms"
+        return Part("Database", "database", "ok", "In order", detail, asked.since)
+    todo = "Look at the server's log, and at the database itself. It is tried again all the time."
+    return Part(
+        "Database", "database", "bad", "Not answering", asked.problem, asked.since, todo=todo
+    )
+
+
+def _index(index: IndexCondition, asked: Condition) -> Part:
+    name, icon = "Search index", "list-search"
+    if index.building:
+        return Part(
+            name,
+            icon,
+            "info" if asked.is_well else "warn",
+            "Being built",
+            "A new one is built from the database; the old one answers meanwhile"
+            if asked.is_well
+            else asked.problem,
+            None if asked.is_well else asked.since,
+            todo="Nothing: it ends by itself. Memories can be read and changed meanwhile.",
+        )
+    if not asked.is_well:
+        return Part(
+            name,
+            icon,
+            "bad",
+            "Not answering",
+            asked.problem,
+            asked.since,
+            todo="Memories can be read and added, not searched. Look at the server's log"
+            + (" and at the Qdrant server." if "Qdrant" in index.place else ", or build it anew."),
+            command="" if "Qdrant" in index.place else "manage.py rebuild_index",
+        )
+    if index.waiting:
+        few = "1 change is" if index.waiting == 1 else f"{index.waiting:,} changes are"
+        detail = f"{index.place}; {few} on the way into it"
+        return Part(name, icon, "info", "Catching up", detail, index.settled_at, "on disk")
+    detail = f"{index.place}; all memories are in it"
+    return Part(name, icon, "ok", "In order", detail, index.built_at, "built")
+
+
+def _provider(found: ProviderCondition) -> Part:
+    is_llm = found.kind == "llm"
+    name, icon = ("Language model", "brain") if is_llm else ("Embedder", "cpu")
+    if not found.title:
+        detail = "None is configured: messages are kept word for word"
+        return Part(name, icon, "info", "Not in use", detail)
+    what = " · ".join(filter(None, (found.title, found.model, found.address)))
+    if not found.usable:
+        todo, command = _not_ready(found)
+        return Part(name, icon, "warn", "Not ready", what, todo=todo, command=command)
+    if found.failing_since is not None:
+        return Part(
+            name,
+            icon,
+            "bad",
+            "Failing",
+            f"{what}. {found.message}",
+            found.failing_since,
+            todo=found.hint or "It is asked again with the next request.",
+            command="manage.py check_providers",
+            cause=found.cause,
+        )
+    if found.answered_at is None:
+        return Part(name, icon, "ok", "Ready", what)
+    return Part(name, icon, "ok", "In order", what, found.answered_at, "answered")
+
+
+def _not_ready(found: ProviderCondition) -> tuple[str, str]:
+    """What to do about a provider that cannot be used, and the command for it."""
+    if found.kind == "llm":
+        todo = "It cannot be set up: adds that need it fail, and are kept. Look at its settings."
+        return todo, "manage.py check_providers"
+    if found.title == "Local model":
+        todo = "Search is by words alone until the model is prepared and the server restarted."
+        return todo, "manage.py prepare_embedder"
+    todo = "Search is by words alone until it answers. It is asked again every 30 seconds."
+    return todo, "manage.py check_providers"
+
+
+def _jobs(passage: PassageCondition | None) -> Iterator[Part]:
+    name, icon = "Change of embedder", "refresh"
+    if passage is None:
+        return
+    way = f"From {passage.former} to {passage.model}"
+    if not passage.running:
+        yield Part(name, icon, "ok", "Done", way, passage.finished_at, "")
+        return
+    detail = f"{way}: {passage.done:,} of {passage.total:,} memories"
+    progress = (passage.done, max(passage.total, 1))
+    if not passage.problem:
+        todo = "Search stays with the former one until the last is done."
+        yield Part(
+            name,
+            icon,
+            "info",
+            "Under way",
+            detail,
+            passage.started_at,
+            todo=todo,
+            progress=progress,
+        )
+        return
+    yield Part(
+        name,
+        icon,
+        "warn",
+        "Waiting",
+        detail,
+        passage.started_at,
+        todo="The new embedder does not answer as it should; it is asked again by itself.",
+        command="manage.py reembed --status",
+        cause=passage.problem,
+        progress=progress,
+    )

@@ -1,0 +1,77 @@
+"""What the frame of every page shows: the ways to other pages, who is signed in, the theme."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.http import HttpRequest
+from django.urls import reverse
+
+from accounts.models import Account
+from mem0dash.pages import theme_of
+from mem0dash.principal import Principal, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A page in the rail: its route, its words, its icon, and the scope without which it is not
+    shown."""
+
+    route: str
+    label: str
+    icon: str
+    scope: Scope = Scope.READ
+
+
+# Group by group, in the order of the rail. A new page adds its line here.
+NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
+    ("", (Link("dashboard:overview", "Overview", "layout-dashboard"),)),
+)
+
+
+def shell(request: HttpRequest) -> dict[str, Any]:
+    """The context processor of every page."""
+    context: dict[str, Any] = {"theme": theme_of(request)}
+    principal: Principal | None = getattr(request, "principal", None)
+    if principal is not None:
+        account: Account | None = getattr(request, "account", None)
+        context |= {
+            "navigation": _navigation(request, principal),
+            "who": account.name if account else "Nobody is signed in",
+            "initials": _initials(account.name if account else ""),
+            "role": _role(principal) if account else "Sign-in is switched off",
+            "account": account,
+            "project": getattr(request, "project", None),
+        }
+    return context
+
+
+def _navigation(request: HttpRequest, principal: Principal) -> list[dict[str, Any]]:
+    groups = []
+    for title, links in NAVIGATION:
+        shown = [_shown(link, request) for link in links if link.scope in principal.scopes]
+        if shown:
+            groups.append({"title": title, "links": shown})
+    return groups
+
+
+def _shown(link: Link, request: HttpRequest) -> dict[str, Any]:
+    match = request.resolver_match
+    return {
+        "url": reverse(link.route),
+        "label": link.label,
+        "icon": link.icon,
+        "current": match is not None and match.view_name == link.route,
+    }
+
+
+def _initials(name: str) -> str:
+    words = name.replace("@", " ").split()
+    return "".join(word[0] for word in [*words[:1], *words[1:][-1:]]).upper() or "–"
+
+
+def _role(principal: Principal) -> str:
+    if principal.is_owner:
+        return "Owner"
+    if Scope.ADMIN in principal.scopes:
+        return "Administrator"
+    return "Reviewer" if Scope.REVIEW in principal.scopes else "Member"

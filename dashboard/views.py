@@ -1,0 +1,59 @@
+"""The overview, and the theme that pages are shown in."""
+
+from django.conf import settings
+from django.http import HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.views.decorators.http import require_POST, require_safe
+
+from accounts.web import PageRequest, local_path, page
+from dashboard.condition import parts
+from mem0dash.pages import THEME_COOKIE, THEMES
+from mem0dash.principal import Scope
+from memories.overview import failed_adds, totals
+from operations.queries import recent_requests
+
+SHOWN_REQUESTS = 8
+THEME_SECONDS = 365 * 86_400
+
+
+@require_safe
+@page
+def overview(request: PageRequest) -> HttpResponse:
+    """What is stored, what failed, what was asked last, and whether all parts are well."""
+    principal = request.principal
+    may_manage = Scope.ADMIN in principal.scopes
+    found = parts(may_manage=may_manage)
+    context = {
+        "totals": totals(principal),
+        "failed": failed_adds(principal),
+        "requests": recent_requests(principal, limit=SHOWN_REQUESTS) if may_manage else None,
+        "parts": found,
+        "problems": [part for part in found if part.is_problem],
+        "may_manage": may_manage,
+        "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
+    }
+    partial = request.htmx and not request.htmx.history_restore_request
+    name = "dashboard/_overview.html" if partial else "dashboard/overview.html"
+    return render(request, name, context)
+
+
+@require_POST
+@page
+def theme(request: PageRequest) -> HttpResponse:
+    """Keeps light or dark in this browser, or follows the system again."""
+    answer = HttpResponseRedirect(local_path(request.POST.get("next")))
+    chosen = request.POST.get("theme", "")
+    path = settings.SESSION_COOKIE_PATH
+    if chosen not in THEMES:
+        answer.delete_cookie(THEME_COOKIE, path=path, samesite="Lax")
+        return answer
+    answer.set_cookie(
+        THEME_COOKIE,
+        chosen,
+        max_age=THEME_SECONDS,
+        path=path,
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Lax",
+    )
+    return answer

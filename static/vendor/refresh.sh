@@ -1,0 +1,34 @@
+#!/bin/sh
+# Fetches what is vendored anew; VENDORED.md says how to change a version. Needs npm, and a Python
+# with brotli in $PYTHON.
+set -eu
+STATIC=$(cd "$(dirname "$0")/.." && pwd)
+PYTHON=${PYTHON:-python3}
+export STATIC
+icons="activity adjustments alert-circle alert-triangle arrow-back-up arrow-left arrow-right
+ arrow-up-right bookmark brain calendar check checks chevron-down chevron-up circle-check clock copy cpu
+ database device-desktop download eye file-text filter-off filter-plus folders heartbeat inbox
+ info-circle key keyboard layout-dashboard list-search lock logout menu-2 moon palette pencil
+ plug-connected plus refresh robot route search selector server settings stack-2 sun tag terminal-2
+ trash user users wifi-off x"
+cd "$(mktemp -d)"
+npm pack --silent @tabler/core@1.6.1 @tabler/icons-sprite@3.48.0 @fontsource-variable/inter@5.3.0
+for package in *.tgz; do mkdir "${package%.tgz}" && tar xzf "$package" -C "${package%.tgz}"; done
+grep -v '^/\*# sourceMappingURL' tabler-core-*/package/dist/css/tabler.min.css \
+  > "$STATIC/vendor/tabler.min.css"
+cp fontsource-*/package/files/inter-latin-wght-normal.woff2 \
+  fontsource-*/package/files/inter-latin-ext-wght-normal.woff2 "$STATIC/vendor/"
+cp fontsource-*/package/LICENSE "$STATIC/vendor/inter-LICENSE.txt"
+SPRITE=$(echo tabler-icons-sprite-*/package/dist/tabler-sprite.svg) ICONS=$icons python3 - <<'PYTHON'
+import os, pathlib, re
+sprite = pathlib.Path(os.environ["SPRITE"]).read_text()
+symbols = dict(re.findall(r'(?s)<symbol id="tabler-([^"]+)"(.*?</symbol>)', sprite))
+made = ['<svg xmlns="http://www.w3.org/2000/svg">', '<!-- Tabler Icons 3.48.0, (c) 2020-2026 Pawel Kuna, MIT; see vendor/VENDORED.md -->']
+# The stroke's width is app.css's.
+made += [f'<symbol id="{n}"' + symbols[n].replace(' stroke-width="2"', "") for n in os.environ["ICONS"].split()]
+(pathlib.Path(os.environ["STATIC"]) / "icons.svg").write_text("\n".join([*made, "</svg>"]) + "\n")
+PYTHON
+# Served to browsers that take them: no file is compressed while somebody waits.
+gzip -9 -k -n -f "$STATIC/vendor/tabler.min.css"
+"$PYTHON" -c 'import brotli, sys; sys.stdout.buffer.write(brotli.compress(sys.stdin.buffer.read(), quality=11))' \
+  < "$STATIC/vendor/tabler.min.css" > "$STATIC/vendor/tabler.min.css.br"
