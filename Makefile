@@ -12,9 +12,10 @@ export DJANGO_SETTINGS_MODULE ?= mem0dash.settings
 run: $(VENV)/.installed embedder
 	exec $(BIN)/python manage.py serve
 
+# Both forms: embedded on SQLite and Qdrant Edge, distributed on PostgreSQL and a Qdrant server.
 test: $(VENV)/.installed-dev embedder lint
 	$(BIN)/python -m pytest
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest
+	TEST_DATABASE=postgresql TEST_INDEX=qdrant $(BIN)/python -m pytest -m "not browser"
 
 # The long proofs: kills, real clients, no network. Under thirty minutes on two cores.
 prove: $(VENV)/.installed-dev embedder
@@ -24,6 +25,7 @@ prove: $(VENV)/.installed-dev embedder
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/djade --check --target-version 5.2 $$(find templates -name '*.html')
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python manage.py makemigrations --check --dry-run

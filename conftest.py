@@ -1,8 +1,11 @@
 """What every test can ask for: people, keys, a running engine, and a client."""
 
+import copy
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,31 @@ from memories import ingest, runtime
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
+from memories.tests.provider import Provider
+from memories.tests.qdrant_server import QdrantServer
+
+pytest_plugins = ["mem0dash.tests.browser"]
+
+
+# What neither the database nor the index makes a difference to runs once, in the embedded form.
+ONE_FORM = frozenset(
+    f"test_{name}"
+    for name in (
+        *("browser", "configuration", "copy_database", "failures", "filters", "finding"),
+        *("finding_data", "local_embedder", "logs", "middleware", "openapi", "outbound", "probes"),
+        *("provider_failures", "provider_secrets", "provider_stub", "ranking", "replies"),
+        "settings",
+    )
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The second run, on PostgreSQL and the index server, leaves those out."""
+    if os.environ.get("TEST_DATABASE") != "postgresql":
+        return
+    left_out = [item for item in items if item.path.stem in ONE_FORM]
+    items[:] = [item for item in items if item.path.stem not in ONE_FORM]
+    config.hook.pytest_deselected(items=left_out)
 
 
 class WordEmbedder:
@@ -67,17 +95,84 @@ def embedder() -> WordEmbedder:
     return WordEmbedder()
 
 
-@pytest.fixture
-def engine(db: None, embedder: WordEmbedder, tmp_path: Path) -> Iterator[runtime.Runtime]:
-    """A running engine: real index, real database, stand-in model, no background thread."""
-    root = tmp_path / "index"
-    root.mkdir()
-    indexer = Indexer(root, embedder.model_key, embedder.dims, open_index=EdgeIndex)
+def _running(embedder: WordEmbedder, indexer: Indexer) -> Iterator[runtime.Runtime]:
     running = runtime.Runtime(Engine(embedder), indexer)
     runtime.install(running)
     yield running
     runtime.install(None)
     indexer.index.close()
+
+
+@pytest.fixture
+def embedded_engine(db: None, embedder: WordEmbedder, tmp_path: Path) -> Iterator[runtime.Runtime]:
+    """A running engine with the index in this process."""
+    root = tmp_path / "index"
+    root.mkdir()
+    yield from _running(
+        embedder, Indexer(root, embedder.model_key, embedder.dims, open_index=EdgeIndex)
+    )
+
+
+@pytest.fixture(scope="session")
+def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    """A test server that answers as Qdrant does; see there."""
+    server = QdrantServer(tmp_path_factory.mktemp("qdrant"), api_key=secrets.token_hex(8)).start()
+    yield server
+    server.kill9()
+
+
+@pytest.fixture(scope="session")
+def _all_collections(qdrant: QdrantServer) -> Iterator[Any]:
+    from memories.index.qdrant import Collections, Server
+
+    made = Collections(Server(qdrant.url, qdrant.api_key))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def collections(qdrant: QdrantServer, _all_collections: Any) -> Iterator[Any]:
+    """Collections of this test alone on the server; the client is everybody's, for it takes long
+    to make."""
+    made = copy.copy(_all_collections)
+    made.server = replace(made.server, collection=f"test-{secrets.token_hex(4)}")
+    yield made
+    qdrant.tell()
+    for generation in made.generations():
+        made.drop(generation)
+
+
+@pytest.fixture
+def shared_engine(db: None, embedder: WordEmbedder, collections: Any) -> Iterator[runtime.Runtime]:
+    """A running engine with its index on the test server."""
+    from memories.index import shared
+
+    # A patch of its own: tests undo theirs.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "YOUNG_SECONDS", 0.0)
+        yield from _running(
+            embedder, shared.SharedIndexer(collections, embedder.model_key, embedder.dims)
+        )
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> runtime.Runtime:
+    """A running engine: real index, real database, stand-in model, no background thread.
+
+    TEST_INDEX=qdrant gives it the index of the distributed form.
+    """
+    kind = {"": "embedded", "edge": "embedded", "qdrant": "shared"}[
+        os.environ.get("TEST_INDEX", "")
+    ]
+    running: runtime.Runtime = request.getfixturevalue(f"{kind}_engine")
+    return running
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """A model provider over HTTP, which can be told to misbehave."""
+    with Provider() as running:
+        yield running
 
 
 @pytest.fixture

@@ -100,6 +100,23 @@ class RefreshToken(models.Model):
         return str(self.id)
 
 
+class Attempt(models.Model):
+    """How often something was tried in a span of time; accounts.throttle says what `key` is."""
+
+    key = models.CharField(max_length=64)
+    # Seconds since 1970.
+    starts = models.BigIntegerField(db_index=True)
+    count = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["key", "starts"], name="one_count_per_bucket"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.count} from {self.starts}"
+
+
 class InstanceState(models.Model):
     """One row about this installation. Set-up is closed by this row, not by whether accounts exist.
 

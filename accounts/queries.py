@@ -1,8 +1,15 @@
 """Reads of accounts and projects."""
 
-from accounts.models import Project
-from mem0dash.errors import NotFoundError
-from mem0dash.principal import ALL_SCOPES, Principal, ProjectView
+import contextlib
+from uuid import UUID
+
+from django.db.models import Case, When
+
+from accounts.models import ROLE_SCOPES, Account, Membership, Project
+from mem0dash.errors import InvalidCredentialError, NotFoundError
+from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
+
+DEFAULT_PROJECT = "default"
 
 
 def project_view(project: Project) -> ProjectView:
@@ -23,3 +30,64 @@ def operator_of(slug: str) -> Principal:
     return Principal(
         project=project_view(project), scopes=ALL_SCOPES, via="internal", is_owner=True
     )
+
+
+def project_named(wanted: str) -> Project | None:
+    """The project with this id or slug, Default for none; None when there is no such project."""
+    projects = Project.objects.filter(slug=wanted or DEFAULT_PROJECT)
+    with contextlib.suppress(ValueError):  # what is no id is a slug
+        projects = Project.objects.filter(id=UUID(wanted)) if wanted else projects
+    return projects.first()
+
+
+def project_of(account: Account) -> Project | None:
+    """Where the account's pages begin: in Default, or in the first project it is a member of."""
+    projects = Project.objects.all()
+    if not account.is_owner:
+        projects = projects.filter(memberships__account=account)
+    # Default before all others, then by age.
+    rank = Case(When(slug=DEFAULT_PROJECT, then=0), default=1)
+    return projects.order_by(rank, "created_at", "id").first()
+
+
+def role_in(account: Account, project_id: UUID) -> str:
+    """The account's role in the project, "" for none; an owner is admin everywhere."""
+    if account.is_owner:
+        return "admin"
+    roles = Membership.objects.filter(account=account, project_id=project_id)
+    return roles.values_list("role", flat=True).first() or ""
+
+
+def scopes_in(account: Account, project_id: UUID) -> frozenset[Scope]:
+    """What the account may do in the project today."""
+    if account.is_owner:
+        return ALL_SCOPES
+    return ROLE_SCOPES.get(role_in(account, project_id), frozenset())
+
+
+def role_name(account: Account, project_id: UUID | None = None) -> str:
+    """The role as the dialects tell it: in this project or in Default; "member" for none."""
+    if account.is_owner:
+        return "admin"
+    if project_id is None:
+        projects = Project.objects.filter(slug=DEFAULT_PROJECT)
+        project_id = projects.values_list("id", flat=True).first()
+    return (role_in(account, project_id) if project_id else "") or "member"
+
+
+def account_of(principal: Principal) -> Account:
+    """Whose account a caller acts on: its own, or the oldest one for ADMIN_API_KEY and
+    AUTH_DISABLED, which have none. InvalidCredentialError while there is no account."""
+    accounts = Account.objects.filter(is_active=True)
+    if principal.account_id is not None:
+        accounts = accounts.filter(id=principal.account_id)
+    account = accounts.order_by("created_at", "id").first()
+    if account is None:
+        raise InvalidCredentialError("Authentication required.")
+    return account
+
+
+def instructions_of(project_id: UUID) -> str:
+    """What the extraction of this project's memories is told."""
+    found = Project.objects.filter(id=project_id).values_list("instructions", flat=True)
+    return found.first() or ""

@@ -1,20 +1,32 @@
 """Writes to accounts, projects and the instance."""
 
+from uuid import UUID
+
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 
+from accounts import throttle
 from accounts.models import Account, InstanceState, Project
+from accounts.queries import DEFAULT_PROJECT, scopes_in
+from accounts.setup import forget_setup_token
 from mem0dash import crypto
 from mem0dash.env import ConfigurationError
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
+from mem0dash.errors import (
+    ConflictError,
+    InvalidCredentialError,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from mem0dash.principal import Principal
 
-DEFAULT_PROJECT = "default"
 NAME_LENGTH = 150
 EMAIL_LENGTH = 254
+PASSWORD_LENGTH = 8
 _CHECK_WORD = "mem0dash"
 
 
@@ -53,7 +65,15 @@ def normalise_email(email: str) -> str:
     return email
 
 
+def _check_name(name: str) -> None:
+    if len(name) > NAME_LENGTH:
+        raise InvalidInputError(f"A name has at most {NAME_LENGTH} characters.")
+
+
 def _check_password(password: str, account: Account) -> None:
+    # In the dialects' own words; what else a password must not be, Django says.
+    if len(password) < PASSWORD_LENGTH:
+        raise InvalidInputError(f"Password must be at least {PASSWORD_LENGTH} characters.")
     try:
         validate_password(password, account)
     except ValidationError as error:
@@ -68,8 +88,7 @@ def create_owner(*, email: str, name: str, password: str) -> Account:
     """
     email = normalise_email(email)
     name = name.strip() or email[:NAME_LENGTH]
-    if len(name) > NAME_LENGTH:
-        raise InvalidInputError(f"A name has at most {NAME_LENGTH} characters.")
+    _check_name(name)
     account = Account(email=email, name=name, is_owner=True)
     _check_password(password, account)
     account.set_password(password)
@@ -80,6 +99,7 @@ def create_owner(*, email: str, name: str, password: str) -> Account:
         if not won:
             raise ConflictError("Set-up is closed: this instance has an owner already.")
         account.save(force_insert=True)
+        transaction.on_commit(forget_setup_token)
     return account
 
 
@@ -90,16 +110,93 @@ def complete_setup() -> None:
     )
 
 
-def reset_password(*, email: str, password: str) -> None:
+def register_owner(*, email: str, name: str, password: str) -> Account:
+    """Makes the first owner and closes set-up; raises what create_owner does."""
+    with transaction.atomic():
+        account = create_owner(email=email, name=name, password=password)
+        complete_setup()
+    return account
+
+
+def require_whole_account(principal: Principal, account: Account) -> None:
+    """PermissionDeniedError for a key that has less than its owner: the account is not its own."""
+    if principal.via != "api_key":
+        return
+    everything = scopes_in(account, principal.project.id)
+    if principal.entity_limit is not None or not everything or principal.scopes != everything:
+        raise PermissionDeniedError("This API key may not change the account of its owner.")
+
+
+def update_account(account: Account, *, name: str | None, email: str | None) -> Account:
+    """Changes name and address; blank or None leaves them.
+
+    ConflictError when another account has the address; InvalidInputError for an unusable value.
+    """
+    changes: dict[str, str] = {}
+    if name is not None and name.strip():
+        changes["name"] = name.strip()
+        _check_name(changes["name"])
+    if email is not None and email.strip():
+        changes["email"] = normalise_email(email)
+    if changes:
+        try:
+            with transaction.atomic():
+                Account.objects.filter(pk=account.pk).update(**changes)
+        except IntegrityError:
+            raise ConflictError("Email is already in use.") from None
+        account.refresh_from_db()
+    return account
+
+
+def change_password(account: Account, *, current: str, new: str) -> None:
     """Gives the account a new password and ends all of its sessions.
+
+    InvalidCredentialError for a wrong current password, RateLimitedError after too many of them;
+    InvalidInputError for an unusable new one.
+    """
+    attempt = throttle.take(throttle.WRONG_PRESENT_PASSWORDS, account.email)
+    if not account.check_password(current):
+        raise InvalidCredentialError("Current password is incorrect.")
+    throttle.give_back(attempt)
+    _set_password(account, new)
+
+
+def reset_password(*, email: str, password: str) -> None:
+    """Gives the account a new password and ends all of its sessions. What wrong passwords were
+    tried before counts no longer.
 
     NotFoundError when there is no such account; InvalidInputError for an unusable password.
     """
+    account = _account_with(email)
+    _set_password(account, password)
+    throttle.forget(throttle.WRONG_PASSWORDS, account.email)
+
+
+def set_active(*, email: str, active: bool) -> None:
+    """Deactivates an account, with its sessions and keys, or lets it in again; NotFoundError.
+
+    Sessions from before stay ended when it is let in again; its keys work once more.
+    """
+    Account.objects.filter(pk=_account_with(email).pk).update(
+        is_active=active, session_epoch=F("session_epoch") + 1
+    )
+
+
+def _account_with(email: str) -> Account:
     account = Account.objects.filter(email=email.strip().lower()).first()
     if account is None:
         raise NotFoundError(f"There is no account with the e-mail address {email}.")
+    return account
+
+
+def _set_password(account: Account, password: str) -> None:
     _check_password(password, account)
     account.set_password(password)
     Account.objects.filter(pk=account.pk).update(
         password=account.password, session_epoch=F("session_epoch") + 1
     )
+
+
+def set_instructions(*, project_id: UUID, instructions: str) -> None:
+    """What the extraction of this project's memories is told; "" for nothing."""
+    Project.objects.filter(id=project_id).update(instructions=instructions.strip())

@@ -1,9 +1,7 @@
 """Turns the credential of a request into a Principal."""
 
-import contextlib
 import hmac
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
@@ -11,24 +9,28 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from accounts.models import Project
-from accounts.queries import project_view
-from accounts.services import DEFAULT_PROJECT
+from accounts.models import Account, Project
+from accounts.queries import project_named, project_view, scopes_in
+from accounts.sessions import account_of_access_token
 from apikeys.services import PREFIX, find_api_key, note_use, principal_of
 from mem0dash.errors import InvalidCredentialError, NotFoundError
+from mem0dash.middleware import client_address
 from mem0dash.principal import ALL_SCOPES, Principal, Via
 
 if TYPE_CHECKING:
     # rest_framework.views reads its defaults, and so this module, while it is imported.
     from rest_framework.views import APIView
 
+NO_PROJECT = "Project not found."
+
 
 class CredentialAuthentication(BaseAuthentication):
     """`X-API-Key: k`, `Authorization: Token k` and `Authorization: Bearer k` all carry a key.
 
-    Which kind of credential it is, its value tells: ADMIN_API_KEY, an API key, or neither. Raises
-    InvalidCredentialError for whatever does not hold; without any credential the request stays
-    anonymous, unless AUTH_DISABLED makes everybody the owner.
+    Which kind of credential it is, its value tells: ADMIN_API_KEY, an API key, a session token
+    (Bearer alone), or none of them. Raises InvalidCredentialError for whatever does not hold;
+    without any credential the request stays anonymous, unless AUTH_DISABLED makes everybody the
+    owner.
     """
 
     def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
@@ -36,10 +38,11 @@ class CredentialAuthentication(BaseAuthentication):
         if credential is not None:
             principal = _identify(request, credential, scheme)
         elif settings.AUTH_DISABLED:
+            _note_auth_type(request, "disabled")
             principal = _instance_principal(request, "auth_disabled")
         else:
             return None
-        request._request.principal = principal  # type: ignore[attr-defined]  # for the access log
+        request._request.principal = principal  # type: ignore[attr-defined]  # for the logs
         return None, principal
 
     def authenticate_header(self, request: Request) -> str:
@@ -64,10 +67,13 @@ def _credential(request: Request) -> tuple[str | None, str]:
 def _identify(request: Request, credential: str, scheme: str) -> Principal:
     admin_key = settings.ADMIN_API_KEY
     if admin_key and hmac.compare_digest(credential.encode(), admin_key.encode()):
+        _note_auth_type(request, "admin_api_key")
         return _instance_principal(request, "admin_api_key")
     if scheme == "bearer" and not credential.startswith(PREFIX):
-        raise InvalidCredentialError("Invalid or expired token.")
-    row = find_api_key(credential)
+        _note_auth_type(request, "bearer")
+        return _session_principal(request, credential)
+    _note_auth_type(request, "api_key")
+    row = find_api_key(credential, address=client_address(request._request))
     if row is None or row.revoked_at is not None:
         raise InvalidCredentialError("Invalid API key.")
     if row.expires_at is not None and row.expires_at <= timezone.now():
@@ -80,13 +86,9 @@ def _identify(request: Request, credential: str, scheme: str) -> Principal:
 
 def _instance_principal(request: Request, via: Via) -> Principal:
     """The instance owner in project Default, or in the one that `X-Project` names."""
-    wanted = request.headers.get("X-Project", "").strip()
-    projects = Project.objects.filter(slug=wanted or DEFAULT_PROJECT)
-    with contextlib.suppress(ValueError):  # what is no id is a slug
-        projects = Project.objects.filter(id=UUID(wanted)) if wanted else projects
-    project = projects.first()
+    project = project_named(_wanted_project(request))
     if project is None:
-        raise NotFoundError("Project not found.")
+        raise NotFoundError(NO_PROJECT)
     return Principal(
         project=project_view(project),
         scopes=ALL_SCOPES,
@@ -95,6 +97,42 @@ def _instance_principal(request: Request, via: Via) -> Principal:
         request_id=_request_id(request),
         client=_client(request),
     )
+
+
+def _session_principal(request: Request, token: str) -> Principal:
+    """Whoever is signed in, in project Default or in the one of theirs that `X-Project` names."""
+    if token.count(".") != 2:
+        raise InvalidCredentialError("Invalid or expired token.")
+    account = account_of_access_token(token)
+    project = _project_of(account, _wanted_project(request))
+    return Principal(
+        project=project_view(project),
+        scopes=scopes_in(account, project.id),
+        via="session",
+        account_id=account.id,
+        is_owner=account.is_owner,
+        request_id=_request_id(request),
+        client=_client(request),
+    )
+
+
+def _project_of(account: Account, wanted: str) -> Project:
+    """The project that the session is in. One that the account is no member of does not exist for
+    it, unless it named none: then it is in Default without any right there, as its own account's
+    routes need none."""
+    project = project_named(wanted)
+    if project is None or (wanted and not scopes_in(account, project.id)):
+        raise NotFoundError(NO_PROJECT)
+    return project
+
+
+def _wanted_project(request: Request) -> str:
+    return request.headers.get("X-Project", "").strip()
+
+
+def _note_auth_type(request: Request, auth_type: str) -> None:
+    """For the request log, before it is known whether the credential holds."""
+    request._request.auth_type = auth_type  # type: ignore[attr-defined]  # read by the middleware
 
 
 def _request_id(request: Request) -> str:

@@ -12,7 +12,7 @@ class CredentialScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyp
     def get_security_definition(self, auto_schema: Any) -> list[dict[str, Any]]:
         return [
             {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            {"type": "http", "scheme": "bearer", "bearerFormat": "m0sk_…"},
+            {"type": "http", "scheme": "bearer", "bearerFormat": "m0sk_… or JWT"},
         ]
 
 

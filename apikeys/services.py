@@ -3,7 +3,7 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -12,7 +12,9 @@ from uuid import UUID
 from django.db.models import Q
 from django.utils import timezone
 
-from accounts.models import ROLE_SCOPES, Account, Membership, Project
+from accounts.models import ROLE_SCOPES, Account, Project
+from accounts.queries import scopes_in
+from apikeys import imported
 from apikeys.models import ApiKey
 from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
@@ -29,16 +31,6 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def owner_scopes(account: Account, project: Project) -> frozenset[Scope]:
-    """What the account may do in the project today."""
-    if account.is_owner:
-        return ALL_SCOPES
-    role = Membership.objects.filter(account=account, project=project).values_list(
-        "role", flat=True
-    )
-    return ROLE_SCOPES.get(role[0], frozenset()) if role else frozenset()
-
-
 def create_api_key(
     *,
     owner: Account,
@@ -52,17 +44,19 @@ def create_api_key(
     """A new key and its plain text, which is nowhere kept.
 
     `scopes` None gives all that the owner (and the `maker`, the key that makes it) has. A key never
-    makes a key with more than it has: PermissionDeniedError. InvalidInputError for a bad label or
-    limit.
+    makes a key with more than it has, nor one that lasts longer: PermissionDeniedError.
+    InvalidInputError for a bad label or limit.
     """
     label = label.strip()
     if not label or len(label) > 150:
         raise InvalidInputError("A key needs a label of 1 to 150 characters.")
-    most = owner_scopes(owner, project) & (maker.scopes if maker else ALL_SCOPES)
+    most = scopes_in(owner, project.id) & (maker.scopes if maker else ALL_SCOPES)
     if maker is not None and (
         maker.project.id != project.id or maker.account_id not in {None, owner.id}
     ):
         raise PermissionDeniedError("A key makes keys of its own account and project only.")
+    if not most:
+        raise PermissionDeniedError("This account has no rights in the project to give to a key.")
     wanted = most if scopes is None else frozenset(scopes)
     if not wanted:
         raise InvalidInputError("A key needs at least one scope.")
@@ -77,10 +71,18 @@ def create_api_key(
         last4=key[-4:],
         digest=digest_of(key),
         scopes=sorted(wanted),
-        expires_at=expires_at,
+        expires_at=_checked_end(expires_at, maker),
         entity_limit=_checked_limit(entity_limit, maker),
     )
     return row, key
+
+
+def _checked_end(wanted: datetime | None, maker: Principal | None) -> datetime | None:
+    """When the new key ends: as wanted, and with the key that makes it at the latest."""
+    if maker is None or maker.key_id is None:
+        return wanted
+    latest = ApiKey.objects.values_list("expires_at", flat=True).get(id=maker.key_id)
+    return min(wanted, latest) if wanted and latest else wanted or latest
 
 
 def _checked_limit(
@@ -103,11 +105,56 @@ def _checked_limit(
 
 
 def revoke_api_key(*, key_id: UUID, owner: Account) -> None:
-    """Ends the key at once; NotFoundError when the owner has no such live key."""
-    if not ApiKey.objects.filter(id=key_id, owner=owner, revoked_at=None).update(
-        revoked_at=timezone.now()
-    ):
+    """Ends the key at once; NotFoundError when it is not the owner's, InvalidInputError when it has
+    been revoked before."""
+    mine = ApiKey.objects.filter(id=key_id, owner=owner)
+    if mine.filter(revoked_at=None).update(revoked_at=timezone.now()):
+        return
+    if mine.exists():
+        raise InvalidInputError("API key is already revoked.")
+    raise NotFoundError("API key not found.")
+
+
+def own_api_keys(principal: Principal, owner: Account) -> list[ApiKey]:
+    """The owner's live keys in the caller's project, newest first.
+
+    For a key, keys that may do more than itself do not exist.
+    """
+    rows = ApiKey.objects.filter(owner=owner, project_id=principal.project.id, revoked_at=None)
+    return _within_reach(rows.order_by("-created_at", "-id"), principal, owner)
+
+
+def create_own_api_key(principal: Principal, owner: Account, *, label: str) -> tuple[ApiKey, str]:
+    """A key with all that the caller has, and its plain text; raises what create_api_key does."""
+    project = Project.objects.get(id=principal.project.id)
+    return create_api_key(owner=owner, project=project, label=label, maker=principal)
+
+
+def revoke_own_api_key(principal: Principal, owner: Account, *, key_id: UUID) -> None:
+    """Ends one of the owner's keys in the caller's project; raises what revoke_api_key does."""
+    rows = ApiKey.objects.filter(id=key_id, owner=owner, project_id=principal.project.id)
+    if not _within_reach(rows, principal, owner):
         raise NotFoundError("API key not found.")
+    revoke_api_key(key_id=key_id, owner=owner)
+
+
+def _within_reach(rows: Iterable[ApiKey], principal: Principal, owner: Account) -> list[ApiKey]:
+    """The keys that may do no more than the caller. A session reaches all of its account's."""
+    if principal.via != "api_key":
+        return list(rows)
+    most = scopes_in(owner, principal.project.id)
+    return [
+        row
+        for row in rows
+        if most.intersection(row.scopes) <= principal.scopes
+        and _is_narrower(row.entity_limit or {}, principal.entity_limit or {})
+    ]
+
+
+def _is_narrower(
+    limit: Mapping[str, Collection[str]], other: Mapping[str, Collection[str]]
+) -> bool:
+    return all(name in limit and set(limit[name]) <= set(other[name]) for name in other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +188,18 @@ WHERE k.digest = %s
 """
 
 
-def find_api_key(key: str) -> FoundKey | None:
-    """What a well-formed key opens, None for an unknown one; no query for any other text."""
+def find_api_key(key: str, *, address: str = "") -> FoundKey | None:
+    """What a well-formed key opens, None for an unknown one; no query for any other text.
+
+    The first use of an imported key is verified at some cost, which is limited for each `address`:
+    RateLimitedError beyond that.
+    """
     if not KEY_PATTERN.fullmatch(key):
         return None
-    row: Any = next(iter(ApiKey.objects.raw(_FIND_SQL, [digest_of(key)])), None)
+    digest = digest_of(key)
+    row: Any = next(iter(ApiKey.objects.raw(_FIND_SQL, [digest])), None)
+    if row is None and imported.adopt(key, digest, address=address):
+        row = next(iter(ApiKey.objects.raw(_FIND_SQL, [digest])), None)
     if row is None:
         return None
     limit = row.entity_limit

@@ -43,7 +43,7 @@ def main() -> None:
     principal = Principal(project=project, scopes=ALL_SCOPES, via="internal", is_owner=True)
     questions = finding.load(principal, one_user=options.one_user)
     report(principal, questions)
-    running.stop()
+    running.close()
     shutil.rmtree(root)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import client, corpus
 from benchmarks.client import Request, Result
-from benchmarks.processes import Database, Server, cpu_seconds, memory_mib
+from benchmarks.processes import Database, Provider, Server, cpu_seconds, memory_mib
 
 ROUNDS = 2
 # What the background thread does right after a write belongs to the write.
@@ -87,6 +87,13 @@ def _add(target: Target) -> Iterator[Request]:
         yield Request("POST", "/memories", body)
 
 
+def _extract(target: Target) -> Iterator[Request]:
+    for user in itertools.cycle((corpus.HEAVY_USER, *corpus.OTHER_USERS)):
+        text = f"I like {target.language.text(6, 10)}. I went to {target.language.text(6, 10)}."
+        body = {"messages": [{"role": "user", "content": text}], "user_id": user}
+        yield Request("POST", "/memories", body)
+
+
 def _update_text(target: Target) -> Iterator[Request]:
     for id_ in target.ids():
         yield Request("PUT", f"/memories/{id_}", {"text": target.language.text(8, 24)})
@@ -113,6 +120,8 @@ KINDS = (
     Kind("update text", _update_text, writes=True),
     Kind("add verbatim", _add, writes=True),
     Kind("delete", _delete, writes=True),
+    # Two facts of one message, by mem0's pipeline and an LLM that answers at once.
+    Kind("add extracted", _extract, writes=True),
 )
 
 
@@ -179,6 +188,8 @@ def warm_up(target: Target) -> None:
 def run_one(count: int, folder: Path, database: Database, options: argparse.Namespace) -> Any:
     """Fills a fresh server with `count` memories and measures every kind."""
     server = Server(folder, database, settings="benchmarks.settings")
+    provider = Provider()
+    server.use_llm(provider.url)
     try:
         key = server.bootstrap()
         server.start()
@@ -210,6 +221,7 @@ def run_one(count: int, folder: Path, database: Database, options: argparse.Name
         }
     finally:
         server.stop()
+        provider.stop()
 
 
 def run_with_model(folder: Path) -> Any:

@@ -84,6 +84,24 @@ class Database:
                 connection.execute(statement.format(sql.Identifier(self._name)))
 
 
+class Provider:
+    """The tests' model provider in its own process: its CPU time is not the server's."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "memories.tests.provider"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 class Server:
     """`manage.py serve` with its own data directory, port and database."""
 
@@ -95,7 +113,7 @@ class Server:
         self.database = database
         self._log = data_dir / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
-        ours = ("MEM0DASH_", "DJANGO_", "DATABASE_URL", "ADMIN_API_KEY", "AUTH_DISABLED")
+        ours = ("MEM0", "DJANGO_", "DATABASE_URL", "ADMIN_API_KEY", "AUTH_DISABLED", "OPENAI_")
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
             "MEM0DASH_DATA_DIR": str(data_dir),
@@ -153,6 +171,10 @@ class Server:
                 return bool(r.status == 200)
         except (urllib.error.URLError, ConnectionError):
             return False
+
+    def use_llm(self, url: str) -> None:
+        """Extracts with the model at this OpenAI-compatible URL, from the next start on."""
+        self.environment |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-benchmark"}
 
     def stop(self) -> None:
         """Ends the server as an operator would, and waits for it."""

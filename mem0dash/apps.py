@@ -7,4 +7,6 @@ class Mem0dashConfig(AppConfig):
     name = "mem0dash"
 
     def ready(self) -> None:
-        from mem0dash import checks  # noqa: F401  (importing registers them)
+        from mem0dash import checks, outbound  # noqa: F401  (importing registers the checks)
+
+        outbound.install()

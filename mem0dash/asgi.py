@@ -8,7 +8,10 @@ three times the CPU of this for a small answer.
 
 import asyncio
 import io
+import logging
 import os
+import re
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,12 +21,17 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mem0dash.settings")
 from a2wsgi.wsgi import build_environ
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
+from django.db import Error as AnyDatabaseError
+from django.db import connection
 
 django_application = get_wsgi_application()
 
 # After the set-up, which models need.
 from mem0dash.middleware import TOO_LARGE  # noqa: E402
-from memories import runtime  # noqa: E402
+from memories import ingest, runtime  # noqa: E402
+from memories.upkeep import Upkeep  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -31,6 +39,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Coroutine[Any, Any, None]]
 
 pool = ThreadPoolExecutor(settings.THREADS, thread_name_prefix="mem0dash-request")
+# Requests that may wait for a provider have threads of their own: however long a provider hangs,
+# everything else finds a thread. Those that wait for an LLM keep none from searches, which wait for
+# the embedder at most and can do without, nor from what puts another provider in its place.
+waiting_pool = ThreadPoolExecutor(settings.WAITING_THREADS, thread_name_prefix="mem0dash-waiting")
+asking_pool = ThreadPoolExecutor(settings.THREADS, thread_name_prefix="mem0dash-asking")
+# The threads that answer a request just now.
+answering: set[int] = set()
+_ASKING = re.compile(r"POST /(([\w/]+/)?search/?|configure)")
+_WAITING = re.compile(r"(POST|PUT) /(([\w/]+/)?memories(/.*)?|generate-instructions)")
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,17 +63,35 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _lifespan(receive: Receive, send: Send) -> None:
     """`serve` has installed the runtime; this starts its thread and ends it with the server."""
+    from operations import request_log
+
     await receive()
-    runtime.current().start()
+    request_log.start()
+    upkeep = Upkeep(runtime.current())
+    upkeep.start()
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    # In a thread: it writes to the database, which Django refuses on the event loop.
-    await asyncio.to_thread(runtime.current().stop)
+    # In threads: they write to the database, which Django refuses on the event loop.
+    await asyncio.to_thread(_give_up)
+    await asyncio.to_thread(upkeep.stop)
+    await asyncio.to_thread(request_log.stop)
     await send({"type": "lifespan.shutdown.complete"})
+
+
+def _give_up() -> None:
+    """Adds that outlast the time which requests are given to end: their inputs are kept."""
+    try:
+        if count := ingest.end_all():
+            logger.warning("adds were cut off, their inputs are kept", extra={"adds": count})
+    except AnyDatabaseError:
+        logger.exception("adds that were cut off are ended by the next start")
+    finally:
+        connection.close()
 
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     """Reads the whole body before a thread is taken, so that a slow client holds none."""
+    scope = _below_prefix(scope)
     body = await _body(scope, receive)
     if body is None:
         return
@@ -69,8 +104,23 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     # The ignore: a2wsgi spells the same types in its own way.
     environ[TOO_LARGE] = body is _LARGE
     loop = asyncio.get_running_loop()
-    for message in await loop.run_in_executor(pool, _respond, environ, send, loop):
+    threads = _pool_for(f"{scope['method']} {scope['path']}")
+    for message in await loop.run_in_executor(threads, _respond, environ, send, loop):
         await send(message)
+
+
+def _below_prefix(scope: Scope) -> Scope:
+    """The scope without PUBLIC_URL's path, which some proxies take off and some leave on."""
+    prefix = settings.FORCE_SCRIPT_NAME
+    if not prefix or not f"{scope['path']}/".startswith(f"{prefix}/"):
+        return scope
+    return {**scope, "path": scope["path"][len(prefix) :] or "/"}
+
+
+def _pool_for(call: str) -> ThreadPoolExecutor:
+    if _ASKING.fullmatch(call):
+        return asking_pool
+    return waiting_pool if _WAITING.fullmatch(call) else pool
 
 
 # Stands for a body that is larger than settings.MAX_BODY_BYTES, which is not read to its end.
@@ -99,6 +149,8 @@ async def _body(scope: Scope, receive: Receive) -> bytes | None:
 def _respond(environ: dict[str, Any], send: Send, loop: asyncio.AbstractEventLoop) -> list[Message]:
     """Runs Django in a thread of the pool; the messages that are still to be sent."""
     start: Message = {"type": "http.response.start"}
+    thread = threading.get_ident()
+    answering.add(thread)
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
         start["status"] = int(status[:3])
@@ -107,9 +159,10 @@ def _respond(environ: dict[str, Any], send: Send, loop: asyncio.AbstractEventLoo
     def put(message: Message) -> None:
         asyncio.run_coroutine_threadsafe(send(message), loop).result()
 
-    response: Any = django_application(environ, start_response)  # type: ignore[arg-type]
-    # The ignore: a plain function is all that WSGI asks for.
+    response: Any = None
     try:
+        # The ignore: a plain function is all that WSGI asks for.
+        response = django_application(environ, start_response)  # type: ignore[arg-type]
         if not response.streaming:
             return [start, {"type": "http.response.body", "body": b"".join(response)}]
         put(start)
@@ -117,4 +170,6 @@ def _respond(environ: dict[str, Any], send: Send, loop: asyncio.AbstractEventLoo
             put({"type": "http.response.body", "body": chunk, "more_body": True})
         return [{"type": "http.response.body", "body": b""}]
     finally:
-        response.close()
+        if response is not None:
+            response.close()
+        answering.discard(thread)

@@ -52,7 +52,7 @@ def check_data_directory(
             )
         ]
     found: list[CheckMessage] = []
-    for name in ("secret_key", "encryption_key"):
+    for name in ("secret_key", "encryption_key", "jwt_secret", "setup_token"):
         path = directory / name
         if path.exists() and path.stat().st_mode & 0o077:
             found.append(

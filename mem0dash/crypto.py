@@ -26,3 +26,15 @@ def decrypt(token: str) -> str:
         return _fernet(tuple(settings.ENCRYPTION_KEYS)).decrypt(token.encode()).decode()
     except InvalidToken as error:
         raise WrongEncryptionKeyError("ENCRYPTION_KEY does not open what is stored.") from error
+
+
+def reencrypt(token: str) -> str:
+    """The same secret under the first key; `token` itself when that is what it is under.
+
+    WrongEncryptionKeyError when none of the keys opens it.
+    """
+    try:
+        _fernet(tuple(settings.ENCRYPTION_KEYS[:1])).decrypt(token.encode())
+    except InvalidToken:
+        return encrypt(decrypt(token))
+    return token

@@ -3,6 +3,7 @@
 import os
 import secrets
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
@@ -50,6 +51,31 @@ def integer(name: str, default: int, *, low: int, high: int) -> int:
 def words(name: str) -> list[str]:
     """A comma-separated list; blanks fall away."""
     return [word.strip() for word in text(name).split(",") if word.strip()]
+
+
+def taken(*names: str) -> dict[str, str]:
+    """The values of those of `names` that are set, which are not in the environment afterwards."""
+    found = {name: text(name) for name in names}
+    for name in names:
+        os.environ.pop(name, None)
+    return {name: value for name, value in found.items() if value}
+
+
+def origin(name: str) -> str:
+    """The origin (scheme, host, port) of the http address in `name`, as browsers send it."""
+    value = text(name)
+    if not value:
+        return ""
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme not in {"http", "https"} or not host or parts.username is not None:
+        raise ConfigurationError(f"{name} must look like https://dashboard.example.org.")
+    host = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    return f"{parts.scheme}://{host}" + ("" if port in {None, usual} else f":{port}")
 
 
 def kept_secret(name: str, path: Path, *, make: str) -> str:

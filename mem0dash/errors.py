@@ -79,6 +79,16 @@ class IndexUnavailableError(EngineError):
 
 
 class ProviderError(EngineError):
-    """The embedder or the LLM failed or answered with something unusable."""
+    """The embedder or the LLM failed or answered with something unusable.
+
+    `cause` is what the provider said, for those who look after it: never shown to other callers.
+    """
 
     code = "provider_unavailable"
+
+    def __init__(
+        self, message: str, *, code: str = "", cause: str = "", retry_after: int | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.code = code or type(self).code
+        self.cause = cause

@@ -1,4 +1,4 @@
-"""What every request passes: an id, security headers, the access log, and the host check."""
+"""What every request passes: an id, security headers, the logs, the host check and CORS."""
 
 import ipaddress
 import logging
@@ -6,16 +6,25 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.utils.cache import patch_vary_headers
+from django.utils.module_loading import import_string
+
+from mem0dash.pages import error_page, is_page, wants_html
+from mem0dash.principal import Principal
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 access_log = logging.getLogger("mem0dash.access")
 _INBOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
 
 # Set in the WSGI environment by the dispatcher.
 TOO_LARGE = "mem0dash.too_large"
@@ -35,42 +44,84 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """A finished request as the request log takes note of it; `ms` is how long it took."""
+
+    at: datetime
+    method: str
+    path: str
+    status: int
+    ms: float
+    request_id: str
+    auth_type: str
+    principal: Principal | None
+
+
 class RequestMiddleware:
-    """Gives the request an id and the response its headers, and writes one log line for both."""
+    """Gives the request an id and the response its headers, and tells both logs how it ended."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
+        self.record: Callable[[Handled], None] = import_string(settings.REQUEST_LOG)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         started = time.perf_counter()
         inbound = request.headers.get("X-Request-ID", "")
         request_id = inbound if _INBOUND_ID.fullmatch(inbound) else secrets.token_hex(4)
         request.request_id = request_id  # type: ignore[attr-defined]  # read by authentication
+        if _came_over_tls(request):
+            request.META["wsgi.url_scheme"] = "https"
         response = self.get_response(request)
         if response.status_code == 405 and isinstance(response, HttpResponseNotAllowed):
-            response.content = b'{"detail": "Method Not Allowed"}'
-            response.headers["Content-Type"] = "application/json"
+            self._explain(request, response)
         response.headers["X-Request-ID"] = request_id
         response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         response.headers.setdefault("X-Frame-Options", "DENY")
         if isinstance(response, HttpResponse):
             response.headers.setdefault("Content-Length", str(len(response.content)))
-        principal = getattr(request, "principal", None)
+        self._log(request, response, round((time.perf_counter() - started) * 1000, 2))
+        return response
+
+    def _explain(self, request: HttpRequest, response: HttpResponseNotAllowed) -> None:
+        """A body for what Django answers without one; the headers it has by now stay."""
+        if not is_page(request):
+            response.content = b'{"detail": "Method Not Allowed"}'
+            response.headers["Content-Type"] = "application/json"
+            return
+        page = error_page(request, 405, "Go back to the page before, and try it from there.")
+        response.content = page.content
+        response.headers["Content-Type"] = page.headers["Content-Type"]
+
+    def _log(self, request: HttpRequest, response: HttpResponseBase, ms: float) -> None:
+        request_id = str(getattr(request, "request_id", ""))
+        principal: Principal | None = getattr(request, "principal", None)
+        self.record(
+            Handled(
+                at=timezone.now(),
+                method=request.method or "",
+                path=request.path_info,
+                status=response.status_code,
+                ms=ms,
+                request_id=request_id,
+                auth_type=str(getattr(request, "auth_type", "none")),
+                principal=principal,
+            )
+        )
         access_log.info(
             "request",
             extra={
                 "request_id": request_id,
                 "method": request.method,
-                "path": request.path,
+                "path": request.path_info,
                 "status": response.status_code,
-                "ms": round((time.perf_counter() - started) * 1000, 2),
+                "ms": ms,
                 "address": client_address(request),
                 "account": str(principal.account_id or "") if principal else "",
                 "key": principal.key_prefix if principal else "",
                 "project": principal.project.slug if principal else "",
             },
         )
-        return response
 
 
 class BodyLimitMiddleware:
@@ -84,8 +135,10 @@ class BodyLimitMiddleware:
             return self.get_response(request)
         most = settings.MAX_BODY_BYTES // 1024 // 1024
         detail = f"The request body is larger than {most} MiB."
+        answer = problem(request, detail, 413)
         # What is left of the body is not read, so the connection cannot be used again.
-        return JsonResponse({"detail": detail}, status=413, headers={"Connection": "close"})
+        answer.headers["Connection"] = "close"
+        return answer
 
 
 class HostMiddleware:
@@ -101,9 +154,8 @@ class HostMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         host = request.META.get("HTTP_HOST", "")
         if host and not self.accepts(host):
-            return JsonResponse(
-                {"detail": "This host name is not allowed; add it to ALLOWED_HOSTS."}, status=400
-            )
+            detail = "This host name is not allowed; add it to ALLOWED_HOSTS."
+            return problem(request, detail, 400)
         return self.get_response(request)
 
     def accepts(self, host: str) -> bool:
@@ -120,6 +172,43 @@ class HostMiddleware:
         except ValueError:
             return False
         return True
+
+
+class CorsMiddleware:
+    """Lets the pages of one other origin, DASHBOARD_URL's, call the API; nobody else's."""
+
+    METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        # Pages are nobody else's to read: a cookie lets requests into them.
+        allowed = "" if is_page(request) else settings.DASHBOARD_ORIGIN
+        if not allowed or request.headers.get("Origin", "").lower() != allowed:
+            response = self.get_response(request)
+        elif request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            response = self._preflight(request)
+        else:
+            response = self._shared(self.get_response(request), allowed)
+        if allowed:
+            patch_vary_headers(response, ["Origin"])
+        return response
+
+    def _preflight(self, request: HttpRequest) -> HttpResponseBase:
+        response = HttpResponse("OK", content_type="text/plain; charset=utf-8")
+        response["Access-Control-Allow-Methods"] = self.METHODS
+        wanted = request.headers.get("Access-Control-Request-Headers", "")
+        if _HEADER_NAMES.fullmatch(wanted):
+            response["Access-Control-Allow-Headers"] = wanted
+        response["Access-Control-Max-Age"] = "600"
+        return self._shared(response, settings.DASHBOARD_ORIGIN)
+
+    def _shared(self, response: HttpResponseBase, origin: str) -> HttpResponseBase:
+        response["Access-Control-Allow-Origin"] = origin
+        response["Access-Control-Allow-Credentials"] = "true"
+        response["Access-Control-Expose-Headers"] = "X-Request-ID"
+        return response
 
 
 def client_address(request: HttpRequest) -> str:
@@ -146,15 +235,40 @@ def _is_trusted(address: str) -> bool:
     return any(ip in network for network in settings.TRUSTED_PROXIES)
 
 
+def _came_over_tls(request: HttpRequest) -> bool:
+    """Whether a trusted proxy says that it ended TLS for this request."""
+    forwarded = request.headers.get("X-Forwarded-Proto", "").strip().lower()
+    return forwarded == "https" and _is_trusted(request.META.get("REMOTE_ADDR", ""))
+
+
+def problem(request: HttpRequest, detail: str, status: int) -> HttpResponse:
+    """What is wrong with a request that no view has seen: a page for people, JSON for clients."""
+    if wants_html(request):
+        return error_page(request, status, detail)
+    return JsonResponse({"detail": detail}, status=status)
+
+
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    if wants_html(request):
+        return error_page(request, 404)
     return JsonResponse({"detail": "Not Found"}, status=404)
 
 
+def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    if wants_html(request):
+        return error_page(request, 403)
+    return JsonResponse({"detail": "Forbidden"}, status=403)
+
+
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    if wants_html(request):
+        return error_page(request, 400)
     return JsonResponse({"detail": "Bad Request"}, status=400)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     request_id = getattr(request, "request_id", "")
+    if wants_html(request):
+        return error_page(request, 500)
     body = {"detail": "Internal server error.", "code": "internal_error", "request_id": request_id}
     return JsonResponse(body, status=500)

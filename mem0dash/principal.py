@@ -20,7 +20,7 @@ class Scope(StrEnum):
 
 ALL_SCOPES: Final = frozenset(Scope)
 
-Via = Literal["api_key", "admin_api_key", "auth_disabled", "internal"]
+Via = Literal["api_key", "session", "admin_api_key", "auth_disabled", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,17 @@ class Principal:
         if scope not in self.scopes:
             raise PermissionDeniedError(
                 message or f"This credential lacks the scope '{scope.value}'."
+            )
+
+    def require_instance(self, what: str) -> None:
+        """Raises PermissionDeniedError unless the caller may change `what` for the whole instance:
+        an instance owner, with scope `admin`, and without an entity limit."""
+        self.require(Scope.ADMIN, "Admin role required.")
+        if not self.is_owner:
+            raise PermissionDeniedError(f"Only the instance owner may change {what}.")
+        if self.entity_limit is not None:
+            raise PermissionDeniedError(
+                f"A credential limited to some entities may not change {what} for everyone."
             )
 
     def may_use(self, entity: str, value: str) -> bool:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from cryptography.fernet import Fernet
 from mem0dash import env
 from mem0dash.env import ConfigurationError
 from mem0dash.version import VERSION
+from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES
 
 # mem0 reads both when it is first imported: no telemetry, no files in the home directory.
 os.environ["MEM0_TELEMETRY"] = "False"
@@ -50,6 +52,14 @@ for _key in ENCRYPTION_KEYS:
             "ENCRYPTION_KEY must be 32 url-safe base64-encoded bytes (44 characters); "
             "several, newest first, are separated by commas."
         ) from _error
+# Signs the session tokens of the REST dialects.
+JWT_SECRET = env.kept_secret("JWT_SECRET", DATA_DIR / "jwt_secret", make=secrets.token_urlsafe(50))
+if len(JWT_SECRET) < 32:
+    raise ConfigurationError("JWT_SECRET must have at least 32 characters.")
+# Who sends it may register the first owner; accounts.setup makes one where it is not set.
+SETUP_TOKEN = env.text("SETUP_TOKEN")
+if SETUP_TOKEN and len(SETUP_TOKEN) < 16:
+    raise ConfigurationError("SETUP_TOKEN must have at least 16 characters.")
 ADMIN_API_KEY = env.text("ADMIN_API_KEY")
 if ADMIN_API_KEY and len(ADMIN_API_KEY) < 16:
     raise ConfigurationError("ADMIN_API_KEY must have at least 16 characters.")
@@ -65,6 +75,8 @@ if PUBLIC_URL and (_public.scheme not in {"http", "https"} or not _public.hostna
     raise ConfigurationError(
         f"PUBLIC_URL must look like https://memory.example.org, not {PUBLIC_URL!r}."
     )
+# The one other origin whose pages may call the API; "" for none.
+DASHBOARD_ORIGIN = env.origin("DASHBOARD_URL")
 # Hosts beside loopback and IP literals, which middleware.HostMiddleware always accepts.
 NAMED_HOSTS = [*env.words("ALLOWED_HOSTS"), *([_public.hostname] if _public.hostname else [])]
 ALLOWED_HOSTS = ["*"]
@@ -78,12 +90,12 @@ for _network in env.words("TRUSTED_PROXIES"):
         ) from _error
 SECURE_HSTS_SECONDS = 31_536_000 if _public.scheme == "https" else 0
 SECURE_REFERRER_POLICY = "same-origin"
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _public.scheme == "https"
 SILENCED_SYSTEM_CHECKS = [
     "security.W002",  # framing is refused by middleware.RequestMiddleware, policy and header
-    "security.W003",  # no cookie signs a request in, so there is nothing to forge
+    "security.W003",  # pages.PageCsrf guards the pages; no cookie lets a request into the API
     "security.W004",  # HSTS follows PUBLIC_URL's scheme
     "security.W008",  # TLS ends at the operator's proxy, which redirects
+    "security.W010",  # the cookies follow PUBLIC_URL's scheme as well
 ]
 APPEND_SLASH = False
 # The largest request body, in bytes; asgi.py answers 413 above it.
@@ -91,6 +103,31 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 # Threads that serve requests; asgi.py gives them to Django's WSGI application.
 THREADS = env.integer("THREADS", 16, low=2, high=128)
+# As many more, made when needed, for requests that may wait for a provider.
+WAITING_THREADS = env.integer("WAITING_THREADS", 32, low=2, high=256)
+
+# --- Pages ---------------------------------------------------------------------------------------
+# What stands here and below is for people: with sessions, forms that are guarded, errors as pages.
+PAGE_PATHS = ("/dashboard", "/login", "/logout", "/setup")
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "dashboard:overview"
+# The route of the setup wizard, to which every page leads until set-up is complete; "" for none.
+SETUP_ROUTE = ""
+# The path of PUBLIC_URL: below it pages link to each other. asgi.py takes it off where a proxy
+# leaves it on, so that the server is also reached directly.
+FORCE_SCRIPT_NAME = _public.path or None
+_secure = _public.scheme == "https"
+SESSION_COOKIE_NAME = "mem0dash_session"
+SESSION_COOKIE_AGE = 14 * 86_400
+CSRF_COOKIE_NAME = "mem0dash_csrf"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _secure
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{_public.path}/"
+CSRF_FAILURE_VIEW = "mem0dash.pages.csrf_failure"
+# Behind a proxy that ends TLS, requests look like plain HTTP here.
+CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"] if PUBLIC_URL else []
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
 # --- Database ------------------------------------------------------------------------------------
 try:
@@ -116,14 +153,70 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
     }
 elif _database["ENGINE"] != "django.db.backends.postgresql":
     raise ConfigurationError("DATABASE_URL must name a SQLite or a PostgreSQL database.")
+# PostgreSQL only. Without a pool every thread keeps a connection of its own.
+DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 0, low=0, high=1000)
+if DATABASE_POOL_SIZE and _database["ENGINE"] == "django.db.backends.postgresql":
+    _database["CONN_MAX_AGE"] = 0
+    _database["OPTIONS"] = {
+        **_database.get("OPTIONS", {}),
+        "pool": {
+            "min_size": min(4, DATABASE_POOL_SIZE),
+            "max_size": DATABASE_POOL_SIZE,
+            # While the database is away a request waits so long for its 502; afterwards the pool
+            # tries again at once instead of ever more seldom.
+            "timeout": 5.0,
+            "reconnect_timeout": 2.0,
+        },
+    }
 DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Search index: embedded, or on a Qdrant server that several processes share ------------------
+QDRANT_URL = env.text("QDRANT_URL").rstrip("/")
+if not QDRANT_URL and (_host := env.text("QDRANT_HOST")):
+    _scheme = "https" if env.flag("QDRANT_HTTPS") else "http"
+    QDRANT_URL = f"{_scheme}://{_host}:{env.integer('QDRANT_PORT', 6333, low=1, high=65535)}"
+try:
+    _qdrant = urlsplit(QDRANT_URL)
+    _qdrant_port = _qdrant.port
+except ValueError:
+    _qdrant = urlsplit("unreadable:")
+if QDRANT_URL and (
+    _qdrant.scheme not in {"http", "https"} or not _qdrant.hostname or _qdrant.query
+):
+    raise ConfigurationError("QDRANT_URL must look like http://qdrant:6333.")
+if _qdrant.username or _qdrant.password:
+    raise ConfigurationError("QDRANT_URL must hold no password; QDRANT_API_KEY is for that.")
+if QDRANT_URL and _database["ENGINE"] != "django.db.backends.postgresql":
+    raise ConfigurationError(
+        "QDRANT_URL is for several processes on one PostgreSQL database: set DATABASE_URL as well."
+    )
+QDRANT_API_KEY = env.text("QDRANT_API_KEY")
+# It goes into a header, and a library that refuses a header quotes it.
+if not (QDRANT_API_KEY.isascii() and (QDRANT_API_KEY + "x").isprintable()):
+    raise ConfigurationError("QDRANT_API_KEY must be one line of ASCII characters.")
+QDRANT_COLLECTION = env.text("QDRANT_COLLECTION", "mem0dash")
+if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", QDRANT_COLLECTION):
+    raise ConfigurationError("QDRANT_COLLECTION may hold letters, digits, '_', '.' and '-' only.")
+# Seconds that a call of the Qdrant server may take.
+QDRANT_TIMEOUT = env.integer("QDRANT_TIMEOUT", 10, low=1, high=300)
+# For a cluster; 0 leaves it to the server.
+QDRANT_REPLICATION_FACTOR = env.integer("QDRANT_REPLICATION_FACTOR", 0, low=0, high=100) or None
+QDRANT_WRITE_CONSISTENCY_FACTOR = (
+    env.integer("QDRANT_WRITE_CONSISTENCY_FACTOR", 0, low=0, high=100) or None
+)
+QDRANT_SHARD_NUMBER = env.integer("QDRANT_SHARD_NUMBER", 0, low=0, high=10_000) or None
+# Vectors and fields on disk instead of in memory.
+QDRANT_ON_DISK = env.flag("QDRANT_ON_DISK")
 
 # --- Applications --------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django_htmx",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -132,13 +225,22 @@ INSTALLED_APPS = [
     "apikeys.apps.ApikeysConfig",
     "operations.apps.OperationsConfig",
     "memories.apps.MemoriesConfig",
+    "dashboard.apps.DashboardConfig",
 ]
 MIDDLEWARE = [
     "mem0dash.middleware.RequestMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "mem0dash.middleware.HostMiddleware",
+    "mem0dash.middleware.CorsMiddleware",
     "mem0dash.middleware.BodyLimitMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    # For pages alone.
+    "mem0dash.pages.PageAnswers",
+    "mem0dash.pages.PageSession",
+    "mem0dash.pages.PageCsrf",
+    "mem0dash.pages.PageAuthentication",
+    "mem0dash.pages.PageMessages",
+    "mem0dash.pages.PageHtmx",
 ]
 ROOT_URLCONF = "mem0dash.urls"
 WSGI_APPLICATION = None
@@ -157,6 +259,13 @@ TEMPLATES = [
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.messages.context_processors.messages",
+                "dashboard.shell.shell",
+            ],
+        },
     }
 ]
 STATIC_URL = "static/"
@@ -174,12 +283,16 @@ HEALTH_CHECKS = {
     "index": "memories.runtime.check_index",
 }
 
+# What takes note of every finished request: called with a mem0dash.middleware.Handled.
+REQUEST_LOG = "operations.request_log.record"
+REQUEST_LOG_RETENTION_DAYS = env.integer("REQUEST_LOG_RETENTION_DAYS", 30, low=1, high=3650)
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["apikeys.authentication.CredentialAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["apikeys.authentication.HasPrincipal"],
-    "DEFAULT_PARSER_CLASSES": ["memories.api.json.StrictJSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["memories.api.json.OrjsonRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "memories.api.json.AlwaysJson",
+    "DEFAULT_PARSER_CLASSES": ["mem0dash.rest.json.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["mem0dash.rest.json.OrjsonRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "mem0dash.rest.json.AlwaysJson",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "UNAUTHENTICATED_USER": None,
     "UNAUTHENTICATED_TOKEN": None,
@@ -203,8 +316,39 @@ SPECTACULAR_SETTINGS = {
 # --- Memory engine -------------------------------------------------------------------------------
 # Loads what turns texts into vectors, or gives None for keyword search only.
 EMBEDDER_LOADER = "memories.engine.embedders.load_embedder"
-# Embedded requests in flight hold their claim this long, in seconds, before another may take over.
-CLAIM_LEASE_SECONDS = 180
+
+# --- Providers -----------------------------------------------------------------------------------
+# What the environment says about them. Taken out of it: the SDKs read it by themselves, and would
+# send a key to an address that it was not meant for.
+PROVIDER_ENVIRONMENT = env.taken(
+    "MEM0_LLM_PROVIDER",
+    "MEM0_LLM_MODEL",
+    "MEM0_DEFAULT_LLM_MODEL",
+    "MEM0_FALLBACK_LLM_PROVIDER",
+    "MEM0_FALLBACK_LLM_MODEL",
+    "MEM0_EMBED_PROVIDER",
+    "MEM0_EMBED_MODEL",
+    "MEM0_DEFAULT_EMBEDDER_MODEL",
+    "MEM0_EMBED_DIMS",
+    "LLM_AZURE_DEPLOYMENT",
+    "LLM_AZURE_API_VERSION",
+    "EMBEDDING_AZURE_DEPLOYMENT",
+    "EMBEDDING_AZURE_API_VERSION",
+    "OPENROUTER_API_KEY",
+    "OPENROUTER_API_BASE",
+    *(name for provider in PROVIDERS.values() for name in provider.variables),
+    *(name for provider in PROVIDERS.values() for name in provider.address_variables),
+    *SDK_VARIABLES,
+)
+# Seconds for one call of an LLM and of an embedder, attempts, and seconds for all of them.
+PROVIDER_TIMEOUT = env.integer("PROVIDER_TIMEOUT", 60, low=1, high=600)
+PROVIDER_EMBED_TIMEOUT = env.integer("PROVIDER_EMBED_TIMEOUT", 20, low=1, high=600)
+PROVIDER_ATTEMPTS = env.integer("PROVIDER_ATTEMPTS", 3, low=1, high=10)
+PROVIDER_DEADLINE = 2 * PROVIDER_TIMEOUT
+# Requests in flight hold their claim this long, in seconds, before another may take over: longer
+# than the LLM, its fallback and the embedder may take together, each with a last attempt that
+# began right before its deadline.
+CLAIM_LEASE_SECONDS = max(600, 4 * PROVIDER_TIMEOUT + 6 * PROVIDER_EMBED_TIMEOUT + 60)
 
 LOG_LEVEL = env.text("LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
@@ -221,6 +365,13 @@ LOGGING = {
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         "uvicorn.access": {"level": "CRITICAL"},
         "uvicorn.error": {"level": "WARNING"},
-        "httpx": {"level": "WARNING"},
+        # The SDKs of providers write addresses and headers, some with the key in them.
+        **{
+            name: {"level": "WARNING"}
+            for name in (
+                *("httpx", "httpx2", "httpcore", "httpcore2"),
+                *("openai", "anthropic", "google_genai", "groq", "mem0"),
+            )
+        },
     },
 }

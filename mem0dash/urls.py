@@ -1,18 +1,24 @@
 """Every mount of the service."""
 
 from django.http import HttpRequest, HttpResponseRedirect
-from django.urls import include, path
+from django.urls import include, path, reverse
+from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_safe
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
+from mem0dash.pages import wants_html
 from operations.views import healthz
 
 
 @require_safe
 def root(request: HttpRequest) -> HttpResponseRedirect:
-    """Clients that probe `/` are sent to the documentation, with a method-keeping redirect."""
-    response = HttpResponseRedirect("/docs")
+    """A browser is sent to the dashboard; clients that probe `/` to the documentation, with a
+    method-keeping redirect."""
+    response = HttpResponseRedirect(
+        reverse("dashboard:overview" if wants_html(request) else "docs")
+    )
     response.status_code = 307
+    patch_vary_headers(response, ["Accept"])
     return response
 
 
@@ -25,9 +31,14 @@ urlpatterns = [
     path("healthz", healthz, name="healthz"),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("docs", documentation, name="docs"),
+    path("", include("dashboard.urls")),
+    path("", include("accounts.urls")),
+    path("", include("apikeys.urls")),
+    path("", include("operations.urls")),
     path("", include("memories.api.urls")),
 ]
 
 handler400 = "mem0dash.middleware.bad_request"
+handler403 = "mem0dash.middleware.forbidden"
 handler404 = "mem0dash.middleware.not_found"
 handler500 = "mem0dash.middleware.server_error"

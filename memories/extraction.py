@@ -1,18 +1,30 @@
 """Adds through an LLM: mem0 extracts the facts, our store keeps them."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+from django.db import Error as AnyDatabaseError
 from django.db import transaction
 
-from mem0dash.errors import Mem0dashError, ProviderError
+from accounts.queries import instructions_of
+from mem0dash.errors import IndexUnavailableError, Mem0dashError
 from mem0dash.principal import Principal
 from memories import ingest, purge, queries, records, runtime
+from memories.engine import failures
 from memories.filters import AllOf, Condition, pushdown
 from memories.ingest import Results
 from memories.models import AddInput, Memory
 from memories.records import Draft, Vector
+
+logger = logging.getLogger(__name__)
+
+# mem0's own prompt says nothing about it, and models then write English.
+LANGUAGE: Final = (
+    "Write every memory in the language, and in the script, of the message that it comes from. "
+    "Never translate."
+)
 
 
 def store_extracted(
@@ -25,32 +37,31 @@ def store_extracted(
 ) -> Results:
     """Stores what the LLM finds worth remembering in `messages`; the answer's results.
 
-    `template` gives entities, metadata and expiry to every memory. ProviderError when the LLM or
-    the embedder fails.
+    `template` gives entities, metadata and expiry to every memory; `prompt` stands in for the
+    project's instructions. ProviderError when the LLM or the embedder fails, or answers with
+    something that cannot be read: then nothing is stored.
     """
     # Imported here: mem0 takes a second to import, and an installation without an LLM never does.
-    from memories.engine.mem0_adapter import EngineMemory, Extracted, HistoryAdapter, RecordStore
+    from memories.engine.mem0_adapter import (
+        Abandoned,
+        EngineMemory,
+        Extracted,
+        HistoryAdapter,
+        RecordStore,
+    )
 
     current = runtime.current()
+    engine = current.engine
     stored: list[Memory] = []
     results: Results = []
 
     def write(found: list[Extracted]) -> None:
-        drafts = [
-            replace(
-                template,
-                id=item.id,
-                text=item.text,
-                attributed_to=item.attributed_to,
-                memory_type=item.memory_type or template.memory_type,
-            )
-            for item in found
-        ]
+        drafts = [_draft(template, item) for item in found]
         rows = records.build(drafts, principal=principal, batch_id=kept.pk)
         vectors = [item.vector for item in found]
         added = [{"id": str(row.id), "memory": row.text, "event": "ADD"} for row in rows]
         with transaction.atomic():
-            records.insert(rows, vectors, current.engine.model_key, principal=principal)
+            records.insert(rows, vectors, engine.model_key, principal=principal)
             ingest.finish(kept, [*results, *added])
         stored.extend(rows)
         results.extend(added)
@@ -58,10 +69,11 @@ def store_extracted(
     entities = template.entities
     scope = purge.message_scope(*(entities.get(n, "") for n in ("user_id", "agent_id", "run_id")))
     memory = EngineMemory(
-        engine=current.engine,
+        engine=engine,
         store=RecordStore(write, _finder(principal, entities)),
         history=HistoryAdapter(principal.project.id, scope),
     )
+    procedural = bool(template.memory_type)
     try:
         memory.add(
             [dict(message) for message in messages],
@@ -69,16 +81,45 @@ def store_extracted(
             agent_id=entities.get("agent_id"),
             run_id=entities.get("run_id") or entities.get("app_id"),
             memory_type=template.memory_type or None,
-            prompt=prompt,
+            prompt=prompt if procedural else _instructions(principal, prompt),
         )
-    except Mem0dashError:
-        raise
-    except Exception as error:
-        raise ProviderError("The LLM could not extract memories.") from error
+    except (Abandoned, Exception) as error:  # noqa: BLE001  (mem0 wraps what it meets; see below)
+        if not stored:
+            raise _meant(error) from None
+        # The memories are there, and that is the answer; what came after is for the next add.
+        logger.warning("messages not remembered", extra={"kind": type(error).__name__})
     if not stored:
         ingest.finish(kept, [])
     current.apply(stored)
     return results
+
+
+def _draft(template: Draft, item: Any) -> Draft:
+    return replace(
+        template,
+        id=item.id,
+        text=item.text,
+        attributed_to=item.attributed_to,
+        memory_type=item.memory_type or template.memory_type,
+    )
+
+
+def _meant(error: BaseException) -> BaseException:
+    """What mem0's exception is about: an error of ours or of the database that it met on the way,
+    else a failure of the provider."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, Mem0dashError | AnyDatabaseError):
+            return link
+        link = link.__cause__ or link.__context__
+    logger.error("extraction failed", extra={"kind": type(error).__name__})
+    return failures.failure(failures.UNKNOWN, type(error).__name__)
+
+
+def _instructions(principal: Principal, prompt: str | None) -> str:
+    """What the call asks for, else what the project asks for; and the language, always."""
+    prompt = prompt or instructions_of(principal.project.id)
+    return f"{prompt}\n\n{LANGUAGE}" if prompt else LANGUAGE
 
 
 def _finder(
@@ -89,11 +130,17 @@ def _finder(
 
     def find(vector: Vector | None, limit: int) -> list[tuple[Memory, float]]:
         rows = queries.visible(principal, AllOf(named))
-        if vector is None:
+        # A command has no index: there the latest stand in for the nearest.
+        if vector is None or runtime.current().indexer is None:
             return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
         project = Condition("project", "in", (str(principal.project.id),))
         where, _ = pushdown(AllOf((project, *named)))
-        hits = runtime.current().index.search(vector, limit=limit, where=where)
+        try:
+            hits = runtime.current().index.search(vector, limit=limit, where=where)
+        except IndexUnavailableError:
+            # It is no reason to lose an add.
+            logger.warning("extraction sees the latest memories, for the index is away")
+            return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
         found = {row.id: row for row in rows.filter(id__in=[id_ for id_, _ in hits])}
         return [(found[id_], score) for id_, score in hits if id_ in found]
 

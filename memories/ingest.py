@@ -4,31 +4,37 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import orjson
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, EngineError, Mem0dashError
+from mem0dash.errors import ConflictError, Mem0dashError, ProviderError
 from mem0dash.principal import Principal
+from memories.connections import let_go_of_connection
 from memories.models import AddInput, IngestClaim
 
 logger = logging.getLogger(__name__)
 
 Results = list[dict[str, Any]]
 
-# The inputs that this process works on, known here before their claims can be seen in SQL. In a
-# process that is alone, every other claim is one that nobody works on any more.
+# The inputs that this process works on, known here before their claims can be seen in SQL.
 _active: set[UUID] = set()
+# And those that it worked on and could not end, for the database had gone away: nobody works on
+# them any more. Claims of others may be those of a command that works beside the server.
+_left: set[UUID] = set()
 _alone = threading.Event()
 
+_KEYS: Final = ("id", "memory", "event", "actor_id", "role")
+STOPPED: Final = "The server stopped before this was stored."
 _POLL_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25)
 
 
@@ -38,6 +44,9 @@ class AddRequest:
 
     messages: list[dict[str, Any]]
     options: Mapping[str, Any]
+    idempotency_key: str = ""
+    # Kept beside the options for another attempt; what is asked for does not depend on them.
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def digest(self, principal: Principal) -> str:
         """SHA-256 over the whole request and what its caller may do: equal digest, equal work."""
@@ -54,27 +63,112 @@ class AddRequest:
 def run_once(
     request: AddRequest, principal: Principal, work: Callable[[AddInput], Results]
 ) -> Results:
-    """`work`'s answer, or that of an identical request which is under way.
+    """`work`'s answer, or that of an identical request which is under way, or of a former one with
+    the same idempotency key.
 
     The input is kept before anything else happens. `work` must end in `finish` inside its own
     transaction; when it raises, the input stays as failed with the reason, and the error goes on.
     """
     digest = request.digest(principal)
     while True:
+        if request.idempotency_key and (former := _answered(request, digest, principal)):
+            return _answer_of(former)
         own_id = uuid4()
-        _active.add(own_id)
-        try:
+        with _working_on(own_id):
             mine, theirs = _claim(request, digest, principal, own_id)
             if mine is not None:
                 return _work(mine, work)
-        finally:
-            _active.discard(own_id)
-        if theirs is not None and _is_abandoned(theirs.pk):
-            abandon_claims()
+        if theirs is not None and theirs.pk in _left:
+            _end_left()
             continue
-        answer = _wait(theirs, digest)
+        answer = _wait(theirs)
         if answer is not None:
             return answer
+
+
+@contextmanager
+def _working_on(input_id: UUID) -> Iterator[None]:
+    _left.discard(input_id)
+    _active.add(input_id)
+    try:
+        yield
+    except (DatabaseError, InterfaceError):
+        # Whether its claim is there is not known.
+        _left.add(input_id)
+        raise
+    finally:
+        _active.discard(input_id)
+
+
+def run_again(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
+    """As `run_once`, for the input of an add that failed.
+
+    ConflictError when it, or an identical request, is under way, or when such a one has stored
+    since.
+    """
+    lease = timezone.now() + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
+    with _working_on(kept.pk):
+        with transaction.atomic():
+            mine = AddInput.objects.filter(pk=kept.pk, outcome=AddInput.Outcome.FAILED).update(
+                outcome=AddInput.Outcome.RUNNING, reason="", code="", cause=""
+            )
+            # Its own digest, not one made anew: identical is what the first caller sends again.
+            if not mine or not _insert_claim(kept.digest or kept.pk.hex, kept, lease):
+                raise ConflictError("This add is under way already.")
+            if superseded([kept]):
+                raise ConflictError("An identical request has been stored since.")
+        kept.outcome = AddInput.Outcome.RUNNING
+        return _work(kept, work)
+
+
+def superseded(failed: Sequence[AddInput]) -> set[UUID]:
+    """Those of the failed adds that an identical request has made good since: who sent them did it
+    again. Tried once more, they would be stored twice."""
+    rows = AddInput.objects.filter(
+        project_id__in={kept.project_id for kept in failed},
+        digest__in={kept.digest for kept in failed if kept.digest},
+        outcome__in=[AddInput.Outcome.STORED, AddInput.Outcome.NOTHING_EXTRACTED],
+    )
+    done = {
+        (row.project_id, row.digest): row.finished_at or row.created_at
+        for row in rows.only("project_id", "digest", "finished_at", "created_at").order_by(
+            "finished_at"
+        )
+    }
+    never = datetime.min.replace(tzinfo=UTC)
+    return {
+        kept.pk
+        for kept in failed
+        if done.get((kept.project_id, kept.digest), never) >= kept.created_at
+    }
+
+
+def _answer_of(done: AddInput) -> Results:
+    """The answer as it was given: PostgreSQL keeps no order of keys."""
+    return [{name: row[name] for name in sorted(row, key=_place)} for row in done.results]
+
+
+def _place(name: str) -> int:
+    return _KEYS.index(name) if name in _KEYS else len(_KEYS)
+
+
+def _answered(request: AddRequest, digest: str, principal: Principal) -> AddInput | None:
+    """The finished add with this idempotency key; a failed one lets go of it.
+
+    ConflictError when it was something else that was asked with this key.
+    """
+    named = AddInput.objects.filter(
+        project_id=principal.project.id, idempotency_key=request.idempotency_key
+    )
+    former = named.first()
+    if former is None or former.outcome == AddInput.Outcome.RUNNING:
+        return None  # what is under way is waited for by its claim
+    if former.digest != digest:
+        raise ConflictError("This Idempotency-Key was used for a different request.")
+    if former.outcome == AddInput.Outcome.FAILED:
+        named.filter(outcome=AddInput.Outcome.FAILED).update(idempotency_key="")
+        return None
+    return former
 
 
 def finish(kept: AddInput, results: Results) -> None:
@@ -101,7 +195,9 @@ def _claim(
         id=own_id,
         project_id=principal.project.id,
         messages=request.messages,
-        options=dict(request.options),
+        options={**request.options, **request.notes},
+        digest=digest,
+        idempotency_key=request.idempotency_key,
         account_id=principal.account_id,
         key_id=principal.key_id,
         request_id=principal.request_id,
@@ -109,7 +205,8 @@ def _claim(
     )
     lease = now + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
     with transaction.atomic():
-        kept.save(force_insert=True)
+        if (other := _insert_input(kept)) is not None:
+            return None, other
         if _insert_claim(digest, kept, lease):
             return kept, None
         claim = IngestClaim.objects.select_related("input").filter(digest=digest).first()
@@ -121,6 +218,25 @@ def _claim(
             return kept, None
         kept.delete()
     return None, claim.input if claim else None
+
+
+def _insert_input(kept: AddInput) -> AddInput | None:
+    """The add that holds the same idempotency key, which is to be waited for; None when this one
+    is in. ConflictError when that one was asked something else."""
+    try:
+        with transaction.atomic():
+            kept.save(force_insert=True)
+        return None
+    except IntegrityError as error:
+        named = AddInput.objects.filter(
+            project_id=kept.project_id, idempotency_key=kept.idempotency_key
+        )
+        other = named.first() if kept.idempotency_key else None
+        if other is None:
+            raise
+        if other.digest != kept.digest:
+            raise ConflictError("This Idempotency-Key was used for a different request.") from error
+        return other
 
 
 def _insert_claim(digest: str, kept: AddInput, lease: datetime) -> bool:
@@ -140,49 +256,102 @@ def _work(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
     try:
         return work(kept)
     except BaseException as error:
-        reason = error.message if isinstance(error, Mem0dashError) else "Internal error."
-        logger.warning("add failed, its input is kept", extra={"input": str(kept.pk)})
-        with suppress(DatabaseError, InterfaceError):  # then `abandon_claims` does it later
-            _fail([kept.pk], reason)
+        reason, code = "Internal error.", "internal_error"
+        if isinstance(error, Mem0dashError):
+            reason, code = error.message, error.code
+        cause = error.cause if isinstance(error, ProviderError) else ""
+        extra = {"input": str(kept.pk), "code": code}
+        logger.warning("add failed, its input is kept", extra=extra)
+        try:
+            _fail([kept.pk], reason, code=code, cause=cause)
+        except (DatabaseError, InterfaceError):
+            _left.add(kept.pk)  # `abandon_claims` does it later
         raise
 
 
-def _fail(ids: Sequence[UUID], reason: str) -> int:
+def _fail(ids: Sequence[UUID], reason: str, *, code: str = "unknown", cause: str = "") -> int:
     """Ends these adds as failed, but for one whose commit went through unheard."""
     with transaction.atomic():
         IngestClaim.objects.filter(input_id__in=ids).delete()
         return AddInput.objects.filter(id__in=ids, outcome=AddInput.Outcome.RUNNING).update(
-            outcome=AddInput.Outcome.FAILED, reason=reason, finished_at=timezone.now()
+            outcome=AddInput.Outcome.FAILED,
+            reason=reason,
+            code=code,
+            cause=cause,
+            finished_at=timezone.now(),
         )
 
 
-def _wait(theirs: AddInput | None, digest: str) -> Results | None:
+def _wait(theirs: AddInput | None) -> Results | None:
     """The answer of the request under way; None when it has to be claimed again."""
     if theirs is None:
         return None
     polls = 0
-    while IngestClaim.objects.filter(digest=digest, input=theirs, lease_until__gt=timezone.now()):
+    while _is_claimed(theirs):
+        let_go_of_connection()
         time.sleep(_POLL_SECONDS[min(polls, len(_POLL_SECONDS) - 1)])
         polls += 1
     done = AddInput.objects.filter(pk=theirs.pk).first()
-    if done is None or done.outcome == AddInput.Outcome.RUNNING:
+    if done is None:
+        return None
+    if done.outcome == AddInput.Outcome.RUNNING:
+        # Nobody holds a claim on it: should it still be at work, it will find that out (`finish`).
+        if not _is_claimed(done):
+            _fail([done.pk], STOPPED)
         return None
     if done.outcome == AddInput.Outcome.FAILED:
-        raise EngineError(done.reason)
-    return list(done.results)
+        raise ProviderError(done.reason, code=done.code)
+    return _answer_of(done)
 
 
-def _is_abandoned(input_id: UUID) -> bool:
-    return _alone.is_set() and input_id not in _active
+def _is_claimed(kept: AddInput) -> bool:
+    return IngestClaim.objects.filter(input=kept, lease_until__gt=timezone.now()).exists()
+
+
+def _end_left() -> int:
+    left = [id_ for id_ in list(_left) if id_ not in _active]
+    count = _fail(left, "The database went away before this was stored.") if left else 0
+    _left.difference_update(left)
+    return count
 
 
 def abandon_claims() -> int:
-    """Ends what an outage of the database kept from ending, in a process that is alone."""
+    """Ends what an outage of the database kept from ending, in a process that is alone; and what a
+    command left behind that has ended before its time, once its claim runs out."""
     if not _alone.is_set():
         return 0
-    held = list(IngestClaim.objects.values_list("input_id", flat=True))
-    abandoned = [id_ for id_ in held if id_ not in _active]
-    return _fail(abandoned, "The database went away before this was stored.") if abandoned else 0
+    over = IngestClaim.objects.filter(lease_until__lte=timezone.now())
+    ids = [id_ for id_ in over.values_list("input_id", flat=True) if id_ not in _active]
+    return _end_left() + (_fail(ids, STOPPED) if ids else 0)
+
+
+def end_all() -> int:
+    """Ends what this process works on, before it ends itself; how many adds those were.
+
+    Whoever of them comes to an answer after this will not store it (`finish`).
+    """
+    under_way = list(_active)
+    return _fail(under_way, STOPPED) if under_way else 0
+
+
+def end_expired(*, of_all_times: bool = False) -> int:
+    """Ends adds whose claim ran out, where several processes share the database; how many.
+
+    Their process is gone, or will find the claim gone when it wants to store (`finish`). What ran
+    on without a claim for a day is looked for with `of_all_times` only.
+    """
+    _end_left()
+    now = timezone.now()
+    lease = timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
+    running = AddInput.objects.filter(
+        outcome=AddInput.Outcome.RUNNING, created_at__lt=now - lease
+    ).exclude(Exists(IngestClaim.objects.filter(input=OuterRef("pk"), lease_until__gt=now)))
+    if not of_all_times:
+        running = running.filter(created_at__gt=now - timedelta(days=1))
+    # An input that is run again is older than its claim, and may be older than a day.
+    over = IngestClaim.objects.filter(lease_until__lte=now).values_list("input_id", flat=True)
+    ids = {*running.values_list("id", flat=True), *over}
+    return _fail(list(ids), STOPPED) if ids else 0
 
 
 def take_over() -> int:
@@ -193,4 +362,4 @@ def take_over() -> int:
     _alone.set()
     running = AddInput.objects.filter(outcome=AddInput.Outcome.RUNNING)
     ids = [id_ for id_ in running.values_list("id", flat=True) if id_ not in _active]
-    return _fail(ids, "The server stopped before this was stored.")
+    return _fail(ids, STOPPED)

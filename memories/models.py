@@ -78,6 +78,8 @@ class Memory(models.Model):
     rev = models.BigIntegerField(default=1)
     indexed_rev = models.BigIntegerField(default=0)
     deleted_at = models.DateTimeField(null=True)
+    # Until when a worker has this row for itself, of several that work off what is pending.
+    claimed_until = models.DateTimeField(null=True)
 
     class Meta:
         indexes = (
@@ -128,13 +130,19 @@ class Memory(models.Model):
 class MemoryVector(models.Model):
     """The dense vector of a memory: `dims` little-endian float32, a unit vector.
 
-    `model_key` names embedder and version; vectors of different models are never compared.
+    `model_key` names embedder and version; vectors of different models are never compared. A memory
+    has one vector of the model in use, and a second one while, and after, another takes its place.
     """
 
-    memory = models.OneToOneField(Memory, models.CASCADE, primary_key=True, related_name="vector")
-    model_key = models.CharField(max_length=120)
+    memory = models.ForeignKey(Memory, models.CASCADE, db_index=False, related_name="vectors")
+    model_key = models.CharField(max_length=200)
     dims = models.PositiveIntegerField()
     data = models.BinaryField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["memory", "model_key"], name="one_vector_per_model"),
+        )
 
     def __str__(self) -> str:
         return f"{self.memory_id} {self.model_key}"
@@ -173,7 +181,8 @@ class Revision(models.Model):
 class AddInput(models.Model):
     """What an add was given and what became of it: evidence for review, and a retry after failure.
 
-    `results` is the answer that was given; requests that came in while this one ran get the same.
+    `results` is the answer that was given; requests that came in while this one ran get the same,
+    and so does a later one that names the same `idempotency_key`.
     """
 
     class Outcome(models.TextChoices):
@@ -183,17 +192,38 @@ class AddInput(models.Model):
         FAILED = "failed"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    project = models.ForeignKey("accounts.Project", models.CASCADE, related_name="+")
+    project = models.ForeignKey(
+        "accounts.Project", models.CASCADE, db_index=False, related_name="+"
+    )
     messages = models.JSONField()
     options = models.JSONField(default=dict)
+    # SHA-256 of the whole request, as in IngestClaim.
+    digest = models.CharField(max_length=64, blank=True)
+    idempotency_key = models.CharField(max_length=255, blank=True)
     outcome = models.CharField(max_length=10, choices=Outcome.choices, default=Outcome.RUNNING)
+    # Of a failure: the sentence and the code that the caller got, and what the provider said.
     reason = models.TextField(blank=True)
+    code = models.CharField(max_length=40, blank=True)
+    cause = models.TextField(blank=True)
     results = models.JSONField(default=list)
     account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
     key_id = models.UUIDField(null=True)
     request_id = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(db_index=True)
     finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = (
+            # What failed, among a hundred thousand inputs that did not.
+            models.Index(fields=["project", "outcome", "created_at"], name="add_outcome"),
+        )
+        constraints = (
+            models.UniqueConstraint(
+                fields=["project", "idempotency_key"],
+                condition=~Q(idempotency_key=""),
+                name="one_add_per_idempotency_key",
+            ),
+        )
 
     def __str__(self) -> str:
         return f"{self.id} {self.outcome}"
@@ -232,6 +262,7 @@ class EngineConfig(models.Model):
 
     version = models.BigAutoField(primary_key=True)
     config = models.JSONField()
+    reason = models.CharField(max_length=200, blank=True)
     account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -247,7 +278,7 @@ class IndexState(models.Model):
     """
 
     name = models.CharField(max_length=40, primary_key=True, default="default")
-    model_key = models.CharField(max_length=120, blank=True)
+    model_key = models.CharField(max_length=200, blank=True)
     dims = models.PositiveIntegerField(default=0)
     generation = models.PositiveIntegerField(default=1)
     built_at = models.DateTimeField(null=True)
@@ -255,3 +286,60 @@ class IndexState(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} {self.model_key or 'words only'} #{self.generation}"
+
+    @property
+    def wants_rebuild(self) -> bool:
+        """Whether it lacks something, or someone asked for a rebuild since it was built."""
+        if self.built_at is None:
+            return True
+        return self.rebuild_wanted_at is not None and self.rebuild_wanted_at >= self.built_at
+
+
+class Reembedding(models.Model):
+    """The passage from one embedder to another: vectors of the new one are made beside the old.
+
+    Search stays with the old model until the index of the new one is built; then one update flips
+    both. The old vectors stay, so that the way back needs few embedding calls.
+    """
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        FLIPPED = "flipped"
+        CANCELLED = "cancelled"
+
+    # The configuration of each side, as EngineConfig keeps it, and what its vectors are called.
+    config = models.JSONField()
+    model_key = models.CharField(max_length=200)
+    dims = models.PositiveIntegerField()
+    former_config = models.JSONField()
+    former_model_key = models.CharField(max_length=200, blank=True)
+    former_dims = models.PositiveIntegerField(default=0)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
+    # Since when no memory lacks its new vector: what is left is the index.
+    embedded_at = models.DateTimeField(null=True)
+    # Why the last round failed; it is tried again.
+    problem = models.TextField(blank=True)
+    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
+    started_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["state"], condition=Q(state="running"), name="one_reembedding_at_a_time"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.former_model_key or 'words only'} → {self.model_key} ({self.state})"
+
+
+class Lease(models.Model):
+    """Work that one process at a time does; who holds it renews it, and who is gone loses it."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    holder = models.CharField(max_length=64)
+    until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.holder}"

@@ -23,6 +23,7 @@ from memories.models import (
     Revision,
 )
 
+BAD_REPLY: Final = "provider_bad_reply"
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
 # Keys that mem0 keeps for itself in a payload: scope comes from the call, never from metadata.
@@ -76,11 +77,14 @@ def checked_vector(vector: Sequence[float] | Vector, dims: int) -> Vector:
     array = np.asarray(vector, dtype=np.float32)
     if array.shape != (dims,):
         raise ProviderError(
-            f"The embedder answered with {array.size} dimensions where {dims} are stored."
+            f"The embedder answered with {array.size} dimensions where {dims} are stored.",
+            code=BAD_REPLY,
         )
     norm = float(np.linalg.norm(array))
     if not np.isfinite(norm):
-        raise ProviderError("The embedder answered with a vector that is not finite.")
+        raise ProviderError(
+            "The embedder answered with a vector that is not finite.", code=BAD_REPLY
+        )
     return array if norm == 0 else array / np.float32(norm)
 
 

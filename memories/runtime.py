@@ -1,54 +1,67 @@
-"""The running parts of the memory server: its engine, its index, and the work behind the scenes."""
+"""The running parts of the memory server: its engine and its index."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from django.conf import settings
 from django.db import Error as AnyDatabaseError
-from django.db import close_old_connections, connection, transaction
-from django.utils.module_loading import import_string
+from django.utils import timezone
 
 from mem0dash.env import ConfigurationError
-from mem0dash.errors import IndexUnavailableError, Mem0dashError
-from memories import ingest, purge, records
-from memories.engine.embedders import Embedder
+from mem0dash.errors import (
+    ConflictError,
+    IndexUnavailableError,
+    InvalidInputError,
+    Mem0dashError,
+    ProviderError,
+)
+from memories import configuration, ingest
+from memories.configuration import Configuration
+from memories.engine import remote
 from memories.engine.engine import Engine
+from memories.engine.opening import open_engine
 from memories.index.base import VectorIndex
-from memories.index.edge import EdgeIndex
 from memories.index.indexer import UNSETTLED, Indexer
+from memories.index.opening import open_indexer
 from memories.models import IndexState, Memory, MemoryVector
 
 logger = logging.getLogger(__name__)
 
-DRAIN_SECONDS: Final = 1.0
 SETTLE_SECONDS: Final = 20.0
-PURGE_SECONDS: Final = 600.0
-EMBED_BATCH: Final = 32
+# An embedder whose dimensions could not be asked at the start is asked again this often.
+ASK_AGAIN_SECONDS: Final = 30.0
 
 
 class Runtime:
     """Engine and index of this process. Without an indexer, writes stay pending for the one that
-    has it."""
+    has it. `version` is the configuration that the engine is made of."""
 
-    def __init__(self, engine: Engine, indexer: Indexer | None) -> None:
+    def __init__(self, engine: Engine, indexer: Indexer | None, version: int = 0) -> None:
         self.engine = engine
         self.indexer = indexer
-        self._stop = threading.Event()
-        self._settled_at = time.monotonic()
-        self._thread: threading.Thread | None = None
+        self.version = version
+        # When this process last brought its index to disk.
+        self.settled_at: datetime | None = None
+        self._settled_at = self._asked_at = time.monotonic()
+        self._changing = threading.Lock()
 
     @property
     def index(self) -> VectorIndex:
         """The index to search in; IndexUnavailableError in a process without one."""
+        return self.pair()[1]
+
+    def pair(self) -> tuple[Engine, VectorIndex]:
+        """Engine and index of one and the same model, for a search; errors as `index`."""
         if self.indexer is None:
             raise IndexUnavailableError("The memory index is not open in this process.")
         if not self.indexer.complete:
             raise IndexUnavailableError("The memory index is being rebuilt; try again shortly.")
-        return self.indexer.index
+        with self.indexer.swap_lock:
+            return self.engine, self.indexer.index
 
     def apply(self, memories: list[Memory]) -> None:
         """Shows the index what was just committed. Never fails the caller: the rows are stored,
@@ -60,44 +73,58 @@ class Runtime:
         except (Mem0dashError, AnyDatabaseError):
             logger.exception("index not updated; it will be tried again")
 
-    def start(self) -> None:
-        """Starts the background thread."""
-        self._thread = threading.Thread(target=self._run, name="mem0dash-background", daemon=True)
-        self._thread.start()
+    def use(self, engine: Engine, commit: Callable[[], int]) -> None:
+        """Puts `engine` in the place of the present one, for what begins from now on.
 
-    def stop(self) -> None:
-        """Ends the background thread and closes the index."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=30)
-        if self.indexer is not None:
+        `commit` keeps the configuration that it is made of and gives its version. With another
+        model the index is built anew beside the old one, and both change at once.
+        """
+
+        def swapped() -> None:
+            self.engine = engine
+
+        def commit_it() -> None:
+            self.version = commit()
+
+        with self._changing:
+            former = self.version
             try:
-                self.indexer.close()
-            except (Mem0dashError, AnyDatabaseError):
-                logger.exception(
-                    "index not closed cleanly; what is missing is applied at the start"
-                )
+                same = self.indexer is None or engine.model_key == self.indexer.model_key
+                if self.indexer is None or same or engine.embedder is None:
+                    commit_it()
+                    swapped()
+                else:
+                    model = (engine.model_key, engine.dims)
+                    self.indexer.rebuild(model=model, commit=commit_it, swapped=swapped)
+            except BaseException:
+                self.version = former
+                raise
 
-    def _run(self) -> None:
-        self._guarded(self.tick)
-        self._guarded(self.embed_missing)
-        since_purge = 0.0
-        while not self._stop.wait(DRAIN_SECONDS):
-            since_purge += DRAIN_SECONDS
-            self._guarded(self.tick)
-            self._guarded(ingest.abandon_claims)
-            if since_purge >= PURGE_SECONDS:
-                since_purge = 0.0
-                self._guarded(purge.purge_all)
-        connection.close()
+    def refresh(self) -> None:
+        """Takes up a configuration that another process, or a command, has made."""
+        if configuration.latest_version() != self.version:
+            wanted = configuration.current()
+            self.use(engine_of(wanted, self.engine, ask=False), lambda: wanted.version)
 
-    def _guarded(self, work: Callable[[], object]) -> None:
-        """One failing round must not end the loop: whatever it was, the next may go well."""
+    def ask_for_dims(self) -> None:
+        """Takes an embedder into use that could not be asked for its dimensions so far. It may take
+        as long as a call; ConflictError when it turns out to be another than the vectors' own."""
+        due = time.monotonic() - self._asked_at >= ASK_AGAIN_SECONDS
+        if due and self.engine.embedder is None and self.engine.chosen is not None:
+            self._asked_at = time.monotonic()
+            wanted = configuration.current()
+            engine = engine_of(wanted, self.engine)
+            check_model(engine)
+            self.use(engine, lambda: wanted.version)
+
+    def close(self) -> None:
+        """Lets go of the index."""
+        if self.indexer is None:
+            return
         try:
-            close_old_connections()
-            work()
-        except Exception:  # see the docstring
-            logger.exception("background work failed; trying again")
+            self.indexer.close()
+        except (Mem0dashError, AnyDatabaseError):
+            logger.exception("index not closed cleanly; what is missing is applied at the start")
 
     def tick(self) -> None:
         """One round: a rebuild where one is wanted, what is pending, now and then to disk."""
@@ -111,60 +138,56 @@ class Runtime:
         if due or self.indexer.unsettled >= UNSETTLED // 2:
             self._settled_at = time.monotonic()
             self.indexer.settle()
+            self.settled_at = timezone.now()
 
-    def embed_missing(self) -> int:
-        """Makes the vectors that live memories lack, as after adds without an embedder."""
-        total = 0
-        while self.engine.embedder is not None and not self._stop.is_set():
-            rows = list(
-                Memory.objects.filter(deleted_at=None)
-                .exclude(vector__model_key=self.engine.model_key)
-                .only("id", "text", "rev", "role", "session", "created_at")[:EMBED_BATCH]
-            )
-            if not rows:
-                break
-            self._embed(rows)
-            total += len(rows)
-        if total:
-            logger.info("made missing vectors", extra={"memories": total})
-        return total
 
-    def _embed(self, rows: list[Memory]) -> None:
-        vectors = self.engine.embed([records.embedded_text(row) for row in rows])
-        with transaction.atomic():
-            # A text that changed meanwhile got its vector with the change.
-            current = dict(
-                Memory.objects.select_for_update()
-                .filter(id__in=[row.id for row in rows])
-                .values_list("id", "rev")
-            )
-            for row, vector in zip(rows, vectors, strict=True):
-                if vector is not None and current.get(row.id) == row.rev:
-                    made = records.vector_row(row, vector, self.engine.model_key)
-                    MemoryVector.objects.update_or_create(
-                        memory=row,
-                        defaults={
-                            "model_key": made.model_key,
-                            "dims": made.dims,
-                            "data": made.data,
-                        },
-                    )
-            # Pending again, for the outbox to cover an index that does not take it now.
-            Memory.objects.filter(id__in=[row.id for row in rows]).update(indexed_rev=0)
-        self.apply(rows)
+def engine_of(wanted: Configuration, former: Engine | None = None, *, ask: bool = True) -> Engine:
+    """The engine of a configuration. An embedder that cannot be set up or, with `ask`, be asked for
+    unknown dimensions, is missing from it: search is by words until it can."""
+    dims = wanted.dims
+    if wanted.embedder is not None and not dims:
+        dims = known_dims(wanted)
+    if wanted.embedder is not None and not dims and ask:
+        try:
+            dims = remote.measured(wanted.embedder)
+        except (ProviderError, InvalidInputError) as error:
+            cause = getattr(error, "cause", "") or error.message
+            logger.error("the embedder cannot be used: search is by words", extra={"cause": cause})
+    return open_engine(
+        llm=wanted.llm,
+        fallback_llm=wanted.fallback_llm,
+        embedder=wanted.embedder,
+        dims=dims,
+        former=former,
+    )
+
+
+def known_dims(wanted: Configuration) -> int:
+    """The dimensions of stored vectors of this very provider and model; 0 for none."""
+    state = IndexState.objects.first()
+    assert wanted.embedder is not None  # noqa: S101  (asked for an embedder alone)
+    if state is None or state.model_key != remote.model_key(wanted.embedder, state.dims):
+        return 0
+    return state.dims
 
 
 def check_model(engine: Engine) -> None:
-    """Refuses an embedder other than the one the stored vectors are of (ConfigurationError)."""
+    """Refuses an embedder other than the one that the stored vectors are of (ConflictError)."""
     if engine.embedder is None:
         return
-    other = MemoryVector.objects.exclude(model_key=engine.model_key).first()
-    if other is not None:
-        count = MemoryVector.objects.exclude(model_key=engine.model_key).count()
-        raise ConfigurationError(
-            f"{count:,} stored memories were embedded with {other.model_key} ({other.dims} "
-            f"dimensions), the configured embedder is {engine.model_key} ({engine.dims}). "
-            "Vectors of two models cannot be compared: configure the former embedder again."
+    state = IndexState.objects.first()
+    if state is not None and state.model_key == engine.model_key:
+        return
+    rows = Memory.objects.filter(deleted_at=None, vectors__isnull=False)
+    count = rows.exclude(vectors__model_key=engine.model_key).count()
+    if count:
+        other = MemoryVector.objects.exclude(model_key=engine.model_key).first()
+        told = f"{other.model_key} ({other.dims} dimensions)" if other else "another model"
+        raise ConflictError(
+            f"{count:,} stored memories were embedded with {told}, the configured embedder is "
+            f"{engine.model_key} ({engine.dims}). Vectors of two models cannot be compared: "
+            "keep the former embedder, or change it with manage.py reembed, which makes the new "
+            "vectors while search goes on."
         )
 
 
@@ -176,17 +199,18 @@ def _indexed_model(engine: Engine) -> tuple[str, int]:
 
 
 def open_runtime(*, index_root: Path | None = None) -> Runtime:
-    """Loads the embedder and opens the index. ConfigurationError or IndexUnavailableError rise."""
-    load: Callable[[], Embedder | None] = import_string(settings.EMBEDDER_LOADER)
-    engine = Engine(load())
-    check_model(engine)
-    root = index_root or settings.DATA_DIR / "index"
-    root.mkdir(parents=True, exist_ok=True)
-    indexer = Indexer(root, *_indexed_model(engine), open_index=EdgeIndex)
-    # Holding the index means being alone: adds that are still marked as running died with the
-    # process that ran them.
-    ingest.take_over()
-    return Runtime(engine, indexer)
+    """Makes the engine and opens the index. ConfigurationError or IndexUnavailableError rise."""
+    wanted = configuration.current()
+    engine = engine_of(wanted)
+    try:
+        check_model(engine)
+    except ConflictError as error:
+        raise ConfigurationError(error.message) from error
+    indexer = open_indexer(*_indexed_model(engine), root=index_root)
+    if indexer.is_alone:
+        # Adds that are still marked as running died with the process that ran them.
+        ingest.take_over()
+    return Runtime(engine, indexer, wanted.version)
 
 
 _current: Runtime | None = None

@@ -10,10 +10,11 @@ from uuid import UUID
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from mem0dash.errors import IndexUnavailableError, InvalidInputError
+from mem0dash.errors import IndexUnavailableError, InvalidInputError, ProviderError
 from mem0dash.principal import Principal, Scope
 from memories import queries, runtime
 from memories.candidates import CandidateReader
+from memories.engine.engine import Engine
 from memories.filters import EVERYTHING, AllOf, Condition, Node, pushdown
 from memories.index.base import VectorIndex
 from memories.models import Memory
@@ -52,10 +53,12 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An answer, best first. `mode` says what answered: meaning and words, or words alone."""
+    """An answer, best first. `mode` says what answered: meaning and words, or words alone;
+    `problem` is the code of what kept the embedder from answering."""
 
     hits: list[Hit]
     mode: Literal["semantic", "keyword"]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +88,52 @@ def search_memories(
     """The `top_k` best memories for `query` among those that match and that the caller may see.
 
     `threshold` (0..1) gates the cosine; a memory without it passes when it holds at least half of
-    the query's content words. Raises InvalidInputError, PermissionDeniedError (scope `read`), and
-    EngineError when embedder, index or database fail: never an empty answer for an outage.
+    the query's content words. While the embedder does not answer, words alone do, labelled so.
+    Raises InvalidInputError, PermissionDeniedError (scope `read`), and EngineError when index or
+    database fail, or the embedder while words find nothing: never an empty answer for an outage.
     """
     principal.require(Scope.READ)
     _check(query, top_k, threshold)
-    current = runtime.current()
-    mode: Literal["semantic", "keyword"] = "semantic" if current.engine.embedder else "keyword"
     if top_k == 0:
-        return Found([], mode)
-    vector = current.engine.embed_query(query)
+        return Found([], _mode(runtime.current().engine.embedder))
+    engine, index = runtime.current().pair()
+    try:
+        return _search(engine, index, principal, query, where, top_k, threshold, show_expired)
+    except IndexUnavailableError:
+        engine, swapped = runtime.current().pair()
+        if swapped is index:
+            raise
+        # Rebuilt meanwhile, perhaps for another model.
+        return _search(engine, swapped, principal, query, where, top_k, threshold, show_expired)
+
+
+def _search(
+    engine: Engine,
+    index: VectorIndex,
+    principal: Principal,
+    query: str,
+    where: Node,
+    top_k: int,
+    threshold: float,
+    show_expired: bool,
+) -> Found:
+    vector, problem = None, None
+    try:
+        vector = engine.embed_query(query)
+    except ProviderError as error:
+        # By words meanwhile, and said so; but what finds nothing then is no answer.
+        problem = error
     with _turns:
         asked = _prepare(principal, query, vector, where, top_k, show_expired)
-        index = current.index
-        try:
-            ranked = _ranked(index, asked, threshold)
-        except IndexUnavailableError:
-            if current.index is index:
-                raise
-            ranked = _ranked(current.index, asked, threshold)  # it was swapped for a rebuilt one
-        return Found(_hydrate(asked.reader, ranked[:top_k]), mode)
+        ranked = _ranked(index, asked, threshold)
+        hits = _hydrate(asked.reader, ranked[:top_k])
+    if problem is not None and not hits:
+        raise problem
+    return Found(hits, _mode(vector), problem.code if problem else "")
+
+
+def _mode(answering: object) -> Literal["semantic", "keyword"]:
+    return "keyword" if answering is None else "semantic"
 
 
 def _check(query: str, top_k: int, threshold: float) -> None:

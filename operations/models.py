@@ -19,7 +19,10 @@ class RequestLog(models.Model):
     created_at = models.DateTimeField()
 
     class Meta:
-        indexes = (models.Index(fields=["project", "created_at"], name="request_log_newest"),)
+        indexes = (
+            models.Index(fields=["project", "created_at"], name="request_log_newest"),
+            models.Index(fields=["created_at"], name="request_log_oldest"),
+        )
 
     def __str__(self) -> str:
         return f"{self.method} {self.path} {self.status_code}"

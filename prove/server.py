@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,16 +23,26 @@ _SETTINGS: Final = frozenset(
         "ADMIN_API_KEY",
         "ALLOWED_HOSTS",
         "AUTH_DISABLED",
+        "DASHBOARD_URL",
+        "DATABASE_POOL_SIZE",
         "DATABASE_URL",
         "DJANGO_SETTINGS_MODULE",
         "ENCRYPTION_KEY",
         "HOST",
+        "JWT_SECRET",
         "LOG_LEVEL",
         "MEM0DASH_DATA_DIR",
         "MEM0DASH_MODEL_DIR",
         "PORT",
         "PUBLIC_URL",
+        "QDRANT_API_KEY",
+        "QDRANT_COLLECTION",
+        "QDRANT_HOST",
+        "QDRANT_TIMEOUT",
+        "QDRANT_URL",
+        "REQUEST_LOG_RETENTION_DAYS",
         "SECRET_KEY",
+        "SETUP_TOKEN",
         "THREADS",
         "TRUSTED_PROXIES",
         "MAKEFLAGS",
@@ -44,10 +55,21 @@ _SETTINGS: Final = frozenset(
 )
 
 
+# A provider's key or address in the shell would make the server use it.
+_PROVIDERS: Final = re.compile(
+    r"(MEM0|OPENAI|ANTHROPIC|GOOGLE|GEMINI|OLLAMA|GROQ|DEEPSEEK|OPENROUTER|LMSTUDIO|VLLM|XAI"
+    r"|TOGETHER|MINIMAX|AZURE|LLM_AZURE|EMBEDDING_AZURE|PROVIDER)_.*"
+)
+
+
 def clean_environment() -> dict[str, str]:
     """This process's environment without anything that would configure the server."""
     inherited = set(_SETTINGS) | {f"{name}_FILE" for name in _SETTINGS}
-    return {name: value for name, value in os.environ.items() if name not in inherited}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in inherited and not _PROVIDERS.fullmatch(name)
+    }
 
 
 def free_port() -> int:
@@ -126,6 +148,8 @@ class Client:
 class Server:
     """`manage.py serve` on a free port. The data directory outlives kills and restarts."""
 
+    subcommand = "serve"
+
     def __init__(
         self,
         data_dir: Path,
@@ -156,7 +180,7 @@ class Server:
     def launch(self) -> None:
         """Starts the process and does not wait for it."""
         assert self.process is None, "the server is running already"
-        command = [*self._wrapper, sys.executable, "manage.py", "serve"]
+        command = [*self._wrapper, sys.executable, "manage.py", self.subcommand]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=log, stderr=log

@@ -299,7 +299,7 @@ def test_nobody_ends_the_key_of_somebody_else(alice: Account, bob: Account, key:
         revoke_api_key(key_id=row.id, owner=bob)
     assert find_api_key(made) is not None and row.revoked_at is None
     revoke_api_key(key_id=row.id, owner=alice)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(InvalidInputError, match=r"^API key is already revoked\.$"):
         revoke_api_key(key_id=row.id, owner=alice)
 
 

@@ -19,7 +19,22 @@ if "MEM0DASH_TEST_PROCESS" not in os.environ:  # workers inherit what this proce
     scratch = tempfile.TemporaryDirectory(prefix="mem0dash-test-", ignore_cleanup_errors=True)
     atexit.register(scratch.cleanup)
     os.environ["MEM0DASH_DATA_DIR"] = scratch.name
-    for name in ("ADMIN_API_KEY", "AUTH_DISABLED", "PUBLIC_URL", "TRUSTED_PROXIES", "DATABASE_URL"):
+    for name in (
+        "ADMIN_API_KEY",
+        "AUTH_DISABLED",
+        "DASHBOARD_URL",
+        "DATABASE_POOL_SIZE",
+        "DATABASE_URL",
+        "JWT_SECRET",
+        "PUBLIC_URL",
+        "QDRANT_API_KEY",
+        "QDRANT_COLLECTION",
+        "QDRANT_HOST",
+        "QDRANT_URL",
+        "REQUEST_LOG_RETENTION_DAYS",
+        "SETUP_TOKEN",
+        "TRUSTED_PROXIES",
+    ):
         os.environ.pop(name, None)
     os.environ["ALLOWED_HOSTS"] = "testserver"
     os.environ["LOG_LEVEL"] = "CRITICAL"

@@ -8,8 +8,10 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
+from accounts.sessions import open_session
 from apikeys.models import ApiKey
 from memories.models import Memory
+from operations.models import RequestLog
 
 KEY_TEXT = "I keep the spare key under the oak"
 ADMIN_KEY = "an-admin-key-of-the-instance"
@@ -214,6 +216,51 @@ def test_a_limited_key_changes_and_deletes_only_within_its_limit(
     assert limited.get(f"/memories/{inside}/history").json()[-1]["event"] == "DELETE"
     assert limited.delete("/entities/user/alice").status_code == 200
     assert api.get(f"/memories/{outside}").json()["memory"] == "coffee"
+
+
+def test_keys_and_requests_of_another_project_do_not_exist(
+    api: Any, foreign: Any, as_key: Any, charlie: Account
+) -> None:
+    made = api.post("/api-keys", {"label": "hers"}).json()
+    RequestLog.objects.create(
+        project=Project.objects.get(slug="default"),
+        method="GET",
+        path="/entities/user/alice",
+        status_code=200,
+        latency_ms=1,
+        auth_type="api_key",
+        created_at=timezone.now(),
+    )
+    strangers = as_key(None)
+    strangers.headers |= {
+        "Authorization": f"Bearer {open_session(charlie).access}",
+        "X-Project": "other",
+    }
+    for caller in (foreign, strangers):
+        answers = [caller.delete(f"/api-keys/{id_}") for id_ in (made["id"], uuid4())]
+        assert len({(a.status_code, a.content) for a in answers}) == 1
+        assert [k["label"] for k in caller.get("/api-keys").json()] == ["test"]
+        assert caller.get("/requests").json() == []
+        assert caller.get("/auth/me").json()["email"] == "charlie@example.org"
+    assert len(api.get("/requests").json()) == 1
+    assert as_key(made["key"]).get("/entities").status_code == 200
+
+
+def test_a_session_finds_nothing_of_another_project(
+    api: Any, as_key: Any, charlie: Account
+) -> None:
+    id_ = api.add(KEY_TEXT)
+    strangers = as_key(None)
+    strangers.headers["Authorization"] = f"Bearer {open_session(charlie).access}"
+    strangers.headers["X-Project"] = "other"
+    assert replies(strangers, id_) == replies(strangers, str(uuid4()))
+    for wanted in ("default", str(Project.objects.get(slug="default").id), "nowhere", str(uuid4())):
+        strangers.headers["X-Project"] = wanted
+        told = {(status, body) for status, body in replies(strangers, id_)}
+        assert told == {(404, '{"detail":"Project not found."}')}
+    del strangers.headers["X-Project"]
+    assert {status for status, _ in replies(strangers, id_)} == {403}
+    assert Memory.objects.get(id=id_).rev == 1
 
 
 def test_all_three_schemes_carry_a_key(client: Any, key: Any) -> None:

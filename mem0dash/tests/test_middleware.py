@@ -105,6 +105,77 @@ def test_nothing_is_shared_with_another_origin(api: Any, client: Any) -> None:
         assert "Access-Control-Allow-Origin" not in answer
 
 
+DASHBOARD = "https://dashboard.example"
+
+
+def preflight(client: Any, origin: str, path: str = "/api-keys") -> Any:
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "DELETE",
+        "Access-Control-Request-Headers": "authorization, x-project",
+    }
+    return client.options(path, headers=headers)
+
+
+def test_the_pages_of_the_dashboard_may_call_the_api(client: Any, settings: Any, db: None) -> None:
+    settings.DASHBOARD_ORIGIN = DASHBOARD
+    asked = preflight(client, DASHBOARD)
+    assert (asked.status_code, asked.content) == (200, b"OK")
+    assert asked["Access-Control-Allow-Headers"] == "authorization, x-project"
+    assert "DELETE" in asked["Access-Control-Allow-Methods"]
+    assert asked["Access-Control-Max-Age"] == "600"
+    for answer in (
+        asked,
+        client.get("/auth/setup-status", headers={"Origin": DASHBOARD}),
+        client.get("/entities", headers={"Origin": DASHBOARD}),
+        client.get("/nowhere", headers={"Origin": DASHBOARD}),
+    ):
+        assert answer["Access-Control-Allow-Origin"] == DASHBOARD
+        assert answer["Access-Control-Allow-Credentials"] == "true"
+        assert "Origin" in answer["Vary"]
+        assert answer.get("X-Request-ID")
+        assert "default-src 'none'" in answer["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "http://dashboard.example",
+        "https://dashboard.example.evil.example",
+        "https://dashboard.example:8443",
+        "https://dashboard.example/",
+        "null",
+        "*",
+        "",
+    ],
+)
+def test_nobody_else_is_let_in_beside_the_dashboard(
+    client: Any, settings: Any, db: None, origin: str
+) -> None:
+    settings.DASHBOARD_ORIGIN = DASHBOARD
+    for answer in (
+        preflight(client, origin),
+        client.get("/auth/setup-status", headers={"Origin": origin}),
+    ):
+        assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+        assert "Origin" in answer["Vary"]  # a cache must not give this answer to the dashboard
+    settings.DASHBOARD_ORIGIN = ""
+    assert "Access-Control-Allow-Origin" not in preflight(client, origin)
+
+
+def test_header_names_of_a_preflight_are_names(client: Any, settings: Any, db: None) -> None:
+    settings.DASHBOARD_ORIGIN = DASHBOARD
+    headers = {
+        "Origin": DASHBOARD,
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "a; b=<script>",
+    }
+    answer = client.options("/entities", headers=headers)
+    assert answer.status_code == 200
+    assert "Access-Control-Allow-Headers" not in answer
+
+
 @pytest.mark.parametrize(
     "host",
     [

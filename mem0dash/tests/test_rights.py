@@ -1,16 +1,19 @@
 """Who may call what: every route of the URLconf with every kind of credential."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import jwt
 import pytest
 from django.conf import settings
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
-from accounts.models import Account, Membership, Project, Role
+from accounts.models import Account, Attempt, Membership, Project, Role
+from accounts.sessions import open_session
 from apikeys.models import ApiKey
 from apikeys.services import digest_of
 from mem0dash.principal import Scope
@@ -18,14 +21,23 @@ from memories.models import Memory
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 PUBLIC = "public"
+# A page: no credential of the API opens it, and its session opens no API.
+PAGE = "page"
+# Any credential that holds, whatever its scopes: routes of one's own account and keys.
+USER = "user"
+# The same with at least one scope.
+SCOPED = "scoped"
+# The same, but a key needs all that its owner may do.
+WHOLE = "whole"
 
 
 @dataclass(frozen=True)
 class Right:
     """What a route needs and how it answers.
 
-    `needs` is the scope, or PUBLIC. `path` may hold {id}, a memory of the user "alice". A caller
-    with the right gets `ok`; one whose reach ends before that memory gets `outside`.
+    `needs` is the scope, or PUBLIC, PAGE, USER, SCOPED, WHOLE. `path` may hold {id}, a memory of
+    the user "alice". A caller with the right gets `ok`; one whose reach ends before that memory
+    `outside`.
     """
 
     needs: str
@@ -41,12 +53,46 @@ class Right:
 ADD = {"messages": [{"role": "user", "content": "I also drink water"}], "user_id": "alice"}
 FIND = {"query": "tea", "filters": {"user_id": "alice"}}
 
+LOGIN = {"email": "alice@example.org", "password": "correct horse battery"}
+REGISTER = {**LOGIN, "name": "Eve", "setup_token": "wrong"}
+NO_PASSWORD = {"current_password": "wrong", "new_password": "a whole new world"}
+
 # Every route stands here with the scope it needs. A new one has to be added, with its scope.
 TABLE: dict[tuple[str, str], Right] = {
     ("root", "GET"): Right(PUBLIC, "/", ok=307),
     ("healthz", "GET"): Right(PUBLIC, "/healthz"),
     ("openapi", "GET"): Right(PUBLIC, "/openapi.json"),
     ("docs", "GET"): Right(PUBLIC, "/docs"),
+    ("login", "GET"): Right(PUBLIC, "/login"),
+    ("login", "POST"): Right(PUBLIC, "/login", {}, ok=422),
+    ("logout", "POST"): Right(PUBLIC, "/logout", {}, ok=302),
+    ("overview", "GET"): Right(PAGE, "/dashboard", ok=302),
+    ("theme", "POST"): Right(PAGE, "/dashboard/theme", {"theme": "dark"}, ok=302),
+    ("auth-setup-status", "GET"): Right(PUBLIC, "/auth/setup-status"),
+    ("auth-register", "POST"): Right(PUBLIC, "/auth/register", REGISTER, ok=403),
+    ("auth-login", "POST"): Right(PUBLIC, "/auth/login", LOGIN),
+    ("auth-refresh", "POST"): Right(PUBLIC, "/auth/refresh", {"refresh_token": "a.b.c"}, ok=401),
+    ("auth-me", "GET"): Right(USER, "/auth/me"),
+    ("auth-me", "PATCH"): Right(WHOLE, "/auth/me", {"name": " "}),
+    # A session holds as well, and the wrong password is all that is wrong.
+    ("auth-change-password", "POST"): Right(
+        WHOLE, "/auth/change-password", NO_PASSWORD, ok=401, outside=401
+    ),
+    ("auth-onboarding-complete", "POST"): Right(
+        USER, "/auth/onboarding-complete", {"use_case": "notes"}
+    ),
+    ("api-keys", "GET"): Right(USER, "/api-keys"),
+    ("api-keys", "POST"): Right(SCOPED, "/api-keys", {"label": "x"}, ok=201, outside=201),
+    ("api-key", "DELETE"): Right(USER, "/api-keys/{id}", ok=404, outside=404),
+    ("requests", "GET"): Right("admin", "/requests"),
+    ("oss-configure", "GET"): Right("read", "/configure"),
+    ("oss-configure", "POST"): Right("admin", "/configure", {"custom_instructions": "brief"}),
+    ("oss-providers", "GET"): Right("read", "/configure/providers"),
+    # Without an LLM there is nobody to write them.
+    ("oss-generate-instructions", "POST"): Right(
+        "read", "/generate-instructions", {"use_case": "notes"}, ok=502, outside=502
+    ),
+    ("oss-reset", "POST"): Right("admin", "/reset", changes=True),
     ("oss-memories", "POST"): Right("write", "/memories", ADD, limited=403, changes=True),
     ("oss-memories", "GET"): Right("read", "/memories?user_id=alice"),
     ("oss-memories", "DELETE"): Right("admin", "/memories?user_id=alice", changes=True),
@@ -71,15 +117,26 @@ def patterns(found: list[Any], prefix: str = "") -> Iterator[tuple[str, URLPatte
             yield path, pattern
 
 
+def methods_of(view: Any) -> list[str]:
+    """What `require_http_methods` and its like let through to a plain view."""
+    while view is not None:
+        found = inspect.getclosurevars(view).nonlocals.get("request_method_list")
+        if found:
+            return list(found)
+        view = getattr(view, "__wrapped__", None)
+    raise AssertionError("a plain view has to say which methods it takes: @require_safe …")
+
+
 def routes() -> list[tuple[str, str, str]]:
-    """(name, method, path) of everything the URLconf serves; plain views count as GET."""
+    """(name, method, path) of everything the URLconf serves."""
     found = []
     for path, pattern in patterns(get_resolver(settings.ROOT_URLCONF).url_patterns):
         name = pattern.name or f"the unnamed route /{path}"
         view = getattr(pattern.callback, "cls", None) or getattr(
             pattern.callback, "view_class", None
         )
-        methods = [m for m in METHODS if hasattr(view, m.lower())] if view else ["GET"]
+        methods = [m for m in METHODS if hasattr(view, m.lower())] if view else None
+        methods = methods or [m for m in METHODS if m in methods_of(pattern.callback)]
         found += [(name, method, path) for method in methods]
     return found
 
@@ -101,13 +158,78 @@ class Caller:
     key: str | None
     scopes: set[str] | None
     reach: str = "inside"
+    headers: dict[str, str] = field(default_factory=dict)
+    # Whether it may do all that its account may.
+    whole: bool = False
+    refused: int = 401
 
 
 Callers = dict[str, Callable[[], Caller]]
 
 
 @pytest.fixture
-def callers(key: Any, alice: Account, other_project: Project, project: Project) -> Callers:
+def sessions(alice: Account, other_project: Project, project: Project) -> Callers:
+    everything = {scope.value for scope in Scope}
+
+    def session(account: Account, *, of: str = "access", **changes: Any) -> dict[str, str]:
+        """The header of a session of this account, as it was before the changes to the account."""
+        token = getattr(open_session(account), of)
+        Account.objects.filter(pk=account.pk).update(**changes)
+        return {"Authorization": f"Bearer {token}"}
+
+    def person(name: str, role: str | None = None, **fields: Any) -> Account:
+        account = Account.objects.create(email=f"{name}@example.org", name=name, **fields)
+        if role is not None:
+            Membership.objects.create(project=project, account=account, role=role)
+        return account
+
+    def forged(secret: str, algorithm: str) -> dict[str, str]:
+        claims = {"sub": str(alice.id), "type": "access", "epoch": 0, "role": "admin"}
+        claims["exp"] = timezone.now() + timedelta(minutes=5)
+        token = jwt.encode(claims, secret, algorithm=algorithm)
+        return {"Authorization": f"Bearer {token}"}
+
+    def signed_in(headers: dict[str, str], scopes: set[str] | None, **rest: Any) -> Caller:
+        return Caller(None, scopes, headers=headers, whole=True, **rest)
+
+    return {
+        "a session of the owner": lambda: signed_in(session(alice), everything),
+        "a session of a member": lambda: signed_in(
+            session(person("m", "member")), {"read", "write"}
+        ),
+        "a session of a reviewer": lambda: signed_in(
+            session(person("r", "reviewer")), {"read", "write", "review"}
+        ),
+        "a session of an admin": lambda: signed_in(session(person("a", "admin")), everything),
+        "a session of a former member": lambda: signed_in(session(person("f")), set()),
+        "a session in another project": lambda: signed_in(
+            {**session(alice), "X-Project": "other"}, everything, reach="foreign"
+        ),
+        "a session in a project of others": lambda: signed_in(
+            {**session(person("s", "admin")), "X-Project": "other"}, None, refused=404
+        ),
+        "a session in a project that is not": lambda: signed_in(
+            {**session(person("t", "admin")), "X-Project": "nowhere"}, None, refused=404
+        ),
+        "a session from before a new password": lambda: signed_in(
+            session(person("p", "admin"), session_epoch=1), None
+        ),
+        "a session of a deactivated account": lambda: signed_in(
+            session(person("d", "admin"), is_active=False), None
+        ),
+        "a refresh token": lambda: signed_in(session(alice, of="refresh"), None),
+        "a session signed by somebody else": lambda: signed_in(forged("x" * 50, "HS256"), None),
+        "a session in another algorithm": lambda: signed_in(
+            forged(settings.JWT_SECRET, "HS512"), None
+        ),
+        "a session in no algorithm": lambda: signed_in(forged("", "none"), None),
+    }
+
+
+@pytest.fixture
+def callers(
+    key: Any, alice: Account, other_project: Project, project: Project, sessions: Callers
+) -> Callers:
     everything = {scope.value for scope in Scope}
 
     def of_role(role: str) -> str:
@@ -151,12 +273,12 @@ def callers(key: Any, alice: Account, other_project: Project, project: Project) 
         "a key of a former member": lambda: Caller(of_a_former_member(), set()),
         **one_scope,
         "read and write": lambda: Caller(key("read", "write"), {"read", "write"}),
-        "all scopes": lambda: Caller(key(), everything),
-        "all scopes of a member": lambda: Caller(of_role("member"), {"read", "write"}),
+        "all scopes": lambda: Caller(key(), everything, whole=True),
+        "all scopes of a member": lambda: Caller(of_role("member"), {"read", "write"}, whole=True),
         "all scopes of a reviewer": lambda: Caller(
-            of_role("reviewer"), {"read", "write", "review"}
+            of_role("reviewer"), {"read", "write", "review"}, whole=True
         ),
-        "all scopes of an admin": lambda: Caller(of_role("admin"), everything),
+        "all scopes of an admin": lambda: Caller(of_role("admin"), everything, whole=True),
         "limited to alice": lambda: Caller(key(entity_limit={"user_id": ["alice"]}), everything),
         "limited to another user": lambda: Caller(
             key(entity_limit={"user_id": ["zoe"]}), everything, "limited"
@@ -165,17 +287,23 @@ def callers(key: Any, alice: Account, other_project: Project, project: Project) 
             key(entity_limit={"agent_id": ["bot"]}), everything, "limited"
         ),
         "all scopes of another project": lambda: Caller(
-            key(project=other_project), everything, "foreign"
+            key(project=other_project), everything, "foreign", whole=True
         ),
+        **sessions,
     }
 
 
 def expected(right: Right, caller: Caller) -> int:
-    if right.needs == PUBLIC:
+    if right.needs in {PUBLIC, PAGE}:
         return right.ok
     if caller.scopes is None:
-        return 401
-    if right.needs not in caller.scopes:
+        return caller.refused
+    held = {USER, *caller.scopes}
+    if caller.scopes:
+        held.add(SCOPED)
+    if caller.whole:
+        held.add(WHOLE)
+    if right.needs not in held:
         return 403
     if caller.reach == "limited" and right.limited is not None:
         return right.limited
@@ -193,7 +321,10 @@ def test_each_credential_gets_what_it_may_and_nothing_else(
         caller = make()
         id_ = api.add("Alice drinks tea", metadata={"secret": "cinnamon"})
         before = Memory.objects.get(id=id_)
-        answer = as_key(caller.key)(method, right.path.format(id=id_), right.body)
+        Attempt.objects.all().delete()  # how often one may try is another question
+        as_caller = as_key(caller.key)
+        as_caller.headers |= caller.headers
+        answer = as_caller(method, right.path.format(id=id_), right.body)
         wanted = expected(right, caller)
         assert answer.status_code == wanted, f"{who}: {answer.content[:300]!r}"
         inside = wanted == right.ok and caller.reach == "inside"
@@ -228,7 +359,7 @@ def test_head_and_options_reach_no_further_than_get(api: Any, as_key: Any) -> No
         path = right.path.format(id=id_)
         for method in ("HEAD", "OPTIONS"):
             status = as_key(None)(method, path).status_code
-            assert (status in {401, 405}) or right.needs == PUBLIC, (method, path)
+            assert (status in {401, 405}) or right.needs in {PUBLIC, PAGE}, (method, path)
             assert api(method, path).status_code < 500, (method, path)
     assert Memory.objects.get(id=id_).rev == 1
 

@@ -4,14 +4,17 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
 
+from accounts import setup
 from apikeys.services import KEY_PATTERN, digest_of
 from mem0dash.logs import JsonFormatter
+from operations import request_log
 
 PASSWORD = "correct horse battery staple"
 
@@ -76,10 +79,66 @@ def test_keys_and_passwords_are_nowhere_in_the_database_or_the_log(
         PASSWORD,
         settings.ADMIN_API_KEY,
         settings.SECRET_KEY,
+        settings.JWT_SECRET,
         settings.ENCRYPTION_KEYS[0],
     ):
         assert secret not in stored
         assert secret not in logged
+
+
+def test_sessions_leave_no_token_and_no_password_behind(
+    engine: Any, client: Any, settings: Any, written: io.StringIO, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """From the first registration on, with every kind of failure, the request log included."""
+    settings.DATA_DIR = tmp_path
+    client.raise_request_exception = False
+    writer = request_log.RequestLogWriter()
+    monkeypatch.setattr(request_log, "_writer", writer)
+    setup_token = setup.offer_setup_token()
+    assert setup_token is not None
+    answers: list[Any] = []
+
+    def post(path: str, body: Any, **headers: str) -> Any:
+        answers.append(client.post(path, body, "application/json", headers=headers))
+        return answers[-1]
+
+    eve = {"name": "Eve", "email": "eve@example.org", "password": PASSWORD}
+    post("/auth/register", {**eve, "setup_token": setup_token[:-1]})
+    post("/auth/register", {"password": PASSWORD, "setup_token": setup_token})
+    first = post("/auth/register", eve, **{"X-Setup-Token": setup_token}).json()
+    login = post("/auth/login", {"email": eve["email"], "password": PASSWORD}).json()
+    post("/auth/login", {"email": eve["email"], "password": f"wrong {PASSWORD}"})
+    post("/auth/login", {"email": PASSWORD, "password": PASSWORD + " "})
+    bearer = {"Authorization": f"Bearer {login['access_token']}"}
+    key = post("/api-keys", {"label": "x"}, **bearer).json()["key"]
+    second = post("/auth/refresh", {"refresh_token": first["refresh_token"]}).json()
+    post("/auth/refresh", {"refresh_token": first["refresh_token"]})
+    change = {"current_password": PASSWORD, "new_password": f"new {PASSWORD}"}
+    client.get("/auth/me", headers={"X-API-Key": login["access_token"]})
+    client.get(f"/auth/me?token={login['access_token']}", headers=bearer)
+    post("/auth/change-password", {"current_password": PASSWORD}, **bearer)
+    assert post("/auth/change-password", change, **bearer).status_code == 200
+    post("/auth/change-password", change, **bearer)
+    assert writer.write()
+    stored, logged = dump(), written.getvalue()
+    assert "/auth/refresh" in stored and "/auth/refresh" in logged
+    tokens = [first, login, second]
+    for secret in (
+        PASSWORD,
+        setup_token,
+        setup_token[:-1],
+        key,
+        key[12:-4],
+        settings.JWT_SECRET,
+        *(made[f"{name}_token"] for made in tokens for name in ("access", "refresh")),
+        *(made["access_token"].rsplit(".")[-1] for made in tokens),
+    ):
+        assert secret not in stored
+        assert secret not in logged
+    shown = [a.content.decode() for a in answers if a.status_code >= 400]
+    assert len(shown) == 7
+    for secret in (setup_token[:-1], settings.JWT_SECRET, login["access_token"], key):
+        assert not [text for text in shown if secret in text]
 
 
 def test_a_key_sent_in_the_wrong_place_is_not_kept_with_the_request(

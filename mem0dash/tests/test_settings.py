@@ -40,12 +40,36 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "AUTH_DISABLED is neither": ({"AUTH_DISABLED": "maybe"}, "AUTH_DISABLED"),
     "ADMIN_API_KEY is short": ({"ADMIN_API_KEY": "secret"}, "ADMIN_API_KEY"),
     "SECRET_KEY is short": ({"SECRET_KEY": "secret"}, "SECRET_KEY"),
+    "JWT_SECRET is short": ({"JWT_SECRET": "secret" * 5}, "JWT_SECRET"),
+    "SETUP_TOKEN is short": ({"SETUP_TOKEN": "secret"}, "SETUP_TOKEN"),
+    "DASHBOARD_URL has no scheme": ({"DASHBOARD_URL": "example.org"}, "DASHBOARD_URL"),
+    "DASHBOARD_URL is everybody": ({"DASHBOARD_URL": "*"}, "DASHBOARD_URL"),
+    "DASHBOARD_URL has a user": ({"DASHBOARD_URL": "https://a@b.example"}, "DASHBOARD_URL"),
+    "DASHBOARD_URL has a wrong port": ({"DASHBOARD_URL": "http://a:99999"}, "DASHBOARD_URL"),
+    "REQUEST_LOG_RETENTION_DAYS is none": (
+        {"REQUEST_LOG_RETENTION_DAYS": "0"},
+        "REQUEST_LOG_RETENTION_DAYS",
+    ),
     "ENCRYPTION_KEY is no key": ({"ENCRYPTION_KEY": "nonsense"}, "ENCRYPTION_KEY"),
     "ENCRYPTION_KEY is a comma": ({"ENCRYPTION_KEY": ","}, "ENCRYPTION_KEY"),
     "ENCRYPTION_KEY: the second is no key": (
         {"ENCRYPTION_KEY": f"{Fernet.generate_key().decode()},nonsense"},
         "ENCRYPTION_KEY",
     ),
+    "DATABASE_POOL_SIZE is negative": ({"DATABASE_POOL_SIZE": "-1"}, "DATABASE_POOL_SIZE"),
+    "QDRANT_URL has no scheme": ({"QDRANT_URL": "qdrant:6333"}, "QDRANT_URL"),
+    "QDRANT_URL has a wrong port": ({"QDRANT_URL": "http://qdrant:99999"}, "QDRANT_URL"),
+    "QDRANT_URL holds a password": ({"QDRANT_URL": "http://a:b@qdrant"}, "QDRANT_API_KEY"),
+    "QDRANT_URL without PostgreSQL": ({"QDRANT_URL": "http://qdrant:6333"}, "DATABASE_URL"),
+    "QDRANT_HOST without PostgreSQL": ({"QDRANT_HOST": "qdrant"}, "DATABASE_URL"),
+    "QDRANT_PORT is out of range": (
+        {"QDRANT_HOST": "qdrant", "QDRANT_PORT": "0"},
+        "QDRANT_PORT",
+    ),
+    "QDRANT_API_KEY has two lines": ({"QDRANT_API_KEY": "top\nsecret"}, "QDRANT_API_KEY"),
+    "QDRANT_API_KEY is no ASCII": ({"QDRANT_API_KEY": "schlüssel"}, "QDRANT_API_KEY"),
+    "QDRANT_COLLECTION is a path": ({"QDRANT_COLLECTION": "../x"}, "QDRANT_COLLECTION"),
+    "QDRANT_TIMEOUT is none": ({"QDRANT_TIMEOUT": "0"}, "QDRANT_TIMEOUT"),
     "PUBLIC_URL has no scheme": ({"PUBLIC_URL": "memory.example.org"}, "PUBLIC_URL"),
     "PUBLIC_URL has another scheme": ({"PUBLIC_URL": "ftp://example.org"}, "PUBLIC_URL"),
     "PUBLIC_URL has no host": ({"PUBLIC_URL": "https://"}, "PUBLIC_URL"),
@@ -110,11 +134,13 @@ def test_made_secrets_are_for_the_owner_alone_and_are_kept(tmp_path: Path) -> No
     data = tmp_path / "deep" / "data"
     assert manage(data, "check").returncode == 0
     made = {}
-    for name in ("secret_key", "encryption_key"):
+    for name in ("secret_key", "encryption_key", "jwt_secret"):
         path = data / name
         assert path.stat().st_mode & 0o777 == 0o600
         made[name] = path.read_text().strip()
     assert len(made["secret_key"]) >= 50
+    assert len(made["jwt_secret"]) >= 50
+    assert not (data / "setup_token").exists()  # no server has been started
     Fernet(made["encryption_key"])
     assert manage(data, "check").returncode == 0
     assert {name: (data / name).read_text().strip() for name in made} == made
@@ -122,7 +148,8 @@ def test_made_secrets_are_for_the_owner_alone_and_are_kept(tmp_path: Path) -> No
 
 
 def test_two_starts_at_once_agree_on_the_secrets(tmp_path: Path) -> None:
-    script = "from django.conf import settings as s; print(s.SECRET_KEY, *s.ENCRYPTION_KEYS)"
+    script = "from django.conf import settings as s; "
+    script += "print(s.SECRET_KEY, s.JWT_SECRET, *s.ENCRYPTION_KEYS)"
     arguments = ("shell", "--verbosity", "0", "--command", script)
     with ThreadPoolExecutor(3) as pool:
         runs = list(pool.map(lambda _: manage(tmp_path, *arguments), range(3)))

@@ -1,13 +1,11 @@
 """Bodies and queries of the OSS dialect. Pydantic, because its errors are part of the contract."""
 
 from datetime import date
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
-from rest_framework.request import Request
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 from mem0dash.errors import InvalidInputError
-from memories.api.errors import BodyError
 
 MAX_TOP_K = 100_000
 
@@ -82,43 +80,6 @@ class EntityPath(BaseModel):
     """The path of DELETE /entities/{entity_type}/{entity_id}."""
 
     entity_type: Literal["user", "agent", "run"]
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def body_of(request: Request, model: type[Model]) -> Model:
-    """The body as `model`; BodyError in FastAPI's shape when it does not fit."""
-    data = request.data
-    if not isinstance(data, dict):
-        if data is None:
-            raise BodyError([_problem("missing", ["body"], "Field required", None)])
-        message = "Input should be a valid dictionary or object to extract fields from"
-        raise BodyError([_problem("model_attributes_type", ["body"], message, data)])
-    return _checked(data, model, "body")
-
-
-def query_of(request: Request, model: type[Model]) -> Model:
-    """The query string as `model`; BodyError in FastAPI's shape when it does not fit."""
-    if any("\0" in value for value in request.query_params.values()):
-        raise InvalidInputError("NUL characters are not allowed in the query.")
-    return _checked(request.query_params.dict(), model, "query")
-
-
-def path_of(values: dict[str, str], model: type[Model]) -> Model:
-    """Path parameters as `model`; BodyError in FastAPI's shape when they do not fit."""
-    return _checked(values, model, "path")
-
-
-def _checked(data: dict[str, Any], model: type[Model], where: str) -> Model:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise BodyError.from_pydantic(error, where) from error
-
-
-def _problem(type_: str, loc: list[str], msg: str, value: Any) -> dict[str, Any]:
-    return {"type": type_, "loc": loc, "msg": msg, "input": value}
 
 
 def day(value: str | None) -> date | None:

@@ -1,19 +1,18 @@
 """The OSS dialect: the memory routes of mem0's own self-hosted server."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories import queries, search, services
+from mem0dash.rest.bodies import body_of, path_of, query_of
+from mem0dash.rest.schemas import MESSAGE, answers
+from mem0dash.rest.views import OssView
+from memories import adding, queries, search, services
 from memories.api import inputs, schemas, shapes
-from memories.api.errors import oss_exception_handler
-from memories.api.schemas import answers
 from memories.filters import AllOf, Condition, Node, entity_id, parse_filters
 from memories.filters.language import names_an_entity
 from memories.services import UNSET
@@ -24,29 +23,15 @@ SEARCH_DEFAULT = 20
 THRESHOLD_DEFAULT = 0.1
 STORED_HEADER = "X-Mem0dash-Stored"
 SEARCH_HEADER = "X-Mem0dash-Search"
+PROBLEM_HEADER = "X-Mem0dash-Problem"
 ENTITY_PARAMETERS = [OpenApiParameter(name, str) for name in ("user_id", "agent_id", "run_id")]
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="Repeated with the same request it gives the first answer, and stores nothing.",
+)
 LIST_PARAMETERS = [OpenApiParameter("top_k", int), OpenApiParameter("show_expired", bool)]
-
-
-class OssView(APIView):
-    # A comment, for a docstring would be published with every route: a view of the OSS dialect,
-    # whose errors have that dialect's shapes.
-
-    def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response | None]:
-        return oss_exception_handler
-
-    def finalize_response(
-        self, request: Request, response: Response, *args: Any, **kwargs: Any
-    ) -> Response:
-        final = super().finalize_response(request, response, *args, **kwargs)
-        # A shared cache knows that Authorization makes an answer private, not that X-API-Key does.
-        final.headers.setdefault("Cache-Control", "no-store")
-        return final
-
-    def caller(self) -> Principal:
-        principal = self.request.auth
-        assert isinstance(principal, Principal)  # noqa: S101  (HasPrincipal let the request in)
-        return principal
 
 
 def _named(principal: Principal, **ids: str | None) -> Node | None:
@@ -64,11 +49,12 @@ class MemoriesView(OssView):
         operation_id="add_memories",
         summary="Store messages as memories",
         request=inputs.MemoryCreate,
+        parameters=[IDEMPOTENCY_KEY],
         responses=answers(schemas.ADDED),
     )
     def post(self, request: Request) -> Response:
-        body = inputs.body_of(request, inputs.MemoryCreate)
-        added = services.add_memories(
+        body = body_of(request, inputs.MemoryCreate)
+        added = adding.add_memories(
             self.caller(),
             messages=[message.model_dump(exclude_none=True) for message in body.messages],
             entities={
@@ -82,6 +68,7 @@ class MemoriesView(OssView):
             infer=body.infer is not False,
             memory_type=body.memory_type,
             prompt=body.prompt,
+            idempotency_key=request.headers.get("Idempotency-Key", "").strip(),
         )
         return Response({"results": added.results}, headers={STORED_HEADER: added.stored})
 
@@ -92,7 +79,7 @@ class MemoriesView(OssView):
         responses=answers(schemas.MEMORIES),
     )
     def get(self, request: Request) -> Response:
-        query = inputs.query_of(request, inputs.ListQuery)
+        query = query_of(request, inputs.ListQuery)
         principal = self.caller()
         where = _named(
             principal,
@@ -115,12 +102,12 @@ class MemoriesView(OssView):
         operation_id="delete_memories",
         summary="Delete all memories of an entity (scope admin)",
         parameters=ENTITY_PARAMETERS,
-        responses=answers(schemas.MESSAGE),
+        responses=answers(MESSAGE),
     )
     def delete(self, request: Request) -> Response:
         principal = self.caller()
         principal.require(Scope.ADMIN, "Admin role required.")
-        query = inputs.query_of(request, inputs.ListQuery)
+        query = query_of(request, inputs.ListQuery)
         ids = {
             name: entity_id(value, name)
             for name in ("user_id", "agent_id", "run_id")
@@ -151,10 +138,10 @@ class MemoryView(OssView):
         operation_id="update_memory",
         summary="Change text, metadata or expiry of a memory",
         request=inputs.MemoryUpdate,
-        responses=answers(schemas.MESSAGE, 404),
+        responses=answers(MESSAGE, 404),
     )
     def put(self, request: Request, memory_id: str) -> Response:
-        body = inputs.body_of(request, inputs.MemoryUpdate)
+        body = body_of(request, inputs.MemoryUpdate)
         given = "expiration_date" in body.model_fields_set
         try:
             services.update_memory(
@@ -173,7 +160,7 @@ class MemoryView(OssView):
     @extend_schema(
         operation_id="delete_memory",
         summary="Delete one memory",
-        responses=answers(schemas.MESSAGE, 404),
+        responses=answers(MESSAGE, 404),
     )
     def delete(self, request: Request, memory_id: str) -> Response:
         services.delete_memory(self.caller(), memory_id)
@@ -199,7 +186,7 @@ class SearchView(OssView):
         responses=answers(schemas.MEMORIES),
     )
     def post(self, request: Request) -> Response:
-        body = inputs.body_of(request, inputs.SearchRequest)
+        body = body_of(request, inputs.SearchRequest)
         principal = self.caller()
         threshold = THRESHOLD_DEFAULT if body.threshold is None else body.threshold
         top_k = SEARCH_DEFAULT if body.top_k is None else body.top_k
@@ -217,7 +204,10 @@ class SearchView(OssView):
             shapes.hit_shape(hit, threshold=threshold, explain=bool(body.explain))
             for hit in found.hits
         ]
-        return Response({"results": results}, headers={SEARCH_HEADER: found.mode})
+        headers: dict[str, str] = {SEARCH_HEADER: found.mode}
+        if found.problem:
+            headers[PROBLEM_HEADER] = found.problem
+        return Response({"results": results}, headers=headers)
 
 
 def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
@@ -263,12 +253,12 @@ class EntityView(OssView):
         parameters=[
             OpenApiParameter("entity_type", location="path", enum=["user", "agent", "run"]),
         ],
-        responses=answers(schemas.MESSAGE),
+        responses=answers(MESSAGE),
     )
     def delete(self, request: Request, entity_type: str, entity_id: str) -> Response:
         principal = self.caller()
         principal.require(Scope.ADMIN, "Admin role required.")
-        inputs.path_of({"entity_type": entity_type}, inputs.EntityPath)
+        path_of({"entity_type": entity_type}, inputs.EntityPath)
         field = queries.ENTITY_TYPES[entity_type]
         if "\0" in entity_id:
             raise InvalidInputError("NUL characters are not allowed in an id.")

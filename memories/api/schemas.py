@@ -1,54 +1,52 @@
 """Response schemas of the OSS dialect for the published OpenAPI document."""
 
-from typing import Any
-
-Schema = dict[str, Any]
-
-_TEXT: Schema = {"type": "string"}
-_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-_TIME: Schema = {"type": "string", "format": "date-time"}
-_OBJECT: Schema = {"type": "object", "additionalProperties": True}
-
-
-def _object(properties: Schema, *optional: str) -> Schema:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required}
+from mem0dash.rest.schemas import (
+    ANY_OBJECT,
+    TEXT,
+    TEXT_OR_NULL,
+    TIME,
+    TIME_OR_NULL,
+    UUID_TEXT,
+    Schema,
+    list_of,
+    object_of,
+)
 
 
 def _results(item: Schema) -> Schema:
-    return _object({"results": {"type": "array", "items": item}})
+    return object_of({"results": list_of(item)})
 
 
 ADDED = _results(
-    _object(
+    object_of(
         {
-            "id": {"type": "string", "format": "uuid"},
-            "memory": _TEXT,
+            "id": UUID_TEXT,
+            "memory": TEXT,
             "event": {"type": "string", "enum": ["ADD"]},
-            "actor_id": _TEXT_OR_NULL,
-            "role": _TEXT,
+            "actor_id": TEXT_OR_NULL,
+            "role": TEXT,
         },
         "actor_id",
         "role",
     )
 )
-MEMORY = _object(
+MEMORY = object_of(
     {
-        "id": {"type": "string", "format": "uuid"},
-        "memory": _TEXT,
+        "id": UUID_TEXT,
+        "memory": TEXT,
         "hash": {"type": "string", "description": "MD5 of the text"},
-        "metadata": {**_OBJECT, "type": ["object", "null"]},
+        "metadata": {**ANY_OBJECT, "type": ["object", "null"]},
         "score": {"type": ["number", "null"]},
-        "created_at": _TIME,
-        "updated_at": _TIME,
-        "user_id": _TEXT_OR_NULL,
-        "agent_id": _TEXT_OR_NULL,
-        "run_id": _TEXT_OR_NULL,
-        "actor_id": _TEXT,
-        "role": _TEXT,
-        "attributed_to": _TEXT,
-        "expiration_date": _TEXT_OR_NULL,
-        "score_details": _OBJECT,
+        "created_at": TIME,
+        "updated_at": TIME,
+        "user_id": TEXT_OR_NULL,
+        "agent_id": TEXT_OR_NULL,
+        "run_id": TEXT_OR_NULL,
+        "actor_id": TEXT,
+        "role": TEXT,
+        "attributed_to": TEXT,
+        "expiration_date": TEXT_OR_NULL,
+        "score_details": ANY_OBJECT,
     },
     "score",
     "user_id",
@@ -64,46 +62,30 @@ MEMORIES = _results(MEMORY)
 MEMORY_OR_NULL: Schema = {"anyOf": [MEMORY, {"type": "null"}]}
 HISTORY: Schema = {
     "type": "array",
-    "items": _object(
+    "items": object_of(
         {
-            "id": _TEXT,
-            "memory_id": {"type": "string", "format": "uuid"},
-            "old_memory": _TEXT_OR_NULL,
-            "new_memory": _TEXT_OR_NULL,
+            "id": TEXT,
+            "memory_id": UUID_TEXT,
+            "old_memory": TEXT_OR_NULL,
+            "new_memory": TEXT_OR_NULL,
             "event": {"type": "string", "enum": ["ADD", "UPDATE", "DELETE", "RESTORE", "ERASE"]},
-            "created_at": _TIME,
-            "updated_at": {"type": ["string", "null"], "format": "date-time"},
+            "created_at": TIME,
+            "updated_at": TIME_OR_NULL,
             "is_deleted": {"type": "boolean"},
-            "actor_id": _TEXT_OR_NULL,
-            "role": _TEXT_OR_NULL,
+            "actor_id": TEXT_OR_NULL,
+            "role": TEXT_OR_NULL,
         }
     ),
 }
 ENTITIES: Schema = {
     "type": "array",
-    "items": _object(
+    "items": object_of(
         {
-            "id": _TEXT,
+            "id": TEXT,
             "type": {"type": "string", "enum": ["user", "agent", "run"]},
             "total_memories": {"type": "integer"},
-            "created_at": _TIME,
-            "updated_at": _TIME,
+            "created_at": TIME,
+            "updated_at": TIME,
         }
     ),
 }
-MESSAGE = _object({"message": _TEXT})
-ERROR = _object(
-    {
-        "detail": {"description": "A sentence; for 422 a list of what does not fit"},
-        "code": _TEXT,
-        "request_id": _TEXT,
-    },
-    "code",
-    "request_id",
-)
-
-
-def answers(success: Schema, *errors: int) -> dict[Any, Any]:
-    """The responses of a route: 200, and the errors it can answer beside 401, 403, 422 and 502."""
-    codes = sorted({400, 401, 403, 413, 422, 502, *errors})
-    return {200: success, **dict.fromkeys(codes, ERROR)}

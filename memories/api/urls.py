@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from memories.api import oss
+from memories.api import configure, oss
 
 urlpatterns = [
     path("memories", oss.MemoriesView.as_view(), name="oss-memories"),
@@ -13,4 +13,12 @@ urlpatterns = [
     path(
         "entities/<str:entity_type>/<path:entity_id>", oss.EntityView.as_view(), name="oss-entity"
     ),
+    path("configure", configure.ConfigureView.as_view(), name="oss-configure"),
+    path("configure/providers", configure.ProvidersView.as_view(), name="oss-providers"),
+    path(
+        "generate-instructions",
+        configure.GenerateInstructionsView.as_view(),
+        name="oss-generate-instructions",
+    ),
+    path("reset", configure.ResetView.as_view(), name="oss-reset"),
 ]

@@ -15,6 +15,7 @@ from mem0 import Memory as Mem0Memory
 from mem0.configs.base import MemoryConfig
 from mem0.vector_stores.base import VectorStoreBase
 
+from mem0dash.errors import Mem0dashError
 from memories.engine.engine import Engine
 from memories.models import Memory, SessionMessage
 from memories.records import Vector
@@ -37,30 +38,39 @@ Write = Callable[[list[Extracted]], None]
 Find = Callable[[Vector | None, int], list[tuple[Memory, float]]]
 
 
+class Abandoned(BaseException):
+    """Embedding or storing failed in the middle of an add; what failed is its cause.
+
+    No Exception, for mem0 catches those, goes on without the memory and reports success.
+    """
+
+
 class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no types
     """mem0's vector store, where the rows are the truth and the index follows.
 
-    `write` stores what was extracted in one transaction with vectors and revisions, and raises
-    database errors only: mem0 would insert again, row by row, on any other. `find` gives the
-    nearest memories in the scope of the add.
+    `write` stores what was extracted in one transaction with vectors and revisions: all of it or,
+    when it raises, nothing. `find` gives the nearest memories in the scope of the add.
     """
 
     def __init__(self, write: Write, find: Find) -> None:
         self._write, self._find = write, find
 
     def insert(self, vectors: Any, payloads: Any = None, ids: Any = None) -> None:
-        self._write(
-            [
-                Extracted(
-                    id=UUID(id_),
-                    text=payload["data"],
-                    vector=vector,
-                    attributed_to=payload.get("attributed_to") or "",
-                    memory_type=payload.get("memory_type") or "",
-                )
-                for id_, vector, payload in zip(ids, vectors, payloads, strict=True)
-            ]
-        )
+        found = [
+            Extracted(
+                id=UUID(id_),
+                text=payload["data"],
+                vector=vector,
+                attributed_to=str(payload.get("attributed_to") or ""),
+                memory_type=payload.get("memory_type") or "",
+            )
+            for id_, vector, payload in zip(ids, vectors, payloads, strict=True)
+        ]
+        try:
+            self._write(found)
+        except Exception as error:
+            # mem0 would insert once more, row by row.
+            raise Abandoned from error
 
     def search(self, query: Any, vectors: Any, top_k: int = 5, filters: Any = None) -> list[Any]:
         return [_record(memory, score) for memory, score in self._find(vectors, top_k)]
@@ -148,12 +158,13 @@ class _Embeddings:
         self._engine = engine
 
     def embed(self, text: str, memory_action: str | None = None) -> Any:
-        if memory_action == "search":
-            return self._engine.embed_query(text)
-        return self._engine.embed([text])[0]
+        return self.embed_batch([text])[0]
 
     def embed_batch(self, texts: Sequence[str], memory_action: str = "add") -> list[Any]:
-        return list(self._engine.embed(texts))
+        try:
+            return list(self._engine.embed(texts))
+        except Mem0dashError as error:
+            raise Abandoned from error
 
 
 class EngineMemory(Mem0Memory):  # type: ignore[misc]  # mem0 publishes no types

@@ -64,7 +64,10 @@ class VectorIndex(Protocol):
         """The content words of a text as BM25 sees them: stemmed, without stop words, hashed."""
 
     def scan_ids(self) -> Iterator[tuple[UUID, int]]:
-        """Every point's id and revision."""
+        """Every point's id and revision, in the order of the ids."""
+
+    def revisions(self, ids: Collection[UUID]) -> dict[UUID, int]:
+        """The revisions of those of the points that are there."""
 
     def count(self) -> int:
         """How many points there are."""

@@ -4,46 +4,46 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from datetime import time as day_time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import numpy as np
-from django.db.models import F
+from django.db import transaction
 from django.utils import timezone
 
-from memories.filters.pushdown import METADATA_WORDS, metadata_words
-from memories.index.base import Point, VectorIndex
-from memories.index.edge import EXPIRES
-from memories.models import ENTITY_FIELDS, IndexState, Memory
+from mem0dash.errors import ConflictError
+from memories.index import rows
+from memories.index.base import VectorIndex
+from memories.index.compare import Differences, differences
+from memories.index.rows import BATCH, expiry_second
+from memories.models import IndexState, Memory
+
+__all__ = ["UNSETTLED", "Indexer", "expiry_second"]
 
 logger = logging.getLogger(__name__)
 
-BATCH: Final = 500
 # The most changes that may wait to be settled, and so be applied again after a crash.
 UNSETTLED: Final = 20_000
-_COLUMNS: Final = (
-    "id",
-    "rev",
-    "deleted_at",
-    "text",
-    "project_id",
-    "collection",
-    *ENTITY_FIELDS,
-    "actor_id",
-    "role",
-    "source",
-    "confidence",
-    "review_status",
-    "metadata",
-    "expires_at",
-    "expiration_date",
-    "vector__data",
-    "vector__model_key",
-)
 OpenIndex = Callable[[Path, int], VectorIndex]
+Progress = Callable[[int, int], None]
+Model = tuple[str, int]
+
+
+def silent(done: int, total: int) -> None:
+    """A progress that nobody watches."""
+
+
+@dataclass(slots=True)
+class Building:
+    """The next generation while it is made: of which model, and where."""
+
+    index: VectorIndex
+    generation: int
+    model: Model
+    started: datetime
 
 
 class Indexer:
@@ -52,21 +52,34 @@ class Indexer:
     A change is applied right after its commit, so that a search sees it at once; that it was
     applied is written down (`indexed_rev`) only after the index is on disk. What a crash leaves in
     between is applied again, which changes nothing.
+
+    `index`, `model_key` and `dims` change together, under `swap_lock`.
     """
+
+    # Whether no other process can have the same index.
+    is_alone = True
+
+    index: VectorIndex
+    state: IndexState
 
     def __init__(self, root: Path, model_key: str, dims: int, open_index: OpenIndex) -> None:
         """Opens, or makes, the index of the embedder `model_key` below the folder `root`."""
         self._root, self._open = root, open_index
         self._lock = threading.RLock()
         self._applied: dict[UUID, int] = {}
-        self._building: VectorIndex | None = None
-        self.model_key, self.dims = model_key, dims
+        self._prepare(model_key, dims)
         self.state = self._ensure_state()
         existed = self._path(self.state.generation).exists()
         self.index = open_index(self._path(self.state.generation), dims)
         self._drop_other_folders()
         if not existed:
             self._begin_anew()
+
+    def _prepare(self, model_key: str, dims: int) -> None:
+        self.swap_lock = threading.Lock()
+        self._one_build = threading.Lock()
+        self._building: Building | None = None
+        self.model_key, self.dims = model_key, dims
 
     def _ensure_state(self) -> IndexState:
         state, _ = IndexState.objects.get_or_create(
@@ -99,6 +112,10 @@ class Indexer:
             if folder.is_dir() and folder != keep:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    # --- Following -------------------------------------------------------------------------------
+    def refresh(self) -> None:
+        """Takes up what other processes did to the index; here, there are none."""
+
     def apply(self, ids: Sequence[UUID]) -> None:
         """Brings the index to what SQL holds for these memories. IndexUnavailableError may rise.
 
@@ -109,41 +126,27 @@ class Indexer:
         with self._lock:
             for id_ in ids:
                 self._applied.pop(id_, None)
-            rows = list(Memory.objects.filter(id__in=ids).values_list(*_COLUMNS))
-            live = [self._point(row) for row in rows if row[2] is None]
-            gone = set(ids) - {point.id for point in live}
-            for index in (self.index, self._building):
-                if index is not None:
-                    index.upsert(live)
-                    index.delete(gone)
-            self._applied.update((row[0], row[1]) for row in rows)
-
-    def _point(self, row: tuple[Any, ...]) -> Point:
-        values = dict(zip(_COLUMNS, row, strict=True))
-        fields: dict[str, Any] = {"project": str(values["project_id"])}
-        for name in ("collection", *ENTITY_FIELDS, "actor_id", "role", "source"):
-            if values[name]:
-                fields[name] = values[name]
-        fields["confidence"] = values["confidence"]
-        fields["review_status"] = values["review_status"]
-        if words := metadata_words(values["metadata"]):
-            fields[METADATA_WORDS] = words
-        if (expires := expiry_second(values["expires_at"], values["expiration_date"])) is not None:
-            fields[EXPIRES] = expires
-        data = values["vector__data"]
-        same_model = data is not None and values["vector__model_key"] == self.model_key
-        vector = np.frombuffer(data, dtype="<f4") if same_model else None
-        return Point(values["id"], values["rev"], values["text"], vector, fields)
+            found = rows.read(ids, self.model_key)
+            write(self.index, ids, found)
+            if (building := self._building) is not None:
+                same = building.model[0] == self.model_key
+                write(building.index, ids, found if same else rows.read(ids, building.model[0]))
+            self._applied.update((row.id, row.rev) for row in found)
 
     def drain(self) -> int:
         """Applies what SQL has and the index has not seen; how many memories that were."""
         with self._lock:
-            rows = Memory.objects.filter(rev__gt=F("indexed_rev")).values_list("id", "rev")
-            pending = [id_ for id_, rev in rows[:UNSETTLED] if self._applied.get(id_) != rev]
+            left = rows.pending().values_list("id", "rev")
+            ids = [id_ for id_, rev in left[:UNSETTLED] if self._applied.get(id_) != rev]
         # A batch at a time under the lock: an add that comes in between does not wait for all.
-        for at in range(0, len(pending), BATCH):
-            self.apply(pending[at : at + BATCH])
-        return len(pending)
+        for at in range(0, len(ids), BATCH):
+            self.apply(ids[at : at + BATCH])
+        return len(ids)
+
+    @property
+    def is_building(self) -> bool:
+        """Whether this process builds another generation now."""
+        return self._building is not None
 
     @property
     def unsettled(self) -> int:
@@ -160,73 +163,138 @@ class Indexer:
             applied, self._applied = self._applied, {}
             if applied:
                 self.index.flush()
-        by_rev: dict[int, list[UUID]] = {}
-        for id_, rev in applied.items():
-            by_rev.setdefault(rev, []).append(id_)
-        for rev, same in by_rev.items():
+        for rev, same in by_rev(applied).items():
             for at in range(0, len(same), BATCH):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
 
-    def rebuild_wanted(self) -> bool:
-        """Whether someone asked for a rebuild since the index was built."""
-        state = IndexState.objects.get(pk=self.state.pk)
-        if state.built_at is None:
-            return True
-        return state.rebuild_wanted_at is not None and state.rebuild_wanted_at >= state.built_at
+    def differences(self) -> Differences:
+        """Where the index and SQL are not the same; what is pending is on its way."""
+        return differences(self.index)
 
-    def rebuild(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    def repair(self, found: Differences) -> None:
+        """Applies again what differs."""
+        # What is there in a later revision than SQL has would not give way to an earlier one.
+        self.index.delete([*found.ghosts, *found.ahead])
+        ids = found.all
+        for at in range(0, len(ids), BATCH):
+            self.apply(ids[at : at + BATCH])
+        self.settle()
+
+    # --- Rebuilding ------------------------------------------------------------------------------
+    def rebuild_wanted(self) -> bool:
+        """Whether the index has to be built."""
+        return IndexState.objects.get(pk=self.state.pk).wants_rebuild
+
+    def rebuild(
+        self,
+        progress: Progress = silent,
+        *,
+        model: Model | None = None,
+        commit: Callable[[], object] | None = None,
+        swapped: Callable[[], object] | None = None,
+    ) -> int:
         """Builds the index anew beside the old one, which answers meanwhile; how many memories.
 
-        No embedding is made: vectors come from SQL. Changes during the rebuild go to both.
+        Of `model` (its key and dimensions), or of the same model as before. No embedding is made:
+        vectors come from SQL, and a memory without one of the model is found by its words. Changes
+        during the rebuild go to both. In the end `commit` is called in the transaction that makes
+        the new one the index in use: when it raises, nothing has changed. `swapped` is called under
+        `swap_lock`, together with the change of `index`, `model_key` and `dims`. ConflictError when
+        it is being rebuilt already.
         """
-        started = timezone.now()
-        generation = IndexState.objects.get(pk=self.state.pk).generation + 1
-        shutil.rmtree(self._path(generation), ignore_errors=True)
-        fresh = self._open(self._path(generation), self.dims)
-        with self._lock:
-            self._building = fresh
+        with self._only_build():
+            return self._rebuild(progress, model or (self.model_key, self.dims), commit, swapped)
+
+    @contextmanager
+    def _only_build(self) -> Iterator[None]:
+        if not self._one_build.acquire(blocking=False):
+            raise ConflictError("The index is being rebuilt already; try again shortly.")
+        try:
+            yield
+        finally:
+            self._one_build.release()
+
+    def _rebuild(
+        self,
+        progress: Progress,
+        model: Model,
+        commit: Callable[[], object] | None,
+        swapped: Callable[[], object] | None,
+    ) -> int:
+        building = self._begin(model)
         try:
             total = Memory.objects.filter(deleted_at=None).count()
             done = 0
-            for batch in self._batches():
-                done += self._copy(batch, fresh)
+            for batch in rows.batches():
+                done += self._copy(batch, building)
                 progress(done, total)
-            fresh.flush()
+            building.index.flush()
+            self._flip(building, commit, swapped)
         except BaseException:
-            with self._lock:
-                self._building = None
-            fresh.close()
+            self._give_up(building)
             raise
-        self._swap(fresh, generation, started)
         return done
 
-    def _batches(self) -> Iterator[list[UUID]]:
-        rows = Memory.objects.filter(deleted_at=None).order_by("id").values_list("id", flat=True)
-        last: UUID | None = None
-        while True:
-            page = list(rows.filter(id__gt=last)[:BATCH] if last else rows[:BATCH])
-            if not page:
-                return
-            yield page
-            last = page[-1]
-
-    def _copy(self, ids: list[UUID], index: VectorIndex) -> int:
+    def _begin(self, model: Model) -> Building:
+        generation = IndexState.objects.get(pk=self.state.pk).generation + 1
+        shutil.rmtree(self._path(generation), ignore_errors=True)
+        fresh = self._open(self._path(generation), model[1])
+        building = Building(fresh, generation, model, timezone.now())
         with self._lock:
-            rows = Memory.objects.filter(id__in=ids, deleted_at=None).values_list(*_COLUMNS)
-            points = [self._point(row) for row in rows]
-            index.upsert(points)
+            self._building = building
+        return building
+
+    def _give_up(self, building: Building) -> None:
+        with self._lock:
+            self._building = None
+        building.index.close()
+        shutil.rmtree(self._path(building.generation), ignore_errors=True)
+
+    def _copy(self, ids: Sequence[UUID], building: Building) -> int:
+        with self._lock:
+            points = [row.point for row in rows.read(ids, building.model[0]) if row.point]
+            building.index.upsert(points)
         return len(points)
 
-    def _swap(self, fresh: VectorIndex, generation: int, started: datetime) -> None:
+    def _flip(
+        self,
+        building: Building,
+        commit: Callable[[], object] | None,
+        swapped: Callable[[], object] | None,
+    ) -> None:
+        # Nothing is applied meanwhile: after the transaction both were brought the same changes.
         with self._lock:
-            IndexState.objects.filter(pk=self.state.pk).update(
-                generation=generation, built_at=started
-            )
-            self.state.generation, self.state.built_at = generation, started
-            old, self.index, self._building = self.index, fresh, None
+            with transaction.atomic():
+                state = self._write_down(building)
+                if commit is not None:
+                    commit()
+            old = self._take(building, state, swapped)
         # A search that is under way in the old one starts over in the new one.
         old.close()
         self._drop_other_folders()
+
+    def _write_down(self, building: Building) -> IndexState:
+        """The flip in SQL, in the caller's transaction."""
+        model_key, dims = building.model
+        IndexState.objects.filter(pk=self.state.pk).update(
+            generation=building.generation,
+            built_at=building.started,
+            model_key=model_key,
+            dims=dims,
+        )
+        return IndexState.objects.get(pk=self.state.pk)
+
+    def _take(
+        self, building: Building, state: IndexState, swapped: Callable[[], object] | None
+    ) -> VectorIndex:
+        """Goes over to the new index; the old one."""
+        with self.swap_lock:
+            old, self.index, self._building = self.index, building.index, None
+            self.model_key, self.dims = building.model
+            self.state = state
+            if swapped is not None:
+                swapped()
+        return old
 
     def close(self) -> None:
         """Writes down what is on disk and lets go of the index."""
@@ -235,15 +303,16 @@ class Indexer:
             self.index.close()
 
 
-def expiry_second(expires_at: Any, expiration_date: Any) -> float | None:
-    """The Unix second from which a memory is expired; None for never.
+def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.Row]) -> None:
+    """Brings these memories in the index to what was read of them."""
+    live = [row.point for row in found if row.point is not None]
+    index.upsert(live)
+    index.delete(set(ids) - {point.id for point in live})
 
-    A memory with an expiration date holds to the end of that day, UTC.
-    """
-    ends = []
-    if expires_at is not None:
-        ends.append(expires_at.timestamp())
-    if expiration_date is not None:
-        midnight = datetime.combine(expiration_date, day_time.min, tzinfo=UTC)
-        ends.append(midnight.timestamp() + 86_400)
-    return min(ends) if ends else None
+
+def by_rev(revisions: dict[UUID, int]) -> dict[int, list[UUID]]:
+    """The memories of each revision: most are in their first."""
+    same: dict[int, list[UUID]] = {}
+    for id_, rev in revisions.items():
+        same.setdefault(rev, []).append(id_)
+    return same

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.db.models import F
 
-from memories import services
+from memories import adding
 from memories.engine.engine import Engine
 from memories.filters import EVERYTHING
 from memories.models import Memory
@@ -13,7 +13,7 @@ from memories.models import Memory
 
 def add(owner: Any, *texts: str, user_id: str = "alice", **options: Any) -> list[UUID]:
     """Stores the texts word for word in one add; their ids."""
-    added = services.add_memories(
+    added = adding.add_memories(
         owner,
         messages=[{"role": "user", "content": text} for text in texts],
         entities={"user_id": user_id, **options.pop("entities", {})},

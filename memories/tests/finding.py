@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from mem0dash.principal import Principal
-from memories import runtime, search, services
+from memories import adding, runtime, search
 from memories.filters import Condition
 
 DATA = Path(__file__).parent / "data" / "finding.json"
@@ -61,7 +61,7 @@ def _add(
     principal: Principal, user: str, turn: dict[str, Any], run: str | None, at: str | None
 ) -> UUID:
     message = {"role": turn["role"], "content": turn["text"], "name": turn.get("name", "")}
-    added = services.add_memories(
+    added = adding.add_memories(
         principal,
         messages=[message],
         entities={"user_id": user, "run_id": run},

@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from mem0dash.env import ConfigurationError
+from mem0dash.errors import ConflictError
 from memories import runtime
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex
@@ -111,7 +111,7 @@ def test_another_embedder_is_refused_while_there_are_memories(api: Any, embedder
     runtime.check_model(Engine(embedder))
     runtime.check_model(Engine(None))
     embedder.model_key, embedder.dims = "other/model-2", 8
-    with pytest.raises(ConfigurationError, match=r"1 stored .* test/words-1 \(64 .*other/model-2"):
+    with pytest.raises(ConflictError, match=r"1 stored .* test/words-1 \(64 .*other/model-2"):
         runtime.check_model(Engine(embedder))
     MemoryVector.objects.all().delete()
     runtime.check_model(Engine(embedder))
@@ -128,5 +128,5 @@ def test_a_second_process_on_the_same_folder_is_told(
         with pytest.raises(runtime.IndexUnavailableError):
             runtime.open_runtime()
     finally:
-        running.stop()
+        running.close()
     assert IndexState.objects.get().built_at <= timezone.now()

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from mem0dash.errors import ProviderError
-from memories import purge, search, services
+from memories import adding, purge, search, services
 from memories.models import AddInput, Memory, MemoryVector, Revision, SessionMessage
 
 TURNS = [{"role": "user", "content": "I moved to Lisbon, and I only eat vegan food"}]
@@ -35,7 +35,7 @@ def llm(engine):
 
 def add(owner, **fields):
     arguments = {"messages": TURNS, "entities": {"user_id": "ann"}, **fields}
-    return services.add_memories(owner, **arguments)
+    return adding.add_memories(owner, **arguments)
 
 
 def test_it_stores_what_the_llm_extracts(owner, llm):
@@ -55,13 +55,13 @@ def test_it_stores_what_the_llm_extracts(owner, llm):
 
 
 def test_the_llm_sees_what_is_known_already_and_only_of_that_user(owner, llm):
-    services.add_memories(
+    adding.add_memories(
         owner,
         messages=[{"role": "user", "content": "Ann moved to Lisbon"}],
         entities={"user_id": "ann"},
         infer=False,
     )
-    services.add_memories(
+    adding.add_memories(
         owner,
         messages=[{"role": "user", "content": "Ben moved to Porto"}],
         entities={"user_id": "ben"},

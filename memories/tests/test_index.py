@@ -11,20 +11,41 @@ import pytest
 from mem0dash.errors import IndexUnavailableError
 from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not
 from memories.index.base import Point, VectorIndex
-from memories.index.edge import EXPIRES, EdgeIndex
+from memories.index.edge import EdgeIndex
+from memories.index.fields import EXPIRES
 
-KINDS = {"edge": EdgeIndex}
 A, B, C, D = (uuid.UUID(int=number) for number in range(1, 5))
 OpenIndex = Callable[..., VectorIndex]
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def open_index(request, tmp_path: Path):
+@pytest.fixture
+def open_edge(tmp_path: Path) -> OpenIndex:
+    return lambda name, dims: EdgeIndex(tmp_path / name, dims)
+
+
+@pytest.fixture
+def open_qdrant(request) -> OpenIndex:
+    """The names are generations; what is there is opened again, as by another process."""
+    names: list[str] = []
+
+    def open_it(name: str, dims: int) -> VectorIndex:
+        made = request.getfixturevalue("collections")
+        if name in names:
+            return made.open(names.index(name), dims)
+        names.append(name)
+        return made.create(names.index(name), dims)
+
+    return open_it
+
+
+@pytest.fixture(params=["edge", "qdrant"])
+def open_index(request):
     """`open_index(name, dims)` opens or makes an index; all are closed at the end."""
     opened = []
+    open_one = request.getfixturevalue(f"open_{request.param}")
 
     def open_index(name: str = "index", dims: int = 4) -> VectorIndex:
-        opened.append(request.param(tmp_path / name, dims))
+        opened.append(open_one(name, dims))
         return opened[-1]
 
     yield open_index
@@ -101,6 +122,15 @@ def test_writing_nothing_changes_nothing(index):
     index.upsert([])
     assert index.count() == 0
     assert list(index.scan_ids()) == []
+
+
+def test_points_are_scanned_in_the_order_of_their_ids_and_their_revisions_can_be_asked(index):
+    made = [point(uuid.uuid4(), rev=number) for number in range(1, 21)]
+    index.upsert(made)
+    assert list(index.scan_ids()) == sorted((p.id, p.rev) for p in made)
+    asked = [made[3].id, made[7].id, uuid.uuid4()]
+    assert index.revisions(asked) == {made[3].id: 4, made[7].id: 8}
+    assert index.revisions([]) == {}
 
 
 # --- Finding -------------------------------------------------------------------------------------
@@ -255,11 +285,13 @@ def test_closing_flushes(open_index):
     assert near(open_index()) == [A]
 
 
-def test_a_second_opening_of_the_same_folder_is_refused(open_index, index):
+def test_a_second_opening_of_the_same_folder_is_refused(open_edge):
+    index = open_edge("index", 4)
     index.upsert([point(A)])
     with pytest.raises(IndexUnavailableError, match="another"):
-        open_index()
+        open_edge("index", 4)
     assert near(index) == [A]
+    index.close()
 
 
 def test_a_closed_index_is_an_error_and_not_an_empty_one(index):
@@ -272,17 +304,18 @@ def test_a_closed_index_is_an_error_and_not_an_empty_one(index):
         lambda: index.delete([A]),
         lambda: index.count(),
         lambda: list(index.scan_ids()),
+        lambda: index.revisions([A]),
         lambda: index.flush(),
     ):
         with pytest.raises(IndexUnavailableError):
             call()
 
 
-def test_a_folder_that_holds_no_index_is_an_error(open_index, tmp_path):
+def test_a_folder_that_holds_no_index_is_an_error(open_edge, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "edge_config.json").write_text("{")
     with pytest.raises(IndexUnavailableError):
-        open_index("broken")
+        open_edge("broken", 4)
 
 
 @pytest.mark.parametrize("dims", [3, 5])

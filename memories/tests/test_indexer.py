@@ -19,6 +19,11 @@ from memories.tests.actions import add, pending, said, settled
 
 
 @pytest.fixture
+def engine(embedded_engine):
+    return embedded_engine
+
+
+@pytest.fixture
 def crash(engine, monkeypatch):
     """`crash()`: from now on changes are committed and the process dies before it applies them."""
 

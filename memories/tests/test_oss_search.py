@@ -316,7 +316,7 @@ def test_what_the_embedder_cannot_do_is_an_error_and_never_an_empty_list(
     embedder.error = RuntimeError("down")
     answer = api.post("/search", {"query": "something new", "filters": ALICE})
     assert answer.status_code == 502
-    assert answer.json()["code"] == "provider_unavailable"
+    assert answer.json()["code"] == "unknown"
 
 
 def test_the_answer_says_what_kind_of_search_it_was(api: Any) -> None:

@@ -279,7 +279,7 @@ def test_a_failing_embedder_is_502_with_a_code_and_the_request_id(api: Any, embe
         answer = api.post(path, body)
         assert answer.status_code == 502
         assert list(answer.json()) == ["detail", "code", "request_id"]
-        assert answer.json()["code"] == "provider_unavailable"
+        assert answer.json()["code"] == "unknown"
         assert answer.json()["request_id"] == answer["X-Request-ID"]
         assert "fell over" not in answer.content.decode()
 

@@ -19,6 +19,11 @@ from memories.tests.actions import add, meant, pending, said, settled
 
 
 @pytest.fixture
+def engine(embedded_engine):
+    return embedded_engine
+
+
+@pytest.fixture
 def reopen(engine, embedder, tmp_path):
     """`reopen()` closes the index and opens it again, as a restart does."""
 

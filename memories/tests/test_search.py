@@ -15,6 +15,7 @@ from mem0dash.errors import (
     IndexUnavailableError,
     InvalidInputError,
     PermissionDeniedError,
+    ProviderError,
 )
 from mem0dash.principal import Scope
 from memories import runtime, search, services
@@ -293,13 +294,31 @@ def test_searching_needs_the_right_to_read(owner, engine):
 
 
 # --- Outages -------------------------------------------------------------------------------------
-def test_a_failing_embedder_is_an_error_and_no_empty_list(owner, engine, embedder):
+def test_while_the_embedder_fails_words_answer_and_the_answer_says_so(owner, engine, embedder):
+    add(owner, "green tea")
+    embedder.error = ConnectionError()
+    answer = search_memories(owner, "tea")
+    assert [hit.memory.text for hit in answer.hits] == ["green tea"]
+    assert (answer.mode, answer.problem) == ("keyword", "unknown")
+    embedder.error = None
+    answer = search_memories(owner, "tea")
+    assert (len(answer.hits), answer.mode, answer.problem) == (1, "semantic", "")
+
+
+def test_a_failing_embedder_is_an_error_where_words_find_nothing(owner, engine, embedder):
     add(owner, "green tea")
     embedder.error = ConnectionError()
     with pytest.raises(EngineError):
-        search_memories(owner, "tea")
-    embedder.error = None
-    assert len(found(owner, "tea")) == 1
+        search_memories(owner, "hiking")
+
+
+def test_searches_do_not_wait_for_an_embedder_that_has_just_been_away(owner, engine, embedder):
+    add(owner, "green tea")
+    embedder.error = ProviderError("away", code="provider_timeout")
+    before = len(embedder.batches)
+    for query in ("tea", "green", "any tea"):
+        assert search_memories(owner, query).problem == "provider_timeout"
+    assert len(embedder.batches) == before + 1
 
 
 def test_an_index_that_is_down_is_an_error_and_no_empty_list(owner, engine):

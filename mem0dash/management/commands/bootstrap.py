@@ -11,7 +11,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from accounts.models import Project
-from accounts.services import DEFAULT_PROJECT, check_encryption_key, complete_setup, create_owner
+from accounts.queries import DEFAULT_PROJECT
+from accounts.services import check_encryption_key, complete_setup, create_owner
 from apikeys.services import create_api_key
 from mem0dash.errors import Mem0dashError
 

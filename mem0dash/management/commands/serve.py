@@ -1,19 +1,20 @@
 """Starts the service: migrate, check, one server process with its background work."""
 
+import logging
+import os
 import signal
 import sys
 from typing import Any
 
 import uvicorn
 from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import BaseCommand
-from django.db import OperationalError
 
 from accounts.models import InstanceState
-from accounts.services import check_encryption_key
+from accounts.setup import offer_setup_token
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import Mem0dashError
+from mem0dash.migration import prepare_database
 
 
 class Command(BaseCommand):
@@ -22,7 +23,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self._prepare_database()
+        prepare_database()
         self.check()
         from memories import runtime
 
@@ -39,16 +40,7 @@ class Command(BaseCommand):
         server.run(sockets=[socket])
         # uvicorn has ended on SIGTERM or SIGINT, and the runtime with it.
         sys.stdout.write("mem0dash has stopped.\n")
-
-    def _prepare_database(self) -> None:
-        try:
-            call_command("migrate", interactive=False, verbosity=0)
-        except OperationalError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigurationError(
-                f"DATABASE_URL: the database does not answer ({reason})."
-            ) from error
-        check_encryption_key()
+        _end_with_requests()
 
     def _greet(self, port: int) -> None:
         # "All addresses" is nothing to open in a browser; this machine's own is among them.
@@ -63,7 +55,23 @@ class Command(BaseCommand):
                 "  .venv/bin/python manage.py bootstrap "
                 "--email you@example.org --name You --password '…'"
             )
+        if (token := offer_setup_token()) is not None:
+            self.stdout.write(
+                "Over the network, POST /auth/register makes the owner for whoever sends this "
+                f"setup token as X-Setup-Token:\n  {token}"
+            )
         self.stdout.flush()
+
+
+def _end_with_requests() -> None:
+    """Ends the process where the interpreter would wait for requests that go on: a provider may
+    hang for minutes."""
+    from mem0dash import asgi
+
+    if asgi.answering:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _uvicorn_config() -> uvicorn.Config:

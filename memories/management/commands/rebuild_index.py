@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from mem0dash.errors import IndexUnavailableError
-from memories import runtime
+from mem0dash.errors import ConflictError, IndexUnavailableError
+from memories import runtime, vectors
 from memories.models import IndexState, Memory
 
 WAIT_SECONDS = 3600
@@ -22,21 +22,26 @@ class Command(BaseCommand):
         try:
             running = runtime.open_runtime()
         except IndexUnavailableError:
-            self._wait(asked_at)
+            self._wait(asked_at)  # the embedded index, which the server holds
             return
         assert running.indexer is not None  # noqa: S101  (open_runtime gives one)
         try:
-            running.embed_missing()
+            vectors.embed_missing(running)
             count = running.indexer.rebuild(self._show)
+        except ConflictError:
+            self._wait(asked_at)
+            return
+        except IndexUnavailableError as error:
+            raise CommandError(error.message) from error
         finally:
-            running.stop()
+            running.close()
         self.stdout.write(f"The index holds {count:,} memories.")
 
     def _show(self, done: int, total: int) -> None:
         self.stdout.write(f"{done:,} of {total:,}")
 
     def _wait(self, asked_at: Any) -> None:
-        """The server holds the index: it rebuilds, this waits."""
+        """The server holds the index, or a worker is at it: that one rebuilds, this waits."""
         self.stdout.write("The server is running and rebuilds its index now.")
         for _ in range(WAIT_SECONDS):
             state = IndexState.objects.first()

@@ -1,7 +1,7 @@
 """Translates the product's errors into the shapes of the dialects."""
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 from pydantic import ValidationError
@@ -24,6 +24,12 @@ DATABASE_DOWN = "The memory database is unreachable."
 INDEX_DOWN = "The vector store is unreachable or returned an error."
 
 
+# What is never sent back, whatever is wrong with the rest of the request.
+_SECRETS: Final = frozenset(
+    {"password", "current_password", "new_password", "refresh_token", "setup_token", "api_key"}
+)
+
+
 class BodyError(Exception):
     """A body or query that does not fit, as a list of FastAPI's error objects."""
 
@@ -36,11 +42,13 @@ class BodyError(Exception):
         """Pydantic's errors with `where` ("body", "query", "path") in front of each place."""
         found = []
         for item in error.errors(include_url=False, include_context=True):
+            # The input of a missing field is what it is missing from.
+            place = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
             entry: dict[str, Any] = {
                 "type": item["type"],
                 "loc": [where, *item["loc"]],
                 "msg": item["msg"],
-                "input": _short(item["input"]),
+                "input": _echo(item["input"], place),
             }
             if context := item.get("ctx"):
                 entry["ctx"] = {k: v if _plain(v) else str(v) for k, v in context.items()}
@@ -50,6 +58,23 @@ class BodyError(Exception):
 
 def _plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
+
+
+def _echo(value: Any, place: tuple[int | str, ...]) -> Any:
+    """The offending input as it may be sent back: short, and without secrets."""
+    if value is not None and any(str(step).lower() in _SECRETS for step in place):
+        return "[redacted]"
+    return without_secrets(_short(value))
+
+
+def without_secrets(value: Any) -> Any:
+    """JSON with the values of secret fields taken out, at any depth."""
+    if isinstance(value, dict):
+        return {
+            k: "[redacted]" if v is not None and k.lower() in _SECRETS else without_secrets(v)
+            for k, v in value.items()
+        }
+    return [without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
 def _short(value: Any) -> Any:
@@ -89,7 +114,8 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
 
 
 def _answer(error: Mem0dashError, request_id: str) -> Response:
-    body: dict[str, Any] = {"detail": error.message}
+    # As the original, whose limiter has a shape of its own.
+    body: dict[str, Any] = {"error" if error.status == 429 else "detail": error.message}
     if isinstance(error, EngineError):
         body |= {"code": error.code, "request_id": request_id}
     headers = {}

@@ -1,0 +1,222 @@
+"""The OSS dialect's /auth routes: set-up, sessions, one's own account."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from pydantic import BaseModel, ConfigDict, StrictStr
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts import services, sessions, setup, throttle
+from accounts.models import Account
+from accounts.queries import account_of, role_name
+from accounts.throttle import Limit
+from mem0dash.errors import ConflictError, PermissionDeniedError
+from mem0dash.middleware import client_address
+from mem0dash.rest.bodies import Email, body_of
+from mem0dash.rest.schemas import MESSAGE, TEXT, TIME, UUID_TEXT, answers, object_of
+from mem0dash.rest.shapes import instant_z
+from mem0dash.rest.views import OpenView, OssView
+
+CLOSED = "Registration is closed. An admin account already exists."
+HOW_TO_REGISTER = (
+    "Registration needs the setup token, as the header X-Setup-Token or the field setup_token. "
+    "The server shows it when it starts and keeps it in the file setup_token of its data "
+    "directory, unless SETUP_TOKEN is configured."
+)
+SETUP_TOKEN_HEADER = OpenApiParameter(
+    "X-Setup-Token", str, OpenApiParameter.HEADER, description="Shown by the server when it starts"
+)
+
+NEEDS_SETUP = object_of({"needsSetup": {"type": "boolean"}})
+TOKENS = object_of({"access_token": TEXT, "refresh_token": TEXT, "token_type": TEXT})
+ME = object_of({"id": UUID_TEXT, "name": TEXT, "email": TEXT, "role": TEXT, "created_at": TIME})
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Register(_Body):
+    """The first owner; the setup token may also be sent as the header X-Setup-Token."""
+
+    name: StrictStr
+    email: Email
+    password: StrictStr
+    setup_token: StrictStr | None = None
+
+
+class Login(_Body):
+    """Address and password of an account."""
+
+    email: Email
+    password: StrictStr
+
+
+class Refresh(_Body):
+    """A refresh token, which is used up by this."""
+
+    refresh_token: StrictStr
+
+
+class MeUpdate(_Body):
+    """What to change; what is not sent or blank stays as it is."""
+
+    name: StrictStr | None = None
+    email: Email | None = None
+
+
+class PasswordChange(_Body):
+    """The password so far, and the new one."""
+
+    current_password: StrictStr
+    new_password: StrictStr
+
+
+class Onboarding(_Body):
+    """What the instance is going to be used for."""
+
+    use_case: StrictStr
+
+
+def _limit(request: Request, limit: Limit) -> str:
+    """Counts the request against the limit of its route; the address that it is counted for."""
+    address = throttle.address_subject(client_address(request._request))
+    throttle.take(limit, address)
+    return address
+
+
+def _tokens(account: Account) -> dict[str, str]:
+    return _token_shape(sessions.open_session(account))
+
+
+def _token_shape(tokens: sessions.Tokens) -> dict[str, str]:
+    return {
+        "access_token": tokens.access,
+        "refresh_token": tokens.refresh,
+        "token_type": "bearer",
+    }
+
+
+class SetupStatusView(OpenView):
+    @extend_schema(
+        operation_id="setup_status",
+        summary="Whether the first owner is still to be made",
+        responses=answers(NEEDS_SETUP),
+    )
+    def get(self, request: Request) -> Response:
+        return Response({"needsSetup": setup.needs_setup()})
+
+
+class RegisterView(OpenView):
+    @extend_schema(
+        operation_id="register",
+        summary="Make the first owner, with the setup token",
+        parameters=[SETUP_TOKEN_HEADER],
+        request=Register,
+        responses=answers(TOKENS, 429),
+    )
+    def post(self, request: Request) -> Response:
+        body = body_of(request, Register)
+        address = _limit(request, throttle.REGISTER)
+        if not setup.needs_setup():
+            raise PermissionDeniedError(CLOSED)
+        attempt = throttle.take(throttle.WRONG_SETUP_TOKENS, address)
+        sent = request.headers.get("X-Setup-Token") or body.setup_token or ""
+        if not setup.is_setup_token(sent.strip()):
+            # The token goes with the first owner, who may have been made since.
+            raise PermissionDeniedError(HOW_TO_REGISTER if setup.needs_setup() else CLOSED)
+        throttle.give_back(attempt)
+        try:
+            owner = services.register_owner(
+                email=body.email, name=body.name, password=body.password
+            )
+        except ConflictError:  # another registration was faster
+            raise PermissionDeniedError(CLOSED) from None
+        return Response(_tokens(owner))
+
+
+class LoginView(OpenView):
+    @extend_schema(
+        operation_id="login",
+        summary="Open a session",
+        request=Login,
+        responses=answers(TOKENS, 429),
+    )
+    def post(self, request: Request) -> Response:
+        body = body_of(request, Login)
+        address = _limit(request, throttle.LOGIN)
+        account = sessions.sign_in(email=body.email, password=body.password, address=address)
+        return Response(_tokens(account))
+
+
+class RefreshView(OpenView):
+    @extend_schema(
+        operation_id="refresh",
+        summary="Exchange a refresh token for a new pair of tokens",
+        request=Refresh,
+        responses=answers(TOKENS, 429),
+    )
+    def post(self, request: Request) -> Response:
+        body = body_of(request, Refresh)
+        _limit(request, throttle.REFRESH)
+        return Response(_token_shape(sessions.refresh_session(body.refresh_token)))
+
+
+class MeView(OssView):
+    @extend_schema(operation_id="get_me", summary="One's own account", responses=answers(ME))
+    def get(self, request: Request) -> Response:
+        return Response(self._shape(account_of(self.caller())))
+
+    @extend_schema(
+        operation_id="update_me",
+        summary="Change one's own name and e-mail address",
+        request=MeUpdate,
+        responses=answers(ME, 409),
+    )
+    def patch(self, request: Request) -> Response:
+        body = body_of(request, MeUpdate)
+        principal = self.caller()
+        account = account_of(principal)
+        services.require_whole_account(principal, account)
+        return Response(
+            self._shape(services.update_account(account, name=body.name, email=body.email))
+        )
+
+    def _shape(self, account: Account) -> dict[str, Any]:
+        return {
+            "id": str(account.id),
+            "name": account.name,
+            "email": account.email,
+            "role": role_name(account, self.caller().project.id),
+            "created_at": instant_z(account.created_at),
+        }
+
+
+class ChangePasswordView(OssView):
+    @extend_schema(
+        operation_id="change_password",
+        summary="Change one's own password, which ends every session",
+        request=PasswordChange,
+        responses=answers(MESSAGE, 429),
+    )
+    def post(self, request: Request) -> Response:
+        body = body_of(request, PasswordChange)
+        principal = self.caller()
+        account = account_of(principal)
+        services.require_whole_account(principal, account)
+        services.change_password(account, current=body.current_password, new=body.new_password)
+        return Response({"message": "Password updated."})
+
+
+class OnboardingView(OssView):
+    @extend_schema(
+        operation_id="onboarding_complete",
+        summary="Accepted for clients that report it; nothing is kept or sent on",
+        request=Onboarding,
+        responses=answers(MESSAGE),
+    )
+    def post(self, request: Request) -> Response:
+        body_of(request, Onboarding)
+        account_of(self.caller())
+        return Response({"message": "Onboarding completed."})

@@ -1,0 +1,177 @@
+"""Signing in, and REST sessions: a short access token, a refresh token that is good for one use.
+
+Both are JWTs in the shape of mem0's own server, with the account's session epoch added to the
+access token: whatever raises the epoch ends every older session on its next request.
+"""
+
+import secrets
+import time
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID, uuid4
+
+import jwt
+from django.conf import settings
+from django.core import signing
+from django.db import transaction
+from django.utils import timezone
+
+from accounts import throttle
+from accounts.models import Account, RefreshToken
+from accounts.queries import role_name
+from mem0dash.errors import InvalidCredentialError
+
+ALGORITHM: Final = "HS256"
+ACCESS_LIFETIME: Final = timedelta(minutes=30)
+REFRESH_LIFETIME: Final = timedelta(days=30)
+# Ours have about 300 characters; nothing longer is looked at.
+LONGEST_TOKEN: Final = 1024
+
+INVALID: Final = "Invalid or expired token."
+WRONG_TYPE: Final = "Invalid token type."
+NO_ACCOUNT: Final = "User not found."
+USED_UP: Final = "Refresh token is no longer valid."
+_KNOWN: Final = "accounts.sessions.known_browser"
+
+
+class Tokens(NamedTuple):
+    access: str
+    refresh: str
+
+
+def sign_in(*, email: str, password: str, address: str, browser: str = "") -> Account:
+    """The account with this e-mail address and password, asked for from `address`.
+
+    `browser` is what `known_browser` gave when the account was signed in there before. There, the
+    failures of others do not count: nobody can shut an account's owner out by failing for long.
+    InvalidCredentialError in the same words, after the same work, for an unknown address, a wrong
+    password and a deactivated account; RateLimitedError after too many of them.
+    """
+    email = email.strip().lower()
+    account = Account.objects.filter(email=email, is_active=True).first()
+    # Known and unknown addresses are counted alike, so that the limit tells nobody which is which.
+    attempts = _count_attempt(email, address, account, browser)
+    if account is None:
+        Account().set_password(password)  # takes as long as checking one
+    if account is None or not account.check_password(password):
+        raise InvalidCredentialError("Invalid email or password.")
+    for attempt in attempts:
+        throttle.give_back(attempt)
+    return account
+
+
+def _count_attempt(
+    email: str, address: str, account: Account | None, browser: str
+) -> list[throttle.Taken]:
+    if account is not None and (nonce := _nonce(browser, account)):
+        return [throttle.take(throttle.WRONG_PASSWORDS_KNOWN, nonce)]
+    here = throttle.take(throttle.WRONG_PASSWORDS_HERE, f"{email} {address}")
+    try:
+        return [here, throttle.take(throttle.WRONG_PASSWORDS, email)]
+    except throttle.RateLimitedError:
+        throttle.give_back(here)
+        raise
+
+
+def known_browser(account: Account, browser: str = "") -> str:
+    """What a browser keeps to be known again for this account; `browser` is what it has."""
+    nonce = _nonce(browser, account) or secrets.token_urlsafe(12)
+    return signing.dumps([str(account.pk), nonce], salt=_KNOWN)
+
+
+def _nonce(browser: str, account: Account) -> str:
+    """What stands for this browser in counts, "" where the account is not known there."""
+    try:
+        account_id, nonce = signing.loads(browser, salt=_KNOWN)
+    except (signing.BadSignature, ValueError, TypeError):
+        return ""
+    return str(nonce) if account_id == str(account.pk) else ""
+
+
+def open_session(account: Account) -> Tokens:
+    """A new pair of tokens, of the epoch that `account` was read with."""
+    now = timezone.now()
+    RefreshToken.objects.filter(account=account, expires_at__lte=now).delete()
+    row = RefreshToken.objects.create(
+        id=uuid4(),
+        account=account,
+        session_epoch=account.session_epoch,
+        expires_at=now + REFRESH_LIFETIME,
+    )
+    issued = int(time.time())
+    access = {
+        "sub": str(account.id),
+        "role": role_name(account),
+        "exp": issued + int(ACCESS_LIFETIME.total_seconds()),
+        "type": "access",
+        "epoch": account.session_epoch,
+    }
+    refresh = {
+        "sub": str(account.id),
+        "exp": issued + int(REFRESH_LIFETIME.total_seconds()),
+        "jti": str(row.id),
+        "type": "refresh",
+    }
+    return Tokens(_encode(access), _encode(refresh))
+
+
+def refresh_session(token: str) -> Tokens:
+    """A new pair for a refresh token, which is used up by that.
+
+    A token that comes a second time was copied: every refresh token of the account's present
+    sessions ends with it. InvalidCredentialError for whatever does not hold.
+    """
+    claims = _claims(token, "refresh")
+    account_id, jti = _uuid(claims.get("sub")), _uuid(claims.get("jti"))
+    with transaction.atomic():
+        # The lock makes uses and replays of one account queue up: a replay also ends the token
+        # that a use at the same moment is making.
+        account = Account.objects.select_for_update().filter(id=account_id).first()
+        if account is None or not account.is_active:
+            raise InvalidCredentialError(NO_ACCOUNT)
+        mine = RefreshToken.objects.filter(account=account, session_epoch=account.session_epoch)
+        now = timezone.now()
+        if mine.filter(id=jti, used_at=None, expires_at__gt=now).update(used_at=now):
+            return open_session(account)
+        if mine.filter(id=jti).exists():
+            mine.filter(used_at=None).update(used_at=now)
+    raise InvalidCredentialError(USED_UP)
+
+
+def account_of_access_token(token: str) -> Account:
+    """Whose access token this is, as the account is now; InvalidCredentialError."""
+    claims = _claims(token, "access")
+    account = Account.objects.filter(id=_uuid(claims.get("sub"))).first()
+    if account is None or not account.is_active:
+        raise InvalidCredentialError(NO_ACCOUNT)
+    if claims.get("epoch") != account.session_epoch:
+        raise InvalidCredentialError(INVALID)
+    return account
+
+
+def _encode(claims: dict[str, Any]) -> str:
+    return jwt.encode(claims, settings.JWT_SECRET, algorithm=ALGORITHM)
+
+
+def _claims(token: str, wanted: str) -> dict[str, Any]:
+    if len(token) > LONGEST_TOKEN:
+        raise InvalidCredentialError(INVALID)
+    try:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            settings.JWT_SECRET,
+            algorithms=[ALGORITHM],
+            options={"require": ["exp", "sub", "type"]},
+        )
+    except jwt.InvalidTokenError:
+        raise InvalidCredentialError(INVALID) from None
+    if claims["type"] != wanted:
+        raise InvalidCredentialError(WRONG_TYPE)
+    return claims
+
+
+def _uuid(value: object) -> UUID:
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise InvalidCredentialError(INVALID) from None

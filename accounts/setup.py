@@ -1,0 +1,59 @@
+"""The setup token: who holds it may make the first owner over the network."""
+
+import hmac
+import secrets
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+
+from accounts.models import InstanceState
+from mem0dash import env
+
+TOKEN_FILE: Final = "setup_token"  # noqa: S105  (the name of a file)
+
+
+def needs_setup() -> bool:
+    """Whether no owner has ever been made. Accounts that are gone do not open set-up again."""
+    return InstanceState.objects.filter(id=1, owner_created_at=None).exists()
+
+
+def is_complete() -> bool:
+    """Whether set-up was brought to its end, which it stays."""
+    return InstanceState.objects.filter(id=1, setup_completed_at__isnull=False).exists()
+
+
+def offer_setup_token() -> str | None:
+    """Sees to it that there is a token while there is no owner, and none after that.
+
+    The token when this server made and keeps it; None when it is SETUP_TOKEN, which the operator
+    knows, or when set-up is closed.
+    """
+    if not needs_setup():
+        forget_setup_token()
+        return None
+    if settings.SETUP_TOKEN:
+        return None
+    return env.kept_secret("SETUP_TOKEN", _path(), make=secrets.token_urlsafe(32))
+
+
+def is_setup_token(sent: str) -> bool:
+    """Whether `sent` is the token, compared in constant time; never while there is none."""
+    expected = settings.SETUP_TOKEN or _kept()
+    return bool(expected) and hmac.compare_digest(sent.encode(), expected.encode())
+
+
+def forget_setup_token() -> None:
+    """Removes the kept token."""
+    _path().unlink(missing_ok=True)
+
+
+def _path() -> Path:
+    return Path(settings.DATA_DIR) / TOKEN_FILE
+
+
+def _kept() -> str:
+    try:
+        return _path().read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,139 @@
+"""Counts attempts in the database, so that limits hold across processes and restarts.
+
+Attempts fall into buckets of whole seconds since 1970; a limit looks at as many of them as its
+period covers. One bucket as long as the period is a fixed window, many short ones a sliding window.
+Neither an address nor an e-mail address is stored: a row is named by a keyed digest of both.
+"""
+
+import ipaddress
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from django.db import connection
+from django.db.models import F
+from django.utils.crypto import salted_hmac
+
+from accounts.models import Attempt
+from mem0dash.errors import Mem0dashError
+
+KEEP_SECONDS: Final = 3600
+
+
+class RateLimitedError(Mem0dashError):
+    """Too many attempts; `retry_after` says how long to wait."""
+
+    status = 429
+    code = "rate_limited"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `most` attempts in `seconds` for each subject, counted in buckets of `bucket`."""
+
+    name: str
+    most: int
+    seconds: int
+    bucket: int
+
+    def __str__(self) -> str:
+        minutes = self.seconds // 60
+        return f"{self.most} per {minutes} minute{'' if minutes == 1 else 's'}"
+
+
+REGISTER: Final = Limit("register", 5, 60, 60)
+LOGIN: Final = Limit("login", 10, 60, 60)
+REFRESH: Final = Limit("refresh", 20, 60, 60)
+# Of an account: from one address, and from all of them together. The first is lower, so that who
+# keeps failing at one address leaves the account's owner, at another, room to sign in.
+WRONG_PASSWORDS_HERE: Final = Limit("wrong-passwords-here", 10, 900, 60)
+WRONG_PASSWORDS: Final = Limit("wrong-passwords", 14, 900, 60)
+# Of a browser in which the account was signed in before: what others do counts for nothing there.
+WRONG_PASSWORDS_KNOWN: Final = Limit("wrong-passwords-known", 10, 900, 60)
+# Of who is signed in and guesses the present password, to set another one.
+WRONG_PRESENT_PASSWORDS: Final = Limit("wrong-present-passwords", 10, 900, 60)
+WRONG_SETUP_TOKENS: Final = Limit("wrong-setup-tokens", 10, 900, 60)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An attempt that was counted."""
+
+    key: str
+    starts: int
+
+
+def take(limit: Limit, subject: str) -> Taken:
+    """Counts an attempt of `subject`; RateLimitedError, and no count, when it is one too many.
+
+    Counting comes before looking: of any number of attempts at once no more than the limit pass.
+    """
+    now = int(time.time())
+    taken = Taken(_key(limit, subject), now - now % limit.bucket)
+    counts = {taken.starts: _add_one(taken)}
+    if limit.bucket < limit.seconds:
+        older = Attempt.objects.filter(
+            key=taken.key, starts__gt=now - limit.seconds, starts__lt=taken.starts
+        )
+        counts.update(older.values_list("starts", "count"))
+    total = sum(counts.values())
+    if total > limit.most:
+        # What is refused does not count: whoever keeps trying does not shut the door for longer.
+        give_back(taken)
+        raise RateLimitedError(
+            f"Rate limit exceeded: {limit}", retry_after=_wait(limit, counts, total - 1, now)
+        )
+    return taken
+
+
+def give_back(taken: Taken) -> None:
+    """Takes an attempt out of the count, as one that turned out to be right."""
+    Attempt.objects.filter(key=taken.key, starts=taken.starts, count__gt=0).update(
+        count=F("count") - 1
+    )
+
+
+def forget(limit: Limit, subject: str) -> None:
+    """Lets `subject` begin anew."""
+    Attempt.objects.filter(key=_key(limit, subject)).delete()
+
+
+def address_subject(address: str) -> str:
+    """What stands for a caller's address: an IPv6 network of 64 bits is one household."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if ip.version == 4:
+        return str(ip)
+    mapped = ip.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((ip, 64), strict=False).network_address)
+
+
+def _key(limit: Limit, subject: str) -> str:
+    value = f"{limit.name}:{subject}"
+    return salted_hmac("accounts.throttle", value, algorithm="sha256").hexdigest()
+
+
+def _add_one(taken: Taken) -> int:
+    """The count of the bucket with this attempt in it, in one statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO accounts_attempt (key, starts, count) VALUES (%s, %s, 1) "
+            "ON CONFLICT (key, starts) DO UPDATE SET count = accounts_attempt.count + 1 "
+            "RETURNING count",
+            [taken.key, taken.starts],
+        )
+        count = int(cursor.fetchall()[0][0])  # all: SQLite ends the statement with its last row
+    if count == 1:  # a new bucket: now and then enough to clear away the old ones
+        Attempt.objects.filter(starts__lt=taken.starts - KEEP_SECONDS).delete()
+    return count
+
+
+def _wait(limit: Limit, counts: dict[int, int], total: int, now: int) -> int:
+    """Seconds until enough old attempts have left the period for another one."""
+    for starts in sorted(counts):
+        total -= counts[starts]
+        if total < limit.most:
+            return max(1, starts + limit.seconds - now)
+    return limit.seconds

@@ -1,0 +1,186 @@
+"""GET and POST /api-keys, DELETE /api-keys/{id}: own keys, no more rights than one has."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+from accounts.models import Account, Membership, Project, Role
+from accounts.sessions import open_session
+from apikeys.models import ApiKey
+from apikeys.services import KEY_PATTERN
+
+NOT_FOUND = {"detail": "API key not found."}
+ALL = ["admin", "read", "review", "write"]
+
+
+@pytest.fixture
+def session(client: Any, as_key: Any) -> Any:
+    """`session(account, project=…)`: a client that is signed in."""
+
+    def make(account: Account, project: str = "") -> Any:
+        signed_in = as_key(None)
+        signed_in.headers["Authorization"] = f"Bearer {open_session(account).access}"
+        if project:
+            signed_in.headers["X-Project"] = project
+        return signed_in
+
+    return make
+
+
+def make(api: Any, label: str = "laptop") -> dict[str, Any]:
+    answer = api.post("/api-keys", {"label": label})
+    assert answer.status_code == 201, answer.content
+    return dict(answer.json())
+
+
+def labels(api: Any) -> list[str]:
+    answer = api.get("/api-keys")
+    assert answer.status_code == 200
+    return [row["label"] for row in answer.json()]
+
+
+def test_a_key_is_made_shown_once_and_works(
+    session: Any, as_key: Any, alice: Account, project: Project
+) -> None:
+    hers = session(alice)
+    body = make(hers, "  laptop ")
+    assert list(body) == ["id", "key", "label", "key_prefix", "created_at"]
+    assert KEY_PATTERN.fullmatch(body["key"])
+    assert (body["label"], body["key_prefix"]) == ("laptop", body["key"][:12])
+    row = ApiKey.objects.get(id=body["id"])
+    assert (row.scopes, row.expires_at, row.entity_limit) == (ALL, None, None)
+    assert (row.owner, row.project) == (alice, project)
+    assert body["created_at"] == row.created_at.isoformat().replace("+00:00", "Z")
+    shown = {name: body[name] for name in ("id", "label", "key_prefix", "created_at")}
+    answer = hers.get("/api-keys")
+    assert answer.json() == [{**shown, "last_used_at": None}]
+    assert body["key"] not in answer.content.decode()
+    assert as_key(body["key"]).get("/entities").status_code == 200
+    assert hers.get("/api-keys").json()[0]["last_used_at"].endswith("Z")
+
+
+def test_ones_own_live_keys_are_listed_newest_first(
+    session: Any, alice: Account, bob: Account
+) -> None:
+    hers, his = session(alice), session(bob)
+    for label in ("one", "two", "three"):
+        make(hers, label)
+        make(his, f"his {label}")
+    assert labels(hers) == ["three", "two", "one"]
+    hers.delete(f"/api-keys/{hers.get('/api-keys').json()[1]['id']}")
+    assert labels(hers) == ["three", "one"]
+    assert len(labels(his)) == 3
+
+
+def test_the_list_takes_a_fixed_number_of_queries(
+    session: Any, alice: Account, django_assert_max_num_queries: Any
+) -> None:
+    hers = session(alice)
+    for number in range(20):
+        make(hers, str(number))
+    with django_assert_max_num_queries(5):
+        assert len(labels(hers)) == 20
+
+
+def test_a_key_ends_at_once_and_only_once(session: Any, as_key: Any, alice: Account) -> None:
+    hers = session(alice)
+    made = make(hers)
+    done = hers.delete(f"/api-keys/{made['id']}")
+    assert (done.status_code, done.json()) == (200, {"message": "API key revoked."})
+    assert as_key(made["key"]).get("/entities").json() == {"detail": "Invalid API key."}
+    again = hers.delete(f"/api-keys/{made['id']}")
+    assert (again.status_code, again.json()) == (400, {"detail": "API key is already revoked."})
+
+
+def test_what_is_not_ones_own_key_is_not_found(
+    session: Any, as_key: Any, alice: Account, bob: Account, charlie: Account, key: Any, db: None
+) -> None:
+    hers = make(session(alice))
+    for caller in (session(bob), session(charlie, "other"), session(alice, "other")):
+        for id_ in (hers["id"], hers["id"].upper(), str(uuid4()), "nonsense", "%00", "1"):
+            answer = caller.delete(f"/api-keys/{id_}")
+            assert (answer.status_code, answer.json()) == (404, NOT_FOUND), id_
+    assert ApiKey.objects.get(id=hers["id"]).revoked_at is None
+
+
+def test_keys_are_those_of_the_project_of_the_credential(
+    session: Any, alice: Account, other_project: Project
+) -> None:
+    here, there = session(alice), session(alice, "other")
+    make(here, "here")
+    made = make(there, "there")
+    assert labels(here) == ["here"] and labels(there) == ["there"]
+    assert ApiKey.objects.get(id=made["id"]).project == other_project
+
+
+def test_a_key_makes_keys_with_no_more_than_it_has(as_key: Any, key: Any) -> None:
+    for scopes, limit in (
+        (("read",), None),
+        (("read", "write"), {"user_id": ["alice"]}),
+        (("admin", "read", "review", "write"), None),
+    ):
+        made = make(as_key(key(*scopes, entity_limit=limit)))
+        row = ApiKey.objects.get(id=made["id"])
+        assert (tuple(row.scopes), row.entity_limit) == (scopes, limit)
+
+
+def test_a_key_makes_keys_that_end_when_it_does(as_key: Any, key: Any) -> None:
+    end = timezone.now() + timedelta(days=3)
+    made = make(as_key(key("read", expires_at=end)))
+    assert ApiKey.objects.get(id=made["id"]).expires_at == end
+    grandchild = make(as_key(made["key"]))
+    assert ApiKey.objects.get(id=grandchild["id"]).expires_at == end
+
+
+def test_who_has_no_rights_has_none_to_give(session: Any, bob: Account) -> None:
+    his = session(bob)
+    assert ApiKey.objects.get(id=make(his)["id"]).scopes == ["read", "write"]
+    Membership.objects.filter(account=bob).delete()
+    answer = his.post("/api-keys", {"label": "x"})
+    assert answer.status_code == 403
+
+
+def test_keys_that_may_do_more_do_not_exist_for_a_key(
+    as_key: Any, key: Any, session: Any, alice: Account
+) -> None:
+    key()
+    strong = ApiKey.objects.get()
+    limited = as_key(key(entity_limit={"user_id": ["alice", "zoe"]}))
+    narrow = as_key(key("read", entity_limit={"user_id": ["alice"], "app_id": ["x"]}))
+    reader = as_key(key("read"))
+    ApiKey.objects.exclude(pk=strong.pk).update(label="")
+    for number, row in enumerate(ApiKey.objects.order_by("created_at")):
+        ApiKey.objects.filter(pk=row.pk).update(label=str(number))
+    assert labels(session(alice)) == ["3", "2", "1", "0"]
+    assert labels(as_key(key())) == ["test", "3", "2", "1", "0"]
+    assert labels(limited) == ["2", "1"]
+    assert labels(narrow) == ["2"]
+    assert labels(reader) == ["3", "2"]
+    for caller in (limited, narrow, reader):
+        answer = caller.delete(f"/api-keys/{strong.id}")
+        assert (answer.status_code, answer.json()) == (404, NOT_FOUND)
+    assert ApiKey.objects.get(pk=strong.pk).revoked_at is None
+    [own] = narrow.get("/api-keys").json()
+    assert narrow.delete(f"/api-keys/{own['id']}").status_code == 200
+    assert narrow.get("/api-keys").status_code == 401
+
+
+def test_a_demoted_owners_keys_reach_each_other(as_key: Any, key: Any, bob: Account) -> None:
+    """What counts is what the keys may do now."""
+    Membership.objects.filter(account=bob).update(role=Role.ADMIN)
+    his = as_key(key(owner=bob))
+    Membership.objects.filter(account=bob).update(role=Role.MEMBER)
+    make(his, "second")
+    assert labels(his) == ["second", "test"]
+
+
+@pytest.mark.parametrize("label", ["", "   ", "x" * 151])
+def test_a_label_that_cannot_be_is_told(session: Any, alice: Account, label: str) -> None:
+    answer = session(alice).post("/api-keys", {"label": label})
+    assert answer.status_code == 400
+    assert answer.json() == {"detail": "A key needs a label of 1 to 150 characters."}
+    assert session(alice).post("/api-keys", {"label": 5}).status_code == 422
+    assert not ApiKey.objects.exists()

@@ -1,0 +1,1 @@
+"""What the REST dialects share: strict JSON, bodies and their errors, the base of the views."""

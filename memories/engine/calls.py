@@ -1,0 +1,31 @@
+"""When a provider last answered this process, and since when it does not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from django.utils import timezone
+
+from mem0dash.errors import ProviderError
+
+
+class Calls:
+    """Each attribute is written as a whole, so threads may look at any time."""
+
+    def __init__(self) -> None:
+        self.answered_at: datetime | None = None
+        # The first failure since the last answer, and the latest one; None while it answers.
+        self.failing_since: datetime | None = None
+        self.failure: ProviderError | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Notes how the call in here ends."""
+        try:
+            yield
+        except ProviderError as error:
+            self.failing_since = self.failing_since or timezone.now()
+            self.failure = error
+            raise
+        self.failing_since = self.failure = None
+        self.answered_at = timezone.now()

@@ -1,0 +1,274 @@
+"""The providers that can be configured: mem0's names, what each needs, and what is installed."""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, Literal
+
+Kind = Literal["llm", "embedder"]
+
+# Our own: the embedding model in this process, and no LLM at all.
+LOCAL: Final = "local"
+NONE: Final = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One provider. Empty models say that it has none of that kind.
+
+    `module` has to be importable, `package` is what pip installs for it. `address` is the
+    configuration key of its URL ("" where it has a fixed one), `secrets` are the keys whose values
+    are kept encrypted, `variables` the environment variables that its key may come from.
+    """
+
+    name: str
+    title: str
+    module: str
+    package: str
+    llm: str = ""
+    embedder: str = ""
+    address: str = ""
+    default_address: str = ""
+    variables: tuple[str, ...] = ()
+    address_variables: tuple[str, ...] = ()
+    needs_key: bool = True
+
+    @property
+    def called(self) -> str:
+        """Its title in a sentence."""
+        return self.title.partition(",")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A provider with its configuration, as mem0 names the keys; secrets are in plain text here."""
+
+    provider: str
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def model(self) -> str:
+        return str(self.config.get("model") or "")
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret in it, the longest first, for taking them out of what a provider says."""
+        found: set[str] = set()
+        for key, value in walk(self.config):
+            if key in SECRETS and value:
+                found |= set(map(str, value.values() if isinstance(value, Mapping) else [value]))
+        return tuple(sorted(found, key=len, reverse=True))
+
+
+def walk(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All keys with their values, at any depth."""
+    for key, value in config.items():
+        yield key, value
+        if isinstance(value, Mapping) and key not in SECRETS:
+            yield from walk(value)
+
+
+_ALL: Final = (
+    Provider(
+        "openai",
+        "OpenAI, or any OpenAI-compatible URL",
+        "openai",
+        "openai",
+        llm="gpt-5-mini",
+        embedder="text-embedding-3-small",
+        address="openai_base_url",
+        default_address="https://api.openai.com/v1",
+        variables=("OPENAI_API_KEY",),
+        address_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    ),
+    Provider(
+        "anthropic",
+        "Anthropic",
+        "anthropic",
+        "anthropic",
+        llm="claude-sonnet-4-6",
+        address="anthropic_base_url",
+        default_address="https://api.anthropic.com",
+        variables=("ANTHROPIC_API_KEY",),
+        address_variables=("ANTHROPIC_BASE_URL",),
+    ),
+    Provider(
+        "gemini",
+        "Google Gemini",
+        "google.genai",
+        "google-genai",
+        llm="gemini-2.5-flash",
+        embedder="models/gemini-embedding-001",
+        address="gemini_base_url",
+        default_address="https://generativelanguage.googleapis.com",
+        variables=("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+        address_variables=("GOOGLE_GEMINI_BASE_URL",),
+    ),
+    Provider(
+        "azure_openai",
+        "Azure OpenAI",
+        "azure.identity",
+        "azure-identity",
+        llm="gpt-5-mini",
+        embedder="text-embedding-3-small",
+        address="azure_endpoint",
+        variables=("LLM_AZURE_OPENAI_API_KEY", "EMBEDDING_AZURE_OPENAI_API_KEY"),
+        address_variables=("LLM_AZURE_ENDPOINT", "EMBEDDING_AZURE_ENDPOINT"),
+    ),
+    Provider(
+        "ollama",
+        "Ollama",
+        "ollama",
+        "ollama",
+        llm="llama3.1",
+        embedder="nomic-embed-text",
+        address="ollama_base_url",
+        default_address="http://localhost:11434",
+        variables=("OLLAMA_API_KEY",),
+        address_variables=("OLLAMA_BASE_URL", "OLLAMA_HOST"),
+        needs_key=False,
+    ),
+    Provider(
+        "groq",
+        "Groq",
+        "groq",
+        "groq",
+        llm="llama-3.3-70b-versatile",
+        variables=("GROQ_API_KEY",),
+    ),
+    Provider(
+        "deepseek",
+        "DeepSeek",
+        "openai",
+        "openai",
+        llm="deepseek-chat",
+        address="deepseek_base_url",
+        default_address="https://api.deepseek.com",
+        variables=("DEEPSEEK_API_KEY",),
+        address_variables=("DEEPSEEK_API_BASE",),
+    ),
+    Provider(
+        "lmstudio",
+        "LM Studio",
+        "openai",
+        "openai",
+        llm="",
+        embedder="nomic-embed-text-v1.5",
+        address="lmstudio_base_url",
+        default_address="http://localhost:1234/v1",
+        address_variables=("LMSTUDIO_BASE_URL",),
+        needs_key=False,
+    ),
+    Provider(
+        "vllm",
+        "vLLM",
+        "openai",
+        "openai",
+        llm="Qwen/Qwen2.5-32B-Instruct",
+        address="vllm_base_url",
+        default_address="http://localhost:8000/v1",
+        variables=("VLLM_API_KEY",),
+        address_variables=("VLLM_BASE_URL",),
+        needs_key=False,
+    ),
+    Provider(
+        "xai",
+        "xAI",
+        "openai",
+        "openai",
+        llm="grok-4",
+        address="xai_base_url",
+        default_address="https://api.x.ai/v1",
+        variables=("XAI_API_KEY",),
+        address_variables=("XAI_API_BASE",),
+    ),
+    Provider(
+        "minimax",
+        "MiniMax",
+        "openai",
+        "openai",
+        llm="MiniMax-M2",
+        address="minimax_base_url",
+        default_address="https://api.minimax.io/v1",
+        variables=("MINIMAX_API_KEY",),
+        address_variables=("MINIMAX_API_BASE",),
+    ),
+    Provider(
+        "together",
+        "Together AI",
+        "together",
+        "together",
+        llm="meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        embedder="BAAI/bge-base-en-v1.5",
+        variables=("TOGETHER_API_KEY",),
+    ),
+    Provider(
+        "aws_bedrock",
+        "Amazon Bedrock",
+        "boto3",
+        "boto3",
+        llm="anthropic.claude-3-5-sonnet-20240620-v1:0",
+        embedder="amazon.titan-embed-text-v2:0",
+        needs_key=False,
+    ),
+    Provider(
+        "litellm",
+        "LiteLLM",
+        "litellm",
+        "litellm",
+        llm="gpt-5-mini",
+        needs_key=False,
+    ),
+)
+PROVIDERS: Final = {provider.name: provider for provider in _ALL}
+
+# What the SDKs would take from the environment by themselves and send along with every call,
+# wherever it goes.
+SDK_VARIABLES: Final = (
+    "OPENAI_ADMIN_KEY",
+    "OPENAI_CUSTOM_HEADERS",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_AD_TOKEN",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_CUSTOM_HEADERS",
+    "GROQ_CUSTOM_HEADERS",
+)
+# Whatever key of a configuration holds a secret: its value is encrypted at rest and never shown.
+SECRETS: Final = frozenset(
+    {
+        "api_key",
+        "aws_access_key_id",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "default_headers",
+    }
+)
+# Whatever key says where the secret is sent.
+ADDRESSES: Final = frozenset({*(p.address for p in _ALL if p.address), "aws_region"})
+
+
+@cache
+def is_installed(provider: Provider) -> bool:
+    """Whether the package that talks to this provider is there."""
+    try:
+        return importlib.util.find_spec(provider.module) is not None
+    except ModuleNotFoundError:  # a part of a package that is not there at all
+        return False
+
+
+def names(kind: Kind) -> list[str]:
+    """The installed providers of this kind, in the order they are offered."""
+    own = [LOCAL] if kind == "embedder" else []
+    return own + [p.name for p in _ALL if _offers(p, kind) and is_installed(p)]
+
+
+def _offers(provider: Provider, kind: Kind) -> bool:
+    # LM Studio serves whatever model was loaded into it: it has no default to name.
+    return bool(getattr(provider, kind)) or provider.name == "lmstudio"
+
+
+def offers(name: str, kind: Kind) -> bool:
+    """Whether this provider exists and has models of this kind."""
+    if name in {LOCAL, NONE}:
+        return (name == LOCAL) == (kind == "embedder")
+    return name in PROVIDERS and _offers(PROVIDERS[name], kind)

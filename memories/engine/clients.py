@@ -1,0 +1,73 @@
+"""The HTTP clients inside the providers' SDKs: what they may do, and how long."""
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, Final
+
+from memories.engine import failures
+
+CONNECT_SECONDS: Final = 5.0
+# No answer of a model is as large; what goes on for ever is none.
+ANSWER_BYTES: Final = 64 * 1024 * 1024
+
+
+def tame(client: Any, seconds: float) -> None:
+    """No retries and no redirects inside the SDKs, and a timeout on every call.
+
+    A redirect would take the texts to a host that nobody configured.
+    """
+    if hasattr(client, "max_retries"):
+        client.max_retries = 0
+    http = getattr(client, "_client", None)
+    if (inner := getattr(client, "_api_client", None)) is not None:  # google-genai
+        inner._http_options.timeout = round(seconds * 1000)
+        http = inner._httpx_client
+    if http is None:
+        return
+    timeout = type(http.timeout)(seconds, connect=CONNECT_SECONDS)
+    http.follow_redirects = False
+    http.timeout = timeout
+    if hasattr(client, "timeout"):
+        client.timeout = timeout
+    hooks = http.event_hooks
+    http.event_hooks = {**hooks, "response": [*hooks["response"], _limit(seconds)]}
+
+
+def _limit(seconds: float) -> Callable[[Any], None]:
+    """The clients' own timeout begins anew with every byte: this one is for the whole answer."""
+
+    def limit(response: Any) -> None:
+        # httpx, or httpx2 with the same interface: the SDKs differ.
+        library = type(response).__module__.partition(".")[0]
+        response.stream = _limited_stream(library)(response.stream, time.monotonic() + seconds)
+
+    return limit
+
+
+@cache
+def _limited_stream(library: str) -> Callable[[Any, float], Any]:
+    base: Any = importlib.import_module(library).SyncByteStream
+
+    class Limited(base):  # type: ignore[misc]  # of a library that is known at run time
+        def __init__(self, stream: Any, until: float) -> None:
+            self._stream, self._until = stream, until
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for chunk in self._stream:
+                size += len(chunk)
+                if size > ANSWER_BYTES:
+                    raise failures.failure(failures.MALFORMED, "The answer has no end.")
+                if time.monotonic() > self._until:
+                    raise failures.failure(failures.TIMEOUT, "The answer came too slowly.")
+                yield chunk
+
+        def close(self) -> None:
+            self._stream.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._stream, name)
+
+    return Limited

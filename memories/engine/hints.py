@@ -1,0 +1,128 @@
+"""The likely cause of a provider's failure, and what to do about it, in words."""
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from mem0dash.errors import ProviderError
+from memories.engine import failures
+from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.engine.choices import same_address
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104  (a word)
+_UNKNOWN: Final = ("not found", "does not exist", "unknown", "no such")
+# What the system says of a connection that did not come about, and what that means.
+_UNREACHABLE: Final = (
+    (("metadata address",), "{where} is a metadata address, which is never connected to."),
+    (
+        ("name or service", "name resolution", "nodename", "no address", "getaddrinfo"),
+        "The name {host} cannot be resolved: is it spelt right, and known on this machine?",
+    ),
+    (
+        ("wrong version number", "record layer", "unknown protocol"),
+        "{where} does not speak TLS: does the address begin with http:// instead?",
+    ),
+    (
+        ("certificate",),
+        "The certificate of {where} is not trusted here: is it expired, of another name, or "
+        "self-signed? SSL_CERT_FILE may name the authority that signed it.",
+    ),
+    (
+        ("reset", "disconnected", "broken pipe", "incomplete", "closed"),
+        "{where} broke the connection off in the middle: look at its log, and try again.",
+    ),
+)
+# Where the models of a server come from.
+_GET_MODEL: Final = {
+    "ollama": " Fetch it there: ollama pull {model}",
+    "lmstudio": " Load it in LM Studio.",
+    "vllm": " vLLM serves the model that it was started with.",
+    "azure_openai": " Azure asks for the name of your deployment.",
+}
+
+
+def hint(error: ProviderError, choice: Choice, kind: Kind) -> str:
+    """One or two sentences for the person who configures this provider."""
+    cause = error.cause.lower()
+    who, where, model = _who(choice), _address(choice), choice.model
+    if error.code == failures.AUTH:
+        if not choice.config.get("api_key"):
+            return f"{who} wants an API key, and none is configured."
+        return (
+            f"{who} does not accept the key: is it whole, valid, and of this provider, and may it "
+            f"use {model}?"
+        )
+    if error.code == failures.LIMITED:
+        return f"{who} limits this key: its quota is used up, or calls come too fast."
+    if error.code == failures.TIMEOUT:
+        setting = "PROVIDER_TIMEOUT" if kind == "llm" else "PROVIDER_EMBED_TIMEOUT"
+        return (
+            f"{who} did not answer in time. A local model may still be loading: try again. Where "
+            f"it always takes that long, raise {setting}."
+        )
+    if error.code == failures.UNAVAILABLE:
+        return _unavailable(where, who, cause)
+    if error.code == failures.REFUSED:
+        return _refused(choice, kind, cause)
+    if error.code == failures.MALFORMED:
+        what = "an embedding model" if kind == "embedder" else "a chat model"
+        return (
+            f"The answer cannot be read: is {model} {what}, and is {where} the address of an API, "
+            "not of a web page?"
+        )
+    return f"This is an unusual failure: look at the log or the status page of {who}."
+
+
+def _address(choice: Choice) -> str:
+    provider = PROVIDERS[choice.provider]
+    return str(choice.config.get(provider.address) or provider.default_address or provider.called)
+
+
+def _who(choice: Choice) -> str:
+    """The provider, or its address where that is not the one that everybody has."""
+    provider, where = PROVIDERS[choice.provider], _address(choice)
+    usual = provider.default_address
+    return provider.called if usual and same_address(where, usual) else where
+
+
+def _unavailable(where: str, who: str, cause: str) -> str:
+    if re.search(r"\b5\d\d\b", cause):
+        return f"{who} answers with an error of its own: look at its log or status page."
+    parts = urlsplit(where)
+    for words, meaning in _UNREACHABLE:
+        if any(word in cause for word in words):
+            return meaning.format(where=where, host=parts.hostname)
+    if parts.hostname in _LOOPBACK:
+        port = f":{parts.port}" if parts.port else ""
+        return (
+            f"Nothing listens at {where}. Is the server running? Inside a container, localhost is "
+            f"the container itself: there, try http://host.docker.internal{port}{parts.path}"
+        )
+    if "refused" in cause:
+        return (
+            f"Nothing listens at {where}. Is the server running, and does it listen for other "
+            "machines, not for its own alone?"
+        )
+    return f"{where} cannot be reached: check the address, the network and the firewall."
+
+
+def _refused(choice: Choice, kind: Kind, cause: str) -> str:
+    model, where = choice.model, _address(choice)
+    if re.search(r"\b30[1278]\b", cause):
+        return f"{where} sends calls elsewhere, which is not followed: configure the final address."
+    if "model" in cause and any(word in cause for word in _UNKNOWN):
+        more = _GET_MODEL.get(choice.provider, "").format(model=model)
+        return f"The model {model} is not known at {_who(choice)}.{more}"
+    if re.search(r"\b40[45]\b", cause):
+        return f"{where} answers, but not to this call: {_path_hint(choice)}"
+    if kind == "embedder":
+        return f"{model} refuses to embed: is it an embedding model?"
+    return f"{_who(choice)} refuses the request; what it said stands beside this."
+
+
+def _path_hint(choice: Choice) -> str:
+    usual = PROVIDERS[choice.provider].default_address
+    path = urlsplit(usual).path
+    if path and not urlsplit(_address(choice)).path.rstrip("/"):
+        return f"the address lacks its path, mostly {path}"
+    return f"check the path in it (usual is {usual}) and the model's name."

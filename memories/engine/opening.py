@@ -1,0 +1,116 @@
+"""Makes the engine that a configuration asks for."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from mem0dash.errors import InvalidInputError, ProviderError
+from memories.engine import remote
+from memories.engine.calls import Calls
+from memories.engine.catalogue import Choice
+from memories.engine.embedders import Embedder
+from memories.engine.engine import Engine
+from memories.engine.remote import Llm, Message
+
+logger = logging.getLogger(__name__)
+
+
+class BrokenLlm:
+    """Stands for an LLM that is configured and cannot be set up: an add fails with the reason,
+    where without it the messages would be kept word for word and nobody would notice."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def generate_response(self, *args: object, **kwargs: object) -> str:
+        raise ProviderError(self._reason, code="provider_bad_request")
+
+
+class LateLlm:
+    """Set up by `prepare`, or when it is first asked: mem0 and a provider's SDK take two seconds to
+    import, which the start of a server does not wait for."""
+
+    def __init__(self, make: Callable[[], Llm]) -> None:
+        self._make = make
+        self._made: Llm | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def calls(self) -> Calls | None:
+        """How its calls ended: without any until it is set up, None where it cannot be."""
+        return Calls() if self._made is None else getattr(self._made, "calls", None)
+
+    def prepare(self) -> Llm:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def generate_response(
+        self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
+    ) -> str:
+        return self.prepare().generate_response(messages, response_format, **kwargs)
+
+
+def open_llm(choice: Choice | None, fallback: Choice | None) -> LateLlm | None:
+    """The LLM, None for none. Nothing is asked of the provider.
+
+    With a `fallback`, that one is asked when the first fails at once, or cannot be set up.
+    """
+    return None if choice is None else LateLlm(partial(_both, choice, fallback))
+
+
+def _both(choice: Choice, fallback: Choice | None) -> Llm:
+    attempts = settings.PROVIDER_ATTEMPTS
+    second = _llm(fallback, attempts) if fallback is not None else None
+    if second is None or isinstance(second, BrokenLlm):
+        return _llm(choice, attempts)
+    return remote.FallbackLlm(_llm(choice, 1), second)
+
+
+def _llm(choice: Choice, attempts: int) -> Llm:
+    try:
+        return remote.RemoteLlm(choice, attempts=attempts)
+    except InvalidInputError as error:
+        extra = {"provider": choice.provider, "cause": error.message}
+        logger.error("the LLM cannot be set up", extra=extra)
+        return BrokenLlm(error.message)
+
+
+def open_embedder(choice: Choice | None, dims: int) -> Embedder | None:
+    """The embedder, None for none: the local model, or a provider's whose dimensions are known and
+    that can be set up."""
+    if choice is None:
+        load: Callable[[], Embedder | None] = import_string(settings.EMBEDDER_LOADER)
+        return load()
+    if not dims:
+        return None
+    try:
+        return remote.RemoteEmbedder(choice, dims)
+    except InvalidInputError as error:
+        extra = {"provider": choice.provider, "cause": error.message}
+        logger.error("the embedder cannot be set up: search is by words", extra=extra)
+        return None
+
+
+def open_engine(
+    *,
+    llm: Choice | None,
+    fallback_llm: Choice | None,
+    embedder: Choice | None,
+    dims: int,
+    former: Engine | None = None,
+) -> Engine:
+    """The engine of these choices. The embedder of `former` is kept where it is the same one: a
+    model is not loaded twice."""
+    made = Engine(None, open_llm(llm, fallback_llm), chosen=embedder)
+    if former is not None and former.embedder and former.chosen == embedder:
+        made.embedder, made.calls = former.embedder, former.calls
+    else:
+        made.embedder = open_embedder(embedder, dims)
+    return made

@@ -1,0 +1,301 @@
+"""LLMs and embedders of providers, made by mem0's factories, with timeouts and retries in one
+place."""
+
+import base64
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+import numpy as np
+from django.conf import settings
+
+from mem0dash.errors import InvalidInputError, ProviderError
+from memories.connections import let_go_of_connection
+from memories.engine import failures, replies
+from memories.engine.calls import Calls
+from memories.engine.catalogue import PROVIDERS, Choice
+from memories.engine.clients import tame
+from memories.records import Vector
+
+logger = logging.getLogger(__name__)
+
+EMBED_BATCH: Final = 100
+# For the vector of a query somebody waits, and search by words is the answer meanwhile.
+QUERY_ATTEMPTS: Final = 2
+QUERY_SECONDS: Final = 5.0
+# Letters of a text that are embedded; less, step by step, where the provider finds that too long.
+EMBED_LETTERS: Final = (20_000, 6_000, 2_000)
+MALFORMED_ATTEMPTS: Final = 2
+# Enough for the facts of a long conversation; what is cut off is a broken reply.
+REPLY_TOKENS: Final = 4000
+# What some models refuse, and how to go on without it.
+_OPTIONAL: Final = ("temperature", "top_p", "response_format", "max_tokens", "store")
+
+# Whose embeddings come from OpenAI's own client.
+_OPENAI_LIKE: Final = frozenset({"openai", "azure_openai", "lmstudio"})
+
+Message = Mapping[str, Any]
+T = TypeVar("T")
+
+
+class Llm(Protocol):
+    """What mem0 and we ask of a language model; ProviderError when it fails."""
+
+    def generate_response(
+        self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
+    ) -> str:
+        """mem0's call: with a `response_format` the JSON of an extraction, else the reply as text,
+        without the model's reasoning."""
+
+
+class RemoteLlm:
+    """One provider's model. A passing failure is tried again until the deadline; what the model
+    refuses (temperature, response_format …) is left out from then on."""
+
+    def __init__(self, choice: Choice, *, attempts: int) -> None:
+        """InvalidInputError when the configuration does not fit the provider."""
+        self._choice, self._attempts = choice, attempts
+        self.calls = Calls()
+        self._llm = _created(choice, "llm")
+        self._refused: set[str] = set()
+        self._renames = False  # max_tokens is max_completion_tokens there
+        tame(self._llm.client, settings.PROVIDER_TIMEOUT)
+        self._leave_out_refused()
+
+    def generate_response(
+        self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
+    ) -> str:
+        read = replies.extraction if response_format else replies.plain_text
+        with self.calls.noted():
+            return persist(
+                lambda: read(self._ask(messages, response_format)),
+                attempts=self._attempts,
+                seconds=settings.PROVIDER_DEADLINE,
+            )
+
+    def _ask(self, messages: Sequence[Message], response_format: Any) -> Any:
+        while True:
+            left_out = frozenset(self._refused)
+            wanted = {} if "response_format" in left_out else {"response_format": response_format}
+            try:
+                return self._llm.generate_response([dict(m) for m in messages], **wanted)
+            except (IndexError, AttributeError, KeyError, TypeError) as error:
+                # An answer without choices, or without a message in them.
+                cause = f"The answer has an unknown shape ({type(error).__name__})."
+                raise failures.failure(failures.MALFORMED, cause) from None
+            except Exception as error:  # noqa: BLE001  (every SDK has its own; all are translated)
+                translated = failures.translate(error, secrets=self._choice.secrets())
+                if not self._goes_on_without(translated, left_out):
+                    raise translated from None
+
+    def _goes_on_without(self, error: ProviderError, left_out: Set[str]) -> bool:
+        """Whether the provider refused a parameter that can be left out and was not: another
+        thread may have learned it since."""
+        if error.code != failures.REFUSED:
+            return False
+        named = {n for n in _OPTIONAL if re.search(rf"\b{n}\b", error.cause)} - left_out
+        for name in named - self._refused:
+            logger.info("the model refuses a parameter: left out", extra={"parameter": name})
+            self._refused.add(name)
+            self._renames |= name == "max_tokens" and "max_completion_tokens" in error.cause
+            if hasattr(self._llm.config, name):
+                setattr(self._llm.config, name, None)
+        return bool(named)
+
+    def _leave_out_refused(self) -> None:
+        """SDKs send null for what is None, and that is refused as well: it is taken out here."""
+        client = self._llm.client
+        chat = getattr(getattr(client, "chat", None), "completions", None)
+        resource = chat or getattr(client, "messages", None)
+        if resource is None:
+            return
+        create = resource.create
+
+        def without_refused(**parameters: Any) -> Any:
+            kept = {k: v for k, v in parameters.items() if k not in self._refused}
+            if self._renames:
+                kept["max_completion_tokens"] = REPLY_TOKENS
+            return create(**kept)
+
+        resource.create = without_refused
+
+
+class FallbackLlm:
+    """Asks a second model when the first one fails, and says so in the log."""
+
+    def __init__(self, first: Llm, second: Llm) -> None:
+        self._first, self._second = first, second
+        self.calls: Calls | None = getattr(first, "calls", None)
+
+    def generate_response(
+        self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
+    ) -> str:
+        try:
+            return self._first.generate_response(messages, response_format)
+        except ProviderError as error:
+            logger.warning("the LLM failed, its fallback is asked", extra={"code": error.code})
+            failed = error.cause
+        # Not in the handler: the second failure would carry the first one as its context.
+        try:
+            return self._second.generate_response(messages, response_format)
+        except ProviderError as error:
+            error.cause = f"{error.cause} (And before it: {failed})"
+            raise
+
+
+class RemoteEmbedder:
+    """One provider's embedding model. `dims` is what it was found to answer with."""
+
+    def __init__(self, choice: Choice, dims: int) -> None:
+        """InvalidInputError when the configuration does not fit the provider."""
+        self.dims = dims
+        self.model_key = model_key(choice, dims)
+        self._choice = choice
+        self._embedder = _created(choice, "embedder")
+        self._refused: set[str] = set()
+        tame(self._embedder.client, settings.PROVIDER_EMBED_TIMEOUT)
+
+    def embed(self, texts: Sequence[str]) -> Vector:
+        """Shape (len(texts), dims), float32; ProviderError when the provider fails."""
+        found: list[Any] = []
+        for at in range(0, len(texts), EMBED_BATCH):
+            batch = list(texts[at : at + EMBED_BATCH])
+            found += persist(
+                partial(self._vectors, batch),
+                attempts=settings.PROVIDER_ATTEMPTS,
+                seconds=2 * settings.PROVIDER_EMBED_TIMEOUT,
+            )
+        return _array(found)
+
+    def embed_query(self, query: str) -> Vector:
+        """As `embed`, for somebody who waits: what does not go well soon fails."""
+        attempts = min(settings.PROVIDER_ATTEMPTS, QUERY_ATTEMPTS)
+        ask = partial(self._vectors, [query])
+        return _array(persist(ask, attempts=attempts, seconds=QUERY_SECONDS))
+
+    def _vectors(self, texts: list[str]) -> list[Any]:
+        letters = list(EMBED_LETTERS)
+        while True:
+            short, left_out = [text[: letters[0]] for text in texts], frozenset(self._refused)
+            try:
+                found = self._asked(short, left_out)
+            except ProviderError:
+                raise
+            except (IndexError, AttributeError, KeyError, TypeError, ValueError) as error:
+                raise failures.failure(failures.MALFORMED, type(error).__name__) from None
+            except Exception as error:  # noqa: BLE001  (every SDK has its own; all are translated)
+                translated = failures.translate(error, secrets=self._choice.secrets())
+                if self._goes_on_without(translated, left_out):
+                    continue
+                # Too long, perhaps; the limit is the model's, in tokens, which differ by language.
+                longest = max(map(len, short))
+                letters = [limit for limit in letters if limit < longest]
+                if translated.code != failures.REFUSED or not letters:
+                    raise translated from None
+                continue
+            if len(found) != len(texts):
+                cause = f"{len(found)} vectors came for {len(texts)} texts."
+                raise failures.failure(failures.MALFORMED, cause)
+            return found
+
+    def _asked(self, texts: list[str], left_out: Set[str]) -> list[Any]:
+        if self._choice.provider not in _OPENAI_LIKE:
+            return list(self._embedder.embed_batch(texts))
+        wanted: dict[str, Any] = {"input": texts, "model": self._embedder.config.model}
+        if self._choice.config.get("embedding_dims") and "dimensions" not in left_out:
+            wanted["dimensions"] = self._choice.config["embedding_dims"]
+        # base64 is read in a quarter of the time that a thousand decimal numbers take.
+        wanted["encoding_format"] = "float" if "encoding_format" in left_out else "base64"
+        rows = list(self._embedder.client.embeddings.create(**wanted).data)
+        if all(isinstance(getattr(row, "index", None), int) for row in rows):
+            rows.sort(key=lambda row: row.index)
+        return [_decoded(row.embedding) for row in rows]
+
+    def _goes_on_without(self, error: ProviderError, left_out: Set[str]) -> bool:
+        """Whether the provider refused a parameter that can be left out and was not."""
+        if error.code != failures.REFUSED:
+            return False
+        for name, words in (
+            ("encoding_format", ("encoding_format", "base64")),
+            ("dimensions", ("dimensions",)),
+        ):
+            if name not in left_out and any(word in error.cause for word in words):
+                self._refused.add(name)
+                return True
+        return False
+
+
+def _array(vectors: list[Any]) -> Vector:
+    try:
+        return np.asarray(vectors, dtype=np.float32)
+    except (ValueError, TypeError):
+        raise failures.failure(failures.MALFORMED, "That is no list of vectors.") from None
+
+
+def measured(choice: Choice) -> int:
+    """How many dimensions the embedder's vectors have: asked, never guessed. One call.
+
+    ProviderError when it cannot be asked.
+    """
+    vectors = RemoteEmbedder(choice, 0).embed(["How many dimensions has this?"])
+    if vectors.ndim != 2 or not vectors.shape[1] or not np.isfinite(vectors).all():
+        raise failures.failure(failures.MALFORMED, "The embedder's answer is no vector.")
+    return int(vectors.shape[1])
+
+
+def model_key(choice: Choice, dims: int) -> str:
+    """Names the space that vectors live in. The address is no part of it: a server may move."""
+    return f"{choice.provider}/{choice.model}/{dims}"
+
+
+def persist(ask: Callable[[], T], *, attempts: int, seconds: float) -> T:
+    """`ask`'s answer; passing failures are tried again within `seconds`, after what the provider
+    asks to wait (Retry-After), else after half a second, doubling."""
+    until = time.monotonic() + seconds
+    for attempt in range(1, attempts + 1):
+        let_go_of_connection()
+        started = time.monotonic()
+        try:
+            return ask()
+        except ProviderError as error:
+            malformed = error.code == failures.MALFORMED
+            if attempt == attempts or (malformed and attempt == MALFORMED_ATTEMPTS):
+                raise
+            if not malformed and error.code not in failures.PASSING:
+                raise
+            pause = random.uniform(0.25, 0.5) * 2**attempt  # noqa: S311  (spreads, hides nothing)
+            pause = pause if error.retry_after is None else float(error.retry_after)
+            # What took long will take long again: there must be time for it.
+            if time.monotonic() + pause + (time.monotonic() - started) > until:
+                raise
+            time.sleep(pause)
+    raise AssertionError("at least one attempt")
+
+
+def _decoded(embedding: Any) -> Any:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
+    return embedding
+
+
+def _created(choice: Choice, kind: str) -> Any:
+    """mem0's object for this provider; nothing is asked of the provider yet."""
+    # Imported here: mem0 takes a second to import, and an installation without a provider never
+    # does.
+    from memories.engine import mem0_factories
+
+    provider = PROVIDERS[choice.provider]
+    config = {**choice.config, "model": choice.model or getattr(provider, kind)}
+    if not config.get("api_key") and provider.name not in {"ollama", "aws_bedrock", "litellm"}:
+        # Without one the SDKs look for a key in the environment, which may be another server's.
+        config["api_key"] = "none"
+    try:
+        make = mem0_factories.llm if kind == "llm" else mem0_factories.embedder
+        return make(choice.provider, config)
+    except Exception as error:  # noqa: BLE001  (every SDK has its own; all are translated)
+        cause = failures.translate(error, secrets=choice.secrets()).cause
+        raise InvalidInputError(f"{provider.called} cannot be set up: {cause}") from None

@@ -1,0 +1,88 @@
+"""What both kinds of index share: names, words as sparse vectors, payloads and filters."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import qdrant_edge as edge
+
+from mem0dash.errors import IndexUnavailableError
+from memories.filters import AllOf, AnyOf, Condition, Node, Not
+from memories.filters.pushdown import INDEXED_FIELDS, METADATA_WORDS
+from memories.index.base import Point
+
+LEXICAL: Final = "bm25"
+EXPIRES: Final = "expires"
+REV: Final = "rev"
+KEYWORDS: Final = (*INDEXED_FIELDS, METADATA_WORDS)
+# Nearly every search is within one of these: a server keeps what belongs together side by side.
+TENANTS: Final = frozenset({"project", "user_id"})
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Any failure of the index becomes IndexUnavailableError; an outage is never an empty list."""
+    try:
+        yield
+    except IndexUnavailableError:
+        raise
+    except Exception as error:
+        raise IndexUnavailableError("The memory index failed.") from error
+
+
+class Words:
+    """BM25 as Qdrant's own encoder makes it, here: a server need not know the language."""
+
+    def __init__(self) -> None:
+        self._bm25 = edge.Bm25()
+
+    def document(self, text: str) -> Any:
+        """The sparse vector of a stored text (`indices`, `values`)."""
+        return self._bm25.embed_document(text)
+
+    def query(self, text: str) -> Any:
+        """The sparse vector of a query; without indices when no word of it counts."""
+        return self._bm25.embed_query(text)
+
+    def of(self, text: str) -> frozenset[int]:
+        """The content words: stemmed, without stop words, hashed."""
+        return frozenset(self._bm25.embed_query(text).indices)
+
+
+def payload(point: Point) -> dict[str, Any]:
+    """What is stored beside a point's vectors."""
+    return {**point.fields, REV: point.rev}
+
+
+class Dialect(Protocol):
+    """How one implementation writes the parts of a filter."""
+
+    def match(self, field: str, texts: Sequence[str]) -> Any: ...
+    def up_to(self, field: str, value: float) -> Any: ...
+    def has_id(self, ids: Collection[UUID]) -> Any: ...
+    def group(self, *, must: Any = None, should: Any = None, must_not: Any = None) -> Any: ...
+
+
+def chosen(
+    dialect: Dialect, where: Node, now: float | None, ids: Collection[UUID] | None
+) -> Any | None:
+    """The filter of a search; None where it lets everything through."""
+    must = [_native(dialect, where)] if where != AllOf(()) else []
+    must_not = [dialect.up_to(EXPIRES, now)] if now is not None else []
+    if ids is not None:
+        must.append(dialect.has_id(ids))
+    return dialect.group(must=must, must_not=must_not) if must or must_not else None
+
+
+def _native(dialect: Dialect, node: Node) -> Any:
+    """A pushed-down node as Qdrant's filter."""
+    if isinstance(node, Condition):
+        values = node.value if isinstance(node.value, tuple) else (node.value,)
+        return dialect.match(node.field, [str(value) for value in values])
+    if isinstance(node, Not):
+        return dialect.group(must_not=[_native(dialect, node.part)])
+    parts = [_native(dialect, part) for part in node.parts]
+    if isinstance(node, AnyOf) and not parts:
+        return dialect.has_id(())
+    return dialect.group(should=parts) if isinstance(node, AnyOf) else dialect.group(must=parts)

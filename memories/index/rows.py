@@ -1,0 +1,119 @@
+"""Memories as rows for the index: read from SQL, made into points."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from datetime import time as day_time
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import numpy as np
+from django.db.models import F, FilteredRelation, Q, QuerySet
+
+from memories.filters.pushdown import METADATA_WORDS, metadata_words
+from memories.index.base import Point
+from memories.index.fields import EXPIRES
+from memories.models import ENTITY_FIELDS, Memory
+
+BATCH: Final = 500
+_COLUMNS: Final = (
+    "id",
+    "rev",
+    "deleted_at",
+    "text",
+    "project_id",
+    "collection",
+    *ENTITY_FIELDS,
+    "actor_id",
+    "role",
+    "source",
+    "confidence",
+    "review_status",
+    "metadata",
+    "expires_at",
+    "expiration_date",
+    "vector__data",
+    "vector__id",
+)
+# What tells whether a row changed: its revision, and which vector it has, which may come later.
+Stamp = tuple[int, int | None]
+
+
+class Row(NamedTuple):
+    """What the index is to hold of one memory: `point` None for one that is deleted."""
+
+    id: UUID
+    stamp: Stamp
+    point: Point | None
+
+    @property
+    def rev(self) -> int:
+        return self.stamp[0]
+
+
+def read(ids: Sequence[UUID], model_key: str) -> list[Row]:
+    """The rows that there are of these, with the vectors of this model where they have one."""
+    found = _with_vector(model_key).filter(id__in=ids).values_list(*_COLUMNS)
+    return [_row(dict(zip(_COLUMNS, values, strict=True))) for values in found]
+
+
+def stamps(ids: Sequence[UUID], model_key: str) -> dict[UUID, Stamp]:
+    """What `read` would find, without reading it."""
+    columns = ("id", "rev", "vector__id")
+    found = _with_vector(model_key).filter(id__in=ids).values_list(*columns)
+    return {id_: (rev, vector_id) for id_, rev, vector_id in found}
+
+
+def pending() -> QuerySet[Memory]:
+    """What the index has not been seen to hold."""
+    return Memory.objects.filter(rev__gt=F("indexed_rev"))
+
+
+def batches() -> Iterator[list[UUID]]:
+    """The ids of all live memories, in their order."""
+    rows = Memory.objects.filter(deleted_at=None).order_by("id").values_list("id", flat=True)
+    last: UUID | None = None
+    while True:
+        page = list(rows.filter(id__gt=last)[:BATCH] if last else rows[:BATCH])
+        if not page:
+            return
+        yield page
+        last = page[-1]
+
+
+def _with_vector(model_key: str) -> QuerySet[Memory]:
+    of_model = Q(vectors__model_key=model_key)
+    return Memory.objects.annotate(vector=FilteredRelation("vectors", condition=of_model))
+
+
+def _row(values: dict[str, Any]) -> Row:
+    stamp = (values["rev"], values["vector__id"])
+    if values["deleted_at"] is not None:
+        return Row(values["id"], stamp, None)
+    fields: dict[str, Any] = {"project": str(values["project_id"])}
+    for name in ("collection", *ENTITY_FIELDS, "actor_id", "role", "source"):
+        if values[name]:
+            fields[name] = values[name]
+    fields["confidence"] = values["confidence"]
+    fields["review_status"] = values["review_status"]
+    if words := metadata_words(values["metadata"]):
+        fields[METADATA_WORDS] = words
+    if (expires := expiry_second(values["expires_at"], values["expiration_date"])) is not None:
+        fields[EXPIRES] = expires
+    data = values["vector__data"]
+    vector = np.frombuffer(data, dtype="<f4") if data is not None else None
+    point = Point(values["id"], values["rev"], values["text"], vector, fields)
+    return Row(values["id"], stamp, point)
+
+
+def expiry_second(expires_at: Any, expiration_date: Any) -> float | None:
+    """The Unix second from which a memory is expired; None for never.
+
+    A memory with an expiration date holds to the end of that day, UTC.
+    """
+    ends = []
+    if expires_at is not None:
+        ends.append(expires_at.timestamp())
+    if expiration_date is not None:
+        midnight = datetime.combine(expiration_date, day_time.min, tzinfo=UTC)
+        ends.append(midnight.timestamp() + 86_400)
+    return min(ends) if ends else None

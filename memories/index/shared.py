@@ -1,0 +1,375 @@
+"""The index on a server that several processes write: nobody is alone, everybody may be killed."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from django.db import Error as AnyDatabaseError
+from django.db import transaction
+from django.db.models import Exists, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from mem0dash.errors import ConflictError, IndexUnavailableError
+from memories import leases
+from memories.index import rows
+from memories.index.base import VectorIndex
+from memories.index.compare import differences
+from memories.index.indexer import Building, Indexer, Model, Progress, by_rev, silent, write
+from memories.index.qdrant import Collections
+from memories.index.rows import BATCH
+from memories.leases import Held
+from memories.models import IndexState, Lease, Memory, MemoryVector, Revision
+
+logger = logging.getLogger(__name__)
+
+BUILD: Final = leases.INDEX_BUILD
+# While somebody holds this, no row is written down as applied: what changes stays pending.
+FENCE: Final = "index-flip"
+FENCE_SECONDS: Final = 60.0
+CLAIM_SECONDS: Final = 60
+# A change that is younger than this is left to the process that made it.
+YOUNG_SECONDS = 2.0
+# What was changed earlier than this before its transaction ended is found by the comparison only.
+LONG_TRANSACTION: Final = timedelta(seconds=60)
+ATTEMPTS: Final = 5
+LOOK_SECONDS: Final = 5.0
+# The other processes see a flip within a second or two; a search under way in the old index ends.
+KEEP_OLD_SECONDS: Final = 60.0
+# So long a process may go on with an index of the former model, until it has the new embedder.
+BEHIND_SECONDS: Final = 30.0
+
+
+@dataclass(slots=True)
+class SharedBuilding(Building):
+    """Beside what every build has: its lease, and what was brought without a vector."""
+
+    lease: Held
+    wordless: set[UUID] = field(default_factory=set)
+
+
+class SharedIndexer(Indexer):
+    """One of several writers of an index. Safe to call from any thread of any process.
+
+    A change is applied after its commit and then looked at again: what changed meanwhile is applied
+    once more, so that a slow process never leaves an older state behind. What the server has is
+    written down at once, but only as long as this generation is the one in use.
+    """
+
+    is_alone = False
+
+    def __init__(self, collections: Collections, model_key: str, dims: int) -> None:
+        """Opens the index without asking the server; one of no memories at all is made at once."""
+        self._collections = collections
+        self._prepare(model_key, dims)
+        self.state, _ = IndexState.objects.get_or_create(
+            name="default", defaults={"model_key": model_key, "dims": dims}
+        )
+        self._insists = self._model_of(self.state) != (model_key, dims)
+        self._behind_since: float | None = None
+        self._looked_at = self._swept_at = -LOOK_SECONDS
+        self._unused_since: dict[int, float] = {}
+        self.index = collections.open(self.state.generation, dims)
+        if not self.complete and not Memory.objects.exists():
+            # Others may be at it, or the server away: then it is built by and by.
+            with suppress(ConflictError, IndexUnavailableError):
+                self.rebuild()
+
+    @staticmethod
+    def _model_of(state: IndexState) -> Model:
+        return state.model_key, state.dims
+
+    @property
+    def complete(self) -> bool:
+        if self._insists or self.state.built_at is None:
+            return False
+        behind = self._behind_since
+        return behind is None or time.monotonic() - behind < BEHIND_SECONDS
+
+    # --- Following -------------------------------------------------------------------------------
+    def refresh(self) -> None:
+        """Takes up what other processes did: a new generation, a loss, a wish.
+
+        An index of another model waits for the engine of that model: `rebuild(model=…)` goes over
+        to it without building. Without vectors of its own, this process takes any.
+        """
+        state = IndexState.objects.get(pk=self.state.pk)
+        if state.generation == self.state.generation:
+            self.state = state
+            return
+        model = self._model_of(state)
+        if model == (self.model_key, self.dims) or not self.dims:
+            self._go_over(state)
+        elif self._behind_since is None:
+            self._behind_since = time.monotonic()
+
+    def _go_over(self, state: IndexState, swapped: Callable[[], object] | None = None) -> None:
+        """To the generation that another process made."""
+        index = self._collections.open(state.generation, state.dims)
+        with self.swap_lock:
+            self.index, self.state = index, state
+            self.model_key, self.dims = self._model_of(state)
+            self._insists, self._behind_since = False, None
+            if swapped is not None:
+                swapped()
+
+    def apply(self, ids: Sequence[UUID]) -> None:
+        if not ids:
+            return
+        with self.swap_lock:
+            index, model_key, state = self.index, self.model_key, self.state
+        try:
+            written = self._bring(index, model_key, ids)
+        except IndexUnavailableError:
+            self.refresh()
+            if self.index is index:
+                raise
+            self.apply(ids)  # it was replaced by another process
+            return
+        if (building := self._building) is not None:
+            # Should it fail: the comparison before the flip finds it.
+            with suppress(IndexUnavailableError):
+                self._bring(building.index, building.model[0], ids)
+        self._mark(written, state.generation)
+
+    def _bring(
+        self,
+        index: VectorIndex,
+        model_key: str,
+        ids: Sequence[UUID],
+        wordless: set[UUID] | None = None,
+    ) -> dict[UUID, int]:
+        """Writes until nothing has changed meanwhile; the revisions that the index then has.
+
+        Two processes that write the same memory both look again after writing: the one that wrote
+        last sees what the other one saw, and so the last write is of the last state.
+        """
+        written: dict[UUID, int] = {}
+        todo = list(dict.fromkeys(ids))
+        for _ in range(ATTEMPTS):
+            found = rows.read(todo, model_key)
+            write(index, todo, found)
+            now = rows.stamps(todo, model_key)
+            before = {row.id: row.stamp for row in found}
+            written.update((row.id, row.rev) for row in found)
+            if wordless is not None:
+                wordless.update(row.id for row in found if row.point and row.point.vector is None)
+            todo = [id_ for id_ in todo if now.get(id_) != before.get(id_)]
+            if not todo:
+                break
+        # What does not come to rest is left to its last writer, and stays pending.
+        for id_ in todo:
+            written.pop(id_, None)
+        return written
+
+    def _mark(self, written: dict[UUID, int], generation: int) -> None:
+        """Writes down what the index has, if it is the one in use and nobody is replacing it."""
+        in_use = Exists(IndexState.objects.filter(pk=self.state.pk, generation=generation))
+        fenced = Exists(Lease.objects.filter(name=FENCE, until__gt=Now()))
+        for rev, same in by_rev(written).items():
+            for at in range(0, len(same), BATCH):
+                held = Memory.objects.filter(in_use, ~fenced, id__in=same[at : at + BATCH], rev=rev)
+                held.update(indexed_rev=rev, claimed_until=None)
+
+    def drain(self) -> int:
+        """Applies what is pending and nobody else is at; how many memories that were."""
+        if not self.complete or self._behind_since is not None:
+            return 0
+        total = 0
+        while ids := self._claim():
+            try:
+                self.apply(ids)
+            except BaseException:
+                Memory.objects.filter(id__in=ids).update(claimed_until=None)
+                raise
+            total += len(ids)
+        self._sweep()
+        return total
+
+    def _claim(self) -> list[UUID]:
+        """Up to a batch of pending memories, for this process alone for a while."""
+        now = timezone.now()
+        # An import may date its memories: what is of the future is not young.
+        young = Q(
+            updated_at__gt=now - timedelta(seconds=YOUNG_SECONDS),
+            updated_at__lte=now + timedelta(seconds=5),
+        )
+        free = Q(claimed_until=None) | Q(claimed_until__lt=Now())
+        # First a look without a lock: most rounds find nothing.
+        left = rows.pending().filter(free).exclude(young)
+        if not left.exists():
+            return []
+        with transaction.atomic():
+            locked = left.select_for_update(skip_locked=True).values_list("id", flat=True)
+            ids = list(locked[:BATCH])
+            until = now + timedelta(seconds=CLAIM_SECONDS)
+            Memory.objects.filter(id__in=ids).update(claimed_until=until)
+        return ids
+
+    @property
+    def unsettled(self) -> int:
+        """Nothing ever is: the server has what it acknowledged."""
+        return 0
+
+    def settle(self) -> None:
+        """Nothing is left to do."""
+
+    # --- Rebuilding ------------------------------------------------------------------------------
+    def rebuild_wanted(self) -> bool:
+        """Whether the index has to be built, and nobody is at it."""
+        self.refresh()
+        self._look_for_it()
+        wanted = self._insists or self.state.wants_rebuild
+        return wanted and self._behind_since is None and not leases.is_taken(BUILD)
+
+    def _look_for_it(self) -> None:
+        """A server that has lost its data answers as an empty one would: that is no answer."""
+        if self.state.built_at is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        generation = self.state.generation
+        if self._collections.exists(generation):
+            return
+        self.refresh()
+        lost = IndexState.objects.filter(pk=self.state.pk, generation=generation)
+        if self.state.generation == generation and lost.update(built_at=None):
+            logger.error("the Qdrant server has lost the index: it is built anew")
+            self.refresh()
+
+    def rebuild(
+        self,
+        progress: Progress = silent,
+        *,
+        model: Model | None = None,
+        commit: Callable[[], object] | None = None,
+        swapped: Callable[[], object] | None = None,
+    ) -> int:
+        """As the embedded index; ConflictError also when another process builds.
+
+        Where another process has built meanwhile what is asked for here, this one goes over to it.
+        """
+        with self._only_build():
+            if self._made_by_another(model, commit, swapped):
+                return Memory.objects.filter(deleted_at=None).count()
+            with leases.held(BUILD) as lease:
+                self._lease = lease
+                wanted = model or self._model_to_build()
+                return self._rebuild(progress, wanted, commit, swapped)
+
+    def _model_to_build(self) -> Model:
+        if self._insists:
+            return self.model_key, self.dims
+        return self._model_of(IndexState.objects.get(pk=self.state.pk))
+
+    def _made_by_another(
+        self,
+        model: Model | None,
+        commit: Callable[[], object] | None,
+        swapped: Callable[[], object] | None,
+    ) -> bool:
+        state = IndexState.objects.get(pk=self.state.pk)
+        wanted = model or (self.model_key, self.dims)
+        newer = state.generation != self.state.generation and state.built_at is not None
+        if not newer or self._model_of(state) != wanted:
+            return False
+        if commit is not None:
+            with transaction.atomic():
+                commit()
+        self._go_over(state, swapped)
+        return True
+
+    def _begin(self, model: Model) -> Building:
+        started = timezone.now()
+        live = IndexState.objects.get(pk=self.state.pk).generation
+        # Never a number that was used: its collection may still be written to by somebody who does
+        # not know yet that the lease is lost.
+        generation = max([live, *self._collections.generations()]) + 1
+        fresh = self._collections.create(generation, model[1])
+        self._building = SharedBuilding(fresh, generation, model, started, self._lease)
+        return self._building
+
+    def _give_up(self, building: Building) -> None:
+        self._building = None
+        # A commit may go through unheard. Where nobody can be asked, whoever sweeps drops it.
+        with suppress(IndexUnavailableError, AnyDatabaseError):
+            if IndexState.objects.get(pk=self.state.pk).generation != building.generation:
+                self._collections.drop(building.generation)
+
+    def _copy(self, ids: Sequence[UUID], building: Building) -> int:
+        assert isinstance(building, SharedBuilding)  # noqa: S101  (_begin makes no other)
+        building.lease.renew()
+        wordless = building.wordless if building.model[1] else None
+        return len(self._bring(building.index, building.model[0], ids, wordless))
+
+    def _flip(
+        self,
+        building: Building,
+        commit: Callable[[], object] | None,
+        swapped: Callable[[], object] | None,
+    ) -> None:
+        assert isinstance(building, SharedBuilding)  # noqa: S101  (_begin makes no other)
+        since = timezone.now() - LONG_TRANSACTION
+        beat = building.lease.renew
+        differing = differences(building.index, pending_too=True, each=beat).all
+        self._catch_up(building, differing, beat)
+        with leases.held(FENCE, FENCE_SECONDS) as fence:
+            # From here on what changes stays pending, and is drained into the new index.
+            self._catch_up(building, self._changed(since), fence.renew)
+            self._catch_up(building, self._embedded_since(building), fence.renew)
+            with transaction.atomic():
+                building.lease.lock()
+                fence.lock()
+                state = self._write_down(building)
+                if commit is not None:
+                    commit()
+            self._take(building, state, swapped)
+            self._insists, self._behind_since = False, None
+
+    def _catch_up(
+        self, building: SharedBuilding, ids: Sequence[UUID], beat: Callable[[], None]
+    ) -> None:
+        for at in range(0, len(ids), BATCH):
+            beat()
+            self._copy(ids[at : at + BATCH], building)
+
+    @staticmethod
+    def _changed(since: datetime) -> list[UUID]:
+        """What any process changed since then; the time of a memory itself may be an import's."""
+        changed = Revision.objects.filter(at__gte=since)
+        return list(changed.values_list("memory_id", flat=True).distinct())
+
+    @staticmethod
+    def _embedded_since(building: SharedBuilding) -> list[UUID]:
+        """What was brought without a vector and has got one, which is no change of the memory."""
+        wordless, found = list(building.wordless), []
+        of_model = MemoryVector.objects.filter(model_key=building.model[0])
+        for at in range(0, len(wordless), BATCH):
+            some = of_model.filter(memory_id__in=wordless[at : at + BATCH])
+            found += list(some.values_list("memory_id", flat=True))
+        return found
+
+    def _sweep(self) -> None:
+        """Drops generations that have been out of use for a while, and builds that broke off."""
+        now = time.monotonic()
+        if now - self._swept_at < LOOK_SECONDS * 2:
+            return
+        self._swept_at = now
+        unused = [g for g in self._collections.generations() if g != self.state.generation]
+        self._unused_since = {g: self._unused_since.get(g, now) for g in unused}
+        due = [g for g, since in self._unused_since.items() if now - since >= KEEP_OLD_SECONDS]
+        if not due:
+            return
+        # With the lease nobody builds, so that none of these is about to come into use.
+        with suppress(ConflictError), leases.held(BUILD):
+            live = IndexState.objects.get(pk=self.state.pk).generation
+            for generation in due:
+                if generation != live:
+                    self._collections.drop(generation)
+
+    def close(self) -> None:
+        self.index.close()

@@ -1,0 +1,80 @@
+"""Compares the search index with the database, point by point."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from mem0dash.errors import ConflictError, IndexUnavailableError
+from memories.index.indexer import Indexer
+from memories.index.opening import open_indexer
+from memories.index.rows import pending
+from memories.models import IndexState
+
+SHOWN = 10
+
+
+class Command(BaseCommand):
+    help = "Says where the search index and the database differ; exit status 1 if they do."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--repair", action="store_true", help="apply again what differs")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        state = IndexState.objects.first()
+        if state is None:
+            raise CommandError("There is no index yet: the first start of the server makes it.")
+        try:
+            indexer = open_indexer(state.model_key, state.dims)
+        except IndexUnavailableError as error:
+            raise CommandError(_unopened(error)) from error
+        try:
+            self._check(indexer, repair=options["repair"])
+        except (ConflictError, IndexUnavailableError) as error:
+            raise CommandError(f"The index cannot be compared: {error.message}") from error
+        finally:
+            indexer.close()
+
+    def _check(self, indexer: Indexer, *, repair: bool) -> None:
+        if not indexer.complete:
+            if not repair:
+                raise CommandError("The index is not built; --repair or a running server does it.")
+            count = indexer.rebuild()
+            self.stdout.write(f"The index was not built; it now holds {count:,} memories.")
+            return
+        found = indexer.differences()
+        self.stdout.write(
+            f"{found.compared:,} points compared with the database; "
+            f"{pending().count():,} changes are on their way."
+        )
+        self._show("missing", found.missing)
+        self._show("of another revision", found.stale)
+        self._show("of memories that are gone", found.ghosts)
+        if not found.all:
+            self.stdout.write("The index and the database are the same.")
+            return
+        if not repair:
+            raise CommandError(f"{len(found.all):,} points differ; --repair applies them again.")
+        indexer.repair(found)
+        left = indexer.differences().all
+        if left:
+            raise CommandError(f"{len(left):,} points still differ: rebuild_index builds it anew.")
+        self.stdout.write(f"{len(found.all):,} points are repaired.")
+
+    def _show(self, what: str, ids: Sequence[UUID]) -> None:
+        if ids:
+            some = ", ".join(str(id_) for id_ in ids[:SHOWN])
+            more = ", …" if len(ids) > SHOWN else ""
+            self.stdout.write(f"{len(ids):,} {what}: {some}{more}")
+
+
+def _unopened(error: IndexUnavailableError) -> str:
+    if settings.QDRANT_URL:
+        return error.message
+    return (
+        "The embedded index is in use: stop the server and run check_index again, or run "
+        "rebuild_index, which a running server carries out."
+    )

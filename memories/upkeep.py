@@ -1,0 +1,212 @@
+"""What happens behind the scenes: index, vectors and retention are kept in order.
+
+Embedded, one process does it all. Distributed, every process follows what the others did; the rest
+is the workers' work, and that of the web processes only while there is no worker. What one process
+at a time does is under a lease, so that any number of them may be on duty.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from django.db import Error as AnyDatabaseError
+from django.db import close_old_connections, connection
+
+from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
+from memories import ingest, leases, purge, reembedding, vectors
+from memories.engine.opening import LateLlm
+from memories.leases import Held
+from memories.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS: Final = 1.0
+CLAIMS_SECONDS: Final = 30.0
+PURGE_SECONDS: Final = 600.0
+EMBED_SECONDS: Final = 600.0
+RECONCILE_SECONDS: Final = 3600.0
+# All workers renew it, as one holder: the web processes see that there is a worker.
+WORKERS: Final = "workers"
+WORKERS_SECONDS: Final = 20.0
+EMBED_LEASE_SECONDS: Final = 120.0
+
+
+class Upkeep:
+    """The background work of a process: a thread for what is quick, and one for what takes long."""
+
+    def __init__(self, runtime: Runtime, *, is_worker: bool = False) -> None:
+        self.runtime = runtime
+        self.is_worker = is_worker
+        self.is_alone = runtime.indexer is None or runtime.indexer.is_alone
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._last: dict[str, float] = {}
+        self._asked: set[str] = set()
+
+    def start(self) -> None:
+        """Starts the background threads."""
+        for name, work in (("upkeep", self._quick), ("slow-upkeep", self._slow)):
+            thread = threading.Thread(target=work, name=f"mem0dash-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """Ends the background threads and closes the index."""
+        self._stop.set()
+        # What is under way can be broken off anywhere; it is gone on with after the next start.
+        until = time.monotonic() + 15
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, until - time.monotonic()))
+        self.runtime.close()
+
+    # --- What is quick ---------------------------------------------------------------------------
+    def _quick(self) -> None:
+        while not self._stop.is_set():
+            self._guarded(self._quick_round)
+            self._stop.wait(DRAIN_SECONDS)
+        connection.close()
+
+    def _quick_round(self) -> None:
+        self._follow()
+        if self._on_duty():
+            for work in (self.runtime.tick, self._flip, self._end_claims, self._purge):
+                self._guarded(work)
+
+    def _follow(self) -> None:
+        """What other processes and commands changed: the providers, the index."""
+        self.runtime.refresh()
+        if self.runtime.indexer is not None:
+            self.runtime.indexer.refresh()
+
+    def _on_duty(self) -> bool:
+        """Whether the work that is no process's own is this one's."""
+        if self.is_alone:
+            return True
+        if not self.is_worker:
+            return not leases.is_taken(WORKERS)
+        if self._due(WORKERS, WORKERS_SECONDS / 4):
+            leases.acquire(WORKERS, WORKERS_SECONDS, holder=WORKERS)
+        return True
+
+    def _flip(self) -> None:
+        job = reembedding.running()
+        if job is not None and job.embedded_at is not None and self._free(leases.INDEX_BUILD):
+            reembedding.flip(self.runtime)
+
+    def _end_claims(self) -> None:
+        if self.is_alone:
+            ingest.abandon_claims()
+        elif self._due("claims", CLAIMS_SECONDS):
+            ingest.end_expired(of_all_times=self._first("claims of all times"))
+
+    def _purge(self) -> None:
+        # Not right after the start, which has enough to do.
+        if self._first("purge"):
+            self._due("purge", PURGE_SECONDS)
+        elif self._due("purge", PURGE_SECONDS) and self._may("purge", PURGE_SECONDS):
+            purge.purge_all()
+
+    # --- What takes long -------------------------------------------------------------------------
+    def _slow(self) -> None:
+        self._guarded(self._prepare_llm)
+        while not self._stop.is_set():
+            self._guarded(self._slow_round)
+            self._stop.wait(DRAIN_SECONDS)
+        connection.close()
+
+    def _slow_round(self) -> None:
+        self._guarded(self.runtime.ask_for_dims)
+        if self._on_duty():
+            for work in (self._embed, self._reembed, self._reconcile):
+                self._guarded(work)
+
+    def _prepare_llm(self) -> None:
+        """The first add need not wait for it."""
+        if isinstance(self.runtime.engine.llm, LateLlm):
+            self.runtime.engine.llm.prepare()
+
+    def _embed(self) -> None:
+        """Makes missing vectors: with a new embedder at once, and now and then."""
+        engine = self.runtime.engine
+        if engine.embedder is None or not self._due(f"embed {engine.model_key}", EMBED_SECONDS):
+            return
+        if self.is_alone:
+            vectors.embed_missing(self.runtime, self._stop)
+        else:
+            with leases.held("embed", EMBED_LEASE_SECONDS) as lease:
+                vectors.embed_missing(self.runtime, _WhileHeld(self._stop, lease))
+
+    def _reembed(self) -> None:
+        job = reembedding.running()
+        if job is not None and job.embedded_at is None and self._free(reembedding.LEASE):
+            reembedding.work(job, stop=self._stop)
+
+    def _reconcile(self) -> None:
+        """Compares the shared index with SQL, and repairs it: the net below all the others."""
+        indexer = self.runtime.indexer
+        if self.is_alone or indexer is None or not indexer.complete:
+            return
+        if not self._due("reconcile", 60.0) or not self._may("reconcile", RECONCILE_SECONDS):
+            return
+        found = indexer.differences()
+        if found.all:
+            counts = {
+                "missing": len(found.missing),
+                "stale": len(found.stale),
+                "ghosts": len(found.ghosts),
+            }
+            logger.warning("the index differed from the database: repaired", extra=counts)
+            indexer.repair(found)
+
+    # --- When and by whom ------------------------------------------------------------------------
+    def _first(self, name: str) -> bool:
+        """Whether this is asked for the first time."""
+        asked_before = name in self._asked
+        self._asked.add(name)
+        return not asked_before
+
+    def _due(self, name: str, seconds: float) -> bool:
+        """Whether it is time for this again in this process; if so, it counts as done."""
+        now = time.monotonic()
+        if now - self._last.get(name, float("-inf")) < seconds:
+            return False
+        self._last[name] = now
+        return True
+
+    def _free(self, lease: str) -> bool:
+        """Whether nobody is at it: to try all the same would be refused, and logged, each time."""
+        return self.is_alone or not leases.is_taken(lease)
+
+    def _may(self, name: str, seconds: float) -> bool:
+        """Whether this process is the one to do it in the next `seconds`."""
+        return self.is_alone or leases.acquire(name, seconds)
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        """One failing round must not end the loop: whatever it was, the next may go well."""
+        try:
+            close_old_connections()
+            work()
+        except ConflictError as error:
+            logger.info("background work is left to another process", extra={"why": error.message})
+        except (Mem0dashError, AnyDatabaseError) as error:
+            # One line: while something is away, this comes every second.
+            outage = isinstance(error, IndexUnavailableError | AnyDatabaseError)
+            extra = {"cause": str(error.__cause__ or "").strip()[:300] if outage else ""}
+            logger.error(f"background work failed; trying again: {str(error).strip()}", extra=extra)
+        except Exception:  # see the docstring
+            logger.exception("background work failed; trying again")
+
+
+class _WhileHeld(threading.Event):
+    """Set when the process stops; asking renews the lease, and LeaseLostError ends the work."""
+
+    def __init__(self, stop: threading.Event, lease: Held) -> None:
+        super().__init__()
+        self._stop, self._lease = stop, lease
+
+    def is_set(self) -> bool:
+        if not self._stop.is_set():
+            self._lease.renew()
+        return self._stop.is_set()

@@ -1,0 +1,70 @@
+"""Vectors that memories lack: made in batches, for the model in use or for the one to come."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from memories import records
+from memories.engine.engine import Engine
+from memories.models import Memory, MemoryVector
+from memories.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+EMBED_BATCH: Final = 32
+_NEVER: Final = threading.Event()
+
+
+def lacking(model_key: str) -> QuerySet[Memory]:
+    """Live memories without a vector of this model."""
+    return (
+        Memory.objects.filter(deleted_at=None)
+        .exclude(text="")
+        .exclude(vectors__model_key=model_key)
+        .only("id", "text", "rev", "role", "session", "created_at")
+    )
+
+
+def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
+    """Makes the vectors that live memories lack, as after adds without an embedder; how many.
+
+    ProviderError when the embedder fails: what was made before is kept.
+    """
+    total = 0
+    while not stop.is_set():
+        engine = runtime.engine
+        rows = list(lacking(engine.model_key)[:EMBED_BATCH]) if engine.embedder else []
+        if not rows:
+            break
+        store(rows, engine)
+        # Pending again, for the outbox to cover an index that does not take it now.
+        Memory.objects.filter(id__in=[row.id for row in rows]).update(indexed_rev=0)
+        runtime.apply(rows)
+        total += len(rows)
+    if total:
+        logger.info("made missing vectors", extra={"memories": total})
+    return total
+
+
+def store(rows: Sequence[Memory], engine: Engine) -> None:
+    """Embeds these memories with `engine` and keeps the vectors beside those of other models."""
+    made = engine.embed([records.embedded_text(row) for row in rows])
+    with transaction.atomic():
+        # A text that changed meanwhile got its vector with the change.
+        current = dict(
+            Memory.objects.select_for_update()
+            .filter(id__in=[row.id for row in rows])
+            .values_list("id", "rev")
+        )
+        MemoryVector.objects.bulk_create(
+            (
+                records.vector_row(row, vector, engine.model_key)
+                for row, vector in zip(rows, made, strict=True)
+                if vector is not None and current.get(row.id) == row.rev
+            ),
+            ignore_conflicts=True,
+        )

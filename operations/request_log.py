@@ -1,0 +1,230 @@
+"""Keeps the request log, off the path of the requests.
+
+A request only puts its record into a queue. One thread per process writes what has gathered there,
+once a second or when a batch is full. While the database is away the queue fills up; what does not
+fit any more is counted and dropped, for no request may wait for its own log.
+"""
+
+import logging
+import queue
+import threading
+import time
+from datetime import timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db import Error as AnyDatabaseError
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.utils import timezone
+
+from mem0dash.middleware import Handled
+from operations.models import RequestLog
+
+logger = logging.getLogger(__name__)
+
+BATCH_ROWS: Final = 200
+BATCH_SECONDS: Final = 1.0
+QUEUE_ROWS: Final = 10_000
+# How long a failed batch waits for the next attempt, at most.
+RETRY_SECONDS: Final = 30.0
+PRUNE_SECONDS: Final = 3600.0
+PRUNE_ROWS: Final = 5_000
+# Paths that are nobody's doing, as in mem0's own server, and what monitors and browsers ask for.
+_SKIPPED: Final = frozenset(
+    {
+        *("/api/health", "/docs", "/redoc", "/openapi.json"),
+        *("/health", "/healthz", "/metrics", "/v1/ping/"),
+    }
+)
+_SKIPPED_BELOW: Final = ("/requests", "/static/")
+
+
+class RequestLogWriter:
+    """The queue and the thread of one process."""
+
+    def __init__(self, *, size: int = QUEUE_ROWS) -> None:
+        self._queue: queue.Queue[RequestLog] = queue.Queue(size)
+        self._kept: list[RequestLog] = []  # a batch that could not be written yet
+        self._dropped = 0
+        self._dropped_lock = threading.Lock()
+        self._stop = threading.Event()
+        self._full = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def put(self, row: RequestLog) -> None:
+        """Takes the row or counts it as dropped; never waits."""
+        try:
+            self._queue.put_nowait(row)
+        except queue.Full:
+            self._drop(1)
+        if self._queue.qsize() >= BATCH_ROWS:
+            self._full.set()
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread = threading.Thread(target=self._run, name="mem0dash-request-log", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after it has written what is left."""
+        self._stop.set()
+        self._full.set()
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+
+    def write(self) -> bool:
+        """Writes all that is waiting; False when the database is away, and the rows are kept."""
+        self._tell_dropped()
+        while rows := self._kept or self._next_batch():
+            self._kept = rows
+            try:
+                self._drop(_store(rows))
+            except (OperationalError, InterfaceError):
+                logger.warning("request log not written; trying again", extra={"rows": len(rows)})
+                return False
+            self._kept = []
+        return True
+
+    def _run(self) -> None:
+        wait, pruned_at = BATCH_SECONDS, float("-inf")
+        while not self._stop.is_set():
+            if wait > BATCH_SECONDS:
+                self._stop.wait(wait)  # the database is away: a full batch changes nothing
+            else:
+                self._full.wait(wait)
+            self._full.clear()
+            wait = BATCH_SECONDS if self._guarded_write() else min(wait * 2, RETRY_SECONDS)
+            if time.monotonic() - pruned_at >= PRUNE_SECONDS:
+                pruned_at = time.monotonic()
+                self._guarded_prune()
+        self._guarded_write()
+        self._drop(len(self._kept) + self._queue.qsize())
+        self._tell_dropped()
+        connection.close()
+
+    def _guarded_write(self) -> bool:
+        """One failing round must not end the thread: whatever it was, the next may go well."""
+        try:
+            close_old_connections()
+            return self.write()
+        except Exception:  # see the docstring
+            logger.exception("request log not written")
+            self._drop(len(self._kept))
+            self._kept = []
+            return False
+
+    def _guarded_prune(self) -> None:
+        try:
+            prune(stop=self._stop)
+        except AnyDatabaseError:
+            logger.exception("request log not pruned; trying again")
+
+    def _next_batch(self) -> list[RequestLog]:
+        rows: list[RequestLog] = []
+        while len(rows) < BATCH_ROWS:
+            try:
+                rows.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return rows
+
+    def _drop(self, count: int) -> None:
+        if count:
+            with self._dropped_lock:
+                self._dropped += count
+
+    def _tell_dropped(self) -> None:
+        with self._dropped_lock:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            logger.warning("rows of the request log were dropped", extra={"rows": dropped})
+
+
+def _store(rows: list[RequestLog]) -> int:
+    """Writes the rows; how many had to be left out, such as those of a project that is gone."""
+    try:
+        RequestLog.objects.bulk_create(rows)
+        return 0
+    except (OperationalError, InterfaceError):
+        raise
+    except AnyDatabaseError:
+        pass
+    # One of them does not fit: the others must not go with it. What is written leaves the list, so
+    # that an outage in between brings no row twice.
+    left_out = 0
+    while rows:
+        rows[0].pk = None
+        try:
+            rows[0].save(force_insert=True)
+        except (OperationalError, InterfaceError):
+            raise
+        except AnyDatabaseError:
+            left_out += 1
+        del rows[0]
+    return left_out
+
+
+def is_logged(method: str, path: str) -> bool:
+    """Whether a request is worth a row."""
+    return method != "OPTIONS" and path not in _SKIPPED and not path.startswith(_SKIPPED_BELOW)
+
+
+def record(handled: Handled) -> None:
+    """settings.REQUEST_LOG: takes note of a finished request, if this process keeps the log."""
+    if _writer is None or not is_logged(handled.method, handled.path):
+        return
+    who = handled.principal
+    _writer.put(
+        RequestLog(
+            project_id=who.project.id if who else None,
+            account_id=who.account_id if who else None,
+            key_prefix=who.key_prefix if who else "",
+            client=_clean(who.client if who else "", 200),
+            method=_clean(handled.method, 10),
+            path=_clean(handled.path, 500),
+            status_code=handled.status,
+            latency_ms=handled.ms,
+            auth_type=handled.auth_type,
+            request_id=handled.request_id,
+            created_at=handled.at,
+        )
+    )
+
+
+def _clean(text: str, length: int) -> str:
+    """Text that every database can keep."""
+    return text.replace("\0", "\ufffd")[:length]
+
+
+def prune(*, stop: threading.Event | None = None) -> int:
+    """Deletes rows beyond REQUEST_LOG_RETENTION_DAYS, in portions that lock nobody out for long;
+    how many they were."""
+    oldest = timezone.now() - timedelta(days=settings.REQUEST_LOG_RETENTION_DAYS)
+    total = 0
+    while stop is None or not stop.is_set():
+        ids = RequestLog.objects.filter(created_at__lt=oldest).order_by("created_at")
+        portion = list(ids.values_list("id", flat=True)[:PRUNE_ROWS])
+        if not portion:
+            break
+        total += RequestLog.objects.filter(id__in=portion).delete()[0]
+    if total:
+        logger.info("request log pruned", extra={"rows": total})
+    return total
+
+
+_writer: RequestLogWriter | None = None
+
+
+def start() -> None:
+    """Begins to keep the log in this process."""
+    global _writer
+    _writer = RequestLogWriter()
+    _writer.start()
+
+
+def stop() -> None:
+    """Writes what is left and ends the log in this process."""
+    global _writer
+    writer, _writer = _writer, None
+    if writer is not None:
+        writer.stop()
