@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from django.conf import settings
+from django.utils import timezone
 
-from accounts.models import Account, Membership, Project, Role
+from accounts.models import Account, InstanceState, Membership, Project, Role
 from apikeys.services import create_api_key
 from mem0dash.principal import Principal, Scope
 from memories import ingest, runtime
@@ -31,9 +32,9 @@ ONE_FORM = frozenset(
     f"test_{name}"
     for name in (
         *("browser", "configuration", "copy_database", "failures", "filters", "finding"),
-        *("finding_data", "local_embedder", "logs", "middleware", "openapi", "outbound", "probes"),
-        *("provider_failures", "provider_secrets", "provider_stub", "ranking", "replies"),
-        "settings",
+        *("finding_data", "local_embedder", "logs", "middleware", "model_listing", "openapi"),
+        *("outbound", "probes", "provider_failures", "provider_secrets", "provider_stub"),
+        *("ranking", "replies", "settings"),
     )
 )
 
@@ -187,10 +188,12 @@ def other_project(db: None) -> Project:
 
 @pytest.fixture
 def alice(db: None) -> Account:
-    """The instance owner."""
+    """The instance owner, of a server that is set up."""
     account = Account(email="alice@example.org", name="Alice", is_owner=True)
     account.set_password("correct horse battery")
     account.save()
+    now = timezone.now()
+    InstanceState.objects.update(owner_created_at=now, setup_completed_at=now)
     return account
 
 

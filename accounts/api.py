@@ -11,19 +11,13 @@ from accounts import services, sessions, setup, throttle
 from accounts.models import Account
 from accounts.queries import account_of, role_name
 from accounts.throttle import Limit
-from mem0dash.errors import ConflictError, PermissionDeniedError
+from mem0dash.errors import ConflictError
 from mem0dash.middleware import client_address
 from mem0dash.rest.bodies import Email, body_of
 from mem0dash.rest.schemas import MESSAGE, TEXT, TIME, UUID_TEXT, answers, object_of
 from mem0dash.rest.shapes import instant_z
 from mem0dash.rest.views import OpenView, OssView
 
-CLOSED = "Registration is closed. An admin account already exists."
-HOW_TO_REGISTER = (
-    "Registration needs the setup token, as the header X-Setup-Token or the field setup_token. "
-    "The server shows it when it starts and keeps it in the file setup_token of its data "
-    "directory, unless SETUP_TOKEN is configured."
-)
 SETUP_TOKEN_HEADER = OpenApiParameter(
     "X-Setup-Token", str, OpenApiParameter.HEADER, description="Shown by the server when it starts"
 )
@@ -79,9 +73,14 @@ class Onboarding(_Body):
     use_case: StrictStr
 
 
+def _subject(request: Request) -> str:
+    """Whom limits count the request for."""
+    return throttle.address_subject(client_address(request._request))
+
+
 def _limit(request: Request, limit: Limit) -> str:
     """Counts the request against the limit of its route; the address that it is counted for."""
-    address = throttle.address_subject(client_address(request._request))
+    address = _subject(request)
     throttle.take(limit, address)
     return address
 
@@ -118,21 +117,14 @@ class RegisterView(OpenView):
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, Register)
-        address = _limit(request, throttle.REGISTER)
-        if not setup.needs_setup():
-            raise PermissionDeniedError(CLOSED)
-        attempt = throttle.take(throttle.WRONG_SETUP_TOKENS, address)
         sent = request.headers.get("X-Setup-Token") or body.setup_token or ""
-        if not setup.is_setup_token(sent.strip()):
-            # The token goes with the first owner, who may have been made since.
-            raise PermissionDeniedError(HOW_TO_REGISTER if setup.needs_setup() else CLOSED)
-        throttle.give_back(attempt)
+        setup.require_setup_token(sent, address=_subject(request))
         try:
             owner = services.register_owner(
                 email=body.email, name=body.name, password=body.password
             )
         except ConflictError:  # another registration was faster
-            raise PermissionDeniedError(CLOSED) from None
+            raise setup.SetupClosedError(setup.CLOSED) from None
         return Response(_tokens(owner))
 
 

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
@@ -9,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS, IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from accounts import throttle
+from accounts import setup, throttle
 from accounts.models import Account, InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT, scopes_in
 from accounts.setup import forget_setup_token
@@ -116,6 +117,21 @@ def register_owner(*, email: str, name: str, password: str) -> Account:
         account = create_owner(email=email, name=name, password=password)
         complete_setup()
     return account
+
+
+def ensure_owner() -> None:
+    """Makes the owner that OWNER_EMAIL and OWNER_PASSWORD name, while there is none; set-up is
+    closed with that. ConfigurationError for an unusable value."""
+    if not settings.OWNER_EMAIL or not setup.needs_setup():
+        return
+    try:
+        register_owner(
+            email=settings.OWNER_EMAIL, name=settings.OWNER_NAME, password=settings.OWNER_PASSWORD
+        )
+    except ConflictError:
+        return  # another process was faster
+    except InvalidInputError as error:
+        raise ConfigurationError(f"OWNER_EMAIL and OWNER_PASSWORD: {error.message}") from error
 
 
 def require_whole_account(principal: Principal, account: Account) -> None:

@@ -7,10 +7,22 @@ from typing import Final
 
 from django.conf import settings
 
+from accounts import throttle
 from accounts.models import InstanceState
 from mem0dash import env
+from mem0dash.errors import PermissionDeniedError
 
 TOKEN_FILE: Final = "setup_token"  # noqa: S105  (the name of a file)
+CLOSED: Final = "Registration is closed. An admin account already exists."
+HOW_TO_REGISTER: Final = (
+    "Registration needs the setup token, as the header X-Setup-Token or the field setup_token. "
+    "The server shows it when it starts and keeps it in the file setup_token of its data "
+    "directory, unless SETUP_TOKEN is configured."
+)
+
+
+class SetupClosedError(PermissionDeniedError):
+    """There is an owner already."""
 
 
 def needs_setup() -> bool:
@@ -41,6 +53,24 @@ def is_setup_token(sent: str) -> bool:
     """Whether `sent` is the token, compared in constant time; never while there is none."""
     expected = settings.SETUP_TOKEN or _kept()
     return bool(expected) and hmac.compare_digest(sent.encode(), expected.encode())
+
+
+def require_setup_token(sent: str, *, address: str) -> None:
+    """Lets through who sends the setup token while nobody owns the instance.
+
+    SetupClosedError once somebody does, PermissionDeniedError for another text, RateLimitedError
+    after too many of either from this address (throttle.address_subject).
+    """
+    throttle.take(throttle.REGISTER, address)
+    if not needs_setup():
+        raise SetupClosedError(CLOSED)
+    attempt = throttle.take(throttle.WRONG_SETUP_TOKENS, address)
+    if not is_setup_token(sent.strip()):
+        # The token goes with the first owner, who may have been made since.
+        if needs_setup():
+            raise PermissionDeniedError(HOW_TO_REGISTER)
+        raise SetupClosedError(CLOSED)
+    throttle.give_back(attempt)
 
 
 def forget_setup_token() -> None:

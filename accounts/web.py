@@ -47,16 +47,12 @@ def page(view: PageView[P]) -> Callable[Concatenate[HttpRequest, P], HttpRespons
     """
 
     def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        if settings.SETUP_ROUTE and not setup.is_complete():
-            return _lead(request, resolve_url(settings.SETUP_ROUTE))
+        if settings.SETUP_ROUTE and not settings.AUTH_DISABLED and not setup.is_complete():
+            return lead(request, resolve_url(settings.SETUP_ROUTE))
         account = signed_in(request)
         if account is None and not settings.AUTH_DISABLED:
-            return _lead(request, _sign_in_url(request))
-        known = cast(PageRequest, request)
-        known.account = account
-        known.principal = _principal(known)
-        known.auth_type = known.principal.via  # type: ignore[attr-defined]  # for the request log
-        return view(known, *args, **kwargs)
+            return lead(request, sign_in_url(request))
+        return view(identified(request, account), *args, **kwargs)
 
     # Not as a decorator: the type of that result has no place for another request.
     update_wrapper(guarded, view)
@@ -85,6 +81,15 @@ def local_path(wanted: str | None) -> str:
     return resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
+def identified(request: HttpRequest, account: Account | None) -> PageRequest:
+    """The request with who is behind it; PermissionDeniedError for a member of no project."""
+    known = cast(PageRequest, request)
+    known.account = account
+    known.principal = _principal(known)
+    known.auth_type = known.principal.via  # type: ignore[attr-defined]  # for the request log
+    return known
+
+
 def _principal(request: PageRequest) -> Principal:
     account = request.account
     project = project_of(account) if account else project_named("")
@@ -104,7 +109,7 @@ def _principal(request: PageRequest) -> Principal:
     )
 
 
-def _sign_in_url(request: HttpRequest) -> str:
+def sign_in_url(request: HttpRequest) -> str:
     """The sign-in page, which leads back to where the request wanted to go."""
     url = resolve_url(settings.LOGIN_URL)
     if request.method != "GET" or request.headers.get("HX-Request") == "true":
@@ -112,7 +117,8 @@ def _sign_in_url(request: HttpRequest) -> str:
     return f"{url}?{urlencode({'next': request.get_full_path()}, safe='/')}"
 
 
-def _lead(request: HttpRequest, url: str) -> HttpResponse:
+def lead(request: HttpRequest, url: str) -> HttpResponse:
+    """Sends the browser to another page."""
     # htmx would put the page into a piece of this one.
     if request.headers.get("HX-Request") == "true":
         return HttpResponseClientRedirect(url)

@@ -44,9 +44,12 @@ pool = ThreadPoolExecutor(settings.THREADS, thread_name_prefix="mem0dash-request
 # the embedder at most and can do without, nor from what puts another provider in its place.
 waiting_pool = ThreadPoolExecutor(settings.WAITING_THREADS, thread_name_prefix="mem0dash-waiting")
 asking_pool = ThreadPoolExecutor(settings.THREADS, thread_name_prefix="mem0dash-asking")
+# Pages that wait for a provider, or for this very server.
+pages_pool = ThreadPoolExecutor(4, thread_name_prefix="mem0dash-page")
 # The threads that answer a request just now.
 answering: set[int] = set()
 _ASKING = re.compile(r"POST /(([\w/]+/)?search/?|configure)")
+_WAITING_PAGES = re.compile(r"POST /setup/.*")
 _WAITING = re.compile(r"(POST|PUT) /(([\w/]+/)?memories(/.*)?|generate-instructions)")
 
 
@@ -120,6 +123,8 @@ def _below_prefix(scope: Scope) -> Scope:
 def _pool_for(call: str) -> ThreadPoolExecutor:
     if _ASKING.fullmatch(call):
         return asking_pool
+    if _WAITING_PAGES.fullmatch(call):
+        return pages_pool
     return waiting_pool if _WAITING.fullmatch(call) else pool
 
 

@@ -28,6 +28,7 @@ TITLES: Final = {
     404: "There is no such page",
     405: "That is not how this page works",
     409: "It has changed meanwhile",
+    410: "That is over",
     413: "That is too much at once",
     429: "Too many attempts",
     500: "Something went wrong here",

@@ -60,6 +60,12 @@ if len(JWT_SECRET) < 32:
 SETUP_TOKEN = env.text("SETUP_TOKEN")
 if SETUP_TOKEN and len(SETUP_TOKEN) < 16:
     raise ConfigurationError("SETUP_TOKEN must have at least 16 characters.")
+# The first owner, for who sets up without a browser.
+OWNER_EMAIL = env.text("OWNER_EMAIL")
+OWNER_NAME = env.text("OWNER_NAME")
+OWNER_PASSWORD = env.text("OWNER_PASSWORD")
+if bool(OWNER_EMAIL) != bool(OWNER_PASSWORD):
+    raise ConfigurationError("OWNER_EMAIL and OWNER_PASSWORD are set together or not at all.")
 ADMIN_API_KEY = env.text("ADMIN_API_KEY")
 if ADMIN_API_KEY and len(ADMIN_API_KEY) < 16:
     raise ConfigurationError("ADMIN_API_KEY must have at least 16 characters.")
@@ -112,7 +118,7 @@ PAGE_PATHS = ("/dashboard", "/login", "/logout", "/setup")
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "dashboard:overview"
 # The route of the setup wizard, to which every page leads until set-up is complete; "" for none.
-SETUP_ROUTE = ""
+SETUP_ROUTE = "setup:start"
 # The path of PUBLIC_URL: below it pages link to each other. asgi.py takes it off where a proxy
 # leaves it on, so that the server is also reached directly.
 FORCE_SCRIPT_NAME = _public.path or None
@@ -226,6 +232,7 @@ INSTALLED_APPS = [
     "operations.apps.OperationsConfig",
     "memories.apps.MemoriesConfig",
     "dashboard.apps.DashboardConfig",
+    "setup_wizard.apps.SetupWizardConfig",
 ]
 MIDDLEWARE = [
     "mem0dash.middleware.RequestMiddleware",

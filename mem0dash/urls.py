@@ -32,6 +32,7 @@ urlpatterns = [
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("docs", documentation, name="docs"),
     path("", include("dashboard.urls")),
+    path("", include("setup_wizard.urls")),
     path("", include("accounts.urls")),
     path("", include("apikeys.urls")),
     path("", include("operations.urls")),

@@ -21,6 +21,9 @@ from memories.models import EngineConfig
 
 REDACTED: Final = "[redacted]"
 SEALED: Final = "$encrypted"
+# So many letters at the end of a secret are shown, of one that has at least as many.
+ENDS: Final = 3
+ENDS_OF: Final = 16
 SECTIONS: Final[dict[str, Kind]] = {"llm": "llm", "fallback_llm": "llm", "embedder": "embedder"}
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 Section = dict[str, Any]
@@ -137,8 +140,12 @@ def _each_secret(config: Mapping[str, Any], change: Callable[[Any], Any]) -> dic
 
 
 def _seal(secret: Any) -> dict[str, str]:
-    shown = secret[-3:] if isinstance(secret, str) and len(secret) >= 16 else ""
-    return {SEALED: crypto.encrypt(json.dumps(secret)), "ends": shown}
+    return {SEALED: crypto.encrypt(json.dumps(secret)), "ends": _ends(secret)}
+
+
+def _ends(secret: Any) -> str:
+    """How a secret ends, so that people know it again; "" where that would tell too much of it."""
+    return secret[-ENDS:] if isinstance(secret, str) and len(secret) >= ENDS_OF else ""
 
 
 def _unseal(secret: Any) -> Any:
@@ -148,6 +155,16 @@ def _unseal(secret: Any) -> Any:
 def redacted(choice: Choice) -> dict[str, Any]:
     """The configuration of a provider as it may be shown: without any secret."""
     return _each_secret(choice.config, lambda _: REDACTED)
+
+
+def has_key(choice: Choice) -> bool:
+    """Whether an API key is configured."""
+    return bool(choice.config.get("api_key"))
+
+
+def key_ends(choice: Choice) -> str:
+    """The last characters of the API key, for display; "" for a short one, and where none is."""
+    return _ends(choice.config.get("api_key"))
 
 
 # --- The environment -----------------------------------------------------------------------------

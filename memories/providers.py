@@ -16,8 +16,8 @@ from mem0dash.errors import (
 from mem0dash.principal import Principal, Scope
 from memories import configuration, runtime
 from memories.configuration import SECTIONS, ChangedMeanwhileError, Configuration
-from memories.engine import catalogue, failures, hints, remote, replies
-from memories.engine.catalogue import LOCAL, NONE, Choice, Kind
+from memories.engine import catalogue, choices, failures, hints, listing, remote, replies
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Kind
 from memories.engine.choices import shown
 from memories.engine.engine import Engine
 from memories.models import Reembedding
@@ -46,6 +46,15 @@ class Probe:
     code: str = ""
     cause: str = ""
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The names of a provider's models, the likely ones first; `problem` tells people why there is
+    none."""
+
+    names: tuple[str, ...]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,7 @@ def _change(principal: Principal, sections: Mapping[str, Any]) -> None:
     for attempt in range(1, CHANGE_ATTEMPTS + 1):
         former = configuration.current()
         try:
-            return _use(principal, changed(former, sections), former)
+            return use(principal, changed(former, sections), former)
         except ChangedMeanwhileError:
             if attempt == CHANGE_ATTEMPTS:
                 raise
@@ -151,7 +160,7 @@ def with_dims(wanted: Configuration) -> Configuration:
     return replace(wanted, dims=dims)
 
 
-def _use(principal: Principal, wanted: Configuration, former: Configuration) -> None:
+def use(principal: Principal, wanted: Configuration, former: Configuration) -> None:
     if wanted == former:
         return
     for name in ("llm", "fallback_llm"):
@@ -231,6 +240,25 @@ def probe_choice(choice: Choice, kind: Kind) -> Probe:
     except InvalidInputError as error:
         hint = "It was not asked: configure it anew, or install what it needs."
         return Probe(ok=False, latency_ms=0, code=failures.REFUSED, cause=error.message, hint=hint)
+
+
+def models(choice: Choice, kind: Kind) -> Models:
+    """Asks the provider which models of this kind it has, once. Who may ask is the caller's to
+    check. Never raises: `problem` tells what stands in the way."""
+    try:
+        if choice.provider not in PROVIDERS:
+            return Models((), "There is nothing to ask: no provider is chosen.")
+        choices.check_provider(choice.provider, kind)
+        if not listing.is_listed(choice.provider):
+            return Models((), hints.not_listed(choice))
+        if choices.lacks_key(choice):
+            return Models((), f"{PROVIDERS[choice.provider].called} needs an API key.")
+        names = listing.listed(choice, kind)
+    except ProviderError as error:
+        return Models((), hints.listing_hint(error, choice))
+    except InvalidInputError as error:
+        return Models((), error.message)
+    return Models(names, "" if names else hints.nothing_listed(choice, kind))
 
 
 def _since(started: float) -> float:

@@ -15,7 +15,7 @@ from mem0dash.principal import Principal, Scope
 from memories import purge, queries, records, runtime
 from memories.adding import adopted_app
 from memories.filters import EVERYTHING, Node, to_q
-from memories.models import Memory, MemoryVector, Revision
+from memories.models import AddInput, Memory, MemoryVector, Revision
 from memories.records import Vector
 
 BATCH: Final = 500
@@ -246,3 +246,13 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
         )
     runtime.current().apply(rows)
     return len(rows)
+
+
+def erase_added_with(principal: Principal, *, key_id: UUID) -> int:
+    """Erases what this API key has added to the project, and the inputs of its adds, also of those
+    that failed; how many memories. Scope `admin`."""
+    inputs = AddInput.objects.filter(project_id=principal.project.id, key_id=key_id)
+    added = Memory.objects.filter(project_id=principal.project.id, batch_id__in=inputs.values("id"))
+    erased = erase_memories(principal, added.values_list("id", flat=True))
+    inputs.exclude(outcome=AddInput.Outcome.RUNNING).delete()
+    return erased

@@ -68,6 +68,14 @@
     if (event.detail.requestConfig?.boosted) document.querySelector("#main")?.focus();
   });
 
+  // Where a form did not fit, one goes on with the first field that is wrong.
+  const amend = () => document.querySelector("[aria-invalid=true]")?.focus();
+  document.addEventListener("htmx:afterSettle", amend);
+  amend();
+
+  // A link that brought a secret leaves none in the history.
+  if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname);
+
   // ---- selections ----------------------------------------------------------------------------
   // Shift-click takes a range, the box in the head all of the page; the count follows.
   let last = null;

@@ -329,7 +329,10 @@ def test_a_new_password_by_command_lets_its_owner_in_at_once(browser: Client, cl
 # --- Before there is anybody, and who is in no project -------------------------------------------
 
 
-def test_before_set_up_the_sign_in_page_says_how_to_make_the_owner(browser: Client) -> None:
+def test_without_a_wizard_the_sign_in_page_says_how_to_make_the_owner(
+    browser: Client, settings: Any
+) -> None:
+    settings.SETUP_ROUTE = ""
     Account.objects.all().delete()
     InstanceState.objects.update(owner_created_at=None, setup_completed_at=None)
     text = browser.get("/login").content.decode()

@@ -52,13 +52,6 @@ fail("unknown", {HOSTILE!r}, {HOSTILE!r}, 4000)
 """
 
 
-def test_a_fresh_server_says_how_to_make_the_owner(unclaimed_site: Site) -> None:
-    unclaimed_site.check_page("/login", "login-no-account", signed_in=False)
-    visit = unclaimed_site.visit()
-    visit.go("/")
-    assert visit.page.url.endswith("/login?next=/dashboard")
-
-
 def test_the_overview_of_an_empty_server(site: Site) -> None:
     site.check_page("/dashboard", "overview-empty")
 

@@ -71,7 +71,7 @@ def test_the_shown_token_makes_the_owner_once_and_is_gone(data: Path) -> None:
         token = path.read_text().strip()
         assert path.stat().st_mode & 0o777 == 0o600
         greeting = server.out.read_text()
-        assert f"\n  {token}\n" in greeting and "X-Setup-Token" in greeting
+        assert f"/setup?token={token}\n" in greeting
         assert server.ask("/auth/setup-status") == (200, {"needsSetup": True})
         eve = {"name": "Eve", "email": "eve@example.org", "password": "correct horse battery"}
         assert server.ask("/auth/register", eve)[0] == 403

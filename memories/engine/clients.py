@@ -13,17 +13,17 @@ CONNECT_SECONDS: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
-def tame(client: Any, seconds: float) -> None:
-    """No retries and no redirects inside the SDKs, and a timeout on every call.
+def tame(client: Any, seconds: float, most: int | None = None) -> None:
+    """No retries and no redirects inside the SDKs, and a timeout on every call. `most` is how many
+    bytes an answer may have, ANSWER_BYTES where it is not given.
 
     A redirect would take the texts to a host that nobody configured.
     """
     if hasattr(client, "max_retries"):
         client.max_retries = 0
-    http = getattr(client, "_client", None)
     if (inner := getattr(client, "_api_client", None)) is not None:  # google-genai
         inner._http_options.timeout = round(seconds * 1000)
-        http = inner._httpx_client
+    http = _http(client)
     if http is None:
         return
     timeout = type(http.timeout)(seconds, connect=CONNECT_SECONDS)
@@ -32,33 +32,57 @@ def tame(client: Any, seconds: float) -> None:
     if hasattr(client, "timeout"):
         client.timeout = timeout
     hooks = http.event_hooks
-    http.event_hooks = {**hooks, "response": [*hooks["response"], _limit(seconds)]}
+    http.event_hooks = {**hooks, "response": [*hooks["response"], _limit(seconds, most)]}
 
 
-def _limit(seconds: float) -> Callable[[Any], None]:
+def refuse_packed(client: Any) -> None:
+    """Asks for answers as they are. A few packed bytes may be gigabytes when they are unpacked, and
+    the limit on an answer counts what comes over the wire."""
+    http = _http(client)
+    if http is None:
+        return
+    http.headers["Accept-Encoding"] = "identity"
+    hooks = http.event_hooks
+    http.event_hooks = {**hooks, "response": [*hooks["response"], _refuse_packed]}
+
+
+def _refuse_packed(response: Any) -> None:
+    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        cause = "The answer is compressed, which was not asked for."
+        raise failures.failure(failures.MALFORMED, cause)
+
+
+def _http(client: Any) -> Any:
+    """The HTTP client inside an SDK's client; None where it has none of this kind."""
+    inner = getattr(client, "_api_client", None)  # google-genai
+    return getattr(client, "_client", None) if inner is None else inner._httpx_client
+
+
+def _limit(seconds: float, most: int | None) -> Callable[[Any], None]:
     """The clients' own timeout begins anew with every byte: this one is for the whole answer."""
 
     def limit(response: Any) -> None:
         # httpx, or httpx2 with the same interface: the SDKs differ.
         library = type(response).__module__.partition(".")[0]
-        response.stream = _limited_stream(library)(response.stream, time.monotonic() + seconds)
+        until = time.monotonic() + seconds
+        response.stream = _limited_stream(library)(response.stream, until, most or ANSWER_BYTES)
 
     return limit
 
 
 @cache
-def _limited_stream(library: str) -> Callable[[Any, float], Any]:
+def _limited_stream(library: str) -> Callable[[Any, float, int], Any]:
     base: Any = importlib.import_module(library).SyncByteStream
 
     class Limited(base):  # type: ignore[misc]  # of a library that is known at run time
-        def __init__(self, stream: Any, until: float) -> None:
-            self._stream, self._until = stream, until
+        def __init__(self, stream: Any, until: float, most: int) -> None:
+            self._stream, self._until, self._most = stream, until, most
 
         def __iter__(self) -> Iterator[bytes]:
             size = 0
             for chunk in self._stream:
                 size += len(chunk)
-                if size > ANSWER_BYTES:
+                if size > self._most:
                     raise failures.failure(failures.MALFORMED, "The answer has no end.")
                 if time.monotonic() > self._until:
                     raise failures.failure(failures.TIMEOUT, "The answer came too slowly.")

@@ -11,6 +11,9 @@ from memories.engine.choices import same_address
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104  (a word)
 _UNKNOWN: Final = ("not found", "does not exist", "unknown", "no such")
+# The statuses of a redirect, and of a server that has no such route.
+_REDIRECT: Final = re.compile(r"\b30[1278]\b")
+_NO_ROUTE: Final = re.compile(r"\b40[45]\b")
 # What the system says of a connection that did not come about, and what that means.
 _UNREACHABLE: Final = (
     (("metadata address",), "{where} is a metadata address, which is never connected to."),
@@ -73,6 +76,41 @@ def hint(error: ProviderError, choice: Choice, kind: Kind) -> str:
     return f"This is an unusual failure: look at the log or the status page of {who}."
 
 
+def listing_hint(error: ProviderError, choice: Choice) -> str:
+    """One or two sentences for the person who wants to see the provider's models."""
+    who, where = _who(choice), _address(choice)
+    if error.code == failures.AUTH and choice.config.get("api_key"):
+        return f"{who} does not accept the key: is it whole, valid, and of this provider?"
+    if error.code == failures.TIMEOUT:
+        return f"{who} did not list its models in time: try again, or type the model's name."
+    if error.code == failures.MALFORMED:
+        return (
+            f"What {who} answers is no list of models: is {where} the address of an API, not of a "
+            "web page?"
+        )
+    if error.code == failures.REFUSED and not _REDIRECT.search(error.cause):
+        if not _NO_ROUTE.search(error.cause):
+            return f"{who} does not list its models: {error.cause}"
+        if _lacks_path(choice):
+            return f"{where} answers, but not to this call: {_path_hint(choice)}"
+        return f"{who} has no list of its models: type the model's name, or check the address."
+    return hint(error, choice, "llm")
+
+
+def nothing_listed(choice: Choice, kind: Kind) -> str:
+    """Of a provider that answers with a list in which there is no model of this kind."""
+    what = {"llm": "chat", "embedder": "embedding"}[kind]
+    model = choice.model or getattr(PROVIDERS[choice.provider], kind)
+    more = _GET_MODEL.get(choice.provider, "").format(model=model)
+    return f"{_who(choice)} lists no {what} model.{more}"
+
+
+def not_listed(choice: Choice) -> str:
+    """Of a provider that cannot be asked for its models."""
+    name = " The list of its models cannot be asked for: type the model's name."
+    return _GET_MODEL.get(choice.provider, name).strip()
+
+
 def _address(choice: Choice) -> str:
     provider = PROVIDERS[choice.provider]
     return str(choice.config.get(provider.address) or provider.default_address or provider.called)
@@ -108,21 +146,26 @@ def _unavailable(where: str, who: str, cause: str) -> str:
 
 def _refused(choice: Choice, kind: Kind, cause: str) -> str:
     model, where = choice.model, _address(choice)
-    if re.search(r"\b30[1278]\b", cause):
+    if _REDIRECT.search(cause):
         return f"{where} sends calls elsewhere, which is not followed: configure the final address."
     if "model" in cause and any(word in cause for word in _UNKNOWN):
         more = _GET_MODEL.get(choice.provider, "").format(model=model)
         return f"The model {model} is not known at {_who(choice)}.{more}"
-    if re.search(r"\b40[45]\b", cause):
+    if _NO_ROUTE.search(cause):
         return f"{where} answers, but not to this call: {_path_hint(choice)}"
     if kind == "embedder":
         return f"{model} refuses to embed: is it an embedding model?"
     return f"{_who(choice)} refuses the request; what it said stands beside this."
 
 
+def _lacks_path(choice: Choice) -> bool:
+    """Whether the address is that of the server alone, where the provider's own goes on."""
+    usual = PROVIDERS[choice.provider].default_address
+    return bool(urlsplit(usual).path) and not urlsplit(_address(choice)).path.rstrip("/")
+
+
 def _path_hint(choice: Choice) -> str:
     usual = PROVIDERS[choice.provider].default_address
-    path = urlsplit(usual).path
-    if path and not urlsplit(_address(choice)).path.rstrip("/"):
-        return f"the address lacks its path, mostly {path}"
+    if _lacks_path(choice):
+        return f"the address lacks its path, mostly {urlsplit(usual).path}"
     return f"check the path in it (usual is {usual}) and the model's name."

@@ -60,7 +60,7 @@ class RemoteLlm:
         """InvalidInputError when the configuration does not fit the provider."""
         self._choice, self._attempts = choice, attempts
         self.calls = Calls()
-        self._llm = _created(choice, "llm")
+        self._llm = created(choice, "llm")
         self._refused: set[str] = set()
         self._renames = False  # max_tokens is max_completion_tokens there
         tame(self._llm.client, settings.PROVIDER_TIMEOUT)
@@ -155,7 +155,7 @@ class RemoteEmbedder:
         self.dims = dims
         self.model_key = model_key(choice, dims)
         self._choice = choice
-        self._embedder = _created(choice, "embedder")
+        self._embedder = created(choice, "embedder")
         self._refused: set[str] = set()
         tame(self._embedder.client, settings.PROVIDER_EMBED_TIMEOUT)
 
@@ -282,8 +282,9 @@ def _decoded(embedding: Any) -> Any:
     return embedding
 
 
-def _created(choice: Choice, kind: str) -> Any:
-    """mem0's object for this provider; nothing is asked of the provider yet."""
+def created(choice: Choice, kind: str) -> Any:
+    """mem0's object for this provider, with its SDK's client as `client`, not tamed yet; nothing is
+    asked of the provider. InvalidInputError when the configuration does not fit it."""
     # Imported here: mem0 takes a second to import, and an installation without a provider never
     # does.
     from memories.engine import mem0_factories

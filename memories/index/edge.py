@@ -1,6 +1,9 @@
 """The embedded index: Qdrant Edge in this process, exact search, one process per directory."""
 
-from collections.abc import Collection, Iterator, Sequence
+import fcntl
+import os
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
@@ -46,19 +49,32 @@ class EdgeIndex:
         """Opens the index in `path`, or makes it; IndexUnavailableError when it is in use."""
         self.path, self.dims = path, dims
         self._words = fields.Words()
+        self._let_go = self._hold(path)
         try:
             if (path / "edge_config.json").exists():
                 self._shard = edge.EdgeShard.load(str(path))
             else:
                 self._shard = self._create(path, dims)
         except Exception as error:
-            raise IndexUnavailableError(
-                f"The memory index in {path} cannot be opened; is another mem0dash using it?"
-            ) from error
+            self._let_go()
+            raise _unopened(path) from error
+
+    def _hold(self, path: Path) -> Callable[[], object]:
+        """Locks the folder; what lets go of it again. The engine would refuse a second process as
+        well, but only after it has cut off the journals of the first, which could never flush its
+        index again."""
+        path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        let_go = weakref.finalize(self, os.close, folder)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            let_go()
+            raise _unopened(path) from error
+        return let_go
 
     @staticmethod
     def _create(path: Path, dims: int) -> Any:
-        path.mkdir(parents=True, exist_ok=True)
         sparse = {LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)}
         if dims:
             dense = edge.EdgeVectorParams(size=dims, distance=edge.Distance.Cosine)
@@ -164,6 +180,13 @@ class EdgeIndex:
     @translated()
     def close(self) -> None:
         self._shard.close()
+        self._let_go()
+
+
+def _unopened(path: Path) -> IndexUnavailableError:
+    return IndexUnavailableError(
+        f"The memory index in {path} cannot be opened; is another mem0dash using it?"
+    )
 
 
 def _revisions(records: Sequence[Any]) -> list[tuple[UUID, int]]:

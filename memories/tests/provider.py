@@ -13,6 +13,7 @@
 import argparse
 import contextlib
 import email.utils
+import gzip
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from collections import deque
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
+from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -177,16 +179,16 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(raw) if raw else {}
         except ValueError:
             body = None
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, path, headers, body, time.time())
+        request = Request(self.command, path, headers, body, time.time(), dict(parse_qsl(query)))
         if path == "/_control":
             try:
                 return self._send(200, provider.control(body or {}))
             except (KeyError, TypeError, AttributeError) as error:
                 return self._send(400, {"error": repr(error)})
         provider.requests.append(request)
-        found = wire.route(self.command, path)
+        found = wire.route(self.command, path, headers)
         if found is None:
             return self._send(404, wire.OpenAI().error(404, f"Invalid URL ({path})"))
         dialect, action = found
@@ -231,6 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(400, error)
         if ending and ending.name == "reset":
             return self._reset(data)
+        if ending and ending.name == "pack":
+            return self._send_bytes(200, gzip.compress(data), {"Content-Encoding": "gzip"})
         self._send_bytes(200, data[: len(data) // 2] if ending else data)
 
     def _content(self, dialect: wire.OpenAI, action: str, part: Part, request: Request) -> Any:
@@ -250,15 +254,15 @@ class _Handler(BaseHTTPRequestHandler):
             return dialect.vectors(_vectors(asked, asked.dims or provider.dims, fault), asked)
         if isinstance(dialect, wire.Ollama) and action != "listing":
             return dialect.show(provider.dims) if action == "show" else {"status": "success"}
-        return dialect.models(provider.models, request.headers)
+        return dialect.models(provider.models[: dialect.page(request.query)])
 
     def _drip(self, fault: Fault | None) -> None:
         assert fault is not None
-        self._head(200, 1_000_000, {})
+        self._head(200, 2**40, {})
         self.end_headers()
         self.close_connection = True
-        while not fault.released.wait(0.1):
-            self.wfile.write(b" ")
+        while not fault.released.wait(fault.options["pause"]):
+            self.wfile.write(b" " * fault.options["size"])
             self.wfile.flush()
 
     def _reset(self, data: bytes) -> None:

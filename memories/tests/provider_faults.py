@@ -21,6 +21,7 @@ class Request:
     headers: Mapping[str, str]
     body: Any
     at: float
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -127,7 +128,15 @@ class Part:
 
     def drip(self, *, times: int | None = None) -> Fault:
         """Sends a blank now and then, and never comes to the answer."""
-        return self._add("ending", "drip", times)
+        return self._add("ending", "drip", times, size=1, pause=0.1)
+
+    def flood(self, *, times: int | None = None) -> Fault:
+        """Sends blanks without end, as fast as they are taken."""
+        return self._add("ending", "drip", times, size=65_536, pause=0)
+
+    def pack(self, *, times: int | None = None) -> Fault:
+        """Compresses the answer, whether the client asked for it or not."""
+        return self._add("ending", "pack", times)
 
     def truncate(self, *, times: int | None = None) -> Fault:
         """Answers 200 with the first half of the JSON."""

@@ -147,6 +147,13 @@ class BadRequestError(Exception):
 class OpenAI:
     """https://platform.openai.com/docs/api-reference, and what is compatible with it."""
 
+    # The parameter that says how many models come at once, and how many without it.
+    paged: tuple[str, int] | None = None
+
+    def page(self, query: Mapping[str, str]) -> int | None:
+        """How many models the first page has, which is the only one; None for all."""
+        return int(query.get(self.paged[0], self.paged[1])) if self.paged else None
+
     def key(self, headers: Mapping[str, str]) -> str:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         return token if scheme.lower() == "bearer" else headers.get("api-key", "")
@@ -220,12 +227,7 @@ class OpenAI:
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
 
-    def models(self, names: Sequence[str], headers: Mapping[str, str]) -> dict[str, Any]:
-        if "anthropic-version" in headers:
-            return {
-                "data": [{"type": "model", "id": name, "display_name": name} for name in names],
-                "has_more": False,
-            }
+    def models(self, names: Sequence[str]) -> dict[str, Any]:
         rows = [{"id": n, "object": "model", "created": 0, "owned_by": "stub"} for n in names]
         return {"object": "list", "data": rows}
 
@@ -239,6 +241,8 @@ class OpenAI:
 
 class Anthropic(OpenAI):
     """https://docs.anthropic.com/en/api/messages"""
+
+    paged = ("limit", 20)
 
     def key(self, headers: Mapping[str, str]) -> str:
         return headers.get("x-api-key") or super().key(headers)
@@ -266,6 +270,10 @@ class Anthropic(OpenAI):
                 "output_tokens": _tokens(text),
             },
         }
+
+    def models(self, names: Sequence[str]) -> dict[str, Any]:
+        rows = [{"type": "model", "id": name, "display_name": name} for name in names]
+        return {"data": rows, "has_more": False}
 
     def error(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
@@ -308,7 +316,7 @@ class Ollama(OpenAI):
             return {"embedding": vectors[0][1].tolist() if vectors else []}
         return {"model": asked.model, "embeddings": [vector.tolist() for _, vector in vectors]}
 
-    def models(self, names: Sequence[str], headers: Mapping[str, str]) -> dict[str, Any]:
+    def models(self, names: Sequence[str]) -> dict[str, Any]:
         tagged = [name if ":" in name else f"{name}:latest" for name in names]
         return {"models": [{"name": n, "model": n, "size": 1, "digest": "0"} for n in tagged]}
 
@@ -327,6 +335,8 @@ class Ollama(OpenAI):
 
 class Gemini(OpenAI):
     """https://ai.google.dev/api/generate-content and https://ai.google.dev/api/embeddings"""
+
+    paged = ("pageSize", 50)
 
     def key(self, headers: Mapping[str, str]) -> str:
         return headers.get("x-goog-api-key", "")
@@ -365,11 +375,15 @@ class Gemini(OpenAI):
             return {"embedding": rows[0]} if rows else {}
         return {"embeddings": rows}
 
-    def models(self, names: Sequence[str], headers: Mapping[str, str]) -> dict[str, Any]:
-        methods = ["generateContent", "embedContent"]
+    def models(self, names: Sequence[str]) -> dict[str, Any]:
+        chats, embeds = ["generateContent", "countTokens"], ["embedContent"]
         return {
             "models": [
-                {"name": f"models/{n}", "supportedGenerationMethods": methods} for n in names
+                {
+                    "name": f"models/{name}",
+                    "supportedGenerationMethods": embeds if "embed" in name else chats,
+                }
+                for name in names
             ]
         }
 
@@ -403,9 +417,16 @@ _ROUTES: Final[tuple[tuple[str, re.Pattern[str], OpenAI, str], ...]] = tuple(
 )
 
 
-def route(method: str, path: str) -> tuple[OpenAI, str] | None:
+def route(method: str, path: str, headers: Mapping[str, str]) -> tuple[OpenAI, str] | None:
     """Dialect and action of a request: chat, embeddings, listing, show or pull."""
     for its_method, pattern, dialect, action in _ROUTES:
         if its_method == method and pattern.match(path):
-            return dialect, action
+            return (_lister(headers) if path.endswith("/v1/models") else dialect), action
     return None
+
+
+def _lister(headers: Mapping[str, str]) -> OpenAI:
+    """Whose list is asked for: three dialects have theirs at the same path."""
+    if "x-goog-api-key" in headers:
+        return _GEMINI
+    return _ANTHROPIC if "anthropic-version" in headers else _OPENAI

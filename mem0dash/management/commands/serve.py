@@ -10,7 +10,8 @@ import uvicorn
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from accounts.models import InstanceState
+from accounts import setup
+from accounts.services import ensure_owner
 from accounts.setup import offer_setup_token
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import Mem0dashError
@@ -25,6 +26,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         prepare_database()
         self.check()
+        ensure_owner()
         from memories import runtime
 
         try:
@@ -48,19 +50,21 @@ class Command(BaseCommand):
         host = f"[{host}]" if ":" in host else host
         url = settings.PUBLIC_URL or f"http://{host}:{port}"
         self.stdout.write(f"mem0dash listens on {url}  (documentation: {url}/docs)")
-        state = InstanceState.objects.get(id=1)
-        if state.setup_completed_at is None and not settings.ADMIN_API_KEY:
-            self.stdout.write(
-                "There is no account yet. Make the owner and a first API key with\n"
-                "  .venv/bin/python manage.py bootstrap "
-                "--email you@example.org --name You --password '…'"
-            )
-        if (token := offer_setup_token()) is not None:
-            self.stdout.write(
-                "Over the network, POST /auth/register makes the owner for whoever sends this "
-                f"setup token as X-Setup-Token:\n  {token}"
-            )
+        token = offer_setup_token()
+        if not setup.is_complete():
+            self._lead_to_setup(f"{url}/setup", token)
         self.stdout.flush()
+
+    def _lead_to_setup(self, link: str, token: str | None) -> None:
+        if not setup.needs_setup():
+            self.stdout.write(f"Set-up is not finished. Go on in a browser:\n\n  {link}\n")
+        elif token is None:
+            self.stdout.write(f"Set it up in a browser, with your SETUP_TOKEN:\n\n  {link}\n")
+        else:
+            self.stdout.write(
+                "Set it up in a browser. This link makes its owner, so keep it to yourself:\n\n"
+                f"  {link}?token={token}\n"
+            )
 
 
 def _end_with_requests() -> None:

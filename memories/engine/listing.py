@@ -1,0 +1,170 @@
+"""Which models a provider has, as the provider itself tells it."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from django.conf import settings
+
+from memories.engine import failures, remote
+from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.engine.choices import MODEL_LENGTH, same_address
+from memories.engine.clients import refuse_packed, tame
+
+# Somebody waits, and may as well type the name.
+LISTING_SECONDS: Final = 10
+# OpenRouter's list, the longest known, has less than one million.
+LISTING_BYTES: Final = 4_000_000
+MOST_NAMES: Final = 500
+# As many as one call may ask for: there is no second one.
+_PAGE: Final = 1000
+# A shorter key may be a word, such as a server at home accepts, that stands in names as well.
+_SECRET_LENGTH: Final = 16
+
+Row = Mapping[str, Any]
+
+# What answers say of a model, in `type` (Together, LM Studio and others), in the modalities of its
+# output (OpenRouter), and in what can be done with it (Gemini).
+_CHATS: Final = frozenset({"chat", "language", "llm", "vlm", "code", "text", "generateContent"})
+_EMBEDS: Final = frozenset({"embedding", "embeddings", "embedContent"})
+_NEITHER: Final = frozenset({"image", "audio", "video", "speech", "moderation", "rerank"})
+# What the names say: surely at the provider's own address, probably everywhere.
+_EMBEDDER: Final = re.compile(r"embed|minilm|(^|[/_.-])(bge|gte|e5|uae)[_.-]|paraphrase-", re.I)
+_OTHERS: Final[dict[str, re.Pattern[str]]] = {
+    "openai": re.compile(
+        r"whisper|tts|dall-e|moderation|image|audio|realtime|transcribe|sora|davinci|babbage"
+        r"|instruct|codex|computer-use|deep-research"
+    ),
+    "groq": re.compile(r"whisper|tts|orpheus"),
+    "xai": re.compile(r"image|imagine|video"),
+    "gemini": re.compile(r"tts|image|audio"),
+}
+
+
+def is_listed(provider: str) -> bool:
+    """Whether this provider can be asked for its models."""
+    return provider in _ROWS
+
+
+def listed(choice: Choice, kind: Kind) -> tuple[str, ...]:
+    """The names of the provider's models of this kind, the likely ones first; one call, in which
+    the model of `choice` does not matter.
+
+    At most MOST_NAMES, each printable and of at most MODEL_LENGTH characters. ProviderError when it
+    does not answer with a list, InvalidInputError when the configuration does not fit it.
+    """
+    client = remote.created(choice, kind).client
+    tame(client, min(LISTING_SECONDS, settings.PROVIDER_TIMEOUT), LISTING_BYTES)
+    refuse_packed(client)
+    rows = remote.persist(lambda: _asked(client, choice), attempts=1, seconds=LISTING_SECONDS)
+    names = {
+        name
+        for row in rows
+        if (name := _name(row, choice, kind)) and _fits(row, name, choice, kind)
+    }
+    return tuple(sorted(names, key=lambda name: _order(name, kind))[:MOST_NAMES])
+
+
+def _asked(client: Any, choice: Choice) -> list[Row]:
+    try:
+        rows = _ROWS[choice.provider](client)
+        if rows is None:  # what Ollama's other API says when there is none
+            return []
+        if not isinstance(rows, list):
+            raise failures.failure(failures.MALFORMED, "The answer holds no list of models.")
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        cause = f"The answer has an unknown shape ({type(error).__name__})."
+        raise failures.failure(failures.MALFORMED, cause) from None
+    except Exception as error:  # noqa: BLE001  (every SDK has its own; all are translated)
+        raise failures.translate(error, secrets=choice.secrets()) from None
+    return [row for row in rows if isinstance(row, Mapping)]
+
+
+# The answers are read as plain JSON: the SDKs make an object of every row, which takes them seconds
+# where a broken server sends a million.
+def _openai(client: Any) -> Any:
+    return client.models.with_raw_response.list().http_response.json()["data"]
+
+
+def _anthropic(client: Any) -> Any:
+    return client.models.with_raw_response.list(limit=_PAGE).http_response.json()["data"]
+
+
+def _gemini(client: Any) -> Any:
+    answer = client._api_client.request("get", f"models?pageSize={_PAGE}", {}, None)
+    return json.loads(answer.body)["models"]
+
+
+def _ollama(client: Any) -> Any:
+    return client._request_raw("GET", "/api/tags").json()["models"]
+
+
+_OPENAI_LIKE: Final = ("openai", "deepseek", "lmstudio", "vllm", "xai", "minimax", "groq")
+_ROWS: Final[dict[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(_OPENAI_LIKE, _openai),
+    "anthropic": _anthropic,
+    "gemini": _gemini,
+    "ollama": _ollama,
+}
+
+
+def _name(row: Row, choice: Choice, kind: Kind) -> str:
+    """The model's name as mem0 wants it; "" where it has none that can be used."""
+    name = row.get("name" if choice.provider in {"gemini", "ollama"} else "id")
+    if not isinstance(name, str) or not 0 < len(name) <= MODEL_LENGTH:
+        return ""
+    if not name.isprintable() or name != name.strip():
+        return ""
+    if any(secret in name for secret in choice.secrets() if len(secret) >= _SECRET_LENGTH):
+        return ""
+    # mem0 gives the folder to the LLM itself, and takes an embedder's as it is.
+    return name.removeprefix("models/") if choice.provider == "gemini" and kind == "llm" else name
+
+
+def _fits(row: Row, name: str, choice: Choice, kind: Kind) -> bool:
+    """Whether the model is of this kind, as far as that is certain."""
+    said, is_its_own = _said(row), _is_its_own(choice)
+    if said & (_CHATS | _EMBEDS | _NEITHER):
+        if not said & (_CHATS if kind == "llm" else _EMBEDS):
+            return False
+    elif is_its_own and choice.provider == "openai" and _is_unlikely(name, kind):
+        return False
+    return kind == "embedder" or not (is_its_own and _is_other(name, choice))
+
+
+def _said(row: Row) -> set[str]:
+    """What the answer says about a model, in words."""
+    found: list[Any] = [row.get("type")]
+    architecture = row.get("architecture")
+    for value in (
+        row.get("supportedGenerationMethods"),
+        architecture.get("output_modalities") if isinstance(architecture, Mapping) else None,
+    ):
+        found += value if isinstance(value, list) else []
+    return {word for word in found if isinstance(word, str)}
+
+
+def _is_its_own(choice: Choice) -> bool:
+    """Whether the provider itself is asked, not what stands at another address."""
+    provider = PROVIDERS[choice.provider]
+    address = choice.config.get(provider.address)
+    return not address or same_address(address, provider.default_address)
+
+
+def _is_other(name: str, choice: Choice) -> bool:
+    pattern = _OTHERS.get(choice.provider)
+    # Behind the base of a model that was tuned stands what its owner calls it.
+    base = name.split(":")[1] if name.startswith("ft:") else name
+    return pattern is not None and bool(pattern.search(base))
+
+
+def _is_unlikely(name: str, kind: Kind) -> bool:
+    return bool(_EMBEDDER.search(name)) != (kind == "embedder")
+
+
+def _order(name: str, kind: Kind) -> tuple[bool, list[str | int], str]:
+    """Likely ones first, then by name, numbers by their size."""
+    pieces = re.split(r"([0-9]+)", name.casefold())
+    by_size = [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)]
+    return _is_unlikely(name, kind), by_size, name

@@ -1,0 +1,104 @@
+"""The first step: the account that owns this server."""
+
+import math
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import reverse
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods
+
+from accounts import setup, throttle
+from accounts.services import create_owner, update_account
+from accounts.throttle import RateLimitedError
+from accounts.web import lead, start_session
+from mem0dash.errors import ConflictError, InvalidInputError, PermissionDeniedError
+from mem0dash.middleware import client_address
+from setup_wizard.forms import AdministratorForm, OwnAccountForm
+from setup_wizard.steps import StepRequest, closed, next_step, shown, step, url_of
+
+WRONG_TOKEN = "This is not the setup token of this server."  # noqa: S105  (a sentence)
+
+
+@sensitive_post_parameters("password", "setup_token")
+@require_http_methods(["GET", "HEAD", "POST"])
+def start(request: HttpRequest) -> HttpResponseBase:
+    """Where the printed link leads: the form of the first account, or to where set-up stands."""
+    if setup.is_complete():
+        return closed(request)
+    if not setup.needs_setup():
+        return _go_on(request)
+    if request.method != "POST":
+        # Whether the link's token is right, only the form's sending tells: guesses are counted.
+        token = request.GET.get("token", "")
+        return _shown(request, AdministratorForm(initial={"setup_token": token}), has_token=token)
+    return _claim(request)
+
+
+@step
+def _go_on(request: StepRequest) -> HttpResponseBase:
+    return lead(request, url_of(next_step(request.progress)))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@step
+def administrator(request: StepRequest) -> HttpResponseBase:
+    """The account once it is made: name and address can still be set right."""
+    account = request.account
+    if request.method != "POST":
+        initial = {"name": account.name, "email": account.email}
+        return shown(request, "administrator", form=OwnAccountForm(initial=initial), made=True)
+    form = OwnAccountForm(request.POST)
+    if form.is_valid():
+        try:
+            update_account(account, **form.cleaned_data)
+        except (InvalidInputError, ConflictError) as error:
+            form.add_error("email", error.message)
+        else:
+            return lead(request, url_of("provider"))
+    return shown(request, "administrator", form=form, made=True, status=422)
+
+
+def _claim(request: HttpRequest) -> HttpResponse:
+    """Makes the owner, for who has the token. Of any number of tries at once one succeeds."""
+    form = AdministratorForm(request.POST)
+    sent = request.POST.get("setup_token", "")
+    try:
+        address = throttle.address_subject(client_address(request))
+        setup.require_setup_token(sent, address=address)
+        if not form.is_valid():
+            return _shown(request, form, status=422, has_token=sent)
+        account = create_owner(
+            email=form.cleaned_data["email"],
+            name=form.cleaned_data["name"],
+            password=form.cleaned_data["password"],
+        )
+    except RateLimitedError as error:
+        wait = math.ceil((error.retry_after or 60) / 60)
+        form.add_error(
+            None, f"Too many attempts. Try again in {wait} minute{'' if wait == 1 else 's'}."
+        )
+        answer = _shown(request, form, status=429, has_token=sent)
+        answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
+    except (setup.SetupClosedError, ConflictError):
+        messages.error(
+            request, "Somebody was faster: this server has an owner now. Sign in, if that was you."
+        )
+        return lead(request, reverse("login"))
+    except PermissionDeniedError:
+        form.add_error("setup_token", WRONG_TOKEN if sent else [])
+        return _shown(request, form, status=403)
+    except InvalidInputError as error:
+        form.add_error("password", error.message)
+        return _shown(request, form, status=422, has_token=sent)
+    start_session(request, account)
+    return lead(request, url_of("provider"))
+
+
+def _shown(
+    request: HttpRequest, form: AdministratorForm, *, has_token: str = "", status: int = 200
+) -> HttpResponse:
+    context = {"form": form, "has_token": bool(has_token), "made": False}
+    return shown(request, "administrator", status=status, **context)

@@ -1,0 +1,95 @@
+"""The third step: the first API key, shown once."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods
+
+from accounts.web import lead
+from apikeys.models import ApiKey
+from apikeys.services import create_api_key, revoke_api_key
+from apikeys.snippets import snippets, user_id_of
+from mem0dash.errors import ConflictError, InvalidInputError
+from mem0dash.principal import Scope
+from setup_wizard.forms import KeyForm
+from setup_wizard.models import Progress
+from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of
+
+MADE_MEANWHILE = "A key was made already, perhaps in another tab, and shown there."
+AGENT = (Scope.READ, Scope.WRITE)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@step
+def first_key(request: StepRequest) -> HttpResponseBase:
+    """Makes the key, or another one in its place."""
+    if not may_enter("key", request.progress):
+        return lead(request, url_of(next_step(request.progress)))
+    if request.method != "POST":
+        return _shown(request, KeyForm())
+    form = KeyForm(request.POST)
+    if not form.is_valid():
+        return _shown(request, form, status=422)
+    try:
+        row, key = _made(request, form)
+    except ConflictError as error:
+        request.progress.refresh_from_db()
+        form.add_error(None, error.message)
+        return _shown(request, KeyForm(), problem=error.message, status=409)
+    except InvalidInputError as error:
+        form.add_error("label", error.message)
+        return _shown(request, form, status=422)
+    request.progress.key = row
+    return _shown(request, KeyForm(), key=key)
+
+
+def _made(request: StepRequest, form: KeyForm) -> tuple[ApiKey, str]:
+    """A new key, which ends the one before. ConflictError when that is not the one the form
+    replaces: two tabs, or a form that is sent again, must not make a key that nobody has seen."""
+    expiry = form.cleaned_data["expiry"]
+    ends = None if expiry == "never" else timezone.now() + timedelta(days=int(expiry))
+    with transaction.atomic():
+        row, key = create_api_key(
+            owner=request.account,
+            project=request.project,
+            label=form.cleaned_data["label"],
+            scopes=AGENT if form.cleaned_data["rights"] == "agent" else None,
+            expires_at=ends,
+        )
+        former = _former(request)
+        if not Progress.objects.filter(id=1, key=former).update(key=row):
+            raise ConflictError(MADE_MEANWHILE)
+        if former is not None:
+            revoke_api_key(key_id=former, owner=request.account)
+    return row, key
+
+
+def _former(request: StepRequest) -> UUID | None:
+    """The key that the form was shown with."""
+    sent = request.POST.get("former", "")
+    try:
+        return UUID(sent) if sent else None
+    except ValueError:
+        raise ConflictError(MADE_MEANWHILE) from None
+
+
+def _shown(
+    request: StepRequest, form: KeyForm, *, key: str = "", problem: str = "", status: int = 200
+) -> HttpResponse:
+    base_url = settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/")
+    user_id = user_id_of(request.account.email)
+    return shown(
+        request,
+        "key",
+        form=form,
+        key=key,
+        row=request.progress.key,
+        problem=problem,
+        snippets=snippets(base_url=base_url, key=key, user_id=user_id) if key else (),
+        status=status,
+    )

@@ -1,0 +1,247 @@
+"""The second step: who extracts memories, and who embeds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods
+
+from accounts.web import lead
+from mem0dash.errors import ConflictError, InvalidInputError, ProviderError
+from memories import drafts, providers
+from memories.configuration import Configuration
+from memories.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted
+from setup_wizard.forms import ProviderFieldsForm, SameProviderForm
+from setup_wizard.models import Progress
+from setup_wizard.steps import StepRequest, shown, step, url_of
+
+if TYPE_CHECKING:
+    from memories.engine.catalogue import Kind
+
+DRAFT: Final = "setup_provider"
+ACTIONS: Final = ("save", "save_anyway", "probe", "llm_models", "embedder_models")
+CHOOSE: Final = "Choose one of these."
+# What a card says below its name, and its sign.
+_ABOUT: Final = {
+    NONE: ("–", "No key, nothing leaves this machine"),
+    "openai": ("O", "GPT models, hosted"),
+    "anthropic": ("A", "Claude models, hosted"),
+    "gemini": ("G", "Gemini models, hosted"),
+    "azure_openai": ("Az", "Your Azure deployment"),
+    "ollama": ("Ol", "Local models, no key"),
+    drafts.COMPATIBLE: ("{ }", "OpenRouter, TEI, any other"),
+    "groq": ("Gq", "Open models, hosted and fast"),
+    "deepseek": ("D", "DeepSeek models, hosted"),
+    "lmstudio": ("LM", "Local models, no key"),
+    "vllm": ("vL", "Your own model server"),
+    "xai": ("x", "Grok models, hosted"),
+    "minimax": ("M", "MiniMax models, hosted"),
+    LOCAL: ("⌂", "On this machine, English"),
+    SAME: ("=", "Its embedding model, its key"),
+}
+# Below an embedder stands the model that is proposed, but for this one, which has none.
+_ABOUT_EMBEDDER: Final = {drafts.COMPATIBLE: "TEI, vLLM, any other"}
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A provider to pick; `form` holds what it needs, None for nothing."""
+
+    id: str
+    title: str
+    mark: str
+    about: str
+    checked: bool
+    embeds: bool
+    folded: bool
+    form: ProviderFieldsForm | SameProviderForm | None
+
+
+class Page:
+    """The cards of both kinds, as they were chosen and filled in."""
+
+    def __init__(self, draft: Configuration, sent: Any = None) -> None:
+        self.draft, self.sent = draft, sent
+        self.errors: dict[Kind, str] = {}
+        self.offers: dict[Kind, list[Offer]] = {
+            kind: [offer for offer in drafts.offers(kind) if offer.installed]
+            for kind in drafts.KINDS
+        }
+        self.picked = {kind: self._picked(kind) for kind in drafts.KINDS}
+        self.cards = {kind: self._cards(kind) for kind in drafts.KINDS}
+
+    @property
+    def folds_open(self) -> bool:
+        """Whether what is picked stands among the folded."""
+        return any(card.folded and card.checked for card in self.cards["embedder"])
+
+    def _picked(self, kind: Kind) -> str:
+        if self.sent is not None:
+            return str(self.sent.get(kind, ""))
+        chosen = drafts.chosen(self.draft, kind)
+        return SAME if chosen.same else chosen.offer
+
+    def _cards(self, kind: Kind) -> list[Card]:
+        titles = {NONE: "No provider", LOCAL: "Local model", SAME: "Same as above"}
+        own = [NONE] if kind == "llm" else [LOCAL, SAME]
+        cards = [self._card(kind, name, titles[name], None) for name in own]
+        cards += [self._card(kind, offer.id, offer.title, offer) for offer in self.offers[kind]]
+        return cards
+
+    def _card(self, kind: Kind, name: str, title: str, offer: Offer | None) -> Card:
+        mark, about = _ABOUT.get(name, (title[:2], ""))
+        if kind == "embedder" and offer is not None:
+            about = _ABOUT_EMBEDDER.get(name) or offer.model
+        form = self._form(kind, name, offer)
+        checked = name == self.picked[kind]
+        embeds, folded = bool(offer and offer.embeds), kind == "embedder" and offer is not None
+        return Card(name, title, mark, about, checked, embeds, folded, form)
+
+    def _form(
+        self, kind: Kind, name: str, offer: Offer | None
+    ) -> ProviderFieldsForm | SameProviderForm | None:
+        stored = drafts.chosen(self.draft, kind)
+        data = self.sent if self.sent is not None and name == self.picked[kind] else None
+        if name == SAME:
+            return SameProviderForm(stored if stored.same else None, data)
+        if offer is None:
+            return None
+        fits = stored.offer == offer.id and not stored.same
+        return ProviderFieldsForm(offer, kind, stored if fits else None, data)
+
+    def wanted(self, kind: Kind, *, unnamed: bool = False) -> Wanted | None:
+        """What was sent for this kind; None where it does not fit, which the page then says.
+        `unnamed` lets a model be still to be picked."""
+        name = self.picked[kind]
+        card = next((card for card in self.cards[kind] if card.id == name), None)
+        if card is None:
+            self.errors[kind] = CHOOSE
+            return None
+        if card.form is None:
+            return Wanted(name)
+        if unnamed:
+            card.form.fields["model"].required = False
+        if not card.form.is_valid():
+            return None
+        wanted = card.form.wanted()
+        return replace(wanted, model=wanted.model or UNNAMED) if unnamed else wanted
+
+    def fail(self, kind: Kind, message: str) -> None:
+        self.errors[kind] = message
+
+
+@sensitive_post_parameters()
+@require_http_methods(["GET", "HEAD", "POST"])
+@step
+def provider(request: StepRequest) -> HttpResponseBase:
+    """Choosing, trying out and saving the providers."""
+    draft = drafts.opened(request.session.get(DRAFT))
+    if request.method != "POST":
+        return _shown(request, Page(draft))
+    action = request.POST.get("action", "save")
+    if action not in ACTIONS:
+        raise InvalidInputError("That cannot be done here.")
+    page = Page(draft, request.POST)
+    asked = cast("Kind", action.removesuffix("_models")) if action.endswith("_models") else None
+    made = _drafted(page, asked)
+    if made is None:
+        return _shown(request, page, status=422)
+    # What was typed outlives the next page, which never holds a key.
+    request.session[DRAFT] = drafts.seal(made)
+    page = Page(made, _without_keys(request.POST))
+    if asked:
+        choice = getattr(made, asked)
+        found = providers.models(choice, asked) if choice else providers.Models(())
+        return _shown(request, page, models={asked: found})
+    trial = drafts.tried(request.principal, made)
+    if action == "probe" or not (trial.ok or action == "save_anyway"):
+        return _shown(request, page, trial=trial, status=200 if action == "probe" else 422)
+    return _saved(request, page, made, trial)
+
+
+def _drafted(page: Page, asked: Kind | None) -> Configuration | None:
+    """The draft that the sent forms make; None where something does not fit, which they tell. Who
+    asks for the models of one kind may have left the other unfinished."""
+    made = page.draft
+    for kind in drafts.KINDS:
+        leads = kind == "llm" and page.picked["embedder"] == SAME
+        if asked not in {None, kind} and not leads:
+            continue
+        wanted = page.wanted(kind, unnamed=asked is not None)
+        if wanted is None:
+            # The forms of both kinds are looked at, so that all errors show at once.
+            page.wanted("embedder", unnamed=asked is not None)
+            return None
+        try:
+            either = (wanted, None) if kind == "llm" else (None, wanted)
+            made = drafts.drafted(made, *either)
+        except InvalidInputError as error:
+            page.fail(kind, error.message)
+            return None
+    return made
+
+
+def _without_keys(sent: Any) -> Any:
+    """What was sent, but for keys, which the draft has now: an empty field keeps them."""
+    kept = sent.copy()
+    for name in list(kept):
+        if name.endswith("-api_key"):
+            kept[name] = ""
+    return kept
+
+
+def _saved(
+    request: StepRequest, page: Page, draft: Configuration, trial: Trial
+) -> HttpResponseBase:
+    try:
+        drafts.use(request.principal, draft, trial)
+    except (InvalidInputError, ConflictError, ProviderError) as error:
+        page.fail("embedder", error.message)
+        return _shown(request, page, trial=trial, status=422)
+    request.session.pop(DRAFT, None)
+    Progress.objects.filter(id=1).update(provider_chosen_at=timezone.now())
+    if trial.ok and (trial.llm or trial.embedder):
+        messages.success(request, f"Saved. {_told(draft, trial)}")
+    return lead(request, url_of("key"))
+
+
+def _told(draft: Configuration, trial: Trial) -> str:
+    """Both models and how fast they answered, in one line."""
+    told = []
+    if draft.llm and trial.llm and trial.llm.ok:
+        told.append(f"{draft.llm.model} answered in {trial.llm.latency_ms:,.0f} ms.")
+    if draft.embedder and trial.embedder and trial.embedder.ok:
+        told.append(
+            f"{draft.embedder.model} answered in {trial.embedder.latency_ms:,.0f} ms, with "
+            f"{trial.embedder.dims} dimensions."
+        )
+    return " ".join(told)
+
+
+def _shown(
+    request: StepRequest,
+    page: Page,
+    *,
+    trial: Trial | None = None,
+    models: dict[Kind, providers.Models] | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    return shown(
+        request,
+        "provider",
+        page=page,
+        draft=page.draft,
+        trial=trial,
+        told=_told(page.draft, trial) if trial else "",
+        models=models or {},
+        absent=[offer for offer in drafts.offers("llm") if not offer.installed],
+        local_is_prepared=drafts.local_model_is_prepared(),
+        in_use=drafts.model_in_use(),
+        status=status,
+    )

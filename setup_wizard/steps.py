@@ -1,0 +1,172 @@
+"""The five steps: their order, which are done, who may take them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Any, Final, cast
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
+
+from accounts import setup
+from accounts.models import Account
+from accounts.web import PageRequest, identified, lead, sign_in_url, signed_in
+from mem0dash.errors import PermissionDeniedError
+from mem0dash.pages import error_page
+from memories import providers
+from setup_wizard.models import Progress
+from setup_wizard.presets import PRESETS
+
+DONE: Final = (
+    "Set-up was completed, and stays closed. Everything it asked for can be changed later."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step as the rail shows it; `url` where one can go to it."""
+
+    name: str
+    title: str
+    detail: str
+    done: bool
+    current: bool
+    url: str
+
+
+# Name, title, and what it is about.
+STEPS: Final = (
+    ("administrator", "Administrator", "Your account"),
+    ("provider", "Model provider", "Who extracts and embeds"),
+    ("key", "First key", "For your first client"),
+    ("use-case", "Use case", "What is worth remembering"),
+    ("test", "Test", "Add and find one memory"),
+)
+NAMES: Final = tuple(name for name, _, _ in STEPS)
+
+
+class StepRequest(PageRequest):
+    """A request of the owner, who sets this server up."""
+
+    account: Account
+    progress: Progress
+
+
+StepView = Callable[[StepRequest], HttpResponseBase]
+
+
+def step(view: StepView) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Lets the owner through to `view` while set-up goes on.
+
+    410 once it is complete, 403 for another account; who is not signed in is led to sign-in, and
+    where nobody owns the instance yet to the first step.
+    """
+
+    def guarded(request: HttpRequest, /) -> HttpResponseBase:
+        if setup.is_complete():
+            return closed(request)
+        if setup.needs_setup():
+            return lead(request, reverse("setup:start"))
+        account = signed_in(request)
+        if account is None:
+            return lead(request, sign_in_url(request))
+        if not account.is_owner:
+            raise PermissionDeniedError("The owner of this server sets it up. Ask them to go on.")
+        known = cast(StepRequest, identified(request, account))
+        known.progress, _ = Progress.objects.select_related("key").get_or_create(id=1)
+        return view(known)
+
+    update_wrapper(guarded, view)
+    return guarded
+
+
+def closed(request: HttpRequest) -> HttpResponse:
+    """The answer of every step after set-up."""
+    return error_page(request, 410, DONE, template="setup_wizard/closed.html")
+
+
+def next_step(progress: Progress) -> str:
+    """The first step that is not done; the last one is never done before set-up is."""
+    done = _done(progress)
+    return next(name for name in NAMES if not done[name])
+
+
+def may_enter(name: str, progress: Progress) -> bool:
+    """Whether all steps before this one are done."""
+    return NAMES.index(name) <= NAMES.index(next_step(progress))
+
+
+def _done(progress: Progress) -> dict[str, bool]:
+    return {
+        "administrator": True,
+        "provider": progress.provider_chosen_at is not None,
+        "key": progress.key_id is not None,
+        "use-case": progress.use_case_chosen_at is not None,
+        "test": False,
+    }
+
+
+def url_of(name: str) -> str:
+    return reverse(f"setup:{name}")
+
+
+def shown(request: HttpRequest, name: str, **context: Any) -> HttpResponse:
+    """The page of a step; `status` may be among the context, `template` for a part of it."""
+    status: int = context.pop("status", 200)
+    template: str = context.pop("template", f"setup_wizard/{name.replace('-', '_')}.html")
+    number = NAMES.index(name)
+    frame = {
+        "step_number": number + 1,
+        "steps": list(_rail(request, name)),
+        "back_url": url_of(NAMES[number - 1]) if number else "",
+    }
+    answer = render(request, template, {**frame, **context}, status=status)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+def _rail(request: HttpRequest, current: str) -> list[Step]:
+    account: Account | None = getattr(request, "account", None)
+    progress: Progress | None = getattr(request, "progress", None)
+    if account is None or progress is None:
+        return [
+            Step(name, title, about, False, name == current, "") for name, title, about in STEPS
+        ]
+    done = _done(progress)
+    values = _values(cast(StepRequest, request))
+    return [
+        Step(
+            name,
+            title,
+            values[name] if done[name] else about,
+            done[name],
+            name == current,
+            url_of(name) if may_enter(name, progress) else "",
+        )
+        for name, title, about in STEPS
+    ]
+
+
+def _values(request: StepRequest) -> dict[str, str]:
+    """What done steps came to."""
+    progress, key = request.progress, request.progress.key
+    return {
+        "administrator": request.account.email,
+        "provider": _provider(request),
+        "key": f"{key.label}, {key.prefix}…{key.last4}" if key else "",
+        "use-case": _use_case(progress),
+        "test": "",
+    }
+
+
+def _provider(request: StepRequest) -> str:
+    llm = providers.in_use(request.principal).llm
+    model = llm["config"].get("model")
+    return str(model) if model else "None: word for word"
+
+
+def _use_case(progress: Progress) -> str:
+    preset = PRESETS.get(progress.preset)
+    return preset.title if preset else "No instructions"

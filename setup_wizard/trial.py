@@ -1,0 +1,202 @@
+"""The last step: one memory is added and found through the public API, and removed again."""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib import messages
+from django.http.response import HttpResponseBase
+from django.shortcuts import resolve_url
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_POST
+
+from accounts.services import complete_setup
+from accounts.web import lead
+from apikeys.services import create_api_key, revoke_api_key
+from mem0dash import outbound
+from mem0dash.principal import Scope
+from memories import services
+from setup_wizard.forms import TrialForm
+from setup_wizard.models import Progress
+from setup_wizard.presets import PRESETS
+from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of
+
+KEY_MINUTES: Final = 10
+SHOWN_CHARS: Final = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it was made, and its answer; `status` is 0 where none came, `problem` what is
+    wrong in a sentence."""
+
+    method: str
+    path: str
+    sent: str
+    status: int
+    ms: float
+    got: str
+    answer: Mapping[str, Any]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the test came to, in words; `found` is the memory that was found."""
+
+    ok: bool
+    title: str
+    detail: str
+    calls: tuple[Call, ...]
+    found: str = ""
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@step
+def trial(request: StepRequest) -> HttpResponseBase:
+    """The test: what is going to be sent, and what came of it."""
+    progress = request.progress
+    if not may_enter("test", progress):
+        return lead(request, url_of(next_step(progress)))
+    if request.method != "POST":
+        preset = PRESETS.get(progress.preset, PRESETS["other"])
+        message = progress.test_message or preset.message
+        question = preset.question if message == preset.message else ""
+        initial = {"message": message, "question": question or "What do you know about me?"}
+        return shown(request, "test", form=TrialForm(initial=initial), result=None)
+    form = TrialForm(request.POST)
+    if not form.is_valid():
+        return shown(request, "test", form=form, result=None, status=422)
+    result = _tested(request, form.cleaned_data["message"], form.cleaned_data["question"])
+    return shown(request, "test", form=form, result=result)
+
+
+@require_POST
+@step
+def finish(request: StepRequest) -> HttpResponseBase:
+    """Closes set-up for ever."""
+    if not may_enter("test", request.progress):
+        return lead(request, url_of(next_step(request.progress)))
+    complete_setup()
+    Progress.objects.all().delete()
+    messages.success(request, "mem0dash is set up. What your agents store appears here.")
+    return lead(request, resolve_url(settings.LOGIN_REDIRECT_URL))
+
+
+def _tested(request: StepRequest, message: str, question: str) -> Result:
+    """Adds, finds and removes one memory, as any client would."""
+    user_id = f"setup-test-{secrets.token_hex(4)}"
+    with _short_key(request, user_id) as key:
+        return _run(_Api(request, key), user_id, message, question)
+
+
+def _run(api: "_Api", user_id: str, message: str, question: str) -> Result:
+    added = api.call(
+        "POST",
+        "/memories",
+        {"messages": [{"role": "user", "content": message}], "user_id": user_id},
+    )
+    if added.problem:
+        return Result(False, "The memory could not be added", added.problem, (added,))
+    made = added.answer.get("results") or []
+    if not made:
+        return Result(
+            False,
+            "The model found nothing worth keeping",
+            "It read the message and stored nothing of it. Try one with a fact in it, or go back "
+            "and look at the instructions.",
+            (added,),
+        )
+    asked = api.call("POST", "/search", {"query": question, "filters": {"user_id": user_id}})
+    removed = [api.call("DELETE", f"/memories/{row['id']}") for row in made]
+    calls = (added, asked, *removed)
+    if asked.problem:
+        return Result(False, "The memory could not be searched for", asked.problem, calls)
+    ids = {row["id"] for row in made}
+    found = next((row for row in asked.answer.get("results") or [] if row["id"] in ids), None)
+    if found is None:
+        return Result(
+            False,
+            "It was added, but that question did not find it",
+            "Ask something that the sentence answers.",
+            calls,
+        )
+    for call in removed:
+        if call.problem:
+            return Result(False, "The memory could not be removed", call.problem, calls)
+    ms = added.ms + asked.ms
+    return Result(
+        True, "Added, found and removed", f"Both took {ms:,.0f} ms.", calls, found["memory"]
+    )
+
+
+@contextmanager
+def _short_key(request: StepRequest, user_id: str) -> Iterator[str]:
+    """A key that reaches one user for ten minutes, and is ended before that. Nothing of what it
+    added stays, nor what it failed to add."""
+    row, key = create_api_key(
+        owner=request.account,
+        project=request.project,
+        label="Set-up test",
+        scopes=(Scope.READ, Scope.WRITE),
+        expires_at=timezone.now() + timedelta(minutes=KEY_MINUTES),
+        entity_limit={"user_id": [user_id]},
+    )
+    try:
+        yield key
+    finally:
+        revoke_api_key(key_id=row.id, owner=request.account)
+        services.erase_added_with(request.principal, key_id=row.id)
+
+
+class _Api:
+    """The public API of this server, over its own socket: a proxy before it may not be reachable
+    from here."""
+
+    def __init__(self, request: StepRequest, key: str) -> None:
+        host, port = request.META["SERVER_NAME"], request.META["SERVER_PORT"]
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._key = key
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Call:
+        started = time.perf_counter()
+        status, text = outbound.call(
+            method,
+            self._url + path,
+            headers={"X-API-Key": self._key},
+            json=body,
+            # As long as an add may wait for an LLM, its fallback and the embedder.
+            timeout=settings.CLAIM_LEASE_SECONDS,
+        )
+        ms = (time.perf_counter() - started) * 1000
+        answer = _json(text)
+        sent = _pretty(body) if body else ""
+        got = _pretty(answer)[:SHOWN_CHARS] if answer else text[:SHOWN_CHARS]
+        return Call(method, path, sent, status, ms, got, answer, _problem(status, answer, text))
+
+
+def _problem(status: int, answer: Mapping[str, Any], text: str) -> str:
+    if status == 0:
+        return f"The server could not reach itself: {text}"
+    if status < 400:
+        return ""
+    detail = answer.get("detail")
+    return detail if isinstance(detail, str) else f"The server answered with status {status}."
+
+
+def _json(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _pretty(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,109 @@
+"""The fourth step: what memories are for, and what extraction is told about that."""
+
+from typing import Any
+
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods
+
+from accounts.queries import instructions_of
+from accounts.services import set_instructions
+from accounts.web import lead
+from mem0dash.errors import InvalidInputError, ProviderError
+from memories import providers
+from memories.drafts import NONE
+from setup_wizard.forms import UseCaseForm
+from setup_wizard.models import Progress
+from setup_wizard.presets import PRESETS
+from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of
+
+WRITE_SOMETHING = "Say in a sentence what memories are for, or choose one of the others."
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@step
+def use_case(request: StepRequest) -> HttpResponseBase:
+    """Choosing a use case, having instructions written for it, saving them."""
+    progress = request.progress
+    if not may_enter("use-case", progress):
+        return lead(request, url_of(next_step(progress)))
+    if request.method != "POST":
+        initial = {
+            "preset": progress.preset,
+            "use_case": progress.use_case,
+            "instructions": instructions_of(request.project.id),
+        }
+        return _shown(request, UseCaseForm(initial=initial))
+    if request.POST.get("action") == "skip":
+        return _saved(request, preset="", use_case="", instructions="")
+    form = UseCaseForm(request.POST)
+    if not form.is_valid():
+        return _shown(request, form, status=422)
+    if request.POST.get("action") == "write":
+        return _written(request, form)
+    return _saved(request, **form.cleaned_data)
+
+
+def _written(request: StepRequest, form: UseCaseForm) -> HttpResponse:
+    """The form with instructions for its use case: the LLM's, or where there is none the
+    preset's."""
+    preset = PRESETS[form.cleaned_data["preset"]]
+    own, former = form.cleaned_data["use_case"].strip(), form.cleaned_data["instructions"].strip()
+    message = preset.message
+    if _has_llm(request):
+        wanted = "\n".join(filter(None, (preset.use_case, own)))
+        if not wanted:
+            form.add_error("use_case", WRITE_SOMETHING)
+            return _shown(request, form, status=422)
+        try:
+            instructions, message = providers.generate_instructions(request.principal, wanted)
+        except (ProviderError, InvalidInputError) as error:
+            cause = getattr(error, "cause", "")
+            return _shown(request, form, problem=error.message, cause=cause, status=422)
+        _keep(request, test_message=message[:2000])
+    else:
+        instructions = preset.instructions
+    data: Any = form.data
+    data = data.copy()
+    data["instructions"] = instructions
+    return _shown(request, UseCaseForm(data), former=former if former != instructions else "")
+
+
+def _saved(
+    request: StepRequest, *, preset: str, use_case: str, instructions: str
+) -> HttpResponseBase:
+    set_instructions(project_id=request.project.id, instructions=instructions)
+    _keep(request, preset=preset, use_case=use_case.strip(), use_case_chosen_at=timezone.now())
+    return lead(request, url_of("test"))
+
+
+def _keep(request: StepRequest, **values: object) -> None:
+    Progress.objects.filter(id=1).update(**values)
+
+
+def _has_llm(request: StepRequest) -> bool:
+    return bool(providers.in_use(request.principal).llm["provider"] != NONE)
+
+
+def _shown(
+    request: StepRequest,
+    form: UseCaseForm,
+    *,
+    former: str = "",
+    problem: str = "",
+    cause: str = "",
+    status: int = 200,
+) -> HttpResponse:
+    return shown(
+        request,
+        "use-case",
+        form=form,
+        presets=PRESETS.values(),
+        picked=form["preset"].value(),
+        has_llm=_has_llm(request),
+        former=former,
+        problem=problem,
+        cause=cause,
+        status=status,
+    )
