@@ -1,8 +1,10 @@
 """Whether all parts are well, in words: the state, since when, and what to do about it."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from django.db import connection
 
@@ -39,8 +41,22 @@ class Part:
         return self.state in {"warn", "bad"}
 
 
+# Every page tells how many parts need attention; they are not asked anew for each of them.
+FRESH_SECONDS: Final = 10.0
+_latest: tuple[float, int] = (0.0, -1)
+
+
+def needing_attention() -> int:
+    """How many parts are out of order, as of FRESH_SECONDS ago at the most."""
+    asked_at, count = _latest
+    if count >= 0 and time.monotonic() - asked_at < FRESH_SECONDS:
+        return count
+    return sum(part.is_problem for part in parts(may_manage=False))
+
+
 def parts(*, may_manage: bool) -> list[Part]:
     """Every part, asked now. Causes and commands are for who may manage the project."""
+    global _latest
     asked = {condition.name: condition for condition in conditions()}
     found = [
         _database(asked["database"]),
@@ -48,6 +64,7 @@ def parts(*, may_manage: bool) -> list[Part]:
         *map(_provider, provider_conditions()),
         *_jobs(passage_condition()),
     ]
+    _latest = (time.monotonic(), sum(part.is_problem for part in found))
     return found if may_manage else [_without_details(part) for part in found]
 
 

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from accounts.models import Account
+from dashboard.condition import needing_attention
 from mem0dash.pages import theme_of
 from mem0dash.principal import Principal, Scope
 
@@ -41,6 +42,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
             "role": _role(principal) if account else "Sign-in is switched off",
             "account": account,
             "project": getattr(request, "project", None),
+            "attention": needing_attention(),
         }
     return context
 

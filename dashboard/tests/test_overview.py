@@ -316,6 +316,22 @@ def test_a_language_model_that_cannot_be_set_up_is_told(engine: Any, monkeypatch
     assert (found.state, found.word, found.detail) == ("warn", "Not ready", "Ollama · llama3.1")
 
 
+def test_every_page_tells_when_a_part_needs_attention(
+    browser: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "attention" not in text_of(browser).replace("All in order", "")
+
+    def broken() -> None:
+        raise IndexUnavailableError("The index does not answer.")
+
+    monkeypatch.setattr(runtime, "check_index", broken)
+    text = text_of(browser)
+    rail = text[text.index('class="rail-attention"') :]
+    assert "1 part needs attention</a>" in rail[:400] and 'href="/dashboard"' in rail[:60]
+    monkeypatch.undo()
+    assert "rail-attention" not in text_of(browser)
+
+
 @pytest.mark.parametrize("problem", ["", "Provider timed out."])
 def test_a_change_of_embedder_shows_how_far_it_is(
     browser: Client, engine: Any, api: Any, problem: str
