@@ -34,7 +34,8 @@ ONE_FORM = frozenset(
         *("browser", "configuration", "copy_database", "failures", "filters", "finding"),
         *("finding_data", "local_embedder", "logs", "middleware", "model_listing", "openapi"),
         *("outbound", "probes", "provider_failures", "provider_secrets", "provider_stub"),
-        *("ranking", "replies", "settings"),
+        *("headless", "provider", "provider_keys", "ranking", "replies", "settings"),
+        *("snippets", "steps", "trial"),
     )
 )
 

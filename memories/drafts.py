@@ -161,25 +161,32 @@ def _change(wanted: Wanted) -> dict[str, Any] | None:
     return {"provider": provider.name, "config": config}
 
 
-def _with_known_secrets(base: Configuration, section: str, wanted: Wanted) -> Configuration:
-    """`base`, or with what is in use where that has this provider, and the draft another: who looks
-    at another card and comes back finds the key still there."""
-    name = "openai" if wanted.offer == COMPATIBLE else wanted.offer
-    drafted, known = getattr(base, section), getattr(configuration.current(), section)
-    if known is None or known.provider != name or (drafted and drafted.provider == name):
-        return base
-    return base.with_section(section, known)
+def _with_known_secrets(base: Configuration, kind: Kind, wanted: Wanted) -> Configuration:
+    """`base`, or with what is in use where that has this offer, and the draft another: who looks at
+    another card and comes back finds the key still there."""
+    known = _known(base, kind, wanted.offer)
+    return base if known is None else base.with_section(kind, known)
+
+
+def _known(draft: Configuration, kind: Kind, offer: str) -> Choice | None:
+    """What the draft has of this offer, or else what is in use; None where neither has it."""
+    for configured in (draft, configuration.current()):
+        choice: Choice | None = getattr(configured, kind)
+        if choice is not None and _offer_of(choice) == offer:
+            return choice
+    return None
 
 
 def _like(llm: Choice | None, model: str) -> dict[str, Any]:
     """The embedder of the LLM's provider, with its address and key."""
     if llm is None or not catalogue.offers(llm.provider, "embedder"):
-        called = PROVIDERS[llm.provider].called if llm else "Without a provider there"
-        raise InvalidInputError(f"{called} has no embedding models: choose another embedder.")
+        called = f"{PROVIDERS[llm.provider].called} has" if llm else "Without a provider there are"
+        raise InvalidInputError(f"{called} no embedding models: choose another embedder.")
     if not model and _offer_of(llm) in {COMPATIBLE, "azure_openai"}:
         raise InvalidInputError("Name the embedding model: there is no usual one at that address.")
     kept = {"api_key", "api_version", "default_headers", PROVIDERS[llm.provider].address}
-    config = {key: value for key, value in llm.config.items() if key in kept}
+    # Also what the LLM has not is said: an address of the embedder so far would get the LLM's key.
+    config = {key: llm.config.get(key) for key in kept if key}
     if llm.provider == "azure_openai":
         config["azure_deployment"] = model
     return {"provider": llm.provider, "config": {**config, "model": model}}
@@ -190,6 +197,16 @@ def chosen(draft: Configuration, kind: Kind) -> Chosen:
     choice: Choice | None = getattr(draft, kind)
     if choice is None:
         return Chosen(NONE if kind == "llm" else LOCAL)
+    return _as_chosen(choice, draft, kind)
+
+
+def known(draft: Configuration, kind: Kind, offer: str) -> Chosen | None:
+    """What there is of this offer: the draft's, or else what is in use; None for neither."""
+    choice = _known(draft, kind, offer)
+    return None if choice is None else _as_chosen(choice, draft, kind)
+
+
+def _as_chosen(choice: Choice, draft: Configuration, kind: Kind) -> Chosen:
     address = _address(choice)
     return Chosen(
         offer=_offer_of(choice),

@@ -305,4 +305,4 @@ def generate_instructions(principal: Principal, use_case: str) -> tuple[str, str
     if not isinstance(instructions, str) or not instructions.strip():
         raise failures.failure(failures.MALFORMED, "The reply holds no instructions.")
     test = test if isinstance(test, str) and test.strip() else DEFAULT_TEST_MESSAGE
-    return instructions.strip(), test.strip()
+    return replies.storable(instructions).strip(), replies.storable(test).strip()

@@ -1,7 +1,7 @@
 """Removes for good: what was deleted long enough ago, old inputs, and what is erased on demand."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 INPUT_DAYS: Final = 30
 BATCH: Final = 500
+_CONVERSATION: Final = ("user_id", "agent_id", "run_id")
 
 
 def purge_all() -> int:
@@ -86,11 +87,17 @@ def _forget_texts(ids: Sequence[UUID]) -> None:
     # An add's input is kept under the batch id of what it brought.
     batches = [batch for batch in rows.values_list("batch_id", flat=True) if batch]
     AddInput.objects.filter(id__in=batches).update(messages=[], options={}, results=[])
-    for project_id, *entities in rows.values_list(
-        "project_id", "user_id", "agent_id", "run_id"
-    ).distinct():
+    for project_id, *entities in rows.values_list("project_id", *_CONVERSATION).distinct():
         scope = message_scope(*entities)
         SessionMessage.objects.filter(project_id=project_id, scope=scope).delete()
+
+
+def forget_conversations(inputs: Iterable[AddInput]) -> None:
+    """Removes the remembered messages of the conversations that these adds belong to."""
+    for kept in inputs:
+        entities = kept.options.get("entities") or {}
+        scope = message_scope(*(entities.get(name) or "" for name in _CONVERSATION))
+        SessionMessage.objects.filter(project_id=kept.project_id, scope=scope).delete()
 
 
 def _forget_unstored(ids: Sequence[UUID]) -> None:

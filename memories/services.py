@@ -250,8 +250,11 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
 
 def erase_added_with(principal: Principal, *, key_id: UUID) -> int:
     """Erases what this API key has added to the project, and the inputs of its adds, also of those
-    that failed; how many memories. Scope `admin`."""
+    that failed or brought nothing, with what is remembered of the conversations; how many
+    memories. Scope `admin`."""
     inputs = AddInput.objects.filter(project_id=principal.project.id, key_id=key_id)
+    # First, for erasing takes away what tells whose conversation it was.
+    purge.forget_conversations(inputs)
     added = Memory.objects.filter(project_id=principal.project.id, batch_id__in=inputs.values("id"))
     erased = erase_memories(principal, added.values_list("id", flat=True))
     inputs.exclude(outcome=AddInput.Outcome.RUNNING).delete()

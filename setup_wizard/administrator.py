@@ -12,23 +12,24 @@ from django.views.decorators.http import require_http_methods
 from accounts import setup, throttle
 from accounts.services import create_owner, update_account
 from accounts.throttle import RateLimitedError
-from accounts.web import lead, start_session
+from accounts.web import lead, signed_in, start_session
 from mem0dash.errors import ConflictError, InvalidInputError, PermissionDeniedError
 from mem0dash.middleware import client_address
 from setup_wizard.forms import AdministratorForm, OwnAccountForm
-from setup_wizard.steps import StepRequest, closed, next_step, shown, step, url_of
+from setup_wizard.steps import StepRequest, next_step, shown, step, url_of, while_open
 
 WRONG_TOKEN = "This is not the setup token of this server."  # noqa: S105  (a sentence)
 
 
 @sensitive_post_parameters("password", "setup_token")
+@while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest) -> HttpResponseBase:
     """Where the printed link leads: the form of the first account, or to where set-up stands."""
-    if setup.is_complete():
-        return closed(request)
-    if not setup.needs_setup():
-        return _go_on(request)
+    too_late = request.method == "POST" and signed_in(request) is None  # which is to be told
+    if not (setup.needs_setup() or too_late):
+        # The link's token is spent. It goes no further, such as into the address of sign-in.
+        return lead(request, request.path) if request.GET else _go_on(request)
     if request.method != "POST":
         # Whether the link's token is right, only the form's sending tells: guesses are counted.
         token = request.GET.get("token", "")
@@ -41,6 +42,7 @@ def _go_on(request: StepRequest) -> HttpResponseBase:
     return lead(request, url_of(next_step(request.progress)))
 
 
+@while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def administrator(request: StepRequest) -> HttpResponseBase:

@@ -1,5 +1,6 @@
 """The third step: the first API key, shown once."""
 
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -18,12 +19,13 @@ from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.principal import Scope
 from setup_wizard.forms import KeyForm
 from setup_wizard.models import Progress
-from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of
+from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of, while_open
 
 MADE_MEANWHILE = "A key was made already, perhaps in another tab, and shown there."
 AGENT = (Scope.READ, Scope.WRITE)
 
 
+@while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def first_key(request: StepRequest) -> HttpResponseBase:
@@ -65,7 +67,8 @@ def _made(request: StepRequest, form: KeyForm) -> tuple[ApiKey, str]:
         if not Progress.objects.filter(id=1, key=former).update(key=row):
             raise ConflictError(MADE_MEANWHILE)
         if former is not None:
-            revoke_api_key(key_id=former, owner=request.account)
+            with suppress(InvalidInputError):  # it was revoked elsewhere
+                revoke_api_key(key_id=former, owner=request.account)
     return row, key
 
 

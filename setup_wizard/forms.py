@@ -123,11 +123,12 @@ class ProviderFieldsForm(PageForm):
             required=offer.needs_key and not (stored and stored.has_key),
             help_text=_key_help(stored),
             error_messages={"required": f"{offer.title} needs an API key."},
-            # Never written into the page, whatever was sent; htmx leaves it as it was typed.
-            widget=forms.PasswordInput(
-                attrs={"autocomplete": "off", "spellcheck": "false", "hx-preserve": "true"}
-            ),
+            # Never written into the page, whatever was sent.
+            widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
         )
+        if self.data.get(f"{self.prefix}-api_key"):
+            # Not taken yet, or it would not be among the data: the script leaves it in its field.
+            self.fields["api_key"].widget.attrs["data-keep"] = ""
 
     def clean_address(self) -> str:
         address = str(self.cleaned_data["address"])
@@ -227,6 +228,10 @@ class KeyForm(PageForm):
     )
 
 
+# The LLM is told the preset's words as well, and a line break between them.
+OWN_WORDS_LENGTH: Final = USE_CASE_LENGTH - 1 - max(len(p.use_case) for p in PRESETS.values())
+
+
 class UseCaseForm(PageForm):
     """What memories are for, and what extraction is told."""
 
@@ -238,7 +243,7 @@ class UseCaseForm(PageForm):
     )
     use_case = forms.CharField(
         label="In your own words",
-        max_length=USE_CASE_LENGTH,
+        max_length=OWN_WORDS_LENGTH,
         required=False,
         widget=forms.Textarea(attrs={"rows": 2}),
     )

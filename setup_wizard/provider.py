@@ -19,7 +19,7 @@ from memories.configuration import Configuration
 from memories.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted
 from setup_wizard.forms import ProviderFieldsForm, SameProviderForm
 from setup_wizard.models import Progress
-from setup_wizard.steps import StepRequest, shown, step, url_of
+from setup_wizard.steps import StepRequest, shown, step, url_of, while_open
 
 if TYPE_CHECKING:
     from memories.engine.catalogue import Kind
@@ -35,18 +35,18 @@ _ABOUT: Final = {
     "gemini": ("G", "Gemini models, hosted"),
     "azure_openai": ("Az", "Your Azure deployment"),
     "ollama": ("Ol", "Local models, no key"),
-    drafts.COMPATIBLE: ("{ }", "OpenRouter, TEI, any other"),
-    "groq": ("Gq", "Open models, hosted and fast"),
+    drafts.COMPATIBLE: ("{ }", "OpenRouter, TEI, others"),
+    "groq": ("Gq", "Open models, hosted"),
     "deepseek": ("D", "DeepSeek models, hosted"),
     "lmstudio": ("LM", "Local models, no key"),
     "vllm": ("vL", "Your own model server"),
     "xai": ("x", "Grok models, hosted"),
     "minimax": ("M", "MiniMax models, hosted"),
     LOCAL: ("⌂", "On this machine, English"),
-    SAME: ("=", "Its embedding model, its key"),
+    SAME: ("=", "Its address and its key"),
 }
 # Below an embedder stands the model that is proposed, but for this one, which has none.
-_ABOUT_EMBEDDER: Final = {drafts.COMPATIBLE: "TEI, vLLM, any other"}
+_ABOUT_EMBEDDER: Final = {drafts.COMPATIBLE: "TEI, vLLM, others"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,14 @@ class Page:
     def _form(
         self, kind: Kind, name: str, offer: Offer | None
     ) -> ProviderFieldsForm | SameProviderForm | None:
-        stored = drafts.chosen(self.draft, kind)
         data = self.sent if self.sent is not None and name == self.picked[kind] else None
         if name == SAME:
+            stored = drafts.chosen(self.draft, kind)
             return SameProviderForm(stored if stored.same else None, data)
         if offer is None:
             return None
-        fits = stored.offer == offer.id and not stored.same
-        return ProviderFieldsForm(offer, kind, stored if fits else None, data)
+        known = drafts.known(self.draft, kind, offer.id)
+        return ProviderFieldsForm(offer, kind, None if known and known.same else known, data)
 
     def wanted(self, kind: Kind, *, unnamed: bool = False) -> Wanted | None:
         """What was sent for this kind; None where it does not fit, which the page then says.
@@ -135,8 +135,19 @@ class Page:
     def fail(self, kind: Kind, message: str) -> None:
         self.errors[kind] = message
 
+    def go_on_with_model(self, kind: Kind, *, listed: bool) -> None:
+        """Finds no fault with what is still empty, for nothing is saved yet; where models are
+        `listed`, one is picked next."""
+        for name in drafts.KINDS:
+            for form in (card.form for card in self.cards[name] if card.checked and card.form):
+                for empty in [field for field in form.errors if not form[field].value()]:
+                    del form.errors[empty]
+                if listed and name == kind:
+                    form.fields["model"].widget.attrs["autofocus"] = True
+
 
 @sensitive_post_parameters()
+@while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def provider(request: StepRequest) -> HttpResponseBase:
@@ -158,6 +169,7 @@ def provider(request: StepRequest) -> HttpResponseBase:
     if asked:
         choice = getattr(made, asked)
         found = providers.models(choice, asked) if choice else providers.Models(())
+        page.go_on_with_model(asked, listed=bool(found.names))
         return _shown(request, page, models={asked: found})
     trial = drafts.tried(request.principal, made)
     if action == "probe" or not (trial.ok or action == "save_anyway"):

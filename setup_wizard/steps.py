@@ -54,19 +54,31 @@ class StepRequest(PageRequest):
     progress: Progress
 
 
+View = Callable[[HttpRequest], HttpResponseBase]
 StepView = Callable[[StepRequest], HttpResponseBase]
 
 
-def step(view: StepView) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Lets the owner through to `view` while set-up goes on.
-
-    410 once it is complete, 403 for another account; who is not signed in is led to sign-in, and
-    where nobody owns the instance yet to the first step.
-    """
+def while_open(view: View) -> View:
+    """Lets requests through to `view` until set-up is complete; after that all of them, whatever
+    their method, get 410."""
 
     def guarded(request: HttpRequest, /) -> HttpResponseBase:
         if setup.is_complete():
-            return closed(request)
+            return error_page(request, 410, DONE, template="setup_wizard/closed.html")
+        return view(request)
+
+    update_wrapper(guarded, view)
+    return guarded
+
+
+def step(view: StepView) -> View:
+    """Lets the owner through to `view`; `@while_open` stands above it.
+
+    403 for another account; who is not signed in is led to sign-in, and where nobody owns the
+    instance yet to the first step.
+    """
+
+    def guarded(request: HttpRequest, /) -> HttpResponseBase:
         if setup.needs_setup():
             return lead(request, reverse("setup:start"))
         account = signed_in(request)
@@ -80,11 +92,6 @@ def step(view: StepView) -> Callable[[HttpRequest], HttpResponseBase]:
 
     update_wrapper(guarded, view)
     return guarded
-
-
-def closed(request: HttpRequest) -> HttpResponse:
-    """The answer of every step after set-up."""
-    return error_page(request, 410, DONE, template="setup_wizard/closed.html")
 
 
 def next_step(progress: Progress) -> str:

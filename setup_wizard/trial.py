@@ -25,7 +25,7 @@ from memories import services
 from setup_wizard.forms import TrialForm
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
-from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of
+from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of, while_open
 
 KEY_MINUTES: Final = 10
 SHOWN_CHARS: Final = 4000
@@ -57,6 +57,7 @@ class Result:
     found: str = ""
 
 
+@while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def trial(request: StepRequest) -> HttpResponseBase:
@@ -67,8 +68,9 @@ def trial(request: StepRequest) -> HttpResponseBase:
     if request.method != "POST":
         preset = PRESETS.get(progress.preset, PRESETS["other"])
         message = progress.test_message or preset.message
-        question = preset.question if message == preset.message else ""
-        initial = {"message": message, "question": question or "What do you know about me?"}
+        # To what the LLM wrote no question is known; its own words find it whatever the embedder.
+        question = preset.question if message == preset.message else message[:1000]
+        initial = {"message": message, "question": question}
         return shown(request, "test", form=TrialForm(initial=initial), result=None)
     form = TrialForm(request.POST)
     if not form.is_valid():
@@ -77,6 +79,7 @@ def trial(request: StepRequest) -> HttpResponseBase:
     return shown(request, "test", form=form, result=result)
 
 
+@while_open
 @require_POST
 @step
 def finish(request: StepRequest) -> HttpResponseBase:

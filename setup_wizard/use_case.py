@@ -16,11 +16,12 @@ from memories.drafts import NONE
 from setup_wizard.forms import UseCaseForm
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
-from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of
+from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of, while_open
 
 WRITE_SOMETHING = "Say in a sentence what memories are for, or choose one of the others."
 
 
+@while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def use_case(request: StepRequest) -> HttpResponseBase:
@@ -67,7 +68,10 @@ def _written(request: StepRequest, form: UseCaseForm) -> HttpResponse:
     data: Any = form.data
     data = data.copy()
     data["instructions"] = instructions
-    return _shown(request, UseCaseForm(data), former=former if former != instructions else "")
+    written = UseCaseForm(data)
+    # They are read next.
+    written.fields["instructions"].widget.attrs["autofocus"] = True
+    return _shown(request, written, former=former if former != instructions else "")
 
 
 def _saved(

@@ -70,8 +70,24 @@
 
   // Where a form did not fit, one goes on with the first field that is wrong.
   const amend = () => document.querySelector("[aria-invalid=true]")?.focus();
-  document.addEventListener("htmx:afterSettle", amend);
   amend();
+  // Buttons rest while their form is under way, which takes the focus from them: they get it back,
+  // unless the answer has something to read first ("autofocus") or to set right.
+  let held = "";
+  document.addEventListener("htmx:beforeRequest", () => { held = document.activeElement.id; });
+  document.addEventListener("htmx:afterSettle", () => {
+    if (document.activeElement === document.body && held) document.getElementById(held)?.focus();
+    amend();
+  });
+  // A key in a form that did not fit is never sent back: what was typed stays typed.
+  let typed = new Map();
+  document.addEventListener("htmx:beforeSwap", () => {
+    typed = new Map([...document.querySelectorAll("[type=password]")].map((key) => [key.id, key.value]));
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    for (const key of document.querySelectorAll("[data-keep]")) key.value = typed.get(key.id) ?? "";
+    typed.clear();
+  });
 
   // A link that brought a secret leaves none in the history.
   if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname);

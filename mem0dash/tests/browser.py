@@ -6,7 +6,6 @@ Screenshots of every page are kept in .artifacts/screenshots for people to look 
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -87,8 +86,8 @@ def unclaimed_site(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> I
 class Visit:
     """A browser's window with what it complained about."""
 
-    def __init__(self, context: Any, url: str) -> None:
-        self.context, self.url = context, url
+    def __init__(self, context: Any, url: str, theme: str = "light") -> None:
+        self.context, self.url, self.theme = context, url, theme
         self.complaints: list[str] = []
         context.add_init_script(WATCH_POLICY)
         self.page = context.new_page()
@@ -112,6 +111,27 @@ class Visit:
         self.page.get_by_role("button", name="Sign in").click()
         self.page.wait_for_url("**/dashboard**")
         return self
+
+    def keep_looks(self, name: str) -> None:
+        """Looks at the page as it stands in both themes and at both widths; keeps pictures."""
+        was = self.page.viewport_size
+        for theme in THEMES:
+            self.page.emulate_media(color_scheme=theme)
+            for width, height in SIZES.items():
+                self.page.set_viewport_size({"width": width, "height": height})
+                # A picture of all the page shows what sticks to the window where it stands now.
+                self.page.evaluate("scrollTo(0, 0)")
+                self.keep(f"{name}-{theme}-{width}")
+        self.page.set_viewport_size(was)
+        self.page.emulate_media(color_scheme=self.theme)
+
+    def keep(self, name: str) -> None:
+        """Looks at the page as it is shown, and keeps a picture of it."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.evaluate("document.fonts.ready")
+        path = SCREENSHOTS / f"{name}.png"
+        self.page.screenshot(path=path, full_page=True, scale="css")
+        self.assert_sound(name)
 
     def assert_sound(self, name: str) -> None:
         """No complaint, nothing refused by the policy, nothing beyond the window's edge, and no
@@ -146,7 +166,7 @@ class Site:
             **options,
         )
         context.set_default_timeout(15_000)
-        return Visit(context, self.server.url)
+        return Visit(context, self.server.url, theme)
 
     def signed_in(self) -> Any:
         """The cookies of the owner: signing in costs one of few attempts a minute."""
@@ -161,7 +181,6 @@ class Site:
     ) -> None:
         """Looks at a page in both themes and at both widths, with `act(page)` done on it, and
         keeps what it looked like."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         state = {"storage_state": self.signed_in()} if signed_in else {}
         for theme in THEMES:
             for width in SIZES:
@@ -171,11 +190,5 @@ class Site:
                 assert answer.status == status, f"{shown}: {answer.status}"
                 if act is not None:
                     act(visit.page)
-                visit.page.evaluate("document.fonts.ready")
-                visit.page.screenshot(path=_picture(shown), full_page=True)
-                visit.assert_sound(shown)
+                visit.keep(shown)
                 visit.context.close()
-
-
-def _picture(name: str) -> Path:
-    return SCREENSHOTS / f"{name}.png"
