@@ -59,9 +59,10 @@ def require_setup_token(sent: str, *, address: str) -> None:
     """Lets through who sends the setup token while nobody owns the instance.
 
     SetupClosedError once somebody does, PermissionDeniedError for another text, RateLimitedError
-    after too many of either from this address (throttle.address_subject).
+    after too many of either from this address (throttle.address_subject). Who has the token may try
+    as often as a password does not suit.
     """
-    throttle.take(throttle.REGISTER, address)
+    registering = throttle.take(throttle.REGISTER, address)
     if not needs_setup():
         raise SetupClosedError(CLOSED)
     attempt = throttle.take(throttle.WRONG_SETUP_TOKENS, address)
@@ -71,6 +72,7 @@ def require_setup_token(sent: str, *, address: str) -> None:
             raise PermissionDeniedError(HOW_TO_REGISTER)
         raise SetupClosedError(CLOSED)
     throttle.give_back(attempt)
+    throttle.give_back(registering)
 
 
 def forget_setup_token() -> None:

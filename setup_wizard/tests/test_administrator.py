@@ -131,6 +131,12 @@ def test_wrong_tokens_are_limited_by_address(browser: Client, token: str) -> Non
     )
 
 
+def test_who_has_the_token_may_try_passwords_until_one_suits(browser: Client, token: str) -> None:
+    for _ in range(12):
+        assert claim(browser, token, password="short").status_code == 422
+    assert claim(browser, token).status_code == 302
+
+
 def test_a_trusted_proxy_tells_the_address_of_who_guesses(
     browser: Client, token: str, settings: Any
 ) -> None:

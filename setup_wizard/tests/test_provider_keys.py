@@ -1,4 +1,4 @@
-"""The second step: what was typed waits for its being saved, and keys go where they were meant for."""
+"""The second step: drafts wait to be saved, and keys go where they were meant for, nowhere else."""
 
 import io
 import json
