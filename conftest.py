@@ -15,6 +15,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from accounts.models import Account, InstanceState, Membership, Project, Role
+from apikeys import failures
 from apikeys.services import create_api_key
 from mem0dash.principal import Principal, Scope
 from memories import ingest, runtime
@@ -34,8 +35,8 @@ ONE_FORM = frozenset(
         *("browser", "configuration", "copy_database", "failures", "filters", "finding"),
         *("finding_data", "local_embedder", "logs", "middleware", "model_listing", "openapi"),
         *("outbound", "probes", "provider_failures", "provider_secrets", "provider_stub"),
-        *("headless", "provider", "provider_keys", "ranking", "replies", "settings"),
-        *("snippets", "steps", "trial"),
+        *("browser_pages", "headless", "provider", "provider_keys", "ranking", "replies"),
+        *("settings", "snippets", "steps", "trial", "word_diff"),
     )
 )
 
@@ -90,6 +91,12 @@ def _cheap_passwords() -> None:
 def _not_alone() -> None:
     """A test that takes over as the only process does not do so for those after it."""
     ingest._alone.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nobody_waits() -> None:
+    """An address that failed too often in one test does not have to wait in the next one."""
+    failures.waiting.clear()
 
 
 @pytest.fixture

@@ -79,6 +79,21 @@ def check_public_url(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
     return []
 
 
+@register(Tags.security)
+def check_forwarded(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """What mem0-server turns on by default, this server does by naming the proxy."""
+    if settings.TRUST_FORWARDED_FOR and not settings.TRUSTED_PROXIES:
+        return [
+            CheckWarning(
+                "TRUST_FORWARDED_FOR does not count here, for anybody could send the header. "
+                "Behind a proxy all callers look like one, and are limited as one.",
+                hint="Set TRUSTED_PROXIES to the proxy's address.",
+                id="mem0dash.W004",
+            )
+        ]
+    return []
+
+
 @register(Tags.database, deploy=True)
 def check_database(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """The database must answer."""
@@ -111,6 +126,28 @@ def check_letters(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
             f"The database has encoding {encoding}{'' if icu else ' and no ICU collations'}.",
             hint="Make it with ENCODING 'UTF8' on a PostgreSQL that was built with ICU.",
             id="mem0dash.E004",
+        )
+    ]
+
+
+@register(Tags.database, deploy=True)
+def check_substring_index(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Without an index, search by words reads the newest memories alone."""
+    from memories import fulltext
+
+    try:
+        if fulltext.available():
+            return []
+    except DatabaseError:
+        return []  # check_database says so
+    return [
+        CheckWarning(
+            "Search by words goes without an index: it looks among the newest memories only.",
+            hint="PostgreSQL: CREATE EXTENSION pg_trgm; CREATE INDEX memory_words ON "
+            "memories_memory USING gin (text_fold gin_trgm_ops). SQLite: version 3.34 or later.",
+            id="mem0dash.W006",
         )
     ]
 

@@ -78,6 +78,15 @@ class CandidateReader:
         rows = Memory.objects.raw(sql, [_parameter(ids), *self._params])
         return {row.id: row for row in rows}
 
+    def updated_at(self, ids: Collection[UUID]) -> dict[UUID, datetime]:
+        """When each of `ids` was last changed."""
+        if not ids:
+            return {}
+        columns = "memories_memory.id, memories_memory.updated_at"
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {columns} FROM {self._wanted}", [_parameter(ids)])
+            return {_uuid(id_): _instant(at) for id_, at in cursor.fetchall()}
+
     def _read(
         self, sql: str, ids: Collection[UUID], parameters: list[Any]
     ) -> dict[UUID, Candidate]:

@@ -6,7 +6,17 @@ from typing import Final
 from django.db import models
 from django.db.models import F, Q
 
+from memories.operation import Operation, OperationItem  # noqa: F401  (tables of ours as well)
+
 ENTITY_FIELDS: Final = ("user_id", "agent_id", "app_id", "run_id")
+# What the browser counts by, few values first: so a pass over the index that has them in this order
+# finds equal ones side by side.
+FACET_FIELDS: Final = (
+    *("collection", "confidence", "review_status", "source"),
+    *("agent_id", "app_id", "user_id", "run_id"),
+)
+EXPIRY_FIELDS: Final = ("expires_at", "expiration_date")
+LIVE: Final = Q(deleted_at__isnull=True)
 
 
 class Collection(models.TextChoices):
@@ -67,7 +77,8 @@ class Memory(models.Model):
     expires_at = models.DateTimeField(null=True)
     # The last day (UTC) on which the memory holds.
     expiration_date = models.DateField(null=True)
-    # SHA-256 of the case-folded text with white space collapsed.
+    # SHA-256 of the case-folded text with white space collapsed: of the text itself, or of what was
+    # said, where that is not to be stored twice (adding.add_memories, dedup).
     fingerprint = models.CharField(max_length=64)
     # Which add made it and the place in it; `session` names the conversation, if there is one.
     batch_id = models.UUIDField(null=True)
@@ -83,11 +94,35 @@ class Memory(models.Model):
 
     class Meta:
         indexes = (
-            models.Index(fields=["project", "created_at", "id"], name="memory_newest"),
+            # Pages, counts and facets are read from these four alone: they hold every column that
+            # the browser filters by.
+            models.Index(
+                fields=["project", "created_at", "id", *FACET_FIELDS, *EXPIRY_FIELDS],
+                name="memory_newest",
+                condition=LIVE,
+            ),
+            models.Index(
+                fields=["project", *FACET_FIELDS, *EXPIRY_FIELDS, "created_at"],
+                name="memory_facets",
+                condition=LIVE,
+            ),
+            models.Index(
+                fields=[
+                    *("project", "user_id", "created_at", "id"),
+                    *(name for name in FACET_FIELDS if name != "user_id"),
+                    *EXPIRY_FIELDS,
+                ],
+                name="memory_user",
+                condition=LIVE,
+            ),
+            models.Index(
+                fields=["project", "updated_at", "id", *FACET_FIELDS, *EXPIRY_FIELDS],
+                name="memory_updated",
+                condition=LIVE,
+            ),
             models.Index(
                 fields=["project", "review_status", "created_at", "id"], name="memory_review"
             ),
-            models.Index(fields=["project", "user_id", "created_at", "id"], name="memory_user"),
             # SQLite uses a partial index only where a query repeats its condition to the letter:
             # filters.sql and candidates do.
             models.Index(
@@ -116,6 +151,15 @@ class Memory(models.Model):
             ),
             models.Index(
                 fields=["deleted_at"], name="memory_deleted", condition=Q(deleted_at__isnull=False)
+            ),
+            # Who owns how many, and when one of them last changed: narrow, for all of it is read.
+            *(
+                models.Index(
+                    fields=["project", name, "updated_at"],
+                    name=f"memory_{name.removesuffix('_id')}s",
+                    condition=LIVE & ~Q(**{name: ""}),
+                )
+                for name in ENTITY_FIELDS
             ),
             # The outbox: only what the index has not seen.
             models.Index(
@@ -172,7 +216,14 @@ class Revision(models.Model):
     at = models.DateTimeField()
 
     class Meta:
-        indexes = (models.Index(fields=["project", "at"], name="revision_at"),)
+        indexes = (
+            models.Index(fields=["project", "at"], name="revision_at"),
+            # Each way to narrow the activity down: what is rare is among a million that are not.
+            models.Index(fields=["project", "event", "at"], name="revision_event"),
+            models.Index(fields=["project", "account", "at"], name="revision_account"),
+            models.Index(fields=["project", "key_prefix", "at"], name="revision_key"),
+            models.Index(fields=["project", "client", "at"], name="revision_client"),
+        )
 
     def __str__(self) -> str:
         return f"{self.event} {self.memory_id}"
@@ -332,6 +383,35 @@ class Reembedding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.former_model_key or 'words only'} → {self.model_key} ({self.state})"
+
+
+class SavedView(models.Model):
+    """A selection of the memory browser under a name: its owner's, or for everyone in the project.
+
+    `params` maps names of the address to lists of values, as selection.Selection reads them.
+    """
+
+    project = models.ForeignKey("accounts.Project", models.CASCADE, related_name="+")
+    # None is who acts as instance owner without an account.
+    owner = models.ForeignKey("accounts.Account", models.CASCADE, null=True, related_name="+")
+    name = models.CharField(max_length=80)
+    params = models.JSONField(default=dict)
+    shared = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=["project", "owner", "name"], name="one_view_per_name"),
+            models.UniqueConstraint(
+                fields=["project", "name"],
+                condition=Q(owner=None),
+                name="one_view_per_name_of_nobody",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Lease(models.Model):

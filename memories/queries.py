@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TypedDict
+from typing import Any, TypedDict
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Count, Max, Min, Q, QuerySet
+from django.db.models import Count, F, Func, Max, Min, Q, QuerySet, UUIDField
+from django.db.models.lookups import Exact
+from django.db.models.sql.compiler import SQLCompiler
 from django.utils import timezone
 
 from mem0dash.errors import NotFoundError
@@ -34,9 +36,37 @@ def limit_of(principal: Principal) -> Node:
     return AllOf(tuple(Condition(f, "in", tuple(sorted(values))) for f, values in limit.items()))
 
 
-def reachable(principal: Principal) -> QuerySet[Memory]:
-    """All live memories that exist for the caller."""
-    rows = Memory.objects.filter(project_id=principal.project.id, deleted_at=None)
+class _AsIs(Func):
+    """A column as no index looks it up."""
+
+    template = "%(expressions)s"
+    output_field = UUIDField()
+
+    def as_sqlite(self, compiler: SQLCompiler, connection: Any, **context: Any) -> Any:
+        return self.as_sql(compiler, connection, template="+%(expressions)s", **context)
+
+
+def in_project(project_id: UUID) -> Q:
+    """Holds for memories of the project, where their ids are named: left to itself, SQLite reads
+    every memory of the project instead of these."""
+    return Q(Exact(_AsIs(F("project_id")), project_id))
+
+
+def reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
+    """All live memories that exist for the caller; `by_id` where a list of ids narrows them."""
+    project = principal.project.id
+    rows = Memory.objects.filter(
+        in_project(project) if by_id else Q(project_id=project), deleted_at=None
+    )
+    return rows.filter(to_q(limit_of(principal))) if principal.entity_limit else rows
+
+
+def restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
+    """All deleted memories of the caller's that are not erased; `by_id` as in `reachable`."""
+    project = principal.project.id
+    rows = Memory.objects.filter(
+        in_project(project) if by_id else Q(project_id=project), deleted_at__isnull=False
+    ).exclude(text="")
     return rows.filter(to_q(limit_of(principal))) if principal.entity_limit else rows
 
 
@@ -44,6 +74,14 @@ def not_expired(now: datetime) -> Q:
     """Holds for memories that have not expired at `now`."""
     return (Q(expires_at=None) | Q(expires_at__gt=now)) & (
         Q(expiration_date=None) | Q(expiration_date__gte=now.date())
+    )
+
+
+def has_expired(memory: Memory, now: datetime) -> bool:
+    """Whether `not_expired` does not hold for it."""
+    day = memory.expiration_date
+    return (memory.expires_at is not None and memory.expires_at <= now) or (
+        day is not None and day < now.date()
     )
 
 
@@ -78,7 +116,7 @@ def get_memory(principal: Principal, memory_id: str | UUID) -> Memory:
 _FIND_SQL = "SELECT * FROM memories_memory WHERE id = %s AND project_id = %s AND deleted_at IS NULL"
 
 
-def _plain(*ids: UUID) -> list[UUID | str]:
+def plain_ids(*ids: UUID) -> list[UUID | str]:
     """Ids as parameters of a statement written by hand: SQLite keeps them as 32 hex digits."""
     native = connection.features.has_native_uuid_field
     return [id_ if native else id_.hex for id_ in ids]
@@ -90,7 +128,8 @@ def find(principal: Principal, memory_id: str | UUID) -> Memory:
     if principal.entity_limit:
         row = reachable(principal).filter(id=wanted).first()
     else:
-        row = next(iter(Memory.objects.raw(_FIND_SQL, _plain(wanted, principal.project.id))), None)
+        ids = plain_ids(wanted, principal.project.id)
+        row = next(iter(Memory.objects.raw(_FIND_SQL, ids)), None)
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return row
@@ -113,6 +152,34 @@ def list_memories(
     principal.require(Scope.READ)
     rows = visible(principal, where, show_expired=show_expired)
     return list(rows.order_by("-created_at", "-id")[:limit])
+
+
+def page(
+    principal: Principal, *, where: Node, limit: int, offset: int
+) -> tuple[list[Memory], bool]:
+    """`limit` memories that match after the first `offset`, expired ones among them, oldest first:
+    what comes in meanwhile shifts nothing. And whether there are more of them."""
+    principal.require(Scope.READ)
+    rows = visible(principal, where, show_expired=True).order_by("created_at", "id")
+    found = list(rows[offset : offset + limit + 1])
+    return found[:limit], len(found) > limit
+
+
+def duplicate(
+    principal: Principal, fingerprint: str, *, user_id: str, collection: str
+) -> UUID | None:
+    """The oldest memory that holds what has this fingerprint for the user, or for nobody ("").
+
+    One that was deleted, rejected or has expired stands in nobody's way.
+    """
+    rows = reachable(principal).filter(
+        not_expired(timezone.now()),
+        fingerprint=fingerprint,
+        user_id=user_id,
+        collection=collection,
+    )
+    rows = rows.exclude(review_status=ReviewStatus.REJECTED)
+    return rows.order_by("created_at", "seq", "id").values_list("id", flat=True).first()
 
 
 def list_all(principal: Principal, *, limit: int) -> list[Memory]:
@@ -168,4 +235,6 @@ def ids_of_entities(principal: Principal, entities: Mapping[str, str]) -> list[U
     """Ids of all memories of the named entities, deleted ones included; scope `admin`."""
     principal.require(Scope.ADMIN)
     rows = Memory.objects.filter(project_id=principal.project.id, **entities)
-    return list(rows.filter(to_q(limit_of(principal))).values_list("id", flat=True))
+    ids = rows.filter(to_q(limit_of(principal))).values_list("id", flat=True)
+    # One by one: each has indexes of its own.
+    return [*ids.filter(deleted_at__isnull=True), *ids.filter(deleted_at__isnull=False)]

@@ -1,7 +1,7 @@
 """Ranks candidates by meaning, words, conversation and date (docs/finding.md has the figures)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -106,6 +106,31 @@ def rank(
         ranked.append(Ranked(c, total, min(max(total / weights, 0.0), 1.0), values))
     ranked.sort(key=lambda r: (-r.total, -r.candidate.created_at.timestamp(), r.candidate.id))
     return ranked
+
+
+def with_recency(
+    ranked: Sequence[Ranked],
+    updated_at: Mapping[UUID, datetime],
+    now: datetime,
+    *,
+    weight: float,
+    half_life_days: float,
+) -> list[tuple[Ranked, float]]:
+    """All of them again, ordered by how recent they are as well, each with the score for that.
+
+    (1 − weight) · score, stretched to 0..1 over all of them, + weight · 0.5^(age / half-life).
+    """
+    if not ranked:
+        return []
+    scores = [r.total for r in ranked]
+    low, high = min(scores), max(scores)
+    found = []
+    for r in ranked:
+        near = (r.total - low) / (high - low) if high > low else 1.0
+        changed = updated_at.get(r.candidate.id, r.candidate.created_at)
+        days = max((now - changed).total_seconds() / 86_400, 0.0)
+        found.append((r, (1 - weight) * near + weight * 0.5 ** (days / half_life_days)))
+    return sorted(found, key=lambda one: -one[1])
 
 
 def _session_means(pool: Sequence[Candidate], s0: dict[UUID, float]) -> dict[str, float]:

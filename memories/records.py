@@ -12,7 +12,7 @@ import numpy as np
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from mem0dash.errors import ProviderError
+from mem0dash.errors import InvalidInputError, ProviderError
 from mem0dash.principal import Principal, Scope
 from memories.models import (
     ENTITY_FIELDS,
@@ -24,6 +24,9 @@ from memories.models import (
 )
 
 BAD_REPLY: Final = "provider_bad_reply"
+# PostgreSQL keeps at most 2,704 bytes in an entry of an index, and the browser's indexes hold all
+# four ids, the source and more.
+MAX_IDS_BYTES: Final = 2000
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
 # Keys that mem0 keeps for itself in a payload: scope comes from the call, never from metadata.
@@ -34,7 +37,7 @@ RESERVED_METADATA: Final = frozenset(
 
 @dataclass(slots=True)
 class Draft:
-    """A memory about to be stored."""
+    """A memory about to be stored. `fingerprint` is of what it was made of; "" for its text's."""
 
     text: str
     entities: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +48,7 @@ class Draft:
     memory_type: str = ""
     expiration_date: date | None = None
     collection: str = "conversational"
+    fingerprint: str = ""
     id: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
@@ -56,6 +60,15 @@ def fold(text: str) -> str:
 def fingerprint(text: str) -> str:
     """SHA-256 (hex) of the case-folded text with white space collapsed."""
     return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()
+
+
+def transcript_fingerprint(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The same of a conversation: who said what, in which order."""
+    said = (
+        "\x1f".join((message["role"], " ".join(message["content"].casefold().split())))
+        for message in messages
+    )
+    return hashlib.sha256("\x1e".join(said).encode()).hexdigest()
 
 
 def session_key(entities: Mapping[str, str], batch_id: uuid.UUID, batch_size: int) -> str:
@@ -130,6 +143,7 @@ def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID)
     now = timezone.now()
     rows = []
     for seq, draft in enumerate(drafts):
+        _check_ids(draft.entities)
         metadata = {k: v for k, v in draft.metadata.items() if k not in RESERVED_METADATA}
         # Imports bring their own time; without one, the turns of one add keep their order by it.
         created_at = parse_instant(metadata.get("created_at"))
@@ -150,7 +164,7 @@ def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID)
                 memory_type=draft.memory_type[:50],
                 metadata=metadata,
                 expiration_date=draft.expiration_date,
-                fingerprint=fingerprint(draft.text),
+                fingerprint=draft.fingerprint or fingerprint(draft.text),
                 batch_id=batch_id,
                 seq=seq,
                 session=session_key(draft.entities, batch_id, len(drafts)),
@@ -160,6 +174,14 @@ def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID)
             )
         )
     return rows
+
+
+def _check_ids(entities: Mapping[str, str]) -> None:
+    """InvalidInputError when the ids together do not fit into one entry of an index."""
+    if sum(len(entities.get(name, "").encode()) for name in ENTITY_FIELDS) > MAX_IDS_BYTES:
+        raise InvalidInputError(
+            f"{', '.join(ENTITY_FIELDS)} together cannot be longer than {MAX_IDS_BYTES} bytes."
+        )
 
 
 def embedded_text(memory: Memory, text: str | None = None) -> str:

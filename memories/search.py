@@ -26,6 +26,7 @@ from memories.ranking import (
     closeness,
     named_interval,
     rank,
+    with_recency,
 )
 from memories.records import Vector
 
@@ -44,11 +45,21 @@ _turns = threading.BoundedSemaphore(SEARCHES_AT_ONCE)
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A found memory, its score (0..1) and the terms that made it."""
+    """A found memory, its score (0..1) and the terms that made it; and, where recency counted, the
+    score (0..1) by which it stands where it does."""
 
     memory: Memory
     score: float
     terms: dict[str, float]
+    rerank_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recency:
+    """How much it counts that a memory was made or changed lately: 0 (not at all) to 1 (alone)."""
+
+    weight: float
+    half_life_days: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,16 @@ class Found:
     hits: list[Hit]
     mode: Literal["semantic", "keyword"]
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a search is to give."""
+
+    top_k: int
+    threshold: float
+    show_expired: bool
+    recency: Recency | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +105,13 @@ def search_memories(
     top_k: int = 20,
     threshold: float = 0.1,
     show_expired: bool = False,
+    recency: Recency | None = None,
 ) -> Found:
     """The `top_k` best memories for `query` among those that match and that the caller may see.
 
     `threshold` (0..1) gates the cosine; a memory without it passes when it holds at least half of
-    the query's content words. While the embedder does not answer, words alone do, labelled so.
+    the query's content words. `recency` orders anew all that passes, before the best are taken.
+    While the embedder does not answer, words alone do, labelled so.
     Raises InvalidInputError, PermissionDeniedError (scope `read`), and EngineError when index or
     database fail, or the embedder while words find nothing: never an empty answer for an outage.
     """
@@ -96,15 +119,16 @@ def search_memories(
     _check(query, top_k, threshold)
     if top_k == 0:
         return Found([], _mode(runtime.current().engine.embedder))
+    wanted = _Wanted(top_k, threshold, show_expired, recency)
     engine, index = runtime.current().pair()
     try:
-        return _search(engine, index, principal, query, where, top_k, threshold, show_expired)
+        return _search(engine, index, principal, query, where, wanted)
     except IndexUnavailableError:
         engine, swapped = runtime.current().pair()
         if swapped is index:
             raise
         # Rebuilt meanwhile, perhaps for another model.
-        return _search(engine, swapped, principal, query, where, top_k, threshold, show_expired)
+        return _search(engine, swapped, principal, query, where, wanted)
 
 
 def _search(
@@ -113,9 +137,7 @@ def _search(
     principal: Principal,
     query: str,
     where: Node,
-    top_k: int,
-    threshold: float,
-    show_expired: bool,
+    wanted: _Wanted,
 ) -> Found:
     vector, problem = None, None
     try:
@@ -124,9 +146,9 @@ def _search(
         # By words meanwhile, and said so; but what finds nothing then is no answer.
         problem = error
     with _turns:
-        asked = _prepare(principal, query, vector, where, top_k, show_expired)
-        ranked = _ranked(index, asked, threshold)
-        hits = _hydrate(asked.reader, ranked[:top_k])
+        asked = _prepare(principal, query, vector, where, wanted.top_k, wanted.show_expired)
+        ranked = _ranked(index, asked, wanted.threshold)
+        hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
     if problem is not None and not hits:
         raise problem
     return Found(hits, _mode(vector), problem.code if problem else "")
@@ -266,7 +288,29 @@ def _admit_neighbours(
     return admitted
 
 
-def _hydrate(reader: CandidateReader, ranked: Sequence[Ranked]) -> list[Hit]:
+def _cut(
+    reader: CandidateReader, ranked: list[Ranked], wanted: _Wanted
+) -> list[tuple[Ranked, float | None]]:
+    """The best of all, each with the score that recency had a part in."""
+    recency = wanted.recency
+    if recency is None or recency.weight <= 0 or len(ranked) < 2:
+        return [(r, None) for r in ranked[: wanted.top_k]]
+    changed = reader.updated_at([r.candidate.id for r in ranked])
+    again = with_recency(
+        ranked,
+        changed,
+        timezone.now(),
+        weight=recency.weight,
+        half_life_days=recency.half_life_days,
+    )
+    return list(again[: wanted.top_k])
+
+
+def _hydrate(reader: CandidateReader, ranked: Sequence[tuple[Ranked, float | None]]) -> list[Hit]:
     """The rows of the answer, read once more through the caller's predicate."""
-    found = reader.memories([r.candidate.id for r in ranked])
-    return [Hit(found[r.candidate.id], r.score, r.terms) for r in ranked if r.candidate.id in found]
+    found = reader.memories([r.candidate.id for r, _ in ranked])
+    return [
+        Hit(found[r.candidate.id], r.score, r.terms, rerank)
+        for r, rerank in ranked
+        if r.candidate.id in found
+    ]

@@ -22,6 +22,7 @@ from django.db.models.sql import InsertQuery
 
 from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
+from memories import fulltext
 from memories.models import IndexState, Lease, Memory
 
 ROOMS: Final = ("accounts", "apikeys", "operations", "memories")
@@ -139,6 +140,7 @@ def prepare_target(alias: str) -> None:
     except DatabaseError as error:
         raise CopyError(f"The target database does not answer ({_line(error)}).") from error
     ours = set(connection.introspection.django_table_names()) | {"django_migrations"}
+    ours |= fulltext.TABLES
     if strangers := present - ours:
         raise CopyError(
             f"The target holds tables of something else: {', '.join(sorted(strangers))}."

@@ -77,3 +77,20 @@ def test_candidates_and_the_turns_around_them_are_found_through_indexes(owner, m
         if connection.vendor == "sqlite":  # PostgreSQL may join few rows the other way round
             assert "autoindex_memories_memory_1" in plan, plan
         assert "SCAN memories_memory" not in plan
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL has statistics to go by")
+def test_named_memories_are_looked_up_by_their_ids_and_not_through_the_whole_project(owner, many):
+    wanted = list(Memory.objects.values_list("id", flat=True)[:20])
+    for rows in (
+        queries.reachable(owner, by_id=True),
+        queries.restorable(owner, by_id=True),
+        Memory.objects.filter(queries.in_project(owner.project.id)),
+    ):
+        assert "autoindex_memories_memory_1" in rows.filter(id__in=wanted).explain()
+
+
+def test_named_memories_of_another_project_do_not_exist(owner, many, other_project):
+    wanted = list(Memory.objects.values_list("id", flat=True)[:20])
+    Memory.objects.filter(id__in=wanted[:5]).update(project=other_project)
+    assert queries.reachable(owner, by_id=True).filter(id__in=wanted).count() == 15
