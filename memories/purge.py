@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 
 from accounts.models import Project
@@ -19,6 +19,7 @@ from memories.models import (
     Revision,
     SessionMessage,
 )
+from memories.operation import ACTIVE, Operation, OperationItem
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,31 @@ def purge_all() -> int:
         outcome=AddInput.Outcome.RUNNING
     ).delete()
     IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)).delete()
+    purge_operations(now)
     total = sum(
         purge_deleted(project, older_than=now - timedelta(days=project.retention_days))
         for project in Project.objects.all()
     )
     if total:
         logger.info("purged deleted memories", extra={"memories": total})
+    return total
+
+
+def purge_operations(now: datetime) -> int:
+    """Removes what bulk changes kept for an undo whose time is over; how many notes.
+
+    That they were made, by whom, when and of how many memories, stays for the audit; what they
+    were looked for by does not, for it may be the words of a memory.
+    """
+    over = Operation.objects.filter(
+        Q(undo_until__lt=now) | Q(undo_until=None, finished_at__lt=now - timedelta(days=INPUT_DAYS))
+    ).exclude(state__in=ACTIVE)
+    total = 0
+    for id_ in list(over.exclude(match={}).values_list("id", flat=True)):
+        items = OperationItem.objects.filter(operation_id=id_)
+        while some := list(items.values_list("id", flat=True)[:BATCH]):
+            total += OperationItem.objects.filter(id__in=some).delete()[0]
+        Operation.objects.filter(id=id_).update(match={}, words="")
     return total
 
 
@@ -84,6 +104,10 @@ def _forget_texts(ids: Sequence[UUID]) -> None:
     rows = Memory.objects.filter(id__in=ids)
     _forget_unstored(ids)
     Revision.objects.filter(memory_id__in=ids).update(old_text=None, new_text=None, changes={})
+    # What a bulk change overwrote, and the search that found it.
+    told = OperationItem.objects.filter(memory_id__in=ids)
+    Operation.objects.filter(id__in=told.values("operation_id")).update(match={}, words="")
+    told.update(before={})
     # An add's input is kept under the batch id of what it brought.
     batches = [batch for batch in rows.values_list("batch_id", flat=True) if batch]
     AddInput.objects.filter(id__in=batches).update(messages=[], options={}, results=[])

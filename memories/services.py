@@ -36,11 +36,14 @@ def update_memory(
     text: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     expiration_date: date | Unset | None = UNSET,
+    replace_metadata: bool = False,
+    expected_rev: int | None = None,
 ) -> Memory:
-    """Changes text, metadata (merged key by key) or expiry, whichever is given.
+    """Changes text, metadata (merged key by key, or replaced) or expiry, whichever is given.
 
     Only a new text is embedded. Raises NotFoundError, InvalidInputError, PermissionDeniedError
-    (scope `write`), EngineError when the embedder fails: then nothing has changed.
+    (scope `write`), ConflictError when the memory is no longer at `expected_rev`, EngineError when
+    the embedder fails: then nothing has changed.
     """
     principal.require(Scope.WRITE)
     if text is None and metadata is None and isinstance(expiration_date, Unset):
@@ -57,10 +60,14 @@ def update_memory(
             [vector] = engine.embed([records.embedded_text(seen, text)])
         with transaction.atomic():
             memory = _locked(principal, seen.id)
+            if expected_rev not in (None, memory.rev):
+                raise ConflictError("This memory was changed by others meanwhile.")
             if text is not None and memory.text != seen.text:
                 continue  # its text changed while ours was embedded: look again
             before = memory.text
-            changes = _change(memory, principal, text, metadata, expiration_date)
+            changes = _change(
+                memory, principal, text, metadata, expiration_date, replace=replace_metadata
+            )
             _update(memory, principal, before, changes)
             if memory.text != before:
                 _replace_vector(memory, vector, engine.model_key)
@@ -96,6 +103,8 @@ def _change(
     text: str | None,
     metadata: Mapping[str, Any] | None,
     expiration_date: date | Unset | None,
+    *,
+    replace: bool,
 ) -> dict[str, list[Any]]:
     """Sets the new values on the row; which fields changed, as {field: [before, after]}."""
     values: dict[str, Any] = {}
@@ -103,8 +112,14 @@ def _change(
         values["text"] = text
     if metadata is not None:
         given = {k: v for k, v in metadata.items() if k not in records.RESERVED_METADATA}
-        values["metadata"] = {**memory.metadata, **given}
-        values.update(records.provenance(given, principal))
+        values["metadata"] = given if replace else {**memory.metadata, **given}
+        if replace:
+            # What stands there as before is not said anew: it may have been reviewed since.
+            given = {k: v for k, v in given.items() if memory.metadata.get(k) != v}
+        promoted = records.provenance(given, principal)
+        if Scope.REVIEW not in principal.scopes:
+            promoted.pop("review_status", None)  # what a reviewer decided stays decided
+        values.update(promoted)
         if (app_id := adopted_app(given)) and principal.may_use("app_id", app_id):
             values["app_id"] = app_id
     if not isinstance(expiration_date, Unset):
@@ -160,7 +175,8 @@ def delete_matching(principal: Principal, where: Node) -> int:
         with transaction.atomic():
             # Once more through the filter: what changed meanwhile may not match any more.
             ids = [memory.id for memory in memories]
-            locked = list(matching.select_for_update().filter(id__in=ids))
+            again = queries.reachable(principal, by_id=True).filter(to_q(where), id__in=ids)
+            locked = list(again.select_for_update())
             _mark_deleted(locked, principal)
         runtime.current().apply(locked)
         total += len(locked)
@@ -204,7 +220,9 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
         rows = list(
             Memory.objects.select_for_update()
             .filter(
-                to_q(queries.limit_of(principal)), id__in=wanted, project_id=principal.project.id
+                queries.in_project(principal.project.id),
+                to_q(queries.limit_of(principal)),
+                id__in=wanted,
             )
             .exclude(deleted_at=None)
             .exclude(text="")
@@ -233,7 +251,9 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
     with transaction.atomic():
         rows = list(
             Memory.objects.select_for_update().filter(
-                to_q(queries.limit_of(principal)), id__in=list(ids), project_id=principal.project.id
+                queries.in_project(principal.project.id),
+                to_q(queries.limit_of(principal)),
+                id__in=list(ids),
             )
         )
         erased = [row.id for row in rows]

@@ -15,7 +15,7 @@ from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
 from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
-from memories import ingest, leases, purge, reembedding, vectors
+from memories import bulk_work, ingest, leases, purge, reembedding, vectors
 from memories.engine.opening import LateLlm
 from memories.leases import Held
 from memories.runtime import Runtime
@@ -31,10 +31,12 @@ RECONCILE_SECONDS: Final = 3600.0
 WORKERS: Final = "workers"
 WORKERS_SECONDS: Final = 20.0
 EMBED_LEASE_SECONDS: Final = 120.0
+BULK_LEASE_SECONDS: Final = 60.0
 
 
 class Upkeep:
-    """The background work of a process: a thread for what is quick, and one for what takes long."""
+    """The background work of a process: a thread for what is quick, one for what takes long, and
+    one for the bulk changes that people wait for."""
 
     def __init__(self, runtime: Runtime, *, is_worker: bool = False) -> None:
         self.runtime = runtime
@@ -47,7 +49,8 @@ class Upkeep:
 
     def start(self) -> None:
         """Starts the background threads."""
-        for name, work in (("upkeep", self._quick), ("slow-upkeep", self._slow)):
+        threads = {"upkeep": self._quick, "slow-upkeep": self._slow, "bulk": self._bulk}
+        for name, work in threads.items():
             thread = threading.Thread(target=work, name=f"mem0dash-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -159,6 +162,22 @@ class Upkeep:
             }
             logger.warning("the index differed from the database: repaired", extra=counts)
             indexer.repair(found)
+
+    # --- What people wait for --------------------------------------------------------------------
+    def _bulk(self) -> None:
+        while not self._stop.is_set():
+            self._guarded(self._bulk_round)
+            self._stop.wait(DRAIN_SECONDS)
+        connection.close()
+
+    def _bulk_round(self) -> None:
+        if not self._on_duty() or not bulk_work.is_wanted():
+            return
+        if self.is_alone:
+            bulk_work.work(self.runtime.apply, self._stop)
+        elif leases.acquire(bulk_work.LEASE, BULK_LEASE_SECONDS):
+            with leases.held(bulk_work.LEASE, BULK_LEASE_SECONDS) as lease:
+                bulk_work.work(self.runtime.apply, _WhileHeld(self._stop, lease))
 
     # --- When and by whom ------------------------------------------------------------------------
     def _first(self, name: str) -> bool:
