@@ -27,7 +27,7 @@ NO_PROJECT = "Project not found."
 class CredentialAuthentication(BaseAuthentication):
     """`X-API-Key: k`, `Authorization: Token k` and `Authorization: Bearer k` all carry a key.
 
-    Which kind of credential it is, its value tells: ADMIN_API_KEY, an API key, a session token
+    Which kind of credential it is, its value tells: a static key, an API key, a session token
     (Bearer alone), or none of them. Raises InvalidCredentialError for whatever does not hold;
     without any credential the request stays anonymous, unless AUTH_DISABLED makes everybody the
     owner.
@@ -65,8 +65,7 @@ def _credential(request: Request) -> tuple[str | None, str]:
 
 
 def _identify(request: Request, credential: str, scheme: str) -> Principal:
-    admin_key = settings.ADMIN_API_KEY
-    if admin_key and hmac.compare_digest(credential.encode(), admin_key.encode()):
+    if _is_static_key(credential):
         _note_auth_type(request, "admin_api_key")
         return _instance_principal(request, "admin_api_key")
     if scheme == "bearer" and not credential.startswith(PREFIX):
@@ -82,6 +81,14 @@ def _identify(request: Request, credential: str, scheme: str) -> Principal:
         raise InvalidCredentialError("API key owner not found.")
     note_use(row)
     return principal_of(row, request_id=_request_id(request), client=_client(request))
+
+
+def _is_static_key(credential: str) -> bool:
+    """Whether it is one of the keys that the environment names."""
+    return any(
+        key and hmac.compare_digest(credential.encode(), key.encode())
+        for key in (settings.ADMIN_API_KEY, settings.MEM0_API_KEY)
+    )
 
 
 def _instance_principal(request: Request, via: Via) -> Principal:

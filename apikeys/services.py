@@ -13,7 +13,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import ROLE_SCOPES, Account, Project
-from accounts.queries import scopes_in
+from accounts.queries import default_user_of, scopes_in
 from apikeys import imported
 from apikeys.models import ApiKey
 from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError
@@ -218,7 +218,7 @@ def find_api_key(key: str, *, address: str = "") -> FoundKey | None:
         project=ProjectView(
             id=row.project_id,
             slug=row.project_slug,
-            default_user_id=row.default_user_id,
+            default_user_id=default_user_of(row.project_slug, row.default_user_id),
             hide_unreviewed=bool(row.hide_unreviewed),
             retention_days=row.retention_days,
         ),

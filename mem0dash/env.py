@@ -28,6 +28,14 @@ def text(name: str, default: str = "") -> str:
     return default if value is None or value == "" else value.strip()
 
 
+def either(name: str, other: str) -> str:
+    """The value of one setting that has two names; where both are set they have to agree."""
+    value, alias = text(name), text(other)
+    if value and alias and value != alias:
+        raise ConfigurationError(f"{name} and {other} are both set and differ; keep one of them.")
+    return value or alias
+
+
 def flag(name: str, *, default: bool = False) -> bool:
     """A yes/no setting: 1, true, yes, on, or 0, false, no, off."""
     value = text(name, "on" if default else "off").lower()

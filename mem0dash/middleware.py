@@ -12,6 +12,7 @@ from datetime import datetime
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
@@ -24,6 +25,8 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 access_log = logging.getLogger("mem0dash.access")
 _INBOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+# <str:memory_id> in the route of a URLconf.
+_CONVERTED = re.compile(r"<(?:\w+:)?(\w+)>")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
 
 # Set in the WSGI environment by the dispatcher.
@@ -46,7 +49,11 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """A finished request as the request log takes note of it; `ms` is how long it took."""
+    """A finished request as log and metrics take note of it; `ms` is how long it took.
+
+    `route` is the template of its address, such as "/memories/{memory_id}"; "" where no route of
+    ours is.
+    """
 
     at: datetime
     method: str
@@ -56,6 +63,7 @@ class Handled:
     request_id: str
     auth_type: str
     principal: Principal | None
+    route: str = ""
 
 
 class RequestMiddleware:
@@ -64,6 +72,7 @@ class RequestMiddleware:
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
         self.record: Callable[[Handled], None] = import_string(settings.REQUEST_LOG)
+        self.count: Callable[[Handled], None] = import_string(settings.REQUEST_METRICS)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         started = time.perf_counter()
@@ -96,18 +105,19 @@ class RequestMiddleware:
     def _log(self, request: HttpRequest, response: HttpResponseBase, ms: float) -> None:
         request_id = str(getattr(request, "request_id", ""))
         principal: Principal | None = getattr(request, "principal", None)
-        self.record(
-            Handled(
-                at=timezone.now(),
-                method=request.method or "",
-                path=request.path_info,
-                status=response.status_code,
-                ms=ms,
-                request_id=request_id,
-                auth_type=str(getattr(request, "auth_type", "none")),
-                principal=principal,
-            )
+        handled = Handled(
+            at=timezone.now(),
+            method=request.method or "",
+            path=request.path_info,
+            status=response.status_code,
+            ms=ms,
+            request_id=request_id,
+            auth_type=str(getattr(request, "auth_type", "none")),
+            principal=principal,
+            route=_route(request),
         )
+        self.record(handled)
+        self.count(handled)
         access_log.info(
             "request",
             extra={
@@ -122,6 +132,17 @@ class RequestMiddleware:
                 "project": principal.project.slug if principal else "",
             },
         )
+
+
+def _route(request: HttpRequest) -> str:
+    """The template of the request's address, as OpenAPI writes it; "" for an unknown address."""
+    match = request.resolver_match
+    if match is None:  # answered before any view was looked for
+        try:
+            match = resolve(request.path_info)
+        except Resolver404:
+            return ""
+    return "/" + _CONVERTED.sub(r"{\1}", match.route)
 
 
 class BodyLimitMiddleware:

@@ -69,17 +69,34 @@ if bool(OWNER_EMAIL) != bool(OWNER_PASSWORD):
 ADMIN_API_KEY = env.text("ADMIN_API_KEY")
 if ADMIN_API_KEY and len(ADMIN_API_KEY) < 16:
     raise ConfigurationError("ADMIN_API_KEY must have at least 16 characters.")
+# The same under the name that mem0-server has for it.
+MEM0_API_KEY = env.text("MEM0_API_KEY")
+if re.fullmatch(r"m0sk_[A-Za-z0-9_-]{43}", MEM0_API_KEY):
+    # A client's variable that strayed into the server's environment: that key is no more than what
+    # it was made for.
+    MEM0_API_KEY = ""
+if MEM0_API_KEY and len(MEM0_API_KEY) < 16:
+    raise ConfigurationError("MEM0_API_KEY must have at least 16 characters.")
 AUTH_DISABLED = env.flag("AUTH_DISABLED")
+# Failed authentications on /api/v1 from one address in so many seconds, before it has to wait;
+# 0 for no limit. Attempts are kept for an hour (accounts.throttle).
+RATE_LIMIT_AUTH_FAILURES = env.integer("RATE_LIMIT_AUTH_FAILURES", 10, low=0, high=100_000)
+RATE_LIMIT_AUTH_WINDOW_SECONDS = env.integer("RATE_LIMIT_AUTH_WINDOW_SECONDS", 60, low=1, high=3600)
+# Whom calls speak of that name nobody, in project Default, unless the project says another.
+MEM0_DEFAULT_USER_ID = env.text("MEM0_DEFAULT_USER_ID")
+if len(MEM0_DEFAULT_USER_ID) > 255 or re.search(r"\s", MEM0_DEFAULT_USER_ID):
+    raise ConfigurationError("MEM0_DEFAULT_USER_ID must have at most 255 characters and no space.")
 
 # --- Where it is reached -------------------------------------------------------------------------
-PUBLIC_URL = env.text("PUBLIC_URL").rstrip("/")
+PUBLIC_URL = env.either("PUBLIC_URL", "PUBLIC_BASE_URL").rstrip("/")
 try:
     _public = urlsplit(PUBLIC_URL)
 except ValueError:
     _public = urlsplit("unreadable:")
 if PUBLIC_URL and (_public.scheme not in {"http", "https"} or not _public.hostname):
     raise ConfigurationError(
-        f"PUBLIC_URL must look like https://memory.example.org, not {PUBLIC_URL!r}."
+        "PUBLIC_URL (or PUBLIC_BASE_URL) must look like https://memory.example.org, "
+        f"not {PUBLIC_URL!r}."
     )
 # The one other origin whose pages may call the API; "" for none.
 DASHBOARD_ORIGIN = env.origin("DASHBOARD_URL")
@@ -94,6 +111,8 @@ for _network in env.words("TRUSTED_PROXIES"):
         raise ConfigurationError(
             f"TRUSTED_PROXIES must list addresses or networks, not {_network!r}."
         ) from _error
+# mem0-server believes whoever sends X-Forwarded-For; here TRUSTED_PROXIES names who may.
+TRUST_FORWARDED_FOR = env.flag("TRUST_FORWARDED_FOR")
 SECURE_HSTS_SECONDS = 31_536_000 if _public.scheme == "https" else 0
 SECURE_REFERRER_POLICY = "same-origin"
 SILENCED_SYSTEM_CHECKS = [
@@ -187,6 +206,11 @@ try:
     _qdrant_port = _qdrant.port
 except ValueError:
     _qdrant = urlsplit("unreadable:")
+_host = env.text("QDRANT_HOST").strip("[]").lower()
+if _host and _qdrant.hostname and _qdrant.hostname != _host:
+    raise ConfigurationError(
+        "QDRANT_URL and QDRANT_HOST are both set and differ; keep one of them."
+    )
 if QDRANT_URL and (
     _qdrant.scheme not in {"http", "https"} or not _qdrant.hostname or _qdrant.query
 ):
@@ -240,6 +264,7 @@ MIDDLEWARE = [
     "mem0dash.middleware.HostMiddleware",
     "mem0dash.middleware.CorsMiddleware",
     "mem0dash.middleware.BodyLimitMiddleware",
+    "apikeys.failures.FailureLimitMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     # For pages alone.
     "mem0dash.pages.PageAnswers",
@@ -290,8 +315,29 @@ HEALTH_CHECKS = {
     "index": "memories.runtime.check_index",
 }
 
+# Whether the health route tells everybody the version and each part, as it tells who has a key.
+HEALTH_DETAILS = env.flag("HEALTH_DETAILS")
+# Whether /metrics answers without a key of scope admin.
+METRICS_PUBLIC = env.flag("METRICS_PUBLIC")
+# Gauges among the metrics: name -> (what it tells, callable that gives the number). One that raises
+# is left out.
+METRICS_GAUGES = {
+    "mem0dash_index_pending": (
+        "Changes that the search index has not applied yet.",
+        "memories.overview.waiting_for_index",
+    ),
+    "mem0dash_index_points": (
+        "Memories in the search index, of all projects.",
+        "memories.runtime.points",
+    ),
+}
+# What counts every finished request, called as REQUEST_LOG is.
+REQUEST_METRICS = "operations.metrics.record"
+
 # What takes note of every finished request: called with a mem0dash.middleware.Handled.
 REQUEST_LOG = "operations.request_log.record"
+# What the keys with these prefixes are called, for rooms that do not know keys.
+KEY_LABELS = "apikeys.labels.labels_of"
 REQUEST_LOG_RETENTION_DAYS = env.integer("REQUEST_LOG_RETENTION_DAYS", 30, low=1, high=3650)
 
 REST_FRAMEWORK = {

@@ -1,7 +1,7 @@
 """Adds: what was said becomes memories, word for word or as an LLM understands it."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final, Literal
@@ -11,7 +11,7 @@ from django.db import transaction
 
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Principal, Scope
-from memories import ingest, records, runtime
+from memories import ingest, queries, records, runtime
 from memories.extraction import store_extracted
 from memories.filters import entity_id
 from memories.ingest import AddRequest, Results
@@ -27,10 +27,12 @@ IDEMPOTENCY_KEY_LENGTH: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What an add answers. `stored` says whether texts were kept word for word or extracted."""
+    """What an add answers. `stored` says whether texts were kept word for word or extracted;
+    `duplicate_of` names the memory because of which nothing was stored."""
 
     results: Results
     stored: Literal["verbatim", "extracted"]
+    duplicate_of: UUID | None = None
 
 
 def add_memories(
@@ -45,15 +47,19 @@ def add_memories(
     prompt: str | None = None,
     collection: str = CONVERSATIONAL,
     idempotency_key: str = "",
+    dedup: bool = False,
 ) -> Added:
     """Stores messages ({role, content, name?}) as memories of the named entities.
 
     With an LLM and `infer`, what it extracts; else one memory for each non-system message, word for
     word. One transaction; the metadata is echoed unchanged, valid provenance in it is promoted.
     Identical requests in flight store once and get the same answer, and so does a later one with
-    the same `idempotency_key`. Raises InvalidInputError, PermissionDeniedError (scope `write`, or
-    an id outside the entity limit), ConflictError (the key was used for something else), and
-    EngineError when the embedder or the LLM fails: then the input is kept as a failed add.
+    the same `idempotency_key`. With `dedup`, what the same user said already, but for case and
+    white space, is not stored again while a live memory of it is there.
+
+    Raises InvalidInputError, PermissionDeniedError (scope `write`, or an id outside the entity
+    limit), ConflictError (the key was used for something else), and EngineError when the embedder
+    or the LLM fails: then the input is kept as a failed add.
     """
     principal.require(Scope.WRITE)
     chosen = _writable_entities(principal, entities, adopted_app(metadata or {}))
@@ -73,12 +79,28 @@ def add_memories(
     }
     extracts = infer and runtime.current().engine.llm is not None
     notes = {"scopes": sorted(principal.scopes), "extracts": extracts}
-    request = AddRequest([dict(message) for message in messages], options, idempotency_key, notes)
+    said = [dict(message) for message in messages]
+    request = AddRequest(said, options, idempotency_key, notes)
+    if dedup:
+        fingerprint = _fingerprint(said)
+        request = replace(
+            request,
+            options={**options, "fingerprint": fingerprint},
+            once=(chosen.get("user_id", ""), fingerprint),
+        )
+        # Before anything is written down; after its claim it is looked for once more.
+        if not idempotency_key and (known := _known(principal, request)) is not None:
+            return Added([], _stored(extracts), known)
     if infer and not extracts:
         who = {"project": principal.project.slug, "key": principal.key_prefix}
         logger.info("no LLM is configured: stored word for word", extra=who)
-    work = _work_of(principal, request, extracts=extracts)
-    return Added(ingest.run_once(request, principal, work), _stored(extracts))
+    work = _Work(principal, request, extracts=extracts)
+    results = ingest.run_once(request, principal, work)
+    if dedup and not work.done and not idempotency_key:
+        # Somebody else's add of the same was under way, and this one has got its answer.
+        known = _known(principal, request)
+        return Added([] if known else results, _stored(extracts), known)
+    return Added(results, _stored(extracts), work.duplicate_of)
 
 
 def retry_add(principal: Principal, input_id: UUID) -> Added:
@@ -103,9 +125,17 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
         raise ConflictError("No LLM is configured, and this add is to be extracted by one.")
     may = frozenset(scope for scope in principal.scopes if scope in scopes)
     sender = replace(principal, scopes=may)
-    request = AddRequest(kept.messages, options)
-    work = _work_of(sender, request, extracts=extracts)
-    return Added(ingest.run_again(kept, work), _stored(extracts))
+    once = None
+    if fingerprint := options.get("fingerprint"):
+        once = (options["entities"].get("user_id", ""), fingerprint)
+    request = AddRequest(kept.messages, options, once=once)
+    work = _Work(sender, request, extracts=extracts)
+    return Added(ingest.run_again(kept, work), _stored(extracts), work.duplicate_of)
+
+
+def can_extract() -> bool:
+    """Whether there is an LLM; without one, adds are stored word for word."""
+    return runtime.current().engine.llm is not None
 
 
 def _check(
@@ -132,30 +162,55 @@ def _stored(extracts: bool) -> Literal["verbatim", "extracted"]:
     return "extracted" if extracts else "verbatim"
 
 
-def _work_of(
-    principal: Principal, request: AddRequest, *, extracts: bool
-) -> Callable[[AddInput], Results]:
-    """What stores the request."""
-    options = request.options
-    template = Draft(
+class _Work:
+    """What stores the request, once nobody else is at it. `done` says that it was this one."""
+
+    def __init__(self, principal: Principal, request: AddRequest, *, extracts: bool) -> None:
+        self.principal, self.request, self.extracts = principal, request, extracts
+        self.done = False
+        self.duplicate_of: UUID | None = None
+
+    def __call__(self, kept: AddInput) -> Results:
+        self.done = True
+        if self.request.once and (known := _known(self.principal, self.request)):
+            # Whoever held the claim before has stored it.
+            with transaction.atomic():
+                ingest.finish(kept, [])
+            self.duplicate_of = known
+            return []
+        template, messages = _template(self.request.options), self.request.messages
+        if self.extracts:
+            prompt = self.request.options["prompt"]
+            return store_extracted(self.principal, messages, template, kept, prompt=prompt)
+        return _store_verbatim(self.principal, messages, template, kept)
+
+
+def _template(options: Mapping[str, Any]) -> Draft:
+    """What all memories of an add have in common."""
+    last_day = options["expiration_date"]
+    return Draft(
         text="",
         entities=options["entities"],
         metadata=options["metadata"],
         memory_type=options["memory_type"] or "",
-        expiration_date=(
-            date.fromisoformat(options["expiration_date"]) if options["expiration_date"] else None
-        ),
+        expiration_date=date.fromisoformat(last_day) if last_day else None,
         collection=options["collection"],
+        fingerprint=options.get("fingerprint", ""),
     )
 
-    def work(kept: AddInput) -> Results:
-        if extracts:
-            return store_extracted(
-                principal, request.messages, template, kept, prompt=options["prompt"]
-            )
-        return _store_verbatim(principal, request.messages, template, kept)
 
-    return work
+def _fingerprint(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Of a lone text as of a memory that holds it word for word; of several, of the whole."""
+    if len(messages) == 1 and messages[0].get("role") == "user":
+        return records.fingerprint(messages[0]["content"])
+    return records.transcript_fingerprint(messages)
+
+
+def _known(principal: Principal, request: AddRequest) -> UUID | None:
+    """The memory in which the same user's same words are stored already."""
+    user_id, fingerprint = request.once or ("", "")
+    collection = request.options["collection"]
+    return queries.duplicate(principal, fingerprint, user_id=user_id, collection=collection)
 
 
 def _store_verbatim(

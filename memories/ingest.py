@@ -47,15 +47,20 @@ class AddRequest:
     idempotency_key: str = ""
     # Kept beside the options for another attempt; what is asked for does not depend on them.
     notes: Mapping[str, Any] = field(default_factory=dict)
+    # Of what is not to be stored twice: whose memory it is, and the fingerprint of what was said.
+    once: tuple[str, str] | None = None
 
     def digest(self, principal: Principal) -> str:
-        """SHA-256 over the whole request and what its caller may do: equal digest, equal work."""
-        parts = [
+        """SHA-256 over the whole request and what its caller may do: equal digest, equal work. With
+        `once`, over that alone: whatever else they say, the second of two finds the first's."""
+        parts: list[Any] = [
             str(principal.project.id),
             sorted(principal.scopes),
             self.messages,
             dict(self.options),
         ]
+        if self.once is not None:
+            parts = [str(principal.project.id), "once", *self.once]
         data = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS, default=str)
         return hashlib.sha256(data).hexdigest()
 

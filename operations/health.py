@@ -59,8 +59,3 @@ def _asked(name: str, path: str) -> Condition:
         # Of two threads at once either may write it: both have seen the change just now.
         known = _since[name] = (is_well, timezone.now())
     return Condition(name, is_well, known[1], ms, problem)
-
-
-def failing_parts() -> list[str]:
-    """The names of the parts in settings.HEALTH_CHECKS that are out of order."""
-    return [part.name for part in conditions() if not part.is_well]

@@ -22,6 +22,8 @@ class RequestLog(models.Model):
         indexes = (
             models.Index(fields=["project", "created_at"], name="request_log_newest"),
             models.Index(fields=["created_at"], name="request_log_oldest"),
+            # One key among many, its requests and their figures.
+            models.Index(fields=["project", "key_prefix", "created_at"], name="request_log_key"),
         )
 
     def __str__(self) -> str:

@@ -1,7 +1,12 @@
-"""Routes of the request log."""
+"""Routes of the request log, and of what monitors ask for."""
 
 from django.urls import path
 
-from operations import api
+from operations import api, monitoring, pages
 
-urlpatterns = [path("requests", api.RequestsView.as_view(), name="requests")]
+urlpatterns = [
+    path("healthz", monitoring.HealthView.as_view(), name="healthz"),
+    path("metrics", monitoring.MetricsView.as_view(), name="metrics"),
+    path("requests", api.RequestsView.as_view(), name="requests"),
+    path("dashboard/requests", pages.requests_page, name="requests-page"),
+]

@@ -1,0 +1,109 @@
+"""Slows down who guesses keys: an address that fails too often has to wait, whatever it sends then.
+
+Failures alone are counted, in the database, so that the limit holds across processes and restarts.
+Which addresses have to wait is known here as well: a request with a key that holds costs no
+statement more. Another process learns of an address with its next failure there.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from django.conf import settings
+from django.db import Error as AnyDatabaseError
+from django.http import HttpRequest, JsonResponse
+from django.http.response import HttpResponseBase
+
+from accounts.throttle import Limit, RateLimitedError, address_subject, take
+from mem0dash.middleware import client_address
+
+logger = logging.getLogger(__name__)
+
+DETAIL: Final = "Too many failed authentication attempts; try again later."
+# What stands below these is limited, each for itself: path -> the limit's name.
+SURFACES: Final = {"/api/v1/": "failures-rest"}
+KNOWN: Final = 10_000
+
+
+class WaitingRoom:
+    """Who has to wait until when, as this process knows it; seconds since 1970."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+
+    def seconds_left(self, surface: str, address: str) -> int:
+        """How long the address still has to wait; 0 for not at all."""
+        if not self._until:  # nearly always
+            return 0
+        until = self._until.get((surface, address_subject(address)), 0.0)
+        left = until - time.time()
+        return max(1, round(left)) if left > 0 else 0
+
+    def put(self, surface: str, address: str, seconds: float) -> None:
+        """Lets the address wait from now on."""
+        now = time.time()
+        with self._lock:
+            if len(self._until) >= KNOWN:
+                # Those that are over, and at the worst the oldest: the database knows all of them.
+                kept = sorted((until, who) for who, until in self._until.items() if until > now)
+                self._until = {who: until for until, who in kept[-KNOWN // 2 :]}
+            self._until[surface, address_subject(address)] = now + seconds
+
+    def clear(self) -> None:
+        """Lets everybody in."""
+        with self._lock:
+            self._until = {}
+
+
+waiting = WaitingRoom()
+
+
+class FailureLimitMiddleware:
+    """429 for an address that failed to authenticate too often, until the window ends."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        surface = _surface(request.path_info)
+        if not surface or not settings.RATE_LIMIT_AUTH_FAILURES:
+            return self.get_response(request)
+        address = client_address(request)
+        if left := waiting.seconds_left(surface, address):
+            return _refusal(left)
+        response = self.get_response(request)
+        if response.status_code != 401:
+            return response
+        left = _count(surface, address)
+        return _refusal(left) if left else response
+
+
+def _surface(path: str) -> str:
+    return next((name for below, name in SURFACES.items() if path.startswith(below)), "")
+
+
+def _count(surface: str, address: str) -> int:
+    """Counts a failure; the seconds to wait where it is one too many, else 0."""
+    seconds = settings.RATE_LIMIT_AUTH_WINDOW_SECONDS
+    limit = Limit(surface, settings.RATE_LIMIT_AUTH_FAILURES, seconds, seconds)
+    try:
+        taken = take(limit, address_subject(address))
+    except RateLimitedError as error:
+        # It failed elsewhere before: another process has counted that.
+        wait = error.retry_after or seconds
+        waiting.put(surface, address, wait)
+        return wait
+    except AnyDatabaseError:
+        logger.warning("a failed authentication could not be counted", exc_info=True)
+        return 0
+    if taken.left == 0:
+        waiting.put(surface, address, max(1.0, taken.starts + seconds - time.time()))
+    return 0
+
+
+def _refusal(seconds: int) -> JsonResponse:
+    headers = {"Retry-After": str(seconds), "Cache-Control": "no-store"}
+    return JsonResponse({"detail": DETAIL}, status=429, headers=headers)

@@ -1,0 +1,158 @@
+"""Bodies and queries of the memserv dialect."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
+
+from mem0dash.errors import InvalidInputError
+from mem0dash.principal import Principal
+from memories.filters import AllOf, Condition, Node, entity_id
+from memories.models import Confidence, ReviewStatus
+
+NOTHING_TO_ADD = "Provide either 'content' or 'messages'"
+NO_FILTER = (
+    "Provide at least one filter (agent_id, run_id, source, confidence, review_status). "
+    "A user_id alone would select the whole store."
+)
+NO_USER = "Provide a user_id: neither MEM0_DEFAULT_USER_ID nor the project names a default one."
+
+Limit = Annotated[int, Field(ge=1, le=100)]
+# Flows that fill in a form send empty strings for what is not there.
+Optional = Annotated[StrictStr | None, BeforeValidator(lambda v: None if v == "" else v)]
+
+
+class _Scoped(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    user_id: Optional = None
+    agent_id: Optional = None
+    run_id: Optional = None
+
+
+class _Read(_Scoped):
+    source: Optional = None
+    confidence: Optional = None
+    review_status: Optional = None
+    exclude_expired: bool = False
+
+
+class TranscriptMessage(BaseModel):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: StrictStr
+
+
+class AddMemory(_Scoped):
+    """What to remember: a text or a conversation. What is stored already is not stored again,
+    unless `dedup` is false."""
+
+    content: StrictStr | None = None
+    messages: list[TranscriptMessage] | None = None
+    metadata: dict[str, Any] | None = None
+    dedup: bool = True
+
+    def said(self) -> list[dict[str, Any]]:
+        """As messages; `content` counts where both are there. Empty for neither."""
+        if self.content is not None:
+            return [{"role": "user", "content": self.content}]
+        return [message.model_dump() for message in self.messages or ()]
+
+
+class SearchMemories(_Read):
+    """What to find, by meaning or as a part of the text."""
+
+    query: StrictStr
+    limit: Limit = 10
+    mode: Literal["semantic", "keyword"] = "semantic"
+    recency_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    recency_half_life_days: Annotated[float, Field(gt=0)] = 30.0
+
+
+class ListMemories(_Read):
+    """The query string of GET /api/v1/memories."""
+
+    limit: Limit = 50
+    offset: Annotated[int, Field(ge=0, le=10_000)] = 0
+
+
+class ChangeMemory(BaseModel):
+    """The new text of a memory."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    content: StrictStr
+
+
+class DeleteBulk(BaseModel):
+    """What to delete; without `confirm` it is only counted. At least one filter beside user_id."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    user_id: Optional = None
+    # An empty filter is no wider one: it is refused.
+    agent_id: StrictStr | None = None
+    run_id: StrictStr | None = None
+    source: StrictStr | None = None
+    confidence: StrictStr | None = None
+    review_status: StrictStr | None = None
+    confirm: bool = False
+
+
+def owner_of(principal: Principal, user_id: str | None) -> str | None:
+    """The user that a call names, else the default one; None where there is none."""
+    return user_id or principal.project.default_user_id or None
+
+
+def read_filter(principal: Principal, asked: _Read, *, entities: bool = True) -> Node:
+    """Which memories a read is about; InvalidInputError where it names nobody and there is no
+    default user. `entities` False leaves agent and run out."""
+    ids = {"user_id": owner_of(principal, asked.user_id)}
+    if entities:
+        ids |= {"agent_id": asked.agent_id, "run_id": asked.run_id}
+    return _filter(ids, asked.source, asked.confidence, asked.review_status)
+
+
+def delete_filter(principal: Principal, asked: DeleteBulk) -> Node:
+    """Which memories are to be deleted; InvalidInputError where no filter beside the user stands
+    there, or an empty one."""
+    given = asked.model_fields_set - {"user_id", "confirm"}
+    filters = {name: getattr(asked, name) for name in given if name in type(asked).model_fields}
+    if not any(value is not None for value in filters.values()):
+        raise InvalidInputError(NO_FILTER)
+    for name, value in filters.items():
+        if value is not None and not value.strip():
+            raise InvalidInputError(f"The filter {name} is empty.")
+    ids = {
+        "user_id": owner_of(principal, asked.user_id),
+        "agent_id": asked.agent_id,
+        "run_id": asked.run_id,
+    }
+    return _filter(ids, asked.source, asked.confidence, asked.review_status)
+
+
+def _filter(
+    ids: dict[str, str | None],
+    source: str | None,
+    confidence: str | None,
+    review_status: str | None,
+) -> Node:
+    named = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
+    if not named:
+        raise InvalidInputError(NO_USER)
+    parts: list[Node] = [Condition(name, "eq", value) for name, value in named.items()]
+    if source is not None:
+        parts.append(_promoted("source", source, len(source) <= 100))
+    if confidence is not None:
+        parts.append(_promoted("confidence", confidence, confidence in Confidence.values))
+    if review_status is not None:
+        known = review_status in ReviewStatus.values
+        parts.append(_promoted("review_status", review_status, known))
+    return AllOf(tuple(parts))
+
+
+def _promoted(name: str, value: str, is_column: bool) -> Condition:
+    """Equality with the field, or, for a value that no field holds, with the metadata."""
+    if "\0" in value:
+        raise InvalidInputError(f"Invalid {name}: cannot contain a NUL character.")
+    return Condition(name, "eq", value, metadata=not is_column)

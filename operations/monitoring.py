@@ -1,0 +1,101 @@
+"""What monitors ask for: health, and metrics."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db import Error as AnyDatabaseError
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import APIException
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from mem0dash.errors import Mem0dashError, PermissionDeniedError
+from mem0dash.principal import Principal, Scope
+from mem0dash.rest.schemas import ERROR, TEXT, TIME, Schema, list_of, object_of
+from mem0dash.rest.shapes import instant_z
+from mem0dash.rest.views import OssView
+from mem0dash.version import VERSION
+from operations import metrics
+from operations.health import Condition, conditions
+
+_YES: Schema = {"type": "boolean"}
+_PART = object_of({"name": TEXT, "ok": _YES, "since": TIME, "ms": {"type": "number"}})
+_HEALTH = object_of(
+    {
+        "ok": _YES,
+        "version": TEXT,
+        "qdrant": {"type": "string", "enum": ["reachable", "unreachable"]},
+        "failing": list_of(TEXT),
+        "parts": list_of(_PART),
+    },
+    "version",
+    "failing",
+    "parts",
+)
+
+
+class HealthView(OssView):
+    permission_classes = ()
+
+    @extend_schema(
+        operation_id="health",
+        summary="Whether every part answers; with a credential, the version and each part",
+        responses={200: _HEALTH, 503: _HEALTH},
+    )
+    def get(self, request: Request) -> Response:
+        parts = conditions()
+        failing = [part.name for part in parts if not part.is_well]
+        body: dict[str, Any] = {"ok": not failing}
+        may_know = settings.HEALTH_DETAILS or isinstance(request.auth, Principal)
+        if may_know:
+            body["version"] = VERSION
+        body["qdrant"] = "unreachable" if "index" in failing else "reachable"
+        if failing:
+            body["failing"] = failing
+        if may_know:
+            body["parts"] = [_shape(part) for part in parts]
+        return Response(body, status=503 if failing else 200)
+
+    def perform_authentication(self, request: Request) -> None:
+        # A monitor with a credential that does not hold, or while there is no database to ask,
+        # still has to learn how the server is.
+        try:
+            super().perform_authentication(request)
+        except (APIException, Mem0dashError, AnyDatabaseError):
+            request.auth = None
+
+
+class MetricsView(OssView):
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        return [] if settings.METRICS_PUBLIC else list(super().get_authenticators())
+
+    def check_permissions(self, request: Request) -> None:
+        if not settings.METRICS_PUBLIC:
+            super().check_permissions(request)
+
+    @extend_schema(
+        operation_id="metrics",
+        summary="Metrics of this process for Prometheus (scope admin)",
+        responses={(200, "text/plain"): OpenApiTypes.STR, 401: ERROR, 403: ERROR},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        if not settings.METRICS_PUBLIC:
+            principal = self.caller()
+            principal.require(Scope.ADMIN, "Admin role required.")
+            if not principal.is_owner or principal.entity_limit is not None:
+                raise PermissionDeniedError(
+                    "Metrics are of the whole instance: they are for its owner's keys."
+                )
+        return HttpResponse(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+
+
+def _shape(part: Condition) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "ok": part.is_well,
+        "since": instant_z(part.since),
+        "ms": part.ms,
+    }
