@@ -1,8 +1,10 @@
 """Reads of accounts and projects."""
 
 import contextlib
+from collections.abc import Iterable
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Case, When
 
 from accounts.models import ROLE_SCOPES, Account, Membership, Project
@@ -16,10 +18,16 @@ def project_view(project: Project) -> ProjectView:
     return ProjectView(
         id=project.id,
         slug=project.slug,
-        default_user_id=project.default_user_id,
+        default_user_id=default_user_of(project.slug, project.default_user_id),
         hide_unreviewed=project.hide_unreviewed,
         retention_days=project.retention_days,
     )
+
+
+def default_user_of(slug: str, own: str) -> str:
+    """Whom calls in a project speak of that name nobody: its `own` choice, else, for Default,
+    MEM0_DEFAULT_USER_ID; "" for nobody."""
+    return own or (settings.MEM0_DEFAULT_USER_ID if slug == DEFAULT_PROJECT else "")
 
 
 def operator_of(slug: str) -> Principal:
@@ -91,3 +99,9 @@ def instructions_of(project_id: UUID) -> str:
     """What the extraction of this project's memories is told."""
     found = Project.objects.filter(id=project_id).values_list("instructions", flat=True)
     return found.first() or ""
+
+
+def names_of(ids: Iterable[UUID | None]) -> dict[UUID, str]:
+    """The names of these accounts; what is gone has none."""
+    wanted = {id_ for id_ in ids if id_ is not None}
+    return dict(Account.objects.filter(id__in=wanted).values_list("id", "name"))

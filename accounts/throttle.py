@@ -7,7 +7,7 @@ Neither an address nor an e-mail address is stored: a row is named by a keyed di
 
 import ipaddress
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from django.db import connection
@@ -57,10 +57,11 @@ WRONG_SETUP_TOKENS: Final = Limit("wrong-setup-tokens", 10, 900, 60)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """An attempt that was counted."""
+    """An attempt that was counted; `left` is how many more there may be now."""
 
     key: str
     starts: int
+    left: int = 0
 
 
 def take(limit: Limit, subject: str) -> Taken:
@@ -83,7 +84,7 @@ def take(limit: Limit, subject: str) -> Taken:
         raise RateLimitedError(
             f"Rate limit exceeded: {limit}", retry_after=_wait(limit, counts, total - 1, now)
         )
-    return taken
+    return replace(taken, left=limit.most - total)
 
 
 def give_back(taken: Taken) -> None:

@@ -14,18 +14,39 @@ from mem0dash.principal import Principal, Scope
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A page in the rail: its route, its words, its icon, and the scope without which it is not
-    shown."""
+    """A page in the rail: its route, its words, its icon, the scope without which it is not
+    shown, and the routes of the pages that one gets to from there."""
 
     route: str
     label: str
     icon: str
     scope: Scope = Scope.READ
+    below: tuple[str, ...] = ()
 
 
+_OF_MEMORIES: Final = (
+    "memories:filters",
+    "memories:memory-add",
+    "memories:memory-edit",
+    "memories:views",
+    "memories:view-save",
+    "memories:bulk-plan",
+    "memories:bulk-run",
+    "memories:operations",
+    "memories:operation",
+)
 # Group by group, in the order of the rail. A new page adds its line here.
 NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
-    ("", (Link("dashboard:overview", "Overview", "layout-dashboard"),)),
+    (
+        "",
+        (
+            Link("dashboard:overview", "Overview", "layout-dashboard"),
+            Link("memories:browse", "Memories", "stack-2", below=_OF_MEMORIES),
+            Link("memories:entities", "Entities", "users", below=("memories:entity-delete",)),
+            Link("memories:activity", "Activity", "clock"),
+            Link("requests-page", "Requests", "activity", Scope.ADMIN),
+        ),
+    ),
 )
 
 
@@ -58,11 +79,14 @@ def _navigation(request: HttpRequest, principal: Principal) -> list[dict[str, An
 
 def _shown(link: Link, request: HttpRequest) -> dict[str, Any]:
     match = request.resolver_match
+    route = match.view_name if match is not None else ""
+    # As aria-current has it: this page, or the one that this page belongs to.
+    current = "page" if route == link.route else "true" if route in link.below else ""
     return {
         "url": reverse(link.route),
         "label": link.label,
         "icon": link.icon,
-        "current": match is not None and match.view_name == link.route,
+        "current": current,
     }
 
 

@@ -1,8 +1,13 @@
 """Forms as pages show them: templates/_field.html draws what these describe."""
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Final
+from urllib.parse import urlencode
 
 from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
 
 
 class PageField(forms.BoundField):
@@ -23,3 +28,68 @@ class PageForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("label_suffix", "")
         super().__init__(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A filter that is in force: its words, and the query string that does without it."""
+
+    label: str
+    value: str
+    without: str
+
+
+class FilterForm(PageForm):
+    """What the address of a list says, as a form: templates/_filters.html draws it.
+
+    Its fields are optional. Bind it to request.GET; what the address says beyond them is not taken
+    over into the addresses that it makes.
+    """
+
+    def chosen(self) -> dict[str, str]:
+        """The fields that say something, as the address has them. After `is_valid`."""
+        said = {name: str(self.data.get(name, "")).strip() for name in self.fields}
+        return {name: value for name, value in said.items() if value and self.cleaned_data[name]}
+
+    def query_string(self, **changes: str) -> str:
+        """The address of the same list with `changes`; "" takes a field out."""
+        said = self.chosen() | changes
+        return urlencode({name: value for name, value in said.items() if value})
+
+    def chips(self) -> Iterator[Chip]:
+        """What is in force, in the order of the fields."""
+        if not self.is_valid():
+            return
+        for name, value in self.chosen().items():
+            field = self.fields[name]
+            shown = dict(field.choices).get(value, value) if hasattr(field, "choices") else value
+            yield Chip(str(field.label), str(shown), self.query_string(**{name: ""}))
+
+    def untidy(self) -> bool:
+        """Whether the address holds empty fields, as a form without a script sends them."""
+        return any(name in self.data and not self.data[name] for name in self.fields)
+
+
+# What lies beyond is no date that anything here can have, and calendars end.
+_FIRST_DAY: Final = date(1970, 1, 1)
+_LAST_DAY: Final = date(9000, 1, 1)
+
+
+class DayField(forms.DateField):
+    """A day in UTC."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+        super().__init__(widget=widget, required=False, input_formats=["%Y-%m-%d"], **kwargs)
+        self.error_messages["invalid"] = "Enter a day such as 2026-11-20."
+        self.validators += [MinValueValidator(_FIRST_DAY), MaxValueValidator(_LAST_DAY)]
+
+
+def start_of(day: date) -> datetime:
+    """Its first moment, in UTC."""
+    return datetime.combine(day, time(), UTC)
+
+
+def end_of(day: date) -> datetime:
+    """The first moment after it, in UTC."""
+    return start_of(day + timedelta(days=1))

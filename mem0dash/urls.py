@@ -7,7 +7,6 @@ from django.views.decorators.http import require_safe
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
 from mem0dash.pages import wants_html
-from operations.views import healthz
 
 
 @require_safe
@@ -28,7 +27,6 @@ documentation = SpectacularSwaggerSplitView.as_view(
 
 urlpatterns = [
     path("", root, name="root"),
-    path("healthz", healthz, name="healthz"),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("docs", documentation, name="docs"),
     path("", include("dashboard.urls")),
@@ -36,6 +34,7 @@ urlpatterns = [
     path("", include("accounts.urls")),
     path("", include("apikeys.urls")),
     path("", include("operations.urls")),
+    path("", include("memories.urls")),
     path("", include("memories.api.urls")),
 ]
 

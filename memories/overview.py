@@ -155,11 +155,18 @@ def index_condition() -> IndexCondition:
     return IndexCondition(
         place="On the Qdrant server" if settings.QDRANT_URL else "Embedded",
         building=bool(indexer and indexer.is_building) or bool(state and state.wants_rebuild),
-        # What is applied here and not on disk yet is found already.
-        waiting=max(0, rows.pending().count() - (indexer.unsettled if indexer else 0)),
+        waiting=waiting_for_index(),
         built_at=state.built_at if state else None,
         settled_at=current.settled_at if current else None,
     )
+
+
+def waiting_for_index() -> int:
+    """How many changes the index has not applied yet. One statement."""
+    current = _runtime()
+    indexer = current.indexer if current else None
+    # What is applied here and not on disk yet is found already.
+    return max(0, rows.pending().count() - (indexer.unsettled if indexer else 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,4 +231,9 @@ def install(runtime: Runtime | None) -> None:
 
 def check_index() -> None:
     """Raises when the index does not answer."""
-    current().index.count()
+    points()
+
+
+def points() -> int:
+    """How many memories are in the index; raises when it does not answer."""
+    return current().index.count()

@@ -65,7 +65,9 @@
 
   // A page that replaced the whole of the one before begins at its main part.
   document.addEventListener("htmx:afterSettle", (event) => {
-    if (event.detail.requestConfig?.boosted) document.querySelector("#main")?.focus();
+    if (event.detail.requestConfig?.boosted && event.detail.target === document.body) {
+      document.querySelector("#main")?.focus();
+    }
   });
 
   // Where a form did not fit, one goes on with the first field that is wrong.
@@ -73,10 +75,10 @@
   amend();
   // Buttons rest while their form is under way, which takes the focus from them: they get it back,
   // unless the answer has something to read first ("autofocus") or to set right.
-  let held = "";
-  document.addEventListener("htmx:beforeRequest", () => { held = document.activeElement.id; });
+  let asked = "";
+  document.addEventListener("htmx:beforeRequest", () => { asked = document.activeElement.id; });
   document.addEventListener("htmx:afterSettle", () => {
-    if (document.activeElement === document.body && held) document.getElementById(held)?.focus();
+    if (document.activeElement === document.body && asked) document.getElementById(asked)?.focus();
     amend();
   });
   // A key in a form that did not fit is never sent back: what was typed stays typed.
@@ -107,12 +109,113 @@
     const boxes = [...form.querySelectorAll("input[name=ids]")];
     const all = form.querySelector("[data-check-all]");
     if (!boxes.length || !all) return;
+    // All that match, on every page: a second step, which ends as soon as one box is changed.
+    const match = form.querySelector("input[name=all]");
     if (event.target === all) for (const box of boxes) box.checked = all.checked;
+    else if (event.target === match && match.checked) for (const box of boxes) box.checked = true;
     const count = boxes.filter((box) => box.checked).length;
+    if (match && event.target !== match) match.checked = false;
     all.checked = count === boxes.length;
     all.indeterminate = count > 0 && count < boxes.length;
-    form.elements.n.value = count;
+    form.elements.n.value = match?.checked ? match.dataset.total : count;
   });
+
+  // ---- the memory browser --------------------------------------------------------------------
+  const rows = () => [...document.querySelectorAll("#list a.mem-text")];
+  const opened = () => document.querySelector("#inspector-slot .inspector:not(.inspector-wait)");
+  let row = null;  // Where the focus goes back to.
+  const move = (step) => {
+    const links = rows();
+    const at = links.findIndex((link) => link === document.activeElement || link.closest("tr[aria-current]"));
+    const next = links[at < 0 ? 0 : at + step];
+    if (!next) return;
+    if (opened()) next.click();
+    else next.focus();
+  };
+  on("click", "[data-step]", (link, event) => {
+    if (!rows().length) return;
+    event.preventDefault();
+    move(Number(link.dataset.step));
+  });
+  // The list stays as it is while one memory after another is looked at: its mark moves.
+  const mark = () => {
+    const id = opened()?.dataset.memory;
+    const links = rows();
+    const current = links.find((link) => link.id === `row-${id}`);
+    for (const link of links) {
+      if (link === current) link.closest("tr").setAttribute("aria-current", "true");
+      else link.closest("tr").removeAttribute("aria-current");
+    }
+    for (const link of document.querySelectorAll("[data-step]")) {
+      const to = links[links.indexOf(current) + Number(link.dataset.step)];
+      if (current && to) {
+        link.href = to.href;
+        link.removeAttribute("aria-disabled");
+        link.removeAttribute("role");
+      } else {
+        link.removeAttribute("href");
+        link.setAttribute("aria-disabled", "true");
+        link.setAttribute("role", "link");
+      }
+    }
+    row = current ?? row;
+    return current;
+  };
+  let held = false;  // Whether the focus is within what is about to be replaced.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    held = event.detail.target.contains(document.activeElement);
+  });
+  document.addEventListener("htmx:afterSettle", (event) => {
+    if (event.detail.target.id === "inspector-slot") {
+      const current = mark();
+      if (opened()) {
+        current?.scrollIntoView({ block: "nearest" });
+        document.querySelector("#inspector-title").focus({ preventScroll: true });
+      } else {
+        document.getElementById(row?.id)?.focus();
+      }
+    } else if (held && document.activeElement === document.body) {
+      // What had the focus is gone with the old list.
+      document.querySelector("#main")?.focus({ preventScroll: true });
+    }
+  });
+  mark();
+  document.addEventListener("keydown", (event) => {
+    if (!document.querySelector("#browser") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest?.("input, textarea, select, dialog, details[open], [contenteditable]")) return;
+    if (event.key === "Escape") {
+      document.querySelector("[data-close]")?.click();
+      return;
+    }
+    const inList = event.target.matches?.(".mem-text, #inspector-title");
+    const step = { j: 1, k: -1, ...(inList && { ArrowDown: 1, ArrowUp: -1 }) }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    move(step);
+  });
+  // What a choice changes at once, unless there is nothing to ask for yet.
+  on("change", "[data-submit]", (input) => {
+    if (input.form.elements[input.dataset.submit].value.trim()) input.form.requestSubmit();
+  });
+
+  // ---- undo ----------------------------------------------------------------------------------
+  // What can be undone floats for ten seconds, longer while somebody is at it.
+  const float = () => {
+    for (const form of document.querySelectorAll("#messages .probe > form")) {
+      const box = form.parentElement;
+      box.className = "toastish";
+      box.querySelector(":scope > .icon").remove();
+      document.querySelector("[data-toasts]").append(box);
+      let timer = 0;
+      const leave = () => { clearTimeout(timer); timer = setTimeout(() => box.remove(), 10_000); };
+      const stay = () => clearTimeout(timer);
+      for (const type of ["mouseenter", "focusin"]) box.addEventListener(type, stay);
+      for (const type of ["mouseleave", "focusout"]) box.addEventListener(type, leave);
+      leave();
+    }
+  };
+  document.addEventListener("htmx:afterSettle", float);
+  float();
 
   // ---- single keys ---------------------------------------------------------------------------
   // A control with <kbd>K</kbd> answers to K, unless somebody is typing or has a dialog open.

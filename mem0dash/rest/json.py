@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from datetime import date
+from typing import Any, Final
+from uuid import UUID
 
 import orjson
 from rest_framework.exceptions import ParseError
@@ -10,24 +12,53 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 
+MAX_DEPTH: Final = 64
+
+
+def loads(raw: bytes) -> Any:
+    """What the JSON says; ValueError, with a few words, for what is none or cannot be kept.
+
+    orjson refuses NaN, infinity, lone surrogates and nesting beyond 1024 levels, and makes a float
+    of an integer beyond 64 bits; deeper than MAX_DEPTH, and NUL, are refused here.
+    """
+    data = orjson.loads(raw)
+    if _deeper_than(data, MAX_DEPTH):
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    if b"\\u0000" in raw and _holds_nul(data):
+        raise ValueError("NUL characters are not allowed")
+    return data
+
+
+def dumps(data: Any, option: int = 0) -> bytes:
+    """`data` as JSON; `option` is orjson's."""
+    try:
+        return orjson.dumps(data, option=option)
+    except TypeError:  # an integer beyond 64 bits, which jsonb makes of 1e20
+        return json.dumps(
+            data, ensure_ascii=False, separators=(",", ":"), default=_written
+        ).encode()
+
+
+def _written(value: Any) -> str:
+    """As orjson writes times and ids; TypeError for what is no JSON to it either."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
 
 class StrictJSONParser(BaseParser):
-    """orjson refuses NaN, lone surrogates and nesting beyond 1024 levels; NUL is refused here."""
+    """A JSON body; ParseError as `loads` refuses it."""
 
     media_type = "application/json"
-    MAX_DEPTH = 64
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         raw = stream.read()
         try:
-            data = orjson.loads(raw) if raw.strip() else None
-        except orjson.JSONDecodeError as error:
+            return loads(raw) if raw.strip() else None
+        except ValueError as error:
             raise ParseError(str(error)) from error
-        if _deeper_than(data, self.MAX_DEPTH):
-            raise ParseError(f"nested deeper than {self.MAX_DEPTH} levels")
-        if b"\\u0000" in raw and _holds_nul(data):
-            raise ParseError("NUL characters are not allowed")
-        return data
 
 
 class OrjsonRenderer(BaseRenderer):
@@ -42,10 +73,7 @@ class OrjsonRenderer(BaseRenderer):
     ) -> bytes:
         if data is None and _has_no_body(renderer_context):
             return b""
-        try:
-            return orjson.dumps(data)
-        except TypeError:  # an integer beyond 64 bits, which jsonb makes of 1e20
-            return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        return dumps(data)
 
 
 class AlwaysJson(BaseContentNegotiation):

@@ -9,6 +9,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from mem0dash.forms import FilterForm
+
 register = template.Library()
 
 
@@ -59,6 +61,20 @@ def clock(moment: datetime | None) -> SafeString | str:
 
 
 @register.filter
+def day(moment: datetime | None) -> SafeString | str:
+    """The day of something to come; the exact time is in its title."""
+    if moment is None:
+        return ""
+    at = moment.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.isoformat(),
+        exact(moment),
+        f"{at:%Y-%m-%d}",
+    )
+
+
+@register.filter
 def exact(moment: datetime | None) -> str:
     """Date and time with their zone."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else ""
@@ -77,3 +93,10 @@ def relative(moment: datetime, now: datetime) -> str:
     if passed < timedelta(days=30):
         return f"{passed.days} days ago"
     return f"{moment.astimezone(UTC):%Y-%m-%d}"
+
+
+@register.simple_tag
+def narrowed(form: FilterForm, **changes: object) -> str:
+    """The address of the same list with these fields changed; "" takes one out."""
+    query = form.query_string(**{name: str(value) for name, value in changes.items()})
+    return f"?{query}"

@@ -33,6 +33,14 @@ if "MEM0DASH_TEST_PROCESS" not in os.environ:  # workers inherit what this proce
         "QDRANT_URL",
         "REQUEST_LOG_RETENTION_DAYS",
         "SETUP_TOKEN",
+        "HEALTH_DETAILS",
+        "MEM0_API_KEY",
+        "MEM0_DEFAULT_USER_ID",
+        "METRICS_PUBLIC",
+        "PUBLIC_BASE_URL",
+        "RATE_LIMIT_AUTH_FAILURES",
+        "RATE_LIMIT_AUTH_WINDOW_SECONDS",
+        "TRUST_FORWARDED_FOR",
         "TRUSTED_PROXIES",
     ):
         os.environ.pop(name, None)

@@ -29,15 +29,17 @@ USER = "user"
 SCOPED = "scoped"
 # The same, but a key needs all that its owner may do.
 WHOLE = "whole"
+# A credential of the instance's owner with scope admin and without an entity limit.
+OWNER = "owner"
 
 
 @dataclass(frozen=True)
 class Right:
     """What a route needs and how it answers.
 
-    `needs` is the scope, or PUBLIC, PAGE, USER, SCOPED, WHOLE. `path` may hold {id}, a memory of
-    the user "alice". A caller with the right gets `ok`; one whose reach ends before that memory
-    `outside`.
+    `needs` is the scope, or PUBLIC, PAGE, USER, SCOPED, WHOLE, OWNER. `path` may hold {id}, one
+    memory of the user "alice". A caller with the right gets `ok`; one whose reach ends before that
+    memory `outside`.
     """
 
     needs: str
@@ -61,6 +63,7 @@ NO_PASSWORD = {"current_password": "wrong", "new_password": "a whole new world"}
 TABLE: dict[tuple[str, str], Right] = {
     ("root", "GET"): Right(PUBLIC, "/", ok=307),
     ("healthz", "GET"): Right(PUBLIC, "/healthz"),
+    ("metrics", "GET"): Right(OWNER, "/metrics"),
     ("openapi", "GET"): Right(PUBLIC, "/openapi.json"),
     ("docs", "GET"): Right(PUBLIC, "/docs"),
     ("login", "GET"): Right(PUBLIC, "/login"),
@@ -81,7 +84,35 @@ TABLE: dict[tuple[str, str], Right] = {
     ("test", "POST"): Right(PUBLIC, "/setup/test", {}, ok=410),
     ("finish", "POST"): Right(PUBLIC, "/setup/finish", {}, ok=410),
     ("overview", "GET"): Right(PAGE, "/dashboard", ok=302),
+    ("bulk-plan", "POST"): Right(PAGE, "/dashboard/memories/bulk", {}, ok=302),
+    ("bulk-run", "POST"): Right(PAGE, "/dashboard/memories/bulk/run", {}, ok=302),
+    ("entities", "GET"): Right(PAGE, "/dashboard/entities", ok=302),
+    ("entity-delete", "GET"): Right(PAGE, "/dashboard/entities/delete", ok=302),
+    ("operations", "GET"): Right(PAGE, "/dashboard/operations", ok=302),
+    ("operation", "GET"): Right(PAGE, "/dashboard/operations/{id}", ok=302),
+    ("operation-undo", "POST"): Right(PAGE, "/dashboard/operations/{id}/undo", {}, ok=302),
+    ("operation-cancel", "POST"): Right(PAGE, "/dashboard/operations/{id}/cancel", {}, ok=302),
     ("theme", "POST"): Right(PAGE, "/dashboard/theme", {"theme": "dark"}, ok=302),
+    ("activity", "GET"): Right(PAGE, "/dashboard/activity", ok=302),
+    ("activity-export", "GET"): Right(PAGE, "/dashboard/activity/export", ok=302),
+    ("requests-page", "GET"): Right(PAGE, "/dashboard/requests", ok=302),
+    ("browse", "GET"): Right(PAGE, "/dashboard/memories", ok=302),
+    ("filters", "GET"): Right(PAGE, "/dashboard/memories/filters", ok=302),
+    ("memories-export", "GET"): Right(PAGE, "/dashboard/memories/export?format=csv", ok=302),
+    ("memory-add", "GET"): Right(PAGE, "/dashboard/memories/add", ok=302),
+    ("memory-add", "POST"): Right(PAGE, "/dashboard/memories/add", {}, ok=302),
+    ("memory-edit", "GET"): Right(PAGE, "/dashboard/memories/{id}/edit", ok=302),
+    ("memory-edit", "POST"): Right(PAGE, "/dashboard/memories/{id}/edit", {}, ok=302),
+    ("memory-delete", "POST"): Right(PAGE, "/dashboard/memories/{id}/delete", {}, ok=302),
+    ("memory-restore", "POST"): Right(PAGE, "/dashboard/memories/{id}/restore", {}, ok=302),
+    ("memory-review", "POST"): Right(PAGE, "/dashboard/memories/{id}/review", {}, ok=302),
+    ("memory-confidence", "POST"): Right(PAGE, "/dashboard/memories/{id}/confidence", {}, ok=302),
+    ("memory-expiry", "POST"): Right(PAGE, "/dashboard/memories/{id}/expiry", {}, ok=302),
+    ("memory-undo", "POST"): Right(PAGE, "/dashboard/memories/{id}/undo/1", {}, ok=302),
+    ("views", "GET"): Right(PAGE, "/dashboard/memories/views", ok=302),
+    ("view-save", "POST"): Right(PAGE, "/dashboard/memories/views/save", {}, ok=302),
+    ("view-rename", "POST"): Right(PAGE, "/dashboard/memories/views/1/rename", {}, ok=302),
+    ("view-delete", "POST"): Right(PAGE, "/dashboard/memories/views/1/delete", {}, ok=302),
     ("auth-setup-status", "GET"): Right(PUBLIC, "/auth/setup-status"),
     ("auth-register", "POST"): Right(PUBLIC, "/auth/register", REGISTER, ok=403),
     ("auth-login", "POST"): Right(PUBLIC, "/auth/login", LOGIN),
@@ -117,6 +148,39 @@ TABLE: dict[tuple[str, str], Right] = {
     ("oss-memory", "DELETE"): Right("write", "/memories/{id}", outside=404, changes=True),
     ("oss-history", "GET"): Right("read", "/memories/{id}/history"),
     ("oss-search", "POST"): Right("read", "/search", FIND),
+    ("memserv-memories", "POST"): Right(
+        "write",
+        "/api/v1/memories",
+        {"content": "I also drink water", "user_id": "alice"},
+        limited=403,
+        changes=True,
+    ),
+    ("memserv-memories", "GET"): Right("read", "/api/v1/memories?user_id=alice"),
+    ("memserv-search", "POST"): Right(
+        "read", "/api/v1/memories/search", {"query": "tea", "user_id": "alice"}
+    ),
+    ("memserv-bulk", "POST"): Right(
+        "review",
+        "/api/v1/memories/delete_bulk",
+        {"user_id": "alice", "review_status": "unreviewed", "confirm": True},
+        changes=True,
+    ),
+    ("memserv-memory", "GET"): Right("read", "/api/v1/memories/{id}", outside=404),
+    ("memserv-memory", "PUT"): Right(
+        "write", "/api/v1/memories/{id}", {"content": "changed"}, outside=404, changes=True
+    ),
+    ("memserv-memory", "DELETE"): Right(
+        "write", "/api/v1/memories/{id}", outside=404, changes=True
+    ),
+    ("memserv-history", "GET"): Right("read", "/api/v1/memories/{id}/history"),
+    **{
+        (name, method): Right(PUBLIC, path, {}, ok=307)
+        for name, path in (
+            ("memserv-slash", "/api/v1/memories/"),
+            ("memserv-slash-below", "/api/v1/memories/search/"),
+        )
+        for method in ("GET", "POST", "PUT", "DELETE")
+    },
     ("oss-entities", "GET"): Right("read", "/entities"),
     ("oss-entity", "DELETE"): Right("admin", "/entities/user/alice", changes=True),
 }
@@ -175,10 +239,18 @@ class Caller:
     headers: dict[str, str] = field(default_factory=dict)
     # Whether it may do all that its account may.
     whole: bool = False
+    # Whether it is the instance owner's, without a limit.
+    owner: bool = False
     refused: int = 401
 
 
 Callers = dict[str, Callable[[], Caller]]
+
+
+@pytest.fixture(autouse=True)
+def _unlimited(settings: Any) -> None:
+    """How often an address may fail is another question."""
+    settings.RATE_LIMIT_AUTH_FAILURES = 0
 
 
 @pytest.fixture
@@ -207,7 +279,7 @@ def sessions(alice: Account, other_project: Project, project: Project) -> Caller
         return Caller(None, scopes, headers=headers, whole=True, **rest)
 
     return {
-        "a session of the owner": lambda: signed_in(session(alice), everything),
+        "a session of the owner": lambda: signed_in(session(alice), everything, owner=True),
         "a session of a member": lambda: signed_in(
             session(person("m", "member")), {"read", "write"}
         ),
@@ -217,7 +289,7 @@ def sessions(alice: Account, other_project: Project, project: Project) -> Caller
         "a session of an admin": lambda: signed_in(session(person("a", "admin")), everything),
         "a session of a former member": lambda: signed_in(session(person("f")), set()),
         "a session in another project": lambda: signed_in(
-            {**session(alice), "X-Project": "other"}, everything, reach="foreign"
+            {**session(alice), "X-Project": "other"}, everything, reach="foreign", owner=True
         ),
         "a session in a project of others": lambda: signed_in(
             {**session(person("s", "admin")), "X-Project": "other"}, None, refused=404
@@ -275,7 +347,9 @@ def callers(
         membership.delete()
         return made
 
-    one_scope = {f"scope {s}": lambda s=s: Caller(key(s), {s}) for s in sorted(everything)}
+    one_scope = {
+        f"scope {s}": lambda s=s: Caller(key(s), {s}, owner=True) for s in sorted(everything)
+    }
     return {
         "no credential": lambda: Caller(None, None),
         "a malformed key": lambda: Caller("m0sk_short", None),
@@ -287,7 +361,7 @@ def callers(
         "a key of a former member": lambda: Caller(of_a_former_member(), set()),
         **one_scope,
         "read and write": lambda: Caller(key("read", "write"), {"read", "write"}),
-        "all scopes": lambda: Caller(key(), everything, whole=True),
+        "all scopes": lambda: Caller(key(), everything, whole=True, owner=True),
         "all scopes of a member": lambda: Caller(of_role("member"), {"read", "write"}, whole=True),
         "all scopes of a reviewer": lambda: Caller(
             of_role("reviewer"), {"read", "write", "review"}, whole=True
@@ -301,7 +375,7 @@ def callers(
             key(entity_limit={"agent_id": ["bot"]}), everything, "limited"
         ),
         "all scopes of another project": lambda: Caller(
-            key(project=other_project), everything, "foreign", whole=True
+            key(project=other_project), everything, "foreign", whole=True, owner=True
         ),
         **sessions,
     }
@@ -317,6 +391,8 @@ def expected(right: Right, caller: Caller) -> int:
         held.add(SCOPED)
     if caller.whole:
         held.add(WHOLE)
+    if caller.owner and Scope.ADMIN in caller.scopes:
+        held.add(OWNER)
     if right.needs not in held:
         return 403
     if caller.reach == "limited" and right.limited is not None:

@@ -39,6 +39,26 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "THREADS is a fraction": ({"THREADS": "1.5"}, "THREADS"),
     "AUTH_DISABLED is neither": ({"AUTH_DISABLED": "maybe"}, "AUTH_DISABLED"),
     "ADMIN_API_KEY is short": ({"ADMIN_API_KEY": "secret"}, "ADMIN_API_KEY"),
+    "MEM0_API_KEY is short": ({"MEM0_API_KEY": "secret"}, "MEM0_API_KEY"),
+    "MEM0_DEFAULT_USER_ID has a space": ({"MEM0_DEFAULT_USER_ID": "a b"}, "MEM0_DEFAULT_USER_ID"),
+    "RATE_LIMIT_AUTH_FAILURES is negative": (
+        {"RATE_LIMIT_AUTH_FAILURES": "-1"},
+        "RATE_LIMIT_AUTH_FAILURES",
+    ),
+    "RATE_LIMIT_AUTH_WINDOW_SECONDS is none": (
+        {"RATE_LIMIT_AUTH_WINDOW_SECONDS": "0"},
+        "RATE_LIMIT_AUTH_WINDOW_SECONDS",
+    ),
+    "METRICS_PUBLIC is neither": ({"METRICS_PUBLIC": "some"}, "METRICS_PUBLIC"),
+    "PUBLIC_BASE_URL has no scheme": ({"PUBLIC_BASE_URL": "example.org"}, "PUBLIC_BASE_URL"),
+    "PUBLIC_URL has two names that differ": (
+        {"PUBLIC_URL": "https://a.example", "PUBLIC_BASE_URL": "https://b.example"},
+        "PUBLIC_URL and PUBLIC_BASE_URL",
+    ),
+    "QDRANT_URL and QDRANT_HOST differ": (
+        {"QDRANT_URL": "http://a:6333", "QDRANT_HOST": "b", "DATABASE_URL": "postgres://a@b/c"},
+        "QDRANT_URL and QDRANT_HOST",
+    ),
     "SECRET_KEY is short": ({"SECRET_KEY": "secret"}, "SECRET_KEY"),
     "JWT_SECRET is short": ({"JWT_SECRET": "secret" * 5}, "JWT_SECRET"),
     "SETUP_TOKEN is short": ({"SETUP_TOKEN": "secret"}, "SETUP_TOKEN"),
@@ -190,6 +210,35 @@ def test_every_setting_can_come_from_a_file(tmp_path: Path) -> None:
         "['one.example', 'two.example', 'm.example'] False"
     )
     assert not (tmp_path / "secret_key").exists()
+
+
+def test_the_names_of_mem0_server_are_understood(tmp_path: Path) -> None:
+    script = "from django.conf import settings as s; "
+    script += "print(s.MEM0_API_KEY, s.MEM0_DEFAULT_USER_ID, s.PUBLIC_URL, "
+    script += "s.RATE_LIMIT_AUTH_FAILURES, s.RATE_LIMIT_AUTH_WINDOW_SECONDS)"
+    theirs = {
+        "MEM0_API_KEY": "f" * 64,
+        "MEM0_DEFAULT_USER_ID": "default-user",
+        "PUBLIC_BASE_URL": "https://mem0.your-domain.com/",
+        "RATE_LIMIT_AUTH_FAILURES": "3",
+        "RATE_LIMIT_AUTH_WINDOW_SECONDS": "90",
+        "TRUST_FORWARDED_FOR": "true",
+    }
+    arguments = ("shell", "--verbosity", "0", "--command", script)
+    done = manage(tmp_path, *arguments, **theirs)
+    assert done.stdout.strip() == f"{'f' * 64} default-user https://mem0.your-domain.com 3 90"
+    both = {**theirs, "PUBLIC_URL": "https://mem0.your-domain.com/"}
+    assert manage(tmp_path, *arguments, **both).stdout == done.stdout
+    # Believing whoever forwards an address is not: that is said.
+    assert "mem0dash.W004" in manage(tmp_path, "check", **theirs).stderr
+    assert "W004" not in manage(tmp_path, "check", **theirs, TRUSTED_PROXIES="10.0.0.1").stderr
+
+
+def test_a_clients_key_in_the_servers_environment_is_not_made_an_admins(tmp_path: Path) -> None:
+    script = "from django.conf import settings as s; print(repr(s.MEM0_API_KEY))"
+    arguments = ("shell", "--verbosity", "0", "--command", script)
+    done = manage(tmp_path, *arguments, MEM0_API_KEY="m0sk_" + "x" * 43)
+    assert done.stdout.strip() == "''"
 
 
 @pytest.mark.parametrize(

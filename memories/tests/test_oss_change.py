@@ -56,8 +56,9 @@ def test_new_provenance_in_the_metadata_is_promoted(api: Any, key: Any) -> None:
     assert api.search("tea") == []
     assert [m["id"] for m in api.search("tea", filters={"review_status": "rejected"})] == [id_]
     api.headers = {"X-API-Key": key("read", "write")}
-    api.put(f"/memories/{id_}", {"metadata": {"review_status": "approved"}})
-    assert Memory.objects.get(id=id_).review_status == "rejected"
+    for status in ("approved", "unreviewed"):
+        api.put(f"/memories/{id_}", {"metadata": {"review_status": status}})
+        assert Memory.objects.get(id=id_).review_status == "rejected"
 
 
 def test_the_expiration_date_is_set_kept_and_cleared_by_null(api: Any) -> None:

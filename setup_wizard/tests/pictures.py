@@ -1,8 +1,9 @@
-"""Takes the pictures of the documentation: the wizard's steps, and the overview with sample data.
+"""Takes the pictures of the documentation: the wizard's steps, the overview and the memories with
+sample data.
 
     .venv/bin/python -m setup_wizard.tests.pictures
 
-writes docs/images/setup-*.png and docs/images/overview.png. It needs Chromium, and the local
+writes docs/images/setup-*.png, overview.png and memories.png. It needs Chromium, and the local
 embedding model (`make embedder`).
 """
 
@@ -46,6 +47,7 @@ def main() -> None:
             walk = Walk(Site(server, browser))
             _wizard(walk)
             _overview(walk)
+            _memories(walk)
         finally:
             server.kill9()
             browser.close()
@@ -98,6 +100,17 @@ def _overview(walk: Walk) -> None:
             break
         page.wait_for_timeout(1000)
     _take(page, "overview")
+
+
+def _memories(walk: Walk) -> None:
+    """The memory browser: searched by meaning, with a memory open that was changed since."""
+    page = walk.page
+    walk.visit.go("/dashboard/memories?q=meat+or+fish&user_id=mara")
+    page.locator("a.mem-text", has_text="Eats neither meat nor fish").click()
+    page.locator(".history del").first.wait_for()
+    page.set_viewport_size({"width": 1440, "height": 580})
+    page.locator(".history li").last.scroll_into_view_if_needed()
+    _take(page, "memories")
 
 
 def _take(page: Any, name: str) -> None:

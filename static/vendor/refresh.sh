@@ -5,12 +5,13 @@ set -eu
 STATIC=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 export STATIC
-icons="activity adjustments alert-circle alert-triangle arrow-back-up arrow-left arrow-right
- arrow-up-right bookmark brain calendar check checks chevron-down chevron-up circle-check clock copy cpu
- database device-desktop download eye file-text filter-off filter-plus folders heartbeat inbox
- info-circle key keyboard layout-dashboard list-search lock logout menu-2 moon palette pencil
- plug-connected plus refresh robot route search selector server settings stack-2 sun tag terminal-2
- trash user users wifi-off x"
+icons="activity adjustments alert-circle alert-triangle apps arrow-back-up arrow-left arrow-right
+ arrow-up-right arrows-sort bookmark bookmarks brain calendar calendar-off check checks chevron-down
+ chevron-left chevron-right chevron-up chevrons-left chevrons-right circle-check clock code copy cpu
+ database device-desktop download eye file-text filter-off filter-plus folders heartbeat history
+ hourglass inbox info-circle key keyboard layout-dashboard link list-search lock logout menu-2
+ message moon palette pencil player-stop plug-connected plus refresh robot route search selector
+ server settings stack-2 sun tag target terminal-2 trash user user-check user-x users wifi-off x"
 cd "$(mktemp -d)"
 npm pack --silent @tabler/core@1.6.1 @tabler/icons-sprite@3.48.0 @fontsource-variable/inter@5.3.0
 for package in *.tgz; do mkdir "${package%.tgz}" && tar xzf "$package" -C "${package%.tgz}"; done

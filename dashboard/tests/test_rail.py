@@ -1,0 +1,55 @@
+"""The rail: which page one is on, or which page the one belongs to that one is on."""
+
+import re
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import Account, InstanceState
+from accounts.services import complete_setup
+from memories.tests.actions import add
+
+MARKED = re.compile(r'class="rail-link" href="([^"]+)" aria-current="(\w+)"')
+ENTITY = "/dashboard/entities/delete?type=user&name=mara"
+
+
+@pytest.fixture
+def browser(engine: Any, alice: Account) -> Client:
+    InstanceState.objects.update(owner_created_at=timezone.now())
+    complete_setup()
+    made = Client()
+    made.force_login(alice)
+    return made
+
+
+def marked(answer: Any) -> list[tuple[str, str]]:
+    assert answer.status_code == 200
+    return MARKED.findall(answer.content.decode())
+
+
+@pytest.mark.parametrize(
+    ("path", "link", "how"),
+    [
+        ("/dashboard", "/dashboard", "page"),
+        ("/dashboard/memories", "/dashboard/memories", "page"),
+        ("/dashboard/memories/add", "/dashboard/memories", "true"),
+        ("/dashboard/memories/filters", "/dashboard/memories", "true"),
+        ("/dashboard/memories/views", "/dashboard/memories", "true"),
+        ("/dashboard/operations", "/dashboard/memories", "true"),
+        (ENTITY, "/dashboard/entities", "true"),
+        ("/dashboard/activity", "/dashboard/activity", "page"),
+    ],
+)
+def test_one_page_is_marked(browser: Client, owner: Any, path: str, link: str, how: str) -> None:
+    add(owner, "Drinks tea", user_id="mara")
+    assert marked(browser.get(path)) == [(link, how)]
+
+
+def test_the_steps_of_a_change_belong_to_the_memories(browser: Client, owner: Any) -> None:
+    [id_] = add(owner, "Drinks tea", user_id="mara")
+    below = [("/dashboard/memories", "true")]
+    assert marked(browser.get(f"/dashboard/memories/{id_}/edit")) == below
+    look = {"ids": [str(id_)], "action": "approve"}
+    assert marked(browser.post("/dashboard/memories/bulk", look)) == below

@@ -1,0 +1,153 @@
+"""Charts drawn on the server: geometry for templates/_chart.html, which needs no script.
+
+Everything is in units of a box of 1000 by 100 that the page stretches to its width; what a chart
+tells stands in a table below it as well.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil, floor, log10
+from typing import Final
+
+WIDTH: Final = 1000.0
+HEIGHT: Final = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What is drawn in one colour: `look` is ok, info, warn or bad. None is a gap."""
+
+    name: str
+    look: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    look: str
+    x: str
+    y: str
+    width: str
+    height: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`path` is what SVG calls path data."""
+
+    look: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What belongs to one label: where the pointer finds it, and a row of the table."""
+
+    x: str
+    width: str
+    label: str
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart as the template draws it. `top` is what the upper edge stands for."""
+
+    name: str
+    title: str
+    words: str
+    series: Sequence[Series]
+    top: str
+    columns: Sequence[Column]
+    bars: Sequence[Bar] = ()
+    lines: Sequence[Line] = ()
+
+    def marks(self) -> list[str]:
+        """First, middle and last label, for below the chart."""
+        last = len(self.columns) - 1
+        return [self.columns[at].label for at in sorted({0, last // 2, last}) if last >= 0]
+
+
+Written = Callable[[float], str]
+
+
+def stacked(
+    name: str,
+    title: str,
+    words: str,
+    *,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    written: Written,
+) -> Chart:
+    """Bars, the first series at the bottom. `name` is unique on the page, `words` tell what the
+    chart tells, `written` writes a value. All series have a value for each label."""
+    totals = [sum(s.values[at] or 0 for s in series) for at in range(len(labels))]
+    top = nice_top(max(totals, default=0))
+    step = WIDTH / max(len(labels), 1)
+    bars: list[Bar] = []
+    for at in range(len(labels)):
+        below = 0.0
+        for one in series:
+            height = (one.values[at] or 0) / top * HEIGHT
+            if height:
+                # However few there are beside many others, they are to be seen.
+                height = max(height, 1.5)
+                x, y = (at + 0.12) * step, HEIGHT - below - height
+                bars.append(Bar(one.look, _n(x), _n(y), _n(step * 0.76), _n(height)))
+                below += height
+    columns = _columns(labels, series, written)
+    return Chart(name, title, words, series, written(top), columns, bars=bars)
+
+
+def lined(
+    name: str,
+    title: str,
+    words: str,
+    *,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    written: Written,
+) -> Chart:
+    """Lines that break off where there is nothing; a lone value is a dot. As `stacked`."""
+    known = [value for one in series for value in one.values if value is not None]
+    top = nice_top(max(known, default=0))
+    step = WIDTH / max(len(labels), 1)
+    lines = []
+    for one in series:
+        path = ""
+        for is_gap, run in groupby(enumerate(one.values), lambda item: item[1] is None):
+            if is_gap:
+                continue
+            points = [
+                f"{_n((at + 0.5) * step)} {_n(HEIGHT - (value or 0) / top * HEIGHT)}"
+                for at, value in run
+            ]
+            path += f"M{'L'.join(points)}{'h0' if len(points) == 1 else ''}"
+        if path:
+            lines.append(Line(one.look, path))
+    columns = _columns(labels, series, written)
+    return Chart(name, title, words, series, written(top), columns, lines=lines)
+
+
+def nice_top(most: float) -> float:
+    """The round number at or above `most` that the upper edge stands for; at least 1."""
+    if most <= 1:
+        return 1.0
+    unit = 10.0 ** floor(log10(most))
+    return next(unit * n for n in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if ceil(most) <= unit * n)
+
+
+def _columns(labels: Sequence[str], series: Sequence[Series], written: Written) -> list[Column]:
+    step = WIDTH / max(len(labels), 1)
+    columns = []
+    for at, label in enumerate(labels):
+        values = [one.values[at] for one in series]
+        cells = ["–" if value is None else written(value) for value in values]
+        columns.append(Column(_n(at * step), _n(step), label, cells))
+    return columns
+
+
+def _n(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")

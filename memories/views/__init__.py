@@ -1,0 +1,1 @@
+"""Pages: each view parses, calls a service or a query, and renders."""

@@ -1,0 +1,140 @@
+"""The page that tells who did what."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final, cast
+from uuid import UUID
+
+from django import forms
+from django.conf import settings
+from django.http import StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.module_loading import import_string
+from django.views.decorators.http import require_safe
+
+from accounts.web import PageRequest, page
+from mem0dash.errors import InvalidInputError
+from mem0dash.forms import DayField, FilterForm
+from mem0dash.keyset import Place
+from mem0dash.principal import Principal, Scope
+from memories.activity import EVENTS, FORMATS, Chosen, Entry, entries, export, people, place_of
+
+PER_PAGE: Final = 50
+# Event -> (its word, its colour).
+WORDS: Final = {
+    "ADD": ("Added", "add"),
+    "UPDATE": ("Changed", "update"),
+    "DELETE": ("Deleted", "delete"),
+    "RESTORE": ("Restored", "add"),
+    "ERASE": ("Erased", "delete"),
+}
+_VIA: Final = {
+    "api_key": "with an API key",
+    "admin_api_key": "with the admin key",
+    "session": "in the dashboard",
+    "auth_disabled": "without signing in",
+    "internal": "on the server",
+}
+
+
+class ActivityForm(FilterForm):
+    """Which entries the page shows. Keys, clients and requests are for administrators."""
+
+    event = forms.ChoiceField(
+        label="What",
+        required=False,
+        choices=[("", "Anything"), *((event, WORDS[event][0]) for event in EVENTS)],
+        widget=forms.Select(attrs={"class": "form-select"}),
+    )
+    account = forms.TypedChoiceField(
+        label="Who",
+        required=False,
+        coerce=forms.UUIDField().to_python,
+        empty_value=None,
+        widget=forms.Select(attrs={"class": "form-select"}),
+    )
+    since = DayField(label="From (UTC)")
+    until = DayField(label="To (UTC)")
+    memory = forms.UUIDField(label="Memory id", required=False)
+    key = forms.CharField(label="Key", required=False, max_length=12)
+    client = forms.CharField(label="Client", required=False, max_length=200)
+    request = forms.CharField(label="Request id", required=False, max_length=64)
+    for_admins: ClassVar = ("key", "client", "request")
+
+    def __init__(self, *args: Any, principal: Principal, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["memory"].error_messages["invalid"] = "Enter a whole memory id."
+        account = cast(forms.ChoiceField, self.fields["account"])
+        account.choices = [
+            ("", "Anyone"),
+            *((str(id_), name or "Without a name") for id_, name in people(principal)),
+        ]
+        if Scope.ADMIN not in principal.scopes:
+            # What asks for them all the same is refused, not passed over.
+            asked = [name for name in self.for_admins if self.data.get(name)]
+            if asked:
+                principal.require(Scope.ADMIN, "Only administrators see keys and clients.")
+            for name in self.for_admins:
+                del self.fields[name]
+
+    def meant(self) -> Chosen:
+        return Chosen(**{name: value for name, value in self.cleaned_data.items() if value})
+
+
+@require_safe
+@page
+def activity(request: PageRequest) -> HttpResponseBase:
+    """Who did what to which memory, newest first; scope `read`."""
+    principal = request.principal
+    form = ActivityForm(request.GET, principal=principal)
+    if not form.is_valid():
+        return render(request, "memories/activity.html", {"form": form}, status=422)
+    if form.untidy():
+        query = form.query_string()
+        return redirect(f"{reverse('memories:activity')}{'?' if query else ''}{query}")
+    behind = Place.of(request.GET.get("behind", ""))
+    found = entries(principal, form.meant(), limit=PER_PAGE + 1, behind=behind)
+    shown = found[:PER_PAGE]
+    labels = _labels(principal, shown) if Scope.ADMIN in principal.scopes else {}
+    context = {
+        "form": form,
+        "entries": [
+            {
+                "is": entry,
+                "word": word,
+                "look": look,
+                "via": _VIA.get(entry.row.via, ""),
+                "key": labels.get(entry.row.key_prefix) or f"{entry.row.key_prefix}…",
+            }
+            for entry in shown
+            for word, look in [WORDS.get(entry.row.event, (entry.row.event, ""))]
+        ],
+        "older": place_of(shown[-1]) if len(found) > PER_PAGE else None,
+        "is_top": behind is None,
+        "may_manage": Scope.ADMIN in principal.scopes,
+        "may_review": Scope.REVIEW in principal.scopes,
+        "query": form.query_string(),
+    }
+    return render(request, "memories/activity.html", context)
+
+
+def _labels(principal: Principal, shown: Iterable[Entry]) -> dict[str, str]:
+    labels_of: Callable[[UUID, Iterable[str]], dict[str, str]] = import_string(settings.KEY_LABELS)
+    return labels_of(principal.project.id, [entry.row.key_prefix for entry in shown])
+
+
+@require_safe
+@page
+def activity_export(request: PageRequest) -> HttpResponseBase:
+    """The entries that the page's filter means as a file; scope `read`."""
+    form = ActivityForm(request.GET, principal=request.principal)
+    if not form.is_valid():
+        raise InvalidInputError("The filter of this export cannot be read.")
+    format_ = request.GET.get("format", "csv")
+    pieces = export(request.principal, form.meant(), format_)
+    answer = StreamingHttpResponse(pieces, content_type=FORMATS[format_])
+    name = f"activity-{timezone.now():%Y-%m-%d}.{format_}"
+    answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return answer

@@ -1,0 +1,75 @@
+"""Adding a memory by hand."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods
+
+from accounts.web import PageRequest, local_path, page
+from mem0dash.errors import EngineError, InvalidInputError, PermissionDeniedError
+from mem0dash.principal import Scope
+from memories.adding import add_memories, can_extract
+from memories.forms import EXTRACTED, AddForm
+from memories.models import ENTITY_FIELDS
+from memories.queries import as_uuid
+from memories.selection import Selection
+from memories.views.place import Place
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def add(request: PageRequest) -> HttpResponse:
+    """GET: the form, filled in with the entities that the address names. POST: stores it."""
+    principal = request.principal
+    principal.require(Scope.WRITE)
+    may_extract, user_id = can_extract(), principal.project.default_user_id
+    if request.method != "POST":
+        named = {name: request.GET[name] for name in ENTITY_FIELDS if request.GET.get(name)}
+        initial = {"source": "dashboard", **named}
+        form = AddForm(initial=initial, may_extract=may_extract, default_user_id=user_id)
+        return _form(request, form)
+    form = AddForm(request.POST, may_extract=may_extract, default_user_id=user_id)
+    if not form.is_valid():
+        return _form(request, form, status=422)
+    return _store(request, form)
+
+
+def _store(request: PageRequest, form: AddForm) -> HttpResponse:
+    given = form.cleaned_data
+    try:
+        added = add_memories(
+            request.principal,
+            messages=[{"role": "user", "content": given["text"]}],
+            entities={name: given[name] or None for name in ENTITY_FIELDS},
+            metadata=_metadata(given),
+            expiration_date=given["last_day"],
+            infer=given.get("how") == EXTRACTED,
+        )
+    except (InvalidInputError, PermissionDeniedError, EngineError) as error:
+        form.add_error(None, error.message)
+        status = 422 if isinstance(error, InvalidInputError) else error.status
+        return _form(request, form, status=status)
+    ids = [as_uuid(result["id"]) for result in added.results if result.get("event") != "DELETE"]
+    if not ids:
+        form.add_error(
+            None, "Nothing was stored: the language model found nothing in it to remember."
+        )
+        return _form(request, form, status=422)
+    told = "Memory added." if len(ids) == 1 else f"{len(ids)} memories added."
+    messages.success(request, told)
+    return redirect(Place(Selection(), memory_id=ids[0]).url())
+
+
+def _metadata(given: dict[str, Any]) -> dict[str, Any]:
+    said = {name: given[name] for name in ("source", "confidence") if given[name]}
+    return {**given["metadata"], **said}
+
+
+def _form(request: PageRequest, form: AddForm, *, status: int = 200) -> HttpResponse:
+    given = request.POST if request.method == "POST" else request.GET
+    wanted = given.get("next") or reverse("memories:browse")
+    context = {"form": form, "next": local_path(wanted)}
+    return render(request, "memories/add.html", context, status=status)

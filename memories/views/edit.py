@@ -1,0 +1,133 @@
+"""Changing a memory: written, shown word by word, saved, unless others were faster."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods
+
+from accounts.web import PageRequest, local_path, page
+from mem0dash.errors import ConflictError, EngineError, InvalidInputError
+from mem0dash.principal import Scope
+from memories import queries, services
+from memories.forms import EditForm, unix_lines, written
+from memories.models import Memory
+from memories.views.inspector import back, done
+from memories.word_diff import Part, difference
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What saving would do: to the text, and to the metadata as it is written."""
+
+    text: list[Part]
+    metadata: list[Part]
+
+    @property
+    def text_changes(self) -> bool:
+        return any(kind != "same" for kind, _ in self.text)
+
+    @property
+    def metadata_changes(self) -> bool:
+        return any(kind != "same" for kind, _ in self.metadata)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def edit(request: PageRequest, memory_id: UUID) -> HttpResponse:
+    """GET: the form. POST: `step` review shows the change, edit goes back, save saves."""
+    request.principal.require(Scope.WRITE)
+    memory = queries.find(request.principal, memory_id)
+    if request.method != "POST":
+        return _form(request, memory, EditForm(initial=_initial(memory)))
+    form = EditForm(request.POST)
+    if not form.is_valid():
+        return _form(request, memory, form, status=422)
+    step = request.POST.get("step", "")
+    if step == "edit":
+        return _form(request, memory, form)
+    if form.cleaned_data["rev"] != memory.rev:
+        return _conflict(request, memory, form)
+    if step != "save":
+        return _review(request, memory, form)
+    return _save(request, memory, form)
+
+
+def _initial(memory: Memory) -> dict[str, Any]:
+    return {"text": memory.text, "metadata": written(memory.metadata), "rev": memory.rev}
+
+
+def _save(request: PageRequest, memory: Memory, form: EditForm) -> HttpResponse:
+    given = form.cleaned_data
+    try:
+        services.update_memory(
+            request.principal,
+            memory.id,
+            text=_text_of(memory, form),
+            metadata=given["metadata"] if given["metadata"] != memory.metadata else None,
+            replace_metadata=True,
+            expected_rev=given["rev"],
+        )
+    except ConflictError:
+        return _conflict(request, queries.find(request.principal, memory.id), form)
+    except (EngineError, InvalidInputError) as error:
+        # What was written is still in the form.
+        form.add_error(None, f"{error.message} Nothing was changed.")
+        return _form(request, memory, form, status=error.status)
+    done(request, memory.id, "Memory changed.")
+    return back(request)
+
+
+def _text_of(memory: Memory, form: EditForm) -> str:
+    """The new text, which is the old one where a browser only wrote its line ends anew."""
+    text: str = form.cleaned_data["text"]
+    return memory.text if text == unix_lines(memory.text) else text
+
+
+def _change(memory: Memory, form: EditForm) -> Change:
+    given = form.cleaned_data
+    return Change(
+        text=difference(memory.text, _text_of(memory, form)),
+        metadata=difference(written(memory.metadata), written(given["metadata"])),
+    )
+
+
+def _review(request: PageRequest, memory: Memory, form: EditForm) -> HttpResponse:
+    change = _change(memory, form)
+    if not (change.text_changes or change.metadata_changes):
+        form.add_error(None, "Nothing has changed yet.")
+        return _form(request, memory, form, status=422)
+    return _render(request, "memories/edit_review.html", memory, form, change=change)
+
+
+def _conflict(request: PageRequest, memory: Memory, form: EditForm) -> HttpResponse:
+    """Others changed it since the form was opened: both texts, and what mine makes of theirs."""
+    change = _change(memory, form)
+    name = "memories/edit_conflict.html"
+    return _render(request, name, memory, form, status=409, change=change)
+
+
+def _form(
+    request: PageRequest, memory: Memory, form: EditForm, *, status: int = 200
+) -> HttpResponse:
+    return _render(request, "memories/edit.html", memory, form, status=status)
+
+
+def _render(
+    request: PageRequest,
+    name: str,
+    memory: Memory,
+    form: EditForm,
+    *,
+    status: int = 200,
+    **more: Any,
+) -> HttpResponse:
+    given = request.POST if request.method == "POST" else request.GET
+    wanted = given.get("next") or reverse("memories:browse") + f"?id={memory.id}"
+    context = {"memory": memory, "form": form, "next": local_path(wanted), **more}
+    if "change" in more:
+        context["metadata"] = written(form.cleaned_data["metadata"])
+    return render(request, name, context, status=status)
