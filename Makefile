@@ -14,11 +14,13 @@ run: $(VENV)/.installed embedder
 
 # Both forms: embedded on SQLite and Qdrant Edge, distributed on PostgreSQL and a Qdrant server.
 test: $(VENV)/.installed-dev embedder lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
 	TEST_DATABASE=postgresql TEST_INDEX=qdrant $(BIN)/python -m pytest -m "not browser"
 
-# The long proofs: kills, real clients, no network. Under thirty minutes on two cores.
+# The long proofs: every page looked at, kills, real clients, no network. Under thirty minutes on
+# two cores.
 prove: $(VENV)/.installed-dev embedder
+	$(BIN)/python -m pytest -m long
 	MEM0DASH_MODEL_DIR=$(MEM0DASH_DATA_DIR)/models \
 		$(BIN)/python -m pytest prove -p no:xdist -o addopts= --durations 10 -v
 

@@ -37,6 +37,8 @@ ONE_FORM = frozenset(
         *("outbound", "probes", "provider_failures", "provider_secrets", "provider_stub"),
         *("browser_pages", "headless", "provider", "provider_keys", "ranking", "replies"),
         *("settings", "snippets", "steps", "trial", "word_diff"),
+        *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
+        *("rail", "rights", "use_case"),
     )
 )
 

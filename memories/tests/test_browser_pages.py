@@ -10,7 +10,7 @@ import pytest
 from mem0dash.tests.browser import Site, Visit
 from memories.tests.pages import HOSTILE
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 LIST = "/dashboard/memories"
 

@@ -9,7 +9,7 @@ import pytest
 from mem0dash.tests.browser import Site
 from prove.server import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 CLIENT = "opencode/1.2.3 (linux; x64) mem0-mcp/0.9.1"
