@@ -85,7 +85,7 @@ class ApiKeyView(OssView):
     @extend_schema(
         operation_id="revoke_api_key",
         summary="End one of one's own keys at once",
-        responses=answers(MESSAGE, 404),
+        responses=answers(MESSAGE),
     )
     def delete(self, request: Request, key_id: str) -> Response:
         principal = self.caller()

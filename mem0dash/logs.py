@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "request",  # Django's, whose text holds the query string
 }
+# What JSON allows as it is, but a terminal takes for commands and some readers for line ends.
+_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,6 +32,8 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         try:
-            return orjson.dumps(line, default=str).decode()
+            text = orjson.dumps(line, default=str).decode()
         except TypeError:  # such as a number beyond 64 bits or half of a character
-            return json.dumps(line, default=str)
+            text = json.dumps(line, default=str)
+        # They can stand in strings alone, where an escape says the same.
+        return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

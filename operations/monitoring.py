@@ -79,7 +79,7 @@ class MetricsView(OssView):
     @extend_schema(
         operation_id="metrics",
         summary="Metrics of this process for Prometheus (scope admin)",
-        responses={(200, "text/plain"): OpenApiTypes.STR, 401: ERROR, 403: ERROR},
+        responses={(200, "text/plain"): OpenApiTypes.STR, 401: ERROR, 403: ERROR, 404: ERROR},
     )
     def get(self, request: Request) -> HttpResponse:
         if not settings.METRICS_PUBLIC:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeVar
 
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.core.validators import MaxLengthValidator, validate_email
-from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError
+from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 from rest_framework.request import Request
 
@@ -29,7 +29,9 @@ def _email(value: str) -> str:
 
 
 # An e-mail address, in lower case.
-Email = Annotated[StrictStr, AfterValidator(_email)]
+Email = Annotated[
+    StrictStr, AfterValidator(_email), WithJsonSchema({"type": "string", "format": "email"})
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 

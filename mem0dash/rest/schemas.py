@@ -32,9 +32,12 @@ ERROR = object_of(
     "code",
     "request_id",
 )
+# The original's limiter has a shape of its own.
+LIMITED = object_of({"error": TEXT})
 
 
 def answers(success: Schema, *errors: int, status: int = 200) -> dict[Any, Any]:
     """The responses of a route: success, and the errors it can answer beside the usual ones."""
-    codes = sorted({400, 401, 403, 413, 422, 502, *errors})
-    return {status: success, **dict.fromkeys(codes, ERROR)}
+    # 404 is everywhere, for X-Project may name a project that the caller has not.
+    codes = sorted({400, 401, 403, 404, 413, 422, 502, *errors})
+    return {status: success, **{code: LIMITED if code == 429 else ERROR for code in codes}}

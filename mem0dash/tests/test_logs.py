@@ -94,6 +94,16 @@ def test_a_line_cannot_be_forged_from_outside(log: Captured, client: Any, db: No
     assert len(log.getvalue().splitlines()) == len(log.lines("mem0dash.access")) == 1
 
 
+def test_no_control_character_reaches_the_log_as_it_is(
+    log: Captured, client: Any, db: None
+) -> None:
+    # NEL and LINE SEPARATOR end lines for some readers; CSI and ESC are commands to terminals.
+    client.get("/memories/a%C2%85b%E2%80%A8c%C2%9B31md%7F%1B[0m")
+    [line] = log.lines("mem0dash.access")
+    assert line["path"] == "/memories/a\x85b\u2028c\x9b31md\x7f\x1b[0m"
+    assert not [c for c in log.getvalue() if not c.isprintable() and c != "\n"]
+
+
 def test_a_whole_day_of_requests_leaves_no_key_body_or_text_in_the_log(
     log: Captured, api: Any, as_key: Any, key: Any, embedder: Any, settings: Any
 ) -> None:

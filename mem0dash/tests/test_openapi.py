@@ -51,3 +51,24 @@ def test_the_setup_token_and_the_limit_are_parameters(document: dict[str, Any]) 
     [limit] = document["paths"]["/requests"]["get"]["parameters"]
     assert (limit["name"], limit["in"]) == ("limit", "query")
     assert (limit["schema"]["minimum"], limit["schema"]["maximum"]) == (1, 200)
+
+
+def test_what_a_route_refuses_stands_there_in_the_shape_it_has(document: dict[str, Any]) -> None:
+    limited = document["paths"]["/auth/login"]["post"]["responses"]["429"]
+    assert limited["content"]["application/json"]["schema"]["required"] == ["error"]
+    for path, method in (("/memories", "post"), ("/memories/{memory_id}", "put")):
+        conflict = document["paths"][path][method]["responses"]["409"]
+        assert conflict["content"]["application/json"]["schema"]["required"] == ["detail"]
+    # A project that the caller has not.
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            public = path in PUBLIC or path == "/healthz"
+            assert public or "404" in operation["responses"], f"{method} {path}"
+
+
+def test_bodies_say_what_they_are(document: dict[str, Any]) -> None:
+    configure = document["paths"]["/configure"]["post"]["requestBody"]["content"]
+    assert list(configure) == ["application/json"]
+    assert configure["application/json"]["schema"]["type"] == "object"
+    login = document["components"]["schemas"]["LoginRequest"]["properties"]
+    assert (login["email"]["type"], login["email"]["format"]) == ("string", "email")

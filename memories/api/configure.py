@@ -48,7 +48,7 @@ class ConfigureView(OssView):
     @extend_schema(
         operation_id="configure",
         summary="Change providers (instance owner) or instructions (scope admin)",
-        request=ANY_OBJECT,
+        request={"application/json": ANY_OBJECT},
         responses=answers(MESSAGE, 409),
     )
     def post(self, request: Request) -> Response:

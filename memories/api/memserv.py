@@ -155,7 +155,7 @@ class MemoryView(MemservView):
     @extend_schema(
         operation_id="memserv_get_memory",
         summary="Get one memory",
-        responses=shapes.answers(MEMORY, 404),
+        responses=shapes.answers(MEMORY),
     )
     def get(self, request: Request, memory_id: str) -> Response:
         try:
@@ -168,7 +168,7 @@ class MemoryView(MemservView):
         operation_id="memserv_update_memory",
         summary="Give a memory another text",
         request=inputs.ChangeMemory,
-        responses=shapes.answers(shapes.UPDATED, 404, 409),
+        responses=shapes.answers(shapes.UPDATED, 409),
     )
     def put(self, request: Request, memory_id: str) -> Response:
         body = body_of(request, inputs.ChangeMemory)
@@ -181,7 +181,7 @@ class MemoryView(MemservView):
     @extend_schema(
         operation_id="memserv_delete_memory",
         summary="Delete one memory",
-        responses=shapes.answers(shapes.DELETED, 404),
+        responses=shapes.answers(shapes.DELETED),
     )
     def delete(self, request: Request, memory_id: str) -> Response:
         try:

@@ -72,7 +72,7 @@ _ERROR = {
 
 def answers(success: Schema, *errors: int) -> dict[int, Schema]:
     """The responses of a route, with the errors that all of them can answer."""
-    codes = sorted({401, 403, 413, 422, 429, 500, 502, 503, *errors})
+    codes = sorted({401, 403, 404, 413, 422, 429, 500, 502, 503, *errors})
     return {200: success, **dict.fromkeys(codes, _ERROR)}
 
 

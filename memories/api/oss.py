@@ -50,7 +50,7 @@ class MemoriesView(OssView):
         summary="Store messages as memories",
         request=inputs.MemoryCreate,
         parameters=[IDEMPOTENCY_KEY],
-        responses=answers(schemas.ADDED),
+        responses=answers(schemas.ADDED, 409),
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, inputs.MemoryCreate)
@@ -138,7 +138,7 @@ class MemoryView(OssView):
         operation_id="update_memory",
         summary="Change text, metadata or expiry of a memory",
         request=inputs.MemoryUpdate,
-        responses=answers(MESSAGE, 404),
+        responses=answers(MESSAGE, 409),
     )
     def put(self, request: Request, memory_id: str) -> Response:
         body = body_of(request, inputs.MemoryUpdate)
@@ -160,7 +160,7 @@ class MemoryView(OssView):
     @extend_schema(
         operation_id="delete_memory",
         summary="Delete one memory",
-        responses=answers(MESSAGE, 404),
+        responses=answers(MESSAGE),
     )
     def delete(self, request: Request, memory_id: str) -> Response:
         services.delete_memory(self.caller(), memory_id)
