@@ -8,7 +8,7 @@ import pytest
 from mem0dash.tests.browser import EMAIL, PASSWORD, Site
 from prove.server import Server, free_port
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 TEXTS = (
     "Prefers window seats and always flies out of Gothenburg rather than Stockholm.",
