@@ -62,12 +62,12 @@ def _store(
     for _, add in itertools.groupby(enumerate(rows), key=lambda pair: pair[1].run_id or pair[0]):
         drafts = [_draft(row) for _, row in add]
         memories += records.build(drafts, principal=principal, batch_id=uuid4())
-    vectors = [
-        records.checked_vector(vector, embedder.dims)
+    readings = [
+        records.Reading(records.checked_vector(vector, embedder.dims))
         for vector in embedder.embed([records.embedded_text(memory) for memory in memories])
     ]
     with transaction.atomic():
-        records.insert(memories, vectors, embedder.model_key, principal=principal)
+        records.insert(memories, readings, embedder.model_key, "", principal=principal)
     return [(memory.user_id, memory.id) for memory in memories]
 
 

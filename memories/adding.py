@@ -231,9 +231,10 @@ def _store_verbatim(
         if message.get("role") != "system"
     ]
     memories = records.build(drafts, principal=principal, batch_id=kept.pk)
-    vectors = engine.embed([records.embedded_text(memory) for memory in memories])
+    keys = (engine.model_key, engine.states_key)
+    readings = engine.read([records.embedded_text(memory) for memory in memories])
     with transaction.atomic():
-        records.insert(memories, vectors, engine.model_key, principal=principal)
+        records.insert(memories, readings, *keys, principal=principal)
         results: Results = [
             {
                 "id": str(memory.id),

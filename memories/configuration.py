@@ -37,12 +37,14 @@ class ChangedMeanwhileError(ConflictError):
 class Configuration:
     """The providers in use. No LLM keeps messages word for word, no embedder choice is the local
     model. `dims` is what the embedder was found to answer with, 0 when that is not known yet;
-    `version` is the EngineConfig it came from, 0 for the environment alone."""
+    `late_interaction` says whether token states are kept and compared; `version` is the
+    EngineConfig it came from, 0 for the environment alone."""
 
     llm: Choice | None = None
     fallback_llm: Choice | None = None
     embedder: Choice | None = None
     dims: int = 0
+    late_interaction: bool = True
     version: int = 0
 
     def with_section(self, name: str, choice: Choice | None) -> "Configuration":
@@ -78,6 +80,8 @@ def save(configuration: Configuration, *, account_id: UUID | None, reason: str) 
     for name in SECTIONS:
         if getattr(configuration, name) == getattr(environment, name):
             del kept[name]
+    if configuration.late_interaction == environment.late_interaction:
+        del kept["late_interaction"]
     row = EngineConfig(
         version=configuration.version + 1,
         config=kept,
@@ -98,7 +102,10 @@ def save(configuration: Configuration, *, account_id: UUID | None, reason: str) 
 
 def sealed(configuration: Configuration) -> dict[str, Any]:
     """The configuration as it is stored: {section: {provider, config}} with secrets encrypted."""
-    kept: dict[str, Any] = {"dims": configuration.dims}
+    kept: dict[str, Any] = {
+        "dims": configuration.dims,
+        "late_interaction": configuration.late_interaction,
+    }
     for name in SECTIONS:
         choice: Choice | None = getattr(configuration, name)
         kept[name] = choice and {
@@ -115,6 +122,8 @@ def opened(kept: Mapping[str, Any], version: int = 0) -> Configuration:
     for name in SECTIONS:
         if name in kept:
             found = found.with_section(name, _opened_choice(kept[name]))
+    if "late_interaction" in kept:
+        found = replace(found, late_interaction=kept["late_interaction"])
     return replace(found, dims=kept.get("dims", 0)) if "embedder" in kept else found
 
 
@@ -188,7 +197,12 @@ def from_environment() -> Configuration:
             raise ConfigurationError(f"{variable} needs an LLM that it stands in for.")
         fallback = _with_model(fallback, said.get("MEM0_FALLBACK_LLM_MODEL"))
         fallback = _checked(fallback, "llm", variable)
-    return Configuration(llm=llm, fallback_llm=fallback, embedder=_embedder_of(said))
+    return Configuration(
+        llm=llm,
+        fallback_llm=fallback,
+        embedder=_embedder_of(said),
+        late_interaction=settings.LATE_INTERACTION,
+    )
 
 
 def _embedder_of(said: Mapping[str, str]) -> Choice | None:

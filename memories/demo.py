@@ -23,8 +23,8 @@ from memories import leases, records, runtime
 from memories.demo_set import sample_adds
 from memories.engine.engine import Engine
 from memories.index.opening import open_indexer
-from memories.models import AddInput, IndexState, Memory, MemoryVector, Revision
-from memories.records import Vector
+from memories.models import AddInput, IndexState, Memory, MemoryTokens, MemoryVector, Revision
+from memories.records import Reading
 from memories.vectors import EMBED_BATCH
 
 # The request id that its history and its inputs carry: with a space in it, which none has that came
@@ -47,29 +47,25 @@ def fill_project(principal: Principal) -> int:
     adds = sample_adds(replace(principal, via="internal", request_id=SIGNATURE), timezone.now())
     memories = [memory for add in adds for memory in add.memories]
     engine = runtime.current().engine
-    vectors = _embedded(memories, engine)
+    readings = _read(memories, engine)
     with _between_builds():
         # One at a time: a second one waits here, and then finds it filled.
         Project.objects.select_for_update().get(id=principal.project.id)
         _insist_on_empty(principal)
         AddInput.objects.bulk_create(add.kept for add in adds if add.kept is not None)
         Memory.objects.bulk_create(memories)
-        MemoryVector.objects.bulk_create(
-            records.vector_row(memory, vector, engine.model_key)
-            for memory, vector in zip(memories, vectors, strict=True)
-            if vector is not None
-        )
+        records.insert_readings(memories, readings, engine.model_key, engine.states_key)
         Revision.objects.bulk_create(revision for add in adds for revision in add.revisions)
     runtime.current().apply(memories)
     return len(memories)
 
 
-def _embedded(memories: Sequence[Memory], engine: Engine) -> list[Vector | None]:
+def _read(memories: Sequence[Memory], engine: Engine) -> list[Reading]:
     texts = [records.embedded_text(memory) for memory in memories]
-    vectors: list[Vector | None] = []
+    readings: list[Reading] = []
     for at in range(0, len(texts), EMBED_BATCH):
-        vectors += engine.embed(texts[at : at + EMBED_BATCH])
-    return vectors
+        readings += engine.read(texts[at : at + EMBED_BATCH])
+    return readings
 
 
 def _insist_on_empty(principal: Principal) -> None:
@@ -127,7 +123,8 @@ def remove_demo(principal: Principal) -> int:
         rows = list(
             Memory.objects.select_for_update().filter(project_id=principal.project.id, id__in=ids)
         )
-        MemoryVector.objects.filter(memory__in=rows).delete()
+        for kept in (MemoryVector, MemoryTokens):
+            kept.objects.filter(memory__in=rows).delete()
         Revision.objects.filter(project_id=principal.project.id, memory_id__in=ids).delete()
         # Claims go with them. The inputs of other adds stay, and with them the messages that the
         # extraction remembers: these are of somebody else's adds for the same user.

@@ -58,10 +58,11 @@ def store_extracted(
     def write(found: list[Extracted]) -> None:
         drafts = [_draft(template, item) for item in found]
         rows = records.build(drafts, principal=principal, batch_id=kept.pk)
-        vectors = [item.vector for item in found]
+        readings = [item.reading for item in found]
+        keys = (engine.model_key, engine.states_key)
         added = [{"id": str(row.id), "memory": row.text, "event": "ADD"} for row in rows]
         with transaction.atomic():
-            records.insert(rows, vectors, engine.model_key, principal=principal)
+            records.insert(rows, readings, *keys, principal=principal)
             ingest.finish(kept, [*results, *added])
         stored.extend(rows)
         results.extend(added)

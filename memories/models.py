@@ -192,6 +192,22 @@ class MemoryVector(models.Model):
         return f"{self.memory_id} {self.model_key}"
 
 
+class MemoryTokens(models.Model):
+    """The states of a memory's tokens, compressed (token_states.pack): about 3 KB.
+
+    `states_key` names model, projection and version; states of another key are made anew.
+    """
+
+    memory = models.OneToOneField(
+        Memory, models.CASCADE, primary_key=True, related_name="token_states"
+    )
+    states_key = models.CharField(max_length=100)
+    data = models.BinaryField()
+
+    def __str__(self) -> str:
+        return f"{self.memory_id} {self.states_key}"
+
+
 class Revision(models.Model):
     """One entry of a memory's history, which is the audit as well: who, when, what changed.
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from django.utils import timezone
@@ -18,10 +18,12 @@ from memories.models import (
     ENTITY_FIELDS,
     Confidence,
     Memory,
+    MemoryTokens,
     MemoryVector,
     ReviewStatus,
     Revision,
 )
+from memories.token_states import TokenStates, pack
 
 BAD_REPLY: Final = "provider_bad_reply"
 # PostgreSQL keeps at most 2,704 bytes in an entry of an index, and the browser's indexes hold all
@@ -33,6 +35,14 @@ Vector = np.ndarray[Any, np.dtype[np.float32]]
 RESERVED_METADATA: Final = frozenset(
     {"user_id", "agent_id", "run_id", "actor_id", "data", "hash", "text_lemmatized", "updated_at"}
 )
+
+
+class Reading(NamedTuple):
+    """What the models make of a text: its unit vector, and the states of its tokens; None for what
+    there is no model for, or what is made later."""
+
+    vector: Vector | None
+    tokens: TokenStates | None = None
 
 
 @dataclass(slots=True)
@@ -198,25 +208,70 @@ def embedded_text(memory: Memory, text: str | None = None) -> str:
 
 def insert(
     memories: Sequence[Memory],
-    vectors: Sequence[Vector | None],
+    readings: Sequence[Reading],
     model_key: str,
+    states_key: str,
     *,
     principal: Principal,
 ) -> None:
-    """Writes rows, vectors and ADD revisions; the caller holds the transaction.
+    """Writes rows, vectors, token states and ADD revisions; the caller holds the transaction.
 
-    A row without a vector is embedded later.
+    What a row lacks of the second and third is made later.
     """
     now = timezone.now()
     Memory.objects.bulk_create(memories)
-    MemoryVector.objects.bulk_create(
-        vector_row(memory, vector, model_key)
-        for memory, vector in zip(memories, vectors, strict=True)
-        if vector is not None
-    )
+    insert_readings(memories, readings, model_key, states_key)
     Revision.objects.bulk_create(
         revision(memory, "ADD", principal, new_text=memory.text, at=now) for memory in memories
     )
+
+
+def insert_readings(
+    memories: Sequence[Memory],
+    readings: Sequence[Reading],
+    model_key: str,
+    states_key: str,
+    *,
+    others_may_have: bool = False,
+) -> None:
+    """Writes the vectors and token states of memories that have none of these models; with
+    `others_may_have`, what another process has made of the same text meanwhile stays or is
+    replaced."""
+    MemoryVector.objects.bulk_create(
+        (
+            vector_row(memory, reading.vector, model_key)
+            for memory, reading in zip(memories, readings, strict=True)
+            if reading.vector is not None
+        ),
+        ignore_conflicts=others_may_have,
+    )
+    tokens = [
+        MemoryTokens(memory=memory, states_key=states_key, data=pack(reading.tokens))
+        for memory, reading in zip(memories, readings, strict=True)
+        if reading.tokens is not None
+    ]
+    if others_may_have:
+        insert_tokens(tokens)
+    else:
+        MemoryTokens.objects.bulk_create(tokens)
+
+
+def insert_tokens(tokens: Sequence[MemoryTokens]) -> None:
+    """Writes token states over those that may be there, as of a former model."""
+    MemoryTokens.objects.bulk_create(
+        tokens,
+        update_conflicts=True,
+        unique_fields=["memory"],
+        update_fields=["states_key", "data"],
+    )
+
+
+def replace_reading(memory: Memory, reading: Reading, model_key: str, states_key: str) -> None:
+    """For a new text: the old vectors and states are of the old one, and without new ones they
+    have to go all the same."""
+    MemoryVector.objects.filter(memory=memory).delete()
+    MemoryTokens.objects.filter(memory=memory).delete()
+    insert_readings([memory], [reading], model_key, states_key)
 
 
 def vector_row(memory: Memory, vector: Vector, model_key: str) -> MemoryVector:

@@ -14,8 +14,8 @@ from mem0dash.principal import Principal, Scope
 from memories import bulk_changes, queries, records, runtime
 from memories.bulk_actions import act, from_plain, overwritten
 from memories.filters import to_q
-from memories.models import Memory, MemoryVector, ReviewStatus, Revision
-from memories.records import Vector
+from memories.models import Memory, ReviewStatus, Revision
+from memories.records import Reading
 
 _ACTION_FOR: Final[Mapping[str, str]] = {
     ReviewStatus.APPROVED: "approve",
@@ -95,19 +95,17 @@ def undo_change(principal: Principal, memory_id: UUID | str, revision_id: int) -
     wanted = queries.as_uuid(memory_id)
     revision = _revision(principal, wanted, revision_id)
     engine = runtime.current().engine
-    vector: Vector | None = None
+    reading = Reading(None)
     new_text = revision.event == "UPDATE" and revision.old_text != revision.new_text
     if new_text and revision.old_text:
         seen = _reached(principal, wanted).get()
-        [vector] = engine.embed([records.embedded_text(seen, revision.old_text)])
+        [reading] = engine.read([records.embedded_text(seen, revision.old_text)])
     with transaction.atomic():
         memory = _reached(principal, wanted).select_for_update().get()
         bulk_changes.as_before({memory.id: memory.rev})
         _take_back(memory, revision, principal)
         if new_text:
-            MemoryVector.objects.filter(memory=memory).delete()
-            if vector is not None:
-                records.vector_row(memory, vector, engine.model_key).save(force_insert=True)
+            records.replace_reading(memory, reading, engine.model_key, engine.states_key)
     runtime.current().apply([memory])
     return memory
 

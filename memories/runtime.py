@@ -23,7 +23,7 @@ from memories import configuration, ingest
 from memories.configuration import Configuration
 from memories.engine import remote
 from memories.engine.engine import Engine
-from memories.engine.opening import open_engine
+from memories.engine.opening import open_engine, open_reader
 from memories.index.base import VectorIndex
 from memories.index.indexer import UNSETTLED, Indexer
 from memories.index.opening import open_indexer
@@ -47,6 +47,7 @@ class Runtime:
         # When this process last brought its index to disk.
         self.settled_at: datetime | None = None
         self._settled_at = self._asked_at = time.monotonic()
+        self._reader_failed = False
         self._changing = threading.Lock()
 
     @property
@@ -117,6 +118,16 @@ class Runtime:
             check_model(engine)
             self.use(engine, lambda: wanted.version)
 
+    def prepare_reader(self) -> None:
+        """Loads the model that reads token states, where it is not the embedder: no search and no
+        add waits for that."""
+        engine = self.engine
+        if engine.wants_reader and engine.reader is None and not self._reader_failed:
+            # What is not prepared, or damaged, stays so until the next start.
+            self._reader_failed = True
+            engine.reader = open_reader()
+            self._reader_failed = engine.reader is None
+
     def close(self) -> None:
         """Lets go of the index."""
         if self.indexer is None:
@@ -158,6 +169,7 @@ def engine_of(wanted: Configuration, former: Engine | None = None, *, ask: bool 
         fallback_llm=wanted.fallback_llm,
         embedder=wanted.embedder,
         dims=dims,
+        late_interaction=wanted.late_interaction,
         former=former,
     )
 

@@ -15,8 +15,8 @@ from mem0dash.principal import Principal, Scope
 from memories import purge, queries, records, runtime
 from memories.adding import adopted_app
 from memories.filters import EVERYTHING, Node, to_q
-from memories.models import AddInput, Memory, MemoryVector, Revision
-from memories.records import Vector
+from memories.models import AddInput, Memory, Revision
+from memories.records import Reading
 
 BATCH: Final = 500
 UPDATE_ATTEMPTS: Final = 5
@@ -54,10 +54,10 @@ def update_memory(
         raise InvalidInputError("text cannot be empty or whitespace-only.")
     for _ in range(UPDATE_ATTEMPTS):
         seen = queries.find(principal, memory_id)
-        vector: Vector | None = None
+        reading = Reading(None)
         engine = runtime.current().engine
         if text is not None and text != seen.text:
-            [vector] = engine.embed([records.embedded_text(seen, text)])
+            [reading] = engine.read([records.embedded_text(seen, text)])
         with transaction.atomic():
             memory = _locked(principal, seen.id)
             if expected_rev not in (None, memory.rev):
@@ -70,7 +70,8 @@ def update_memory(
             )
             _update(memory, principal, before, changes)
             if memory.text != before:
-                _replace_vector(memory, vector, engine.model_key)
+                keys = (engine.model_key, engine.states_key)
+                records.replace_reading(memory, reading, *keys)
         runtime.current().apply([memory])
         return memory
     raise ConflictError("This memory is being changed by others; try again.")
@@ -144,13 +145,6 @@ def _save(memory: Memory, changed: list[str]) -> None:
     memory.updated_at = timezone.now()
     memory.rev += 1
     memory.save(update_fields=[*changed, "updated_at", "rev"])
-
-
-def _replace_vector(memory: Memory, vector: Vector | None, model_key: str) -> None:
-    """The old vectors are of the old text: without a new one they have to go all the same."""
-    MemoryVector.objects.filter(memory=memory).delete()
-    if vector is not None:
-        records.vector_row(memory, vector, model_key).save(force_insert=True)
 
 
 def delete_memory(principal: Principal, memory_id: str | UUID) -> None:

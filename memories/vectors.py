@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 
 from memories import records
 from memories.engine.engine import Engine
-from memories.models import Memory, MemoryVector
+from memories.models import Memory
 from memories.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
 
 def store(rows: Sequence[Memory], engine: Engine) -> None:
     """Embeds these memories with `engine` and keeps the vectors beside those of other models."""
-    made = engine.embed([records.embedded_text(row) for row in rows])
+    made = engine.read([records.embedded_text(row) for row in rows])
     with transaction.atomic():
         # A text that changed meanwhile got its vector with the change.
         current = dict(
@@ -60,11 +60,15 @@ def store(rows: Sequence[Memory], engine: Engine) -> None:
             .filter(id__in=[row.id for row in rows])
             .values_list("id", "rev")
         )
-        MemoryVector.objects.bulk_create(
-            (
-                records.vector_row(row, vector, engine.model_key)
-                for row, vector in zip(rows, made, strict=True)
-                if vector is not None and current.get(row.id) == row.rev
-            ),
-            ignore_conflicts=True,
+        same = [
+            (row, reading)
+            for row, reading in zip(rows, made, strict=True)
+            if current.get(row.id) == row.rev
+        ]
+        records.insert_readings(
+            [row for row, _ in same],
+            [reading for _, reading in same],
+            engine.model_key,
+            engine.states_key,
+            others_may_have=True,
         )

@@ -28,7 +28,7 @@ for user, count in (("mara", {MANY}), ("jonas", {OTHERS})):
         drafts = [records.Draft(text=text, entities={{"user_id": user}}) for text in texts]
         rows = records.build(drafts, principal=operator, batch_id=uuid.uuid4())
         with transaction.atomic():
-            records.insert(rows, [None] * 1000, "", principal=operator)
+            records.insert(rows, [records.Reading(None)] * 1000, "", "", principal=operator)
 """
 BEGIN: Final = """
 from accounts.queries import operator_of

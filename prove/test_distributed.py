@@ -33,7 +33,8 @@ FOUND_SECONDS: Final = 20.0
 WORKER_SECONDS: Final = 60.0
 # Indexes that are asked for and not built: the lease of a killed builder has to run out first.
 WANTED: Final = (
-    "SELECT count(*) FROM memories_indexstate WHERE built_at IS NULL OR rebuild_wanted_at >= built_at"
+    "SELECT count(*) FROM memories_indexstate"
+    " WHERE built_at IS NULL OR rebuild_wanted_at >= built_at"
 )
 # Who is killed in which round; "build" asks for a new index first.
 ROUNDS: Final = (

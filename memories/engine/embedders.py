@@ -4,13 +4,15 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from django.conf import settings
 
 from memories.records import Vector
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Embedder(Protocol):
@@ -33,24 +35,24 @@ def load_embedder() -> Embedder | None:
     return embedder
 
 
-class QueryCache:
-    """The vectors of the latest queries: agents repeat themselves."""
+class Recent(Generic[T]):
+    """What was worked out for the latest queries: agents repeat themselves."""
 
     SIZE: Final = 512
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Vector] = OrderedDict()
+        self._kept: OrderedDict[str, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, query: str) -> Vector | None:
-        """The vector of a query that was asked before."""
+    def get(self, query: str) -> T | None:
+        """What is known of a query that was asked before."""
         with self._lock:
             if (known := self._kept.get(query)) is not None:
                 self._kept.move_to_end(query)
             return known
 
-    def keep(self, query: str, vector: Vector) -> None:
+    def keep(self, query: str, found: T) -> None:
         with self._lock:
-            self._kept[query] = vector
+            self._kept[query] = found
             if len(self._kept) > self.SIZE:
                 self._kept.popitem(last=False)

@@ -2,36 +2,52 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mem0dash.errors import Mem0dashError, ProviderError
 from memories.engine.calls import Calls
 from memories.engine.catalogue import Choice
-from memories.engine.embedders import Embedder, QueryCache
-from memories.records import BAD_REPLY, Vector, checked_vector
+from memories.engine.embedders import Embedder, Recent
+from memories.records import BAD_REPLY, Reading, Vector, checked_vector
+from memories.token_states import QueryTokens
 
 if TYPE_CHECKING:
     from memories.engine.remote import Llm  # reads settings that are not there yet
+    from memories.engine.token_reader import TokenReader
 
+T = TypeVar("T")
 # Searches do not wait for an embedder that has just failed to answer: they are by words meanwhile.
 REST_SECONDS: Final = 10.0
 _ABSENT: Final = frozenset({"provider_timeout", "provider_unavailable", "provider_rate_limited"})
 
 
 class Engine:
-    """The embedder and the LLM in use. Without an embedder search is by words; without an LLM
-    every add is verbatim. `chosen` is what the embedder was made of, None for the local model."""
+    """The models in use. Without an embedder search is by words; without an LLM every add is
+    verbatim. `chosen` is what the embedder was made of, None for the local model.
+
+    `reader` gives the states of tokens for late interaction: it is the local model, and may be the
+    embedder itself. `wants_reader` says that there is to be one, though it may still be loading.
+    """
 
     def __init__(
-        self, embedder: Embedder | None, llm: "Llm | None" = None, chosen: Choice | None = None
+        self,
+        embedder: Embedder | None,
+        llm: "Llm | None" = None,
+        chosen: Choice | None = None,
+        *,
+        reader: "TokenReader | None" = None,
+        wants_reader: bool = False,
     ) -> None:
         self.embedder = embedder
         self.llm = llm
         self.chosen = chosen
+        self.reader = reader
+        self.wants_reader = wants_reader or reader is not None
         # Of the embedder.
         self.calls = Calls()
-        self._queries = QueryCache()
+        self._vectors_of: Recent[Vector] = Recent()
+        self._tokens_of: Recent[tuple[QueryTokens | None]] = Recent()
         self._absent: ProviderError | None = None
         self._absent_until = 0.0
         self._looking = threading.Lock()
@@ -44,6 +60,39 @@ class Engine:
     def dims(self) -> int:
         return self.embedder.dims if self.embedder else 0
 
+    @property
+    def states_key(self) -> str:
+        return self.reader.states_key if self.reader else ""
+
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Vectors of texts that are about to be stored, errors as `embed`; and their token states,
+        where they come with the vectors. Where another embedder makes those, they come later:
+        a second pass of the local model is not what an add waits for."""
+        reader = self.reader
+        if reader is None or reader is not self.embedder or not texts:
+            return [Reading(vector) for vector in self.embed(texts)]
+        with self.calls.noted():
+            found = self._safely(lambda: reader.read(texts))
+            vectors = self._checked([one.vector for one in found], len(texts))
+        self._absent = None
+        return [Reading(vector, one.tokens) for vector, one in zip(vectors, found, strict=True)]
+
+    def read_query(self, query: str) -> tuple[Vector | None, QueryTokens | None]:
+        """Vector and tokens of a query, each None where there is no model for it; errors as
+        `embed`. Never waits for a model to be loaded."""
+        reader = self.reader
+        if reader is None:
+            return self.embed_query(query), None
+        known = self._tokens_of.get(query)
+        if known is None:
+            vector, tokens = self._safely(lambda: reader.read_query(query))
+            known = (tokens,)
+            if reader is self.embedder:
+                [checked] = self._checked([vector], 1)
+                self._vectors_of.keep(query, checked)
+            self._tokens_of.keep(query, known)
+        return self.embed_query(query), known[0]
+
     def embed(self, texts: Sequence[str]) -> list[Vector | None]:
         """One unit vector for each text, in one batch; all None without an embedder.
 
@@ -51,7 +100,7 @@ class Engine:
         """
         if self.embedder is None or not texts:
             return [None] * len(texts)
-        vectors = self._checked(self.embedder.embed, texts)
+        vectors = self._asked(self.embedder.embed, texts)
         self._absent = None
         return [*vectors]
 
@@ -59,19 +108,19 @@ class Engine:
         """The unit vector of a query, None without an embedder; errors as `embed`."""
         if self.embedder is None:
             return None
-        known = self._queries.get(query)
+        known = self._vectors_of.get(query)
         if known is None:
             self._rest()
             try:
                 embed = getattr(self.embedder, "embed_query", None)
                 ask = self.embedder.embed if embed is None else lambda _: embed(query)
-                [known] = self._checked(ask, [query])
+                [known] = self._asked(ask, [query])
             except ProviderError as error:
                 if error.code in _ABSENT:
                     self._absent, self._absent_until = error, time.monotonic() + REST_SECONDS
                 raise
             self._absent = None
-            self._queries.keep(query, known)
+            self._vectors_of.keep(query, known)
         return known
 
     def _rest(self) -> None:
@@ -86,22 +135,22 @@ class Engine:
                 return
         raise ProviderError(absent.message, code=absent.code, cause=absent.cause)
 
-    def _checked(
-        self, ask: Callable[[Sequence[str]], Vector], texts: Sequence[str]
-    ) -> list[Vector]:
+    def _asked(self, ask: Callable[[Sequence[str]], Vector], texts: Sequence[str]) -> list[Vector]:
         with self.calls.noted():
-            return self._vectors(ask, texts)
+            return self._checked(self._safely(lambda: ask(texts)), len(texts))
 
-    def _vectors(
-        self, ask: Callable[[Sequence[str]], Vector], texts: Sequence[str]
-    ) -> list[Vector]:
+    def _checked(self, vectors: Iterable[Any], count: int) -> list[Vector]:
+        found = self._safely(lambda: [checked_vector(vector, self.dims) for vector in vectors])
+        if len(found) != count:
+            raise ProviderError(
+                "The embedder answered with the wrong number of vectors.", code=BAD_REPLY
+            )
+        return found
+
+    @staticmethod
+    def _safely(ask: Callable[[], T]) -> T:
         try:
-            vectors = ask(texts)
-            if len(vectors) != len(texts):
-                raise ProviderError(
-                    "The embedder answered with the wrong number of vectors.", code=BAD_REPLY
-                )
-            return [checked_vector(vector, self.dims) for vector in vectors]
+            return ask()
         except Mem0dashError:
             raise
         except Exception as error:

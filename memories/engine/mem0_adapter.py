@@ -18,7 +18,8 @@ from mem0.vector_stores.base import VectorStoreBase
 from mem0dash.errors import Mem0dashError
 from memories.engine.engine import Engine
 from memories.models import Memory, SessionMessage
-from memories.records import Vector
+from memories.records import Reading, Vector
+from memories.token_states import TokenStates
 
 KEPT_MESSAGES: Final = 10
 
@@ -29,7 +30,7 @@ class Extracted:
 
     id: UUID
     text: str
-    vector: Vector | None
+    reading: Reading
     attributed_to: str
     memory_type: str
 
@@ -54,13 +55,15 @@ class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no t
 
     def __init__(self, write: Write, find: Find) -> None:
         self._write, self._find = write, find
+        # mem0 passes vectors on, and nothing else: the states of tokens by the text they are of.
+        self.read: dict[str, TokenStates | None] = {}
 
     def insert(self, vectors: Any, payloads: Any = None, ids: Any = None) -> None:
         found = [
             Extracted(
                 id=UUID(id_),
                 text=payload["data"],
-                vector=vector,
+                reading=Reading(vector, self.read.get(payload["data"])),
                 attributed_to=str(payload.get("attributed_to") or ""),
                 memory_type=payload.get("memory_type") or "",
             )
@@ -154,17 +157,19 @@ class HistoryAdapter:
 class _Embeddings:
     """Our embedder behind mem0's interface."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, read: dict[str, TokenStates | None]) -> None:
+        self._engine, self._read = engine, read
 
     def embed(self, text: str, memory_action: str | None = None) -> Any:
         return self.embed_batch([text])[0]
 
     def embed_batch(self, texts: Sequence[str], memory_action: str = "add") -> list[Any]:
         try:
-            return list(self._engine.embed(texts))
+            found = self._engine.read(texts)
         except Mem0dashError as error:
             raise Abandoned from error
+        self._read.update((text, one.tokens) for text, one in zip(texts, found, strict=True))
+        return [one.vector for one in found]
 
 
 class EngineMemory(Mem0Memory):  # type: ignore[misc]  # mem0 publishes no types
@@ -179,7 +184,7 @@ class EngineMemory(Mem0Memory):  # type: ignore[misc]  # mem0 publishes no types
         instructions: str | None = None,
     ) -> None:
         self.config = MemoryConfig(custom_instructions=instructions)
-        self.embedding_model = _Embeddings(engine)
+        self.embedding_model = _Embeddings(engine, store.read)
         self.llm = engine.llm
         self.vector_store = store
         self.db = history

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -16,6 +16,9 @@ from memories.engine.catalogue import Choice
 from memories.engine.embedders import Embedder
 from memories.engine.engine import Engine
 from memories.engine.remote import Llm, Message
+
+if TYPE_CHECKING:
+    from memories.engine.token_reader import TokenReader
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +107,28 @@ def open_engine(
     fallback_llm: Choice | None,
     embedder: Choice | None,
     dims: int,
+    late_interaction: bool,
     former: Engine | None = None,
 ) -> Engine:
-    """The engine of these choices. The embedder of `former` is kept where it is the same one: a
-    model is not loaded twice."""
-    made = Engine(None, open_llm(llm, fallback_llm), chosen=embedder)
+    """The engine of these choices. The models of `former` are kept where they are the same ones: a
+    model is not loaded twice. Token states are read by the local model, which `open_reader` loads
+    where it is not the embedder."""
+    made = Engine(None, open_llm(llm, fallback_llm), chosen=embedder, wants_reader=late_interaction)
     if former is not None and former.embedder and former.chosen == embedder:
         made.embedder, made.calls = former.embedder, former.calls
     else:
         made.embedder = open_embedder(embedder, dims)
+    if late_interaction:
+        made.reader = as_reader(made.embedder) or (former.reader if former else None)
     return made
+
+
+def as_reader(embedder: Embedder | None) -> "TokenReader | None":
+    """The embedder, if it gives the states of tokens as well."""
+    return cast("TokenReader", embedder) if hasattr(embedder, "states_key") else None
+
+
+def open_reader() -> "TokenReader | None":
+    """The local model, to read token states beside another embedder; None when it was not prepared.
+    Takes a fifth of a second."""
+    return as_reader(open_embedder(None, 0))
