@@ -28,6 +28,7 @@ from benchmarks import corpus  # noqa: E402
 from benchmarks.stub_embedder import StubEmbedder  # noqa: E402
 from mem0dash.principal import ALL_SCOPES, Principal  # noqa: E402
 from memories import records  # noqa: E402
+from memories.engine.engine import Engine  # noqa: E402
 from memories.models import Memory  # noqa: E402
 
 TRANSACTION = 500
@@ -44,9 +45,9 @@ def main(count: int) -> None:
     for row in corpus.rows(count):
         batch.append(row)
         if len(batch) == TRANSACTION:
-            ids += _store(principal, embedder, batch)
+            ids += store(principal, embedder, batch)
             batch = []
-    ids += _store(principal, embedder, batch)
+    ids += store(principal, embedder, batch)
     _wait_for_index()
     random.Random(2).shuffle(ids)
     heavy = [str(id_) for user, id_ in ids if user == corpus.HEAVY_USER]
@@ -54,7 +55,7 @@ def main(count: int) -> None:
     print(json.dumps({"heavy": heavy[:SAMPLE], "others": others[:SAMPLE]}))
 
 
-def _store(
+def store(
     principal: Principal, embedder: StubEmbedder, rows: Sequence[corpus.Row]
 ) -> list[tuple[str, UUID]]:
     """Stores the rows in one transaction: each run as one add, each lone fact as its own."""
@@ -62,12 +63,12 @@ def _store(
     for _, add in itertools.groupby(enumerate(rows), key=lambda pair: pair[1].run_id or pair[0]):
         drafts = [_draft(row) for _, row in add]
         memories += records.build(drafts, principal=principal, batch_id=uuid4())
-    readings = [
-        records.Reading(records.checked_vector(vector, embedder.dims))
-        for vector in embedder.embed([records.embedded_text(memory) for memory in memories])
-    ]
+    readings = Engine(embedder, reader=embedder).read(
+        [records.embedded_text(memory) for memory in memories]
+    )
+    keys = (embedder.model_key, embedder.states_key)
     with transaction.atomic():
-        records.insert(memories, readings, embedder.model_key, "", principal=principal)
+        records.insert(memories, readings, *keys, principal=principal)
     return [(memory.user_id, memory.id) for memory in memories]
 
 

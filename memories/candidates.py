@@ -1,40 +1,44 @@
 """Reads what a search ranks: candidates re-checked in SQL, and the turns around them."""
 
-from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+import numpy as np
 import orjson
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
 from django.db.models import QuerySet
 
 from memories.models import Memory
-from memories.ranking import Candidate
+from memories.ranking import Candidate, Key
+from memories.records import Vector
 
 # The ids come first: left to itself, SQLite reads every memory of the project instead of these.
-_WANTED: Final = {
-    "sqlite": "json_each(%s) AS wanted CROSS JOIN memories_memory"
-    " ON memories_memory.id = wanted.value",
-    "postgresql": "unnest(%s::uuid[]) AS wanted(value) JOIN memories_memory"
-    " ON memories_memory.id = wanted.value",
+_IDS: Final = {
+    "sqlite": "json_each(%s) AS wanted CROSS JOIN",
+    "postgresql": "unnest(%s::text[]::uuid[]) AS wanted(value) JOIN",
 }
+_WANTED: Final = "{ids} memories_memory ON memories_memory.id = wanted.value"
+_VECTORS: Final = """
+SELECT {key}, v.data FROM {ids} memories_memoryvector AS v ON v.memory_id = wanted.value
+ AND v.model_key = %s AND v.dims = %s"""
+# An id as Key; a UUID of PostgreSQL's would be made into one of Python's first.
+_KEY: Final = {"sqlite": "{}", "postgresql": "encode(uuid_send({}), 'hex')"}
+# As text, for Django would read it by a regular expression.
+_INSTANT: Final = {"sqlite": "{} || ''", "postgresql": "{}"}
 _TURN: Final = """
 CASE WHEN memories_memory.session <> '' THEN (
-  SELECT n.id FROM memories_memory n
+  SELECT {key} FROM memories_memory n
   WHERE n.session = memories_memory.session AND NOT (n.session = '')
     AND n.project_id = memories_memory.project_id AND n.deleted_at IS NULL
     AND (n.created_at, n.seq, n.id)
       {than} (memories_memory.created_at, memories_memory.seq, memories_memory.id)
   ORDER BY n.created_at {order}, n.seq {order}, n.id {order} LIMIT 1) END"""
-_COLUMNS: Final = ", ".join(
-    (
-        *(f"memories_memory.{name}" for name in ("id", "text", "created_at", "session")),
-        _TURN.format(than="<", order="DESC"),
-        _TURN.format(than=">", order="ASC"),
-    )
-)
+_TOKENS: Final = """
+(SELECT t.data FROM memories_memorytokens t
+ WHERE t.memory_id = memories_memory.id AND t.states_key = %s)"""
 
 
 class CandidateReader:
@@ -43,97 +47,112 @@ class CandidateReader:
     By hand, since the ORM can neither put the ids first nor join the turn before and after.
     """
 
-    def __init__(self, rows: QuerySet[Memory]) -> None:
+    def __init__(self, rows: QuerySet[Memory], states_key: str = "") -> None:
+        """With a `states_key`, the candidates come with their token states of it."""
         query = rows.query.chain()
         compiler = query.get_compiler(connection=connection)
         try:
             self._where, self._params = compiler.compile(query.where)
         except EmptyResultSet:
             self._where, self._params = "1 = 0", ()
-        self._wanted = _WANTED[connection.vendor]
+        vendor = connection.vendor
+        self._wanted, key = _WANTED.format(ids=_IDS[vendor]), _KEY[vendor]
+        turn = key.format("n.id")
+        columns = (
+            key.format("memories_memory.id"),
+            "memories_memory.text",
+            _INSTANT[vendor].format("memories_memory.created_at"),
+            "memories_memory.session",
+            _TURN.format(key=turn, than="<", order="DESC"),
+            _TURN.format(key=turn, than=">", order="ASC"),
+            _TOKENS if states_key else "NULL",
+        )
+        self._columns = ", ".join(columns)
+        self._states_key = [states_key] if states_key else []
 
-    def candidates(self, ids: Collection[UUID]) -> dict[UUID, Candidate]:
+    def candidates(self, ids: Collection[Key]) -> dict[Key, Candidate]:
         """Those of `ids` that the predicate lets through."""
-        sql = f"SELECT {_COLUMNS}, 1 FROM {self._wanted} WHERE {self._where}"
-        return self._read(sql, ids, [_parameter(ids), *self._params])
+        sql = f"SELECT {self._columns}, 1 FROM {self._wanted} WHERE {self._where}"
+        return self._read(sql, ids, [*self._states_key, _parameter(ids), *self._params])
 
-    def lenders(self, ids: Collection[UUID]) -> dict[UUID, Candidate]:
+    def lenders(self, ids: Collection[Key]) -> dict[Key, Candidate]:
         """All live ones of `ids`, as neighbours that lend their score whatever their own status:
         they are of the same conversation. `may_answer` says whether the predicate lets them
         through."""
         sql = (
-            f"SELECT {_COLUMNS}, CASE WHEN {self._where} THEN 1 ELSE 0 END "
+            f"SELECT {self._columns}, CASE WHEN {self._where} THEN 1 ELSE 0 END "
             f"FROM {self._wanted} WHERE memories_memory.deleted_at IS NULL"
         )
-        found = self._read(sql, ids, [*self._params, _parameter(ids)])
+        found = self._read(sql, ids, [*self._states_key, *self._params, _parameter(ids)])
         for candidate in found.values():
             candidate.is_candidate = False
         return found
 
-    def memories(self, ids: Sequence[UUID]) -> dict[UUID, Memory]:
+    @staticmethod
+    def cosines(ids: Collection[Key], vector: Vector, model_key: str) -> dict[Key, float]:
+        """How near the vectors of `ids` are to a unit vector of the model (−1..1); those without
+        one of it are left out. From the table: the index would be asked once more."""
+        if not ids:
+            return {}
+        vendor = connection.vendor
+        key = _KEY[vendor].format("v.memory_id")
+        sql = _VECTORS.format(key=key, ids=_IDS[vendor])
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [_parameter(ids), model_key, len(vector)])
+            rows = cursor.fetchall()
+        if not rows:
+            return {}
+        kept = np.frombuffer(b"".join(data for _, data in rows), "<f4").reshape(len(rows), -1)
+        nearness: list[float] = (kept @ vector).tolist()
+        return dict(zip((id_ for id_, _ in rows), nearness, strict=True))
+
+    def memories(self, ids: Collection[UUID]) -> dict[UUID, Memory]:
         """Whole rows, through the predicate once more."""
         if not ids:
             return {}
         sql = f"SELECT memories_memory.* FROM {self._wanted} WHERE {self._where}"
-        rows = Memory.objects.raw(sql, [_parameter(ids), *self._params])
+        wanted = _parameter([id_.hex for id_ in ids])
+        rows = Memory.objects.raw(sql, [wanted, *self._params])
         return {row.id: row for row in rows}
 
-    def updated_at(self, ids: Collection[UUID]) -> dict[UUID, datetime]:
+    def updated_at(self, ids: Collection[Key]) -> dict[Key, datetime]:
         """When each of `ids` was last changed."""
         if not ids:
             return {}
-        columns = "memories_memory.id, memories_memory.updated_at"
+        key = _KEY[connection.vendor].format("memories_memory.id")
+        at = _INSTANT[connection.vendor].format("memories_memory.updated_at")
         with connection.cursor() as cursor:
-            cursor.execute(f"SELECT {columns} FROM {self._wanted}", [_parameter(ids)])
-            return {_uuid(id_): _instant(at) for id_, at in cursor.fetchall()}
+            cursor.execute(f"SELECT {key}, {at} FROM {self._wanted}", [_parameter(ids)])
+            return {id_: _instant(at) for id_, at in cursor.fetchall()}
 
-    def _read(
-        self, sql: str, ids: Collection[UUID], parameters: list[Any]
-    ) -> dict[UUID, Candidate]:
+    @staticmethod
+    def _read(sql: str, ids: Collection[Key], parameters: list[Any]) -> dict[Key, Candidate]:
         if not ids:
             return {}
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             rows = cursor.fetchall()
-        # Making a UUID of 32 digits costs more than all else here, and most are at hand.
-        known: dict[Any, UUID] = dict(zip(_keys(ids), ids, strict=True))
-
-        def uuid_of(key: Any) -> UUID:
-            return known.get(key) or known.setdefault(key, _uuid(key))
-
-        found: dict[UUID, Candidate] = {}
-        for id_, text, created_at, session, previous, following, may_answer in rows:
-            own = uuid_of(id_)
-            found[own] = Candidate(
-                id=own,
+        return {
+            id_: Candidate(
+                id=id_,
                 text=text,
                 created_at=_instant(created_at),
                 session=session,
-                previous=uuid_of(previous) if previous else None,
-                next=uuid_of(following) if following else None,
+                previous=previous,
+                next=following,
+                tokens=tokens or b"",
                 may_answer=bool(may_answer),
             )
-        return found
+            for id_, text, created_at, session, previous, following, tokens, may_answer in rows
+        }
 
 
-def _parameter(ids: Collection[UUID]) -> Any:
-    """The ids as one parameter: SQLite keeps them as 32 hex digits."""
-    if connection.vendor == "postgresql":
-        return list(ids)
-    return orjson.dumps(_keys(ids)).decode()
+def _parameter(ids: Collection[Key]) -> Any:
+    """The ids as one parameter."""
+    return list(ids) if connection.vendor == "postgresql" else orjson.dumps(list(ids)).decode()
 
 
-def _keys(ids: Collection[UUID]) -> list[Any]:
-    """Ids as the database gives them."""
-    if connection.features.has_native_uuid_field:
-        return list(ids)
-    return [id_.hex for id_ in ids]
-
-
-def _uuid(value: Any) -> UUID:
-    return value if isinstance(value, UUID) else UUID(hex=value)
-
-
-def _instant(value: datetime) -> datetime:
-    """SQLite gives instants without their zone, which is UTC."""
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+def _instant(value: Any) -> datetime:
+    """SQLite gives instants as text without their zone, which is UTC."""
+    instant: datetime = datetime.fromisoformat(f"{value}+00:00") if type(value) is str else value
+    return instant

@@ -1,8 +1,8 @@
 """Finds memories: candidates by meaning and by words, ranked with the conversation around."""
 
 import threading
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -15,12 +15,14 @@ from mem0dash.principal import Principal, Scope
 from memories import queries, runtime
 from memories.candidates import CandidateReader
 from memories.engine.engine import Engine
-from memories.filters import EVERYTHING, AllOf, Condition, Node, pushdown
-from memories.index.base import VectorIndex
-from memories.models import Memory
+from memories.filters import EVERYTHING, AllOf, Condition, Node, Not, pushdown
+from memories.index.base import Hits, VectorIndex
+from memories.late import late_scores
+from memories.models import Memory, ReviewStatus
 from memories.ranking import (
     Candidate,
     Interval,
+    Key,
     Ranked,
     base_scores,
     closeness,
@@ -29,6 +31,7 @@ from memories.ranking import (
     with_recency,
 )
 from memories.records import Vector
+from memories.token_states import QueryTokens
 
 POOL: Final = 100
 # A filter that the index cannot answer is resolved in SQL up to this many memories.
@@ -88,6 +91,8 @@ class _Query:
 
     text: str
     vector: Vector | None
+    tokens: QueryTokens | None
+    model_key: str
     rows: QuerySet[Memory]
     reader: CandidateReader
     where: Node
@@ -139,14 +144,16 @@ def _search(
     where: Node,
     wanted: _Wanted,
 ) -> Found:
-    vector, problem = None, None
+    vector, tokens, problem = None, None, None
     try:
-        vector = engine.embed_query(query)
+        vector, tokens = engine.read_query(query)
     except ProviderError as error:
         # By words meanwhile, and said so; but what finds nothing then is no answer.
         problem = error
     with _turns:
-        asked = _prepare(principal, query, vector, where, wanted.top_k, wanted.show_expired)
+        states_key = engine.states_key if tokens is not None else ""
+        asked = _prepare(principal, query, where, wanted, states_key)
+        asked = replace(asked, vector=vector, tokens=tokens, model_key=engine.model_key)
         ranked = _ranked(index, asked, wanted.threshold)
         hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
     if problem is not None and not hits:
@@ -170,19 +177,15 @@ def _check(query: str, top_k: int, threshold: float) -> None:
 
 
 def _prepare(
-    principal: Principal,
-    query: str,
-    vector: Vector | None,
-    where: Node,
-    top_k: int,
-    show_expired: bool,
+    principal: Principal, query: str, where: Node, wanted: _Wanted, states_key: str
 ) -> _Query:
-    rows = queries.visible(principal, where, show_expired=show_expired)
-    statuses = queries.shown_statuses(principal, where)
+    """All but what the models make of the query. With a `states_key`, candidates come with their
+    token states."""
+    rows = queries.visible(principal, where, show_expired=wanted.show_expired)
     asked = AllOf(
         (
             Condition("project", "in", (str(principal.project.id),)),
-            Condition("review_status", "in", statuses),
+            _of_status(queries.shown_statuses(principal, where)),
             queries.limit_of(principal),
             where,
         )
@@ -194,32 +197,45 @@ def _prepare(
         # that is so wide that a larger pool holds enough of what matches.
         ids = list(rows.values_list("id", flat=True)[: RESOLVED_IDS + 1])
         ids = None if len(ids) > RESOLVED_IDS else ids
-    pool = max(POOL, 2 * top_k) * (1 if exact or ids is not None else 20)
+    pool = max(POOL, 2 * wanted.top_k) * (1 if exact or ids is not None else 20)
     now = timezone.now()
-    cutoff = None if show_expired else now.timestamp()
+    cutoff = None if wanted.show_expired else now.timestamp()
     interval = named_interval(query, now)
-    reader = CandidateReader(rows)
-    return _Query(query, vector, rows, reader, pushed, ids, cutoff, pool, interval)
+    reader = CandidateReader(rows, states_key)
+    return _Query(query, None, None, "", rows, reader, pushed, ids, cutoff, pool, interval)
+
+
+def _of_status(shown: Sequence[str]) -> Node:
+    """One of these, in as few values as can say it: the index looks at each."""
+    hidden = tuple(status for status in ReviewStatus.values if status not in shown)
+    if len(hidden) < len(shown):
+        return Not(Condition("review_status", "in", hidden))
+    return Condition("review_status", "in", tuple(shown))
 
 
 def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]:
     """Candidates by meaning, by words and by date, with their neighbours, gated and ranked."""
     pool = _pool(index, asked)
-    candidates = [c for c in pool.values() if c.is_candidate]
+    members = list(pool.values())
+    candidates = [c for c in members if c.is_candidate]
     coverage = _coverage(index, asked.text, candidates)
+    scores, late = base_scores(members, coverage), None
+    if asked.tokens is not None:
+        late = late_scores(asked.tokens, members, scores)
+        scores = base_scores(members, coverage, late)
     passing = _passing(index, asked, candidates, threshold)
-    passing |= _admit_neighbours(pool, passing, coverage)
-    ranked = rank(list(pool.values()), coverage=coverage, interval=asked.interval)
+    passing |= _admit_neighbours(pool, passing, scores)
+    ranked = rank(members, coverage=coverage, interval=asked.interval, late=late)
     return [r for r in ranked if r.candidate.id in passing]
 
 
-def _pool(index: VectorIndex, asked: _Query) -> dict[UUID, Candidate]:
+def _pool(index: VectorIndex, asked: _Query) -> dict[Key, Candidate]:
     """The nearest by meaning, the best by words, and what is of the day or month that the query
     names, all re-checked in SQL; and, as lenders of their scores, the turns around them."""
     limits: dict[str, Any] = {"limit": asked.pool, "where": asked.where, "now": asked.now}
     limits["ids"] = asked.ids
-    dense = dict(index.search(asked.vector, **limits)) if asked.vector is not None else {}
-    lexical = dict(index.search_text(asked.text, **limits))
+    dense = _by_key(index.search(asked.vector, **limits)) if asked.vector is not None else {}
+    lexical = _by_key(index.search_text(asked.text, **limits))
     pool = asked.reader.candidates(dense.keys() | lexical.keys() | _dated(asked))
     for id_, bm25 in lexical.items():
         if id_ in pool:
@@ -228,20 +244,24 @@ def _pool(index: VectorIndex, asked: _Query) -> dict[UUID, Candidate]:
     pool |= asked.reader.lenders(around - pool.keys())
     if asked.vector is not None and (unnamed := pool.keys() - dense.keys()):
         # Whom the search by meaning did not name has a cosine all the same.
-        few = len(unnamed)
-        dense |= dict(index.search(asked.vector, limit=few, where=EVERYTHING, ids=unnamed))
+        dense |= asked.reader.cosines(unnamed, asked.vector, asked.model_key)
     for id_, candidate in pool.items():
         candidate.cosine = dense.get(id_, 0.0)
     return pool
 
 
-def _dated(asked: _Query) -> set[UUID]:
+def _by_key(hits: Hits) -> dict[Key, float]:
+    return {id_.hex: score for id_, score in hits}
+
+
+def _dated(asked: _Query) -> set[Key]:
     """Memories of the time that the query names, unless that is too long to tell them apart."""
     if asked.interval is None or (asked.interval[1] - asked.interval[0]).days > DATED_DAYS:
         return set()
     start, end = (datetime.combine(day, time.min, tzinfo=UTC) for day in asked.interval)
     rows = asked.rows.filter(created_at__gte=start, created_at__lt=end + timedelta(days=1))
-    return set(rows.order_by("created_at").values_list("id", flat=True)[:POOL])
+    found = rows.order_by("created_at").values_list("id", flat=True)[:POOL]
+    return {id_.hex for id_ in found}
 
 
 def _coverage(index: VectorIndex, query: str, candidates: Iterable[Candidate]) -> float:
@@ -255,7 +275,7 @@ def _coverage(index: VectorIndex, query: str, candidates: Iterable[Candidate]) -
 
 def _passing(
     index: VectorIndex, asked: _Query, candidates: Iterable[Candidate], threshold: float
-) -> set[UUID]:
+) -> set[Key]:
     """Who passes the threshold: by cosine, by holding half of the query's content words, or by
     being of the day that the query names."""
     words = index.words(asked.text)
@@ -275,11 +295,10 @@ def _passing(
 
 
 def _admit_neighbours(
-    pool: dict[UUID, Candidate], passing: set[UUID], coverage: float
-) -> set[UUID]:
+    pool: dict[Key, Candidate], passing: set[Key], scores: Mapping[Key, float]
+) -> set[Key]:
     """The turns around the best answers are answers too, though their own words need not match:
     a follow-up is understood from what was said before. Only what the filter lets through."""
-    scores = base_scores(list(pool.values()), coverage)
     best = sorted((pool[i] for i in passing), key=lambda c: -scores[c.id])[:NEIGHBOURS_OF_BEST]
     near = {i for c in best for i in (c.previous, c.next) if i is not None and i in pool}
     admitted = {id_ for id_ in near if pool[id_].may_answer}
@@ -308,9 +327,10 @@ def _cut(
 
 def _hydrate(reader: CandidateReader, ranked: Sequence[tuple[Ranked, float | None]]) -> list[Hit]:
     """The rows of the answer, read once more through the caller's predicate."""
-    found = reader.memories([r.candidate.id for r, _ in ranked])
+    found = reader.memories([UUID(hex=r.candidate.id) for r, _ in ranked])
+    by_key = {id_.hex: memory for id_, memory in found.items()}
     return [
-        Hit(found[r.candidate.id], r.score, r.terms, rerank)
+        Hit(by_key[r.candidate.id], r.score, r.terms, rerank)
         for r, rerank in ranked
-        if r.candidate.id in found
+        if r.candidate.id in by_key
     ]

@@ -1,55 +1,64 @@
 """The states of a text's tokens, compressed: what late interaction compares one by one.
 
-As stored (`pack`): a float32 scale, then n little-endian uint16 (the vocabulary ids of the n word
-pieces), then n · 64 int8 (a unit vector for each piece, divided by the scale and rounded).
+As stored (`pack`): for each word piece 66 bytes, its id in the vocabulary as little-endian uint16
+and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254. What lies outside of
+−0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number does.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 DIMS: Final = 64
-_HEAD: Final = 4
-_PER_PIECE: Final = 2 + DIMS
+_STEPS: Final = 254
+_RECORD: Final = 2 + DIMS
+
+Pieces = NDArray[np.uint16]
+States = NDArray[np.float32]
 
 
 class TokenStates(NamedTuple):
-    """The word pieces of one text: vocabulary ids, uint16 [n]; and their states, int8 [n, 64],
-    unit vectors once multiplied by `scale`."""
+    """The word pieces of one text: vocabulary ids, uint16 [n]; and a unit vector, or nearly, for
+    each, float32 [n, 64]."""
 
-    pieces: NDArray[np.uint16]
-    codes: NDArray[np.int8]
-    scale: float
+    pieces: Pieces
+    vectors: States
 
 
-@dataclass(frozen=True, slots=True)
-class QueryTokens:
+class QueryTokens(NamedTuple):
     """The word pieces of a query that say something, no stop words: ids, uint16 [q]; unit vectors,
     float32 [q, 64]; and for each the word of the query that it is of."""
 
-    pieces: NDArray[np.uint16]
-    vectors: NDArray[np.float32]
+    pieces: Pieces
+    vectors: States
     words: tuple[str, ...]
 
 
-def compress(pieces: NDArray[np.uint16], vectors: NDArray[np.float32]) -> TokenStates:
-    """Unit vectors, float32 [n, 64], as int8 with one scale for all of them."""
-    scale = float(np.abs(vectors).max(initial=1e-6)) / 127
-    return TokenStates(pieces, np.rint(vectors / np.float32(scale)).astype(np.int8), scale)
-
-
 def pack(states: TokenStates) -> bytes:
-    """As the database keeps them: 4 + 66 · n bytes."""
-    head: bytes = np.float32(states.scale).astype("<f4").tobytes()
-    return head + states.pieces.astype("<u2").tobytes() + states.codes.tobytes()
+    """As the database keeps them: 66 · n bytes."""
+    records = np.empty((len(states.pieces), _RECORD), np.uint8)
+    records[:, :2] = states.pieces.astype("<u2")[:, None].view(np.uint8)
+    codes = np.clip(np.rint(states.vectors * _STEPS), -127, 127).astype(np.int8)
+    records[:, 2:] = codes.view(np.uint8)
+    return records.tobytes()
 
 
 def unpack(data: bytes | memoryview) -> TokenStates:
-    """The reverse of `pack`, without copying."""
-    count = (len(data) - _HEAD) // _PER_PIECE
-    scale = float(np.frombuffer(data, "<f4", 1)[0])
-    pieces = np.frombuffer(data, "<u2", count, _HEAD)
-    codes = np.frombuffer(data, np.int8, count * DIMS, _HEAD + 2 * count)
-    return TokenStates(pieces, codes.reshape(count, DIMS), scale)
+    """The reverse of `pack`."""
+    records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
+    pieces: Pieces = np.ascontiguousarray(records[:, :2]).view("<u2")[:, 0]
+    vectors: States = records[:, 2:].view(np.int8).astype(np.float32)
+    vectors *= np.float32(1 / _STEPS)
+    return TokenStates(pieces, vectors)
+
+
+def unpack_all(kept: Sequence[bytes]) -> tuple[Pieces, States, NDArray[np.intp]]:
+    """Many at once, none of them empty: the pieces of all, one after the other, and where each
+    begins."""
+    lengths = [len(data) // _RECORD for data in kept]
+    starts = np.zeros(len(kept), np.intp)
+    np.cumsum(lengths[:-1], out=starts[1:])
+    pieces, vectors = unpack(b"".join(kept))
+    return pieces, vectors, starts

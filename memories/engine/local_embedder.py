@@ -17,7 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from memories.engine.local_model import DIMS, MAX_TOKENS, MODEL_KEY, prepared_model
 from memories.engine.token_reader import STATES_KEY, Projection, pieces_that_count
 from memories.records import Reading, Vector
-from memories.token_states import QueryTokens, compress
+from memories.token_states import QueryTokens, TokenStates
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ class LocalEmbedder:
         vector, states = self._run(encoding)
         # The first and the last piece stand for the beginning and the end.
         pieces = np.array(encoding.ids[1:-1], np.uint16)
-        return Reading(vector, compress(pieces, self._project(states[1:-1])))
+        return Reading(vector, TokenStates(pieces, self._project(states[1:-1])))
 
     def _run(self, encoding: Encoding) -> tuple[Vector, NDArray[np.float32]]:
         vectors, states = self._session.run(["embedding", "token_states"], _input(encoding))

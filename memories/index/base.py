@@ -21,6 +21,8 @@ class Point:
 
 
 Hits = list[tuple[UUID, float]]
+# As UUIDs, or as their 32 hexadecimal digits.
+Ids = Collection[UUID] | Collection[str]
 
 
 class VectorIndex(Protocol):
@@ -45,7 +47,7 @@ class VectorIndex(Protocol):
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Collection[UUID] | None = None,
+        ids: Ids | None = None,
     ) -> Hits:
         """The `limit` nearest by cosine similarity (−1..1), best first."""
 
@@ -56,7 +58,7 @@ class VectorIndex(Protocol):
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Collection[UUID] | None = None,
+        ids: Ids | None = None,
     ) -> Hits:
         """The `limit` best by BM25 (unbounded, > 0), best first."""
 

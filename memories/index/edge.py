@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -13,12 +14,21 @@ import qdrant_edge as edge
 from mem0dash.errors import IndexUnavailableError
 from memories.filters import Node
 from memories.index import fields
-from memories.index.base import Hits, Point
+from memories.index.base import Hits, Ids, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, translated
 from memories.records import Vector
 
 DENSE: Final = ""
+_RESCORED: Final = edge.SearchParams(
+    quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
+)
 _SCAN_PAGE: Final = 5000
+# Of so many points on, the filter is first tried on the nearest of all, on so many times what is
+# needed; where that is not enough, not again for a while, and this is known of so many filters.
+_MANY: Final = 30_000
+_SPARE: Final = 2
+_NARROW_SECONDS: Final = 60.0
+_MOST_FILTERS: Final = 1000
 
 
 class _Filters:
@@ -32,7 +42,7 @@ class _Filters:
     def up_to(self, field: str, value: float) -> Any:
         return edge.FieldCondition(field, range=edge.RangeFloat(lte=value))
 
-    def has_id(self, ids: Collection[UUID]) -> Any:
+    def has_id(self, ids: Ids) -> Any:
         return edge.HasIdCondition(set(ids))
 
     def group(self, *, must: Any = None, should: Any = None, must_not: Any = None) -> Any:
@@ -49,6 +59,7 @@ class EdgeIndex:
         """Opens the index in `path`, or makes it; IndexUnavailableError when it is in use."""
         self.path, self.dims = path, dims
         self._words = fields.Words()
+        self._narrow: dict[Node, float] = {}
         self._let_go = self._hold(path)
         try:
             if (path / "edge_config.json").exists():
@@ -77,7 +88,15 @@ class EdgeIndex:
     def _create(path: Path, dims: int) -> Any:
         sparse = {LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)}
         if dims:
-            dense = edge.EdgeVectorParams(size=dims, distance=edge.Distance.Cosine)
+            # A first look at four bits a number, then at the vectors of twice as many as are asked
+            # for: a fifth of the time (100,000 of 384 dimensions: 1.3 ms instead of 6.7), and 99.7
+            # of the hundred nearest, of random vectors, which are harder than those of texts.
+            coarse = edge.TurboQuantQuantizationConfig(
+                bits=edge.TurboQuantBitSize.Bits4, always_ram=True
+            )
+            dense = edge.EdgeVectorParams(
+                size=dims, distance=edge.Distance.Cosine, quantization_config=coarse
+            )
             config = edge.EdgeConfig(vectors=dense, sparse_vectors=sparse)
         else:
             config = edge.EdgeConfig(sparse_vectors=sparse)
@@ -114,10 +133,30 @@ class EdgeIndex:
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Collection[UUID] | None = None,
+        ids: Ids | None = None,
     ) -> Hits:
         nearest = edge.Query.Nearest(vector.tolist(), None)
+        if ids is None and (found := self._wide(nearest, limit, where, now)) is not None:
+            return found
         return self._query(nearest, limit, where, now, ids)
+
+    def _wide(self, nearest: Any, limit: int, where: Node, now: float | None) -> Hits | None:
+        """The same where the filter lets most of many points through: first the nearest of all,
+        and then the filter on these alone. To check it on every point takes five times as long as
+        to find the nearest. None when the filter was lately found not to be that wide."""
+        if self._shard.info().points_count < _MANY:
+            return None
+        if time.monotonic() - self._narrow.get(where, float("-inf")) < _NARROW_SECONDS:
+            return None
+        of_all = edge.QueryRequest(query=nearest, limit=limit * _SPARE, params=_RESCORED)
+        known = {hit.id for hit in self._shard.query(of_all)}
+        found = self._query(nearest, limit, where, now, known)
+        if len(found) == limit:
+            return found
+        if len(self._narrow) >= _MOST_FILTERS:
+            self._narrow.clear()
+        self._narrow[where] = time.monotonic()
+        return None
 
     @translated()
     def search_text(
@@ -127,7 +166,7 @@ class EdgeIndex:
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Collection[UUID] | None = None,
+        ids: Ids | None = None,
     ) -> Hits:
         sparse = self._words.query(query)
         if not sparse.indices:
@@ -140,10 +179,12 @@ class EdgeIndex:
         limit: int,
         where: Node,
         now: float | None,
-        ids: Collection[UUID] | None,
+        ids: Ids | None,
     ) -> Hits:
         chosen = fields.chosen(_FILTERS, where, now, ids)
-        request = edge.QueryRequest(query=query, limit=limit, filter=chosen, with_payload=False)
+        request = edge.QueryRequest(
+            query=query, limit=limit, filter=chosen, with_payload=False, params=_RESCORED
+        )
         # Every id is a UUID, for it went in as one; to say so costs more than the search itself.
         return cast("Hits", [(hit.id, hit.score) for hit in self._shard.query(request)])
 

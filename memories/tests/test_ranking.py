@@ -1,6 +1,5 @@
 """Ranking: what each term of the formula does to the order, and which dates a query names."""
 
-import uuid
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
@@ -11,9 +10,13 @@ from memories.ranking import Candidate, base_scores, closeness, named_interval, 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 
 
+def key(name: int) -> str:
+    return f"{name:032x}"
+
+
 def candidate(name: int, cosine: float = 0.5, **fields) -> Candidate:
     fields = {"text": f"memory {name}", "created_at": NOON, **fields}
-    return Candidate(id=uuid.UUID(int=name), cosine=cosine, **fields)
+    return Candidate(id=key(name), cosine=cosine, **fields)
 
 
 def turns(count: int, session: str, start: int = 1, **fields) -> list[Candidate]:
@@ -25,7 +28,7 @@ def turns(count: int, session: str, start: int = 1, **fields) -> list[Candidate]
 
 
 def order(*pool: Candidate, coverage: float = 1.0, **options) -> list[int]:
-    return [r.candidate.id.int for r in rank(list(pool), coverage=coverage, **options)]
+    return [int(r.candidate.id, 16) for r in rank(list(pool), coverage=coverage, **options)]
 
 
 # --- The terms -----------------------------------------------------------------------------------
@@ -52,22 +55,22 @@ def test_only_the_proportion_of_word_scores_matters():
 
 def test_a_good_neighbour_lifts_a_turn_on_either_side():
     for side in ("previous", "next"):
-        lifted = candidate(2, 0.3, session="a", **{side: uuid.UUID(int=3)})
+        lifted = candidate(2, 0.3, session="a", **{side: key(3)})
         lonely = candidate(1, 0.3, session="b")
         lender = candidate(3, 0.9, session="c", is_candidate=False)
         assert order(lonely, lifted, lender) == [2, 1]
 
 
 def test_the_better_of_two_neighbours_counts():
-    a = candidate(1, 0.3, session="a", previous=uuid.UUID(int=8), next=uuid.UUID(int=9))
-    b = candidate(2, 0.3, session="a", previous=uuid.UUID(int=8), next=uuid.UUID(int=8))
+    a = candidate(1, 0.3, session="a", previous=key(8), next=key(9))
+    b = candidate(2, 0.3, session="a", previous=key(8), next=key(8))
     bad = candidate(8, 0.1, session="b", is_candidate=False)
     good = candidate(9, 0.8, session="b", is_candidate=False)
     assert order(b, a, bad, good) == [1, 2]
 
 
 def test_a_neighbour_outside_of_the_pool_lends_nothing():
-    a = candidate(1, 0.3, session="a", previous=uuid.UUID(int=99))
+    a = candidate(1, 0.3, session="a", previous=key(99))
     [ranked] = rank([a], coverage=1.0)
     assert ranked.terms["neighbour"] == 0
 
@@ -84,7 +87,7 @@ def test_only_the_best_turns_of_a_conversation_count_for_it():
     best = [0.9, 0.9, 0.9]
     short = [candidate(10 + n, c, session="short") for n, c in enumerate([*best, 0.3])]
     long = [candidate(20 + n, c, session="long") for n, c in enumerate([*best, 0.3, *[0.0] * 9])]
-    by_id = {r.candidate.id.int: r for r in rank([*short, *long], coverage=1.0)}
+    by_id = {int(r.candidate.id, 16): r for r in rank([*short, *long], coverage=1.0)}
     assert by_id[13].terms["session"] == pytest.approx(by_id[23].terms["session"])
 
 
