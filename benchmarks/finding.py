@@ -1,4 +1,5 @@
-"""How well memories are found: the ranker against meaning alone and words alone.
+"""How well memories are found: the ranker, the same without late interaction, and meaning and words
+alone.
 
     python -m benchmarks.finding [--one-user]
 
@@ -26,6 +27,7 @@ from memories.tests import finding  # noqa: E402
 
 RANKERS: dict[str, finding.Ranker] = {
     "ranker": finding.full,
+    "first step": finding.first_step,
     "meaning": finding.dense_only,
     "words": finding.lexical_only,
 }

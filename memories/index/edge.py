@@ -149,7 +149,7 @@ class EdgeIndex:
         if time.monotonic() - self._narrow.get(where, float("-inf")) < _NARROW_SECONDS:
             return None
         of_all = edge.QueryRequest(query=nearest, limit=limit * _SPARE, params=_RESCORED)
-        known = {hit.id for hit in self._shard.query(of_all)}
+        known = cast("set[UUID]", {hit.id for hit in self._shard.query(of_all)})
         found = self._query(nearest, limit, where, now, known)
         if len(found) == limit:
             return found

@@ -13,6 +13,7 @@ from memories import adding, runtime, search
 from memories.filters import Condition
 
 DATA = Path(__file__).parent / "data" / "finding.json"
+LANGUAGES = DATA.with_name("languages.json")
 DEPTH = 10
 
 Answer = list[UUID]
@@ -34,7 +35,16 @@ def load(principal: Principal, *, one_user: bool = False) -> list[Question]:
 
     `one_user` puts everybody's memories under one user: a harder pool.
     """
-    data = json.loads(DATA.read_text(encoding="utf-8"))
+    return stored(principal, json.loads(DATA.read_text(encoding="utf-8")), one_user=one_user)
+
+
+def load_languages(principal: Principal) -> list[Question]:
+    """The same with the set in other languages; the kind of a question is its language."""
+    return stored(principal, json.loads(LANGUAGES.read_text(encoding="utf-8")))
+
+
+def stored(principal: Principal, data: dict[str, Any], *, one_user: bool = False) -> list[Question]:
+    """The same with a set that was read."""
     ids: dict[str, UUID] = {}
 
     def user_of(name: str) -> str:
@@ -75,6 +85,16 @@ def full(principal: Principal, user: str, query: str) -> Answer:
     where = Condition("user_id", "eq", user)
     found = search.search_memories(principal, query, where=where, top_k=DEPTH)
     return [hit.memory.id for hit in found.hits]
+
+
+def first_step(principal: Principal, user: str, query: str) -> Answer:
+    """The product's own ranking without late interaction."""
+    engine = runtime.current().engine
+    reader, engine.reader = engine.reader, None
+    try:
+        return full(principal, user, query)
+    finally:
+        engine.reader = reader
 
 
 def dense_only(principal: Principal, user: str, query: str) -> Answer:
