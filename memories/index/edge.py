@@ -12,7 +12,7 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from mem0dash.errors import IndexUnavailableError
-from memories.filters import Node
+from memories.filters import EVERYTHING, Node
 from memories.index import fields
 from memories.index.base import Hits, Ids, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, translated
@@ -136,7 +136,8 @@ class EdgeIndex:
         ids: Ids | None = None,
     ) -> Hits:
         nearest = edge.Query.Nearest(vector.tolist(), None)
-        if ids is None and (found := self._wide(nearest, limit, where, now)) is not None:
+        filters = ids is None and (where != EVERYTHING or now is not None)
+        if filters and (found := self._wide(nearest, limit, where, now)) is not None:
             return found
         return self._query(nearest, limit, where, now, ids)
 
