@@ -105,6 +105,10 @@ class LocalEmbedder:
             if word is not None
         ]
 
+    def states(self, text: str) -> NDArray[np.float32]:
+        """The last layer's states of a text's word pieces as they are, [n, 384]."""
+        return self._run(self._encoded(text)[0])[1][1:-1]
+
     def _embed_one(self, text: str) -> Vector:
         vector: Vector = self._session.run(["embedding"], _input(self._encoded(text)[0]))[0][0]
         return vector
