@@ -17,6 +17,9 @@ from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES
 
 # mem0 reads both when it is first imported: no telemetry, no files in the home directory.
 os.environ["MEM0_TELEMETRY"] = "False"
+# numpy reads it when it is first imported: with threads of its own for each small product, it takes
+# twice the CPU to read the tokens of a text, and the server's threads use the cores already.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.text("MEM0DASH_DATA_DIR", str(BASE_DIR / "data"))).expanduser().resolve()

@@ -127,7 +127,9 @@ def work(
     at it, or when the passage was cancelled.
     """
     with leases.held(LEASE, LEASE_SECONDS) as lease:
-        engine = runtime.engine_of(configuration.opened(job.config))
+        # Token states are the local model's, whatever makes the vectors: they are there already.
+        wanted = replace(configuration.opened(job.config), late_interaction=False)
+        engine = runtime.engine_of(wanted)
         while not stop.is_set():
             found = 0
             for rows in _lacking(job.model_key):

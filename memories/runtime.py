@@ -3,10 +3,12 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+from uuid import UUID
 
 from django.db import Error as AnyDatabaseError
 from django.utils import timezone
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 SETTLE_SECONDS: Final = 20.0
 # An embedder whose dimensions could not be asked at the start is asked again this often.
 ASK_AGAIN_SECONDS: Final = 30.0
+# Of more memories than this that wait for their token states, the sweep finds the oldest.
+MOST_UNREAD: Final = 10_000
+ModelState = Literal["ready", "loading", "missing"]
 
 
 class Runtime:
@@ -48,6 +53,8 @@ class Runtime:
         self.settled_at: datetime | None = None
         self._settled_at = self._asked_at = time.monotonic()
         self._reader_failed = False
+        # What this process stored and the local model has not read yet.
+        self._unread: deque[UUID] = deque(maxlen=MOST_UNREAD)
         self._changing = threading.Lock()
 
     @property
@@ -67,6 +74,9 @@ class Runtime:
     def apply(self, memories: list[Memory]) -> None:
         """Shows the index what was just committed. Never fails the caller: the rows are stored,
         and the drain loop tries again."""
+        engine = self.engine
+        if engine.wants_reader and engine.reader is not engine.embedder:
+            self._unread.extend(memory.id for memory in memories)
         if self.indexer is None or not memories:
             return
         try:
@@ -122,11 +132,30 @@ class Runtime:
         """Loads the model that reads token states, where it is not the embedder: no search and no
         add waits for that."""
         engine = self.engine
-        if engine.wants_reader and engine.reader is None and not self._reader_failed:
-            # What is not prepared, or damaged, stays so until the next start.
-            self._reader_failed = True
-            engine.reader = open_reader()
-            self._reader_failed = engine.reader is None
+        if self.reader_state == "loading":
+            try:
+                engine.reader = open_reader()
+            finally:
+                # What is not prepared, or damaged, stays so until the next start.
+                self._reader_failed = engine.reader is None
+
+    @property
+    def reader_state(self) -> ModelState:
+        """Whether token states can be read, where they are wanted."""
+        engine = self.engine
+        if engine.reader is not None:
+            return "ready"
+        # Without a choice the local model is the embedder: it was there at the start, or not.
+        missing = engine.chosen is None or self._reader_failed
+        return "missing" if missing or not engine.wants_reader else "loading"
+
+    def take_unread(self, limit: int) -> list[UUID]:
+        """At most `limit` ids of what this process stored without token states, the oldest
+        first. One thread may ask."""
+        taken: list[UUID] = []
+        while self._unread and len(taken) < limit:
+            taken.append(self._unread.popleft())
+        return taken
 
     def close(self) -> None:
         """Lets go of the index."""

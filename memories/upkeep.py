@@ -15,7 +15,7 @@ from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
 from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
-from memories import bulk_work, ingest, leases, purge, reembedding, vectors
+from memories import bulk_work, ingest, leases, purge, reembedding, token_work, vectors
 from memories.engine.opening import LateLlm
 from memories.leases import Held
 from memories.runtime import Runtime
@@ -26,6 +26,9 @@ DRAIN_SECONDS: Final = 1.0
 CLAIMS_SECONDS: Final = 30.0
 PURGE_SECONDS: Final = 600.0
 EMBED_SECONDS: Final = 600.0
+STATES_SECONDS: Final = 600.0
+# After a look for missing token states that failed, or that another process was at.
+STATES_AGAIN_SECONDS: Final = 10.0
 RECONCILE_SECONDS: Final = 3600.0
 # All workers renew it, as one holder: the web processes see that there is a worker.
 WORKERS: Final = "workers"
@@ -35,8 +38,9 @@ BULK_LEASE_SECONDS: Final = 60.0
 
 
 class Upkeep:
-    """The background work of a process: a thread for what is quick, one for what takes long, and
-    one for the bulk changes that people wait for."""
+    """The background work of a process: a thread for what is quick, one for what takes long, one
+    for the bulk changes that people wait for, and one for token states, which new memories are to
+    have within seconds while others are embedded for hours."""
 
     def __init__(self, runtime: Runtime, *, is_worker: bool = False) -> None:
         self.runtime = runtime
@@ -49,7 +53,12 @@ class Upkeep:
 
     def start(self) -> None:
         """Starts the background threads."""
-        threads = {"upkeep": self._quick, "slow-upkeep": self._slow, "bulk": self._bulk}
+        threads = {
+            "upkeep": self._quick,
+            "slow-upkeep": self._slow,
+            "bulk": self._bulk,
+            "states": self._states,
+        }
         for name, work in threads.items():
             thread = threading.Thread(target=work, name=f"mem0dash-{name}", daemon=True)
             thread.start()
@@ -178,6 +187,35 @@ class Upkeep:
         elif leases.acquire(bulk_work.LEASE, BULK_LEASE_SECONDS):
             with leases.held(bulk_work.LEASE, BULK_LEASE_SECONDS) as lease:
                 bulk_work.work(self.runtime.apply, _WhileHeld(self._stop, lease))
+
+    # --- Token states ----------------------------------------------------------------------------
+    def _states(self) -> None:
+        while not self._stop.is_set():
+            self._guarded(self._states_round)
+            self._stop.wait(DRAIN_SECONDS)
+        connection.close()
+
+    def _states_round(self) -> None:
+        self.runtime.prepare_reader()
+        if self.runtime.engine.reader is not None:
+            token_work.make_noted(self.runtime)
+            if self._on_duty():
+                self._sweep_states()
+
+    def _sweep_states(self) -> None:
+        """Looks for memories that lack their states: at once after the start and after a change of
+        the configuration, and then now and then."""
+        name = f"states {self.runtime.version}"
+        if not self._due(name, STATES_SECONDS):
+            return
+        again = STATES_AGAIN_SECONDS
+        try:
+            # A command may be at it as well, so the only server takes the lease too.
+            with leases.held(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
+                token_work.make_missing(self.runtime, _WhileHeld(self._stop, lease))
+            again = STATES_SECONDS
+        finally:
+            self._last[name] = time.monotonic() + again - STATES_SECONDS
 
     # --- When and by whom ------------------------------------------------------------------------
     def _first(self, name: str) -> bool:

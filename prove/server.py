@@ -30,6 +30,7 @@ _SETTINGS: Final = frozenset(
         "ENCRYPTION_KEY",
         "HOST",
         "JWT_SECRET",
+        "LATE_INTERACTION",
         "LOG_LEVEL",
         "OWNER_EMAIL",
         "OWNER_NAME",

@@ -21,7 +21,15 @@ from apikeys.models import ApiKey
 from mem0dash.management import copying
 from mem0dash.management.copying import CopyError
 from memories.index.edge import EdgeIndex
-from memories.models import AddInput, IndexState, Lease, Memory, MemoryVector, Revision
+from memories.models import (
+    AddInput,
+    IndexState,
+    Lease,
+    Memory,
+    MemoryTokens,
+    MemoryVector,
+    Revision,
+)
 from prove.postgres import HOW_TO_GET, Cluster, binaries
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -193,6 +201,15 @@ def test_the_copy_can_be_worked_with(kind: str, request: Any, tmp_path: Path) ->
     vector = MemoryVector.objects.using("b").first()
     assert vector is not None
     assert np.array_equal(np.frombuffer(vector.data, np.uint8), np.arange(256))
+    # A memory brings its token states: they need not be made again.
+    states = MemoryTokens.objects.using("b").values_list("memory_id", "states_key", "data")
+    before = MemoryTokens.objects.using("a").values_list("memory_id", "states_key", "data")
+    assert {(id_, key, bytes(data)) for id_, key, data in states} == {
+        (id_, key, bytes(data)) for id_, key, data in before
+    }
+    assert {id_ for id_, _, _ in states} == set(
+        Memory.objects.using("b").values_list("id", flat=True)
+    )
 
 
 def test_a_large_table_goes_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

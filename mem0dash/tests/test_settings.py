@@ -37,6 +37,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "PORT is blank": ({"PORT": " "}, "PORT"),
     "THREADS is none": ({"THREADS": "0"}, "THREADS"),
     "THREADS is a fraction": ({"THREADS": "1.5"}, "THREADS"),
+    "LATE_INTERACTION is neither": ({"LATE_INTERACTION": "maybe"}, "LATE_INTERACTION"),
     "AUTH_DISABLED is neither": ({"AUTH_DISABLED": "maybe"}, "AUTH_DISABLED"),
     "ADMIN_API_KEY is short": ({"ADMIN_API_KEY": "secret"}, "ADMIN_API_KEY"),
     "MEM0_API_KEY is short": ({"MEM0_API_KEY": "secret"}, "MEM0_API_KEY"),

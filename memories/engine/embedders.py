@@ -1,6 +1,5 @@
 """What turns text into vectors: the interface, and the embedder this installation has."""
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,8 +8,6 @@ from typing import Final, Generic, Protocol, TypeVar
 from django.conf import settings
 
 from memories.records import Vector
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -26,13 +23,10 @@ class Embedder(Protocol):
 
 
 def load_embedder() -> Embedder | None:
-    """The local embedding model, or None when it was not prepared: then search is by words."""
+    """The local embedding model, or None when it was not prepared."""
     from memories.engine.local_embedder import LocalEmbedder
 
-    embedder = LocalEmbedder.load(settings.MODEL_DIR)
-    if embedder is None:
-        logger.warning("no embedding model is prepared: search is by words, not by meaning")
-    return embedder
+    return LocalEmbedder.load(settings.MODEL_DIR)
 
 
 class Recent(Generic[T]):

@@ -89,8 +89,10 @@ def open_embedder(choice: Choice | None, dims: int) -> Embedder | None:
     """The embedder, None for none: the local model, or a provider's whose dimensions are known and
     that can be set up."""
     if choice is None:
-        load: Callable[[], Embedder | None] = import_string(settings.EMBEDDER_LOADER)
-        return load()
+        local = _load_local()
+        if local is None:
+            logger.warning("no embedding model is prepared: search is by words, not by meaning")
+        return local
     if not dims:
         return None
     try:
@@ -116,6 +118,8 @@ def open_engine(
     made = Engine(None, open_llm(llm, fallback_llm), chosen=embedder, wants_reader=late_interaction)
     if former is not None and former.embedder and former.chosen == embedder:
         made.embedder, made.calls = former.embedder, former.calls
+    elif former is not None and former.reader is not None and embedder is None:
+        made.embedder = former.reader
     else:
         made.embedder = open_embedder(embedder, dims)
     if late_interaction:
@@ -131,4 +135,12 @@ def as_reader(embedder: Embedder | None) -> "TokenReader | None":
 def open_reader() -> "TokenReader | None":
     """The local model, to read token states beside another embedder; None when it was not prepared.
     Takes a fifth of a second."""
-    return as_reader(open_embedder(None, 0))
+    local = _load_local()
+    if local is None:
+        logger.warning("no embedding model is prepared: there is no late interaction")
+    return as_reader(local)
+
+
+def _load_local() -> Embedder | None:
+    load: Callable[[], Embedder | None] = import_string(settings.EMBEDDER_LOADER)
+    return load()
