@@ -21,24 +21,21 @@ _IDS: Final = {
     "postgresql": "unnest(%s::text[]::uuid[]) AS wanted(value) JOIN",
 }
 _WANTED: Final = "{ids} memories_memory ON memories_memory.id = wanted.value"
-_VECTORS: Final = """
-SELECT {key}, v.data FROM {ids} memories_memoryvector AS v ON v.memory_id = wanted.value
- AND v.model_key = %s AND v.dims = %s"""
+_KEPT: Final = """
+SELECT {key}, kept.data FROM {ids} {table} AS kept ON kept.memory_id = wanted.value AND {of}"""
 # An id as Key; a UUID of PostgreSQL's would be made into one of Python's first.
 _KEY: Final = {"sqlite": "{}", "postgresql": "encode(uuid_send({}), 'hex')"}
-# As text, for Django would read it by a regular expression.
-_INSTANT: Final = {"sqlite": "{} || ''", "postgresql": "{}"}
+# As text, with its zone: what Django and psycopg read instants with takes several times as long.
+_INSTANT: Final = {"sqlite": "{} || '+00:00'", "postgresql": "{}::text"}
+# IS TRUE keeps a planner without statistics from going through all memories of the project.
 _TURN: Final = """
 CASE WHEN memories_memory.session <> '' THEN (
   SELECT {key} FROM memories_memory n
   WHERE n.session = memories_memory.session AND NOT (n.session = '')
-    AND n.project_id = memories_memory.project_id AND n.deleted_at IS NULL
+    AND (n.project_id = memories_memory.project_id) IS TRUE AND n.deleted_at IS NULL
     AND (n.created_at, n.seq, n.id)
       {than} (memories_memory.created_at, memories_memory.seq, memories_memory.id)
   ORDER BY n.created_at {order}, n.seq {order}, n.id {order} LIMIT 1) END"""
-_TOKENS: Final = """
-(SELECT t.data FROM memories_memorytokens t
- WHERE t.memory_id = memories_memory.id AND t.states_key = %s)"""
 
 
 class CandidateReader:
@@ -47,8 +44,7 @@ class CandidateReader:
     By hand, since the ORM can neither put the ids first nor join the turn before and after.
     """
 
-    def __init__(self, rows: QuerySet[Memory], states_key: str = "") -> None:
-        """With a `states_key`, the candidates come with their token states of it."""
+    def __init__(self, rows: QuerySet[Memory]) -> None:
         query = rows.query.chain()
         compiler = query.get_compiler(connection=connection)
         try:
@@ -65,15 +61,13 @@ class CandidateReader:
             "memories_memory.session",
             _TURN.format(key=turn, than="<", order="DESC"),
             _TURN.format(key=turn, than=">", order="ASC"),
-            _TOKENS if states_key else "NULL",
         )
         self._columns = ", ".join(columns)
-        self._states_key = [states_key] if states_key else []
 
     def candidates(self, ids: Collection[Key]) -> dict[Key, Candidate]:
         """Those of `ids` that the predicate lets through."""
         sql = f"SELECT {self._columns}, 1 FROM {self._wanted} WHERE {self._where}"
-        return self._read(sql, ids, [*self._states_key, _parameter(ids), *self._params])
+        return self._read(sql, ids, [_parameter(ids), *self._params])
 
     def lenders(self, ids: Collection[Key]) -> dict[Key, Candidate]:
         """All live ones of `ids`, as neighbours that lend their score whatever their own status:
@@ -83,7 +77,7 @@ class CandidateReader:
             f"SELECT {self._columns}, CASE WHEN {self._where} THEN 1 ELSE 0 END "
             f"FROM {self._wanted} WHERE memories_memory.deleted_at IS NULL"
         )
-        found = self._read(sql, ids, [*self._states_key, *self._params, _parameter(ids)])
+        found = self._read(sql, ids, [*self._params, _parameter(ids)])
         for candidate in found.values():
             candidate.is_candidate = False
         return found
@@ -92,19 +86,18 @@ class CandidateReader:
     def cosines(ids: Collection[Key], vector: Vector, model_key: str) -> dict[Key, float]:
         """How near the vectors of `ids` are to a unit vector of the model (−1..1); those without
         one of it are left out. From the table: the index would be asked once more."""
-        if not ids:
+        of = "kept.model_key = %s AND kept.dims = %s"
+        found = _kept("memories_memoryvector", ids, of, [model_key, len(vector)])
+        if not found:
             return {}
-        vendor = connection.vendor
-        key = _KEY[vendor].format("v.memory_id")
-        sql = _VECTORS.format(key=key, ids=_IDS[vendor])
-        with connection.cursor() as cursor:
-            cursor.execute(sql, [_parameter(ids), model_key, len(vector)])
-            rows = cursor.fetchall()
-        if not rows:
-            return {}
-        kept = np.frombuffer(b"".join(data for _, data in rows), "<f4").reshape(len(rows), -1)
+        kept = np.frombuffer(b"".join(found.values()), "<f4").reshape(len(found), -1)
         nearness: list[float] = (kept @ vector).tolist()
-        return dict(zip((id_ for id_, _ in rows), nearness, strict=True))
+        return dict(zip(found, nearness, strict=True))
+
+    @staticmethod
+    def tokens(ids: Collection[Key], states_key: str) -> dict[Key, bytes]:
+        """The packed token states of `ids`; those without any of this key are left out."""
+        return _kept("memories_memorytokens", ids, "kept.states_key = %s", [states_key])
 
     def memories(self, ids: Collection[UUID]) -> dict[UUID, Memory]:
         """Whole rows, through the predicate once more."""
@@ -123,7 +116,7 @@ class CandidateReader:
         at = _INSTANT[connection.vendor].format("memories_memory.updated_at")
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT {key}, {at} FROM {self._wanted}", [_parameter(ids)])
-            return {id_: _instant(at) for id_, at in cursor.fetchall()}
+            return {id_: datetime.fromisoformat(at) for id_, at in cursor.fetchall()}
 
     @staticmethod
     def _read(sql: str, ids: Collection[Key], parameters: list[Any]) -> dict[Key, Candidate]:
@@ -136,14 +129,13 @@ class CandidateReader:
             id_: Candidate(
                 id=id_,
                 text=text,
-                created_at=_instant(created_at),
+                created_at=datetime.fromisoformat(created_at),
                 session=session,
                 previous=previous,
                 next=following,
-                tokens=tokens or b"",
                 may_answer=bool(may_answer),
             )
-            for id_, text, created_at, session, previous, following, tokens, may_answer in rows
+            for id_, text, created_at, session, previous, following, may_answer in rows
         }
 
 
@@ -152,7 +144,22 @@ def _parameter(ids: Collection[Key]) -> Any:
     return list(ids) if connection.vendor == "postgresql" else orjson.dumps(list(ids)).decode()
 
 
-def _instant(value: Any) -> datetime:
-    """SQLite gives instants as text without their zone, which is UTC."""
-    instant: datetime = datetime.fromisoformat(f"{value}+00:00") if type(value) is str else value
-    return instant
+def _kept(table: str, ids: Collection[Key], of: str, parameters: list[Any]) -> dict[Key, bytes]:
+    """What a table beside the memories keeps of `ids`, in one statement."""
+    if not ids:
+        return {}
+    vendor = connection.vendor
+    key = _KEY[vendor].format("kept.memory_id")
+    sql = _KEPT.format(key=key, ids=_IDS[vendor], table=table, of=of)
+    wanted = [_parameter(ids), *parameters]
+    if vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute(sql, wanted)
+            return dict(cursor.fetchall())
+    # By a cursor that gives bytes as they are: Django's gets them as hexadecimal text.
+    from psycopg import Cursor
+
+    connection.ensure_connection()
+    with connection.wrap_database_errors, Cursor(connection.connection) as raw:
+        raw.execute(sql, wanted, binary=True)
+        return dict(raw.fetchall())

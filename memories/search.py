@@ -90,9 +90,6 @@ class _Query:
     """One search as the steps below need it."""
 
     text: str
-    vector: Vector | None
-    tokens: QueryTokens | None
-    model_key: str
     rows: QuerySet[Memory]
     reader: CandidateReader
     where: Node
@@ -100,6 +97,11 @@ class _Query:
     now: float | None
     pool: int
     interval: Interval | None
+    # What the models make of it; and which ones, for what is kept of the memories.
+    vector: Vector | None = None
+    tokens: QueryTokens | None = None
+    model_key: str = ""
+    states_key: str = ""
 
 
 def search_memories(
@@ -151,9 +153,14 @@ def _search(
         # By words meanwhile, and said so; but what finds nothing then is no answer.
         problem = error
     with _turns:
-        states_key = engine.states_key if tokens is not None else ""
-        asked = _prepare(principal, query, where, wanted, states_key)
-        asked = replace(asked, vector=vector, tokens=tokens, model_key=engine.model_key)
+        asked = _prepare(principal, query, where, wanted)
+        asked = replace(
+            asked,
+            vector=vector,
+            tokens=tokens,
+            model_key=engine.model_key,
+            states_key=engine.states_key,
+        )
         ranked = _ranked(index, asked, wanted.threshold)
         hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
     if problem is not None and not hits:
@@ -176,11 +183,8 @@ def _check(query: str, top_k: int, threshold: float) -> None:
         raise InvalidInputError(f"Invalid top_k: {top_k}. Must be a non-negative integer.")
 
 
-def _prepare(
-    principal: Principal, query: str, where: Node, wanted: _Wanted, states_key: str
-) -> _Query:
-    """All but what the models make of the query. With a `states_key`, candidates come with their
-    token states."""
+def _prepare(principal: Principal, query: str, where: Node, wanted: _Wanted) -> _Query:
+    """All but what the models make of the query."""
     rows = queries.visible(principal, where, show_expired=wanted.show_expired)
     asked = AllOf(
         (
@@ -201,8 +205,8 @@ def _prepare(
     now = timezone.now()
     cutoff = None if wanted.show_expired else now.timestamp()
     interval = named_interval(query, now)
-    reader = CandidateReader(rows, states_key)
-    return _Query(query, None, None, "", rows, reader, pushed, ids, cutoff, pool, interval)
+    reader = CandidateReader(rows)
+    return _Query(query, rows, reader, pushed, ids, cutoff, pool, interval)
 
 
 def _of_status(shown: Sequence[str]) -> Node:
@@ -221,6 +225,8 @@ def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]
     coverage = _coverage(index, asked.text, candidates)
     scores, late = base_scores(members, coverage), None
     if asked.tokens is not None:
+        for id_, states in asked.reader.tokens(pool, asked.states_key).items():
+            pool[id_].tokens = states
         late = late_scores(asked.tokens, members, scores)
         scores = base_scores(members, coverage, late)
     passing = _passing(index, asked, candidates, threshold)
