@@ -15,13 +15,15 @@ from mem0dash.principal import Principal, Scope
 @dataclass(frozen=True, slots=True)
 class Link:
     """A page in the rail: its route, its words, its icon, the scope without which it is not
-    shown, and the routes of the pages that one gets to from there."""
+    shown, the routes of the pages that one gets to from there, and whether it is the instance
+    owner's alone."""
 
     route: str
     label: str
     icon: str
     scope: Scope = Scope.READ
     below: tuple[str, ...] = ()
+    is_owners: bool = False
 
 
 _OF_MEMORIES: Final = (
@@ -45,6 +47,19 @@ NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
             Link("memories:entities", "Entities", "users", below=("memories:entity-delete",)),
             Link("memories:activity", "Activity", "clock"),
             Link("requests-page", "Requests", "activity", Scope.ADMIN),
+        ),
+    ),
+    (
+        "Server",
+        (
+            Link(
+                "dashboard:settings",
+                "Settings",
+                "settings",
+                Scope.ADMIN,
+                below=("dashboard:late-interaction-remove",),
+                is_owners=True,
+            ),
         ),
     ),
 )
@@ -71,7 +86,8 @@ def shell(request: HttpRequest) -> dict[str, Any]:
 def _navigation(request: HttpRequest, principal: Principal) -> list[dict[str, Any]]:
     groups = []
     for title, links in NAVIGATION:
-        shown = [_shown(link, request) for link in links if link.scope in principal.scopes]
+        may = [link for link in links if link.scope in principal.scopes]
+        shown = [_shown(link, request) for link in may if principal.is_owner or not link.is_owners]
         if shown:
             groups.append({"title": title, "links": shown})
     return groups

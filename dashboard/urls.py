@@ -2,10 +2,17 @@
 
 from django.urls import path
 
-from dashboard import views
+from dashboard import settings_page, views
 
 app_name = "dashboard"
 urlpatterns = [
     path("dashboard", views.overview, name="overview"),
     path("dashboard/theme", views.theme, name="theme"),
+    path("dashboard/settings", settings_page.settings_page, name="settings"),
+    path("dashboard/settings/late-interaction", settings_page.switch, name="late-interaction"),
+    path(
+        "dashboard/settings/late-interaction/remove",
+        settings_page.remove,
+        name="late-interaction-remove",
+    ),
 ]

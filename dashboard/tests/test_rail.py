@@ -40,6 +40,7 @@ def marked(answer: Any) -> list[tuple[str, str]]:
         ("/dashboard/operations", "/dashboard/memories", "true"),
         (ENTITY, "/dashboard/entities", "true"),
         ("/dashboard/activity", "/dashboard/activity", "page"),
+        ("/dashboard/settings", "/dashboard/settings", "page"),
     ],
 )
 def test_one_page_is_marked(browser: Client, owner: Any, path: str, link: str, how: str) -> None:

@@ -93,6 +93,14 @@ TABLE: dict[tuple[str, str], Right] = {
     ("operation-undo", "POST"): Right(PAGE, "/dashboard/operations/{id}/undo", {}, ok=302),
     ("operation-cancel", "POST"): Right(PAGE, "/dashboard/operations/{id}/cancel", {}, ok=302),
     ("theme", "POST"): Right(PAGE, "/dashboard/theme", {"theme": "dark"}, ok=302),
+    ("settings", "GET"): Right(PAGE, "/dashboard/settings", ok=302),
+    ("late-interaction", "POST"): Right(PAGE, "/dashboard/settings/late-interaction", {}, ok=302),
+    **{
+        ("late-interaction-remove", method): Right(
+            PAGE, "/dashboard/settings/late-interaction/remove", {}, ok=302
+        )
+        for method in ("GET", "POST")
+    },
     ("activity", "GET"): Right(PAGE, "/dashboard/activity", ok=302),
     ("activity-export", "GET"): Right(PAGE, "/dashboard/activity/export", ok=302),
     ("requests-page", "GET"): Right(PAGE, "/dashboard/requests", ok=302),

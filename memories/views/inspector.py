@@ -22,7 +22,7 @@ from memories import queries, reviewing, services
 from memories.forms import written
 from memories.models import ENTITY_FIELDS, Confidence, Memory, ReviewStatus, Revision
 from memories.selection import Selection
-from memories.views import listing, words
+from memories.views import listing, marks, words
 from memories.views.place import Place
 from memories.word_diff import Part, difference
 
@@ -75,9 +75,12 @@ def inspected(
         return context | {"detail": None}
     memory = detail.memory
     scopes = request.principal.scopes
+    marked = marks.of(place.selection, [memory]).get(memory.id, ())
     return context | {
         "detail": detail,
         "memory": memory,
+        "text": marks.html(memory.text, marked),
+        "answered": marks.legend(place.selection, memory.text, marked),
         "facts": _facts(memory),
         "status": words.value_word("review_status", memory.review_status),
         "state": words.STATES[memory.review_status],

@@ -8,15 +8,18 @@ from urllib.parse import urlencode
 
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.safestring import SafeString
 
 from memories import browse as reads
 from memories.browse import Page
 from memories.models import Memory
 from memories.selection import Selection
-from memories.views import words
+from memories.views import marks, words
 from memories.views.place import Place
 
 SHOWN_LABELS: Final = 4
+# Two lines are less; more of them only make the page larger.
+SHOWN_LETTERS: Final = 400
 FORMATS: Final = {
     "json": ("JSON", "one document"),
     "jsonl": ("JSON Lines", "one memory a line"),
@@ -26,9 +29,11 @@ FORMATS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A memory as the list shows it. `labels` are (text, class of the state or "")."""
+    """A memory as the list shows it: `text` cut and marked, `labels` are (text, class of the state
+    or "")."""
 
     memory: Memory
+    text: SafeString
     url: str
     is_open: bool
     labels: list[tuple[str, str]]
@@ -68,12 +73,15 @@ class Pages:
 
 
 def rows(found: Page, place: Place) -> list[Row]:
+    found_by_meaning = found.rows if found.mode == "meaning" else []
+    marked = marks.of(place.selection, found_by_meaning)
     shown = []
     for memory in found.rows:
         every = _labels(memory)
         shown.append(
             Row(
                 memory=memory,
+                text=marks.html(memory.text, marked.get(memory.id, ()), at_most=SHOWN_LETTERS),
                 url=place.url(memory_id=memory.id),
                 is_open=memory.id == place.memory_id,
                 labels=every[:SHOWN_LABELS],
