@@ -157,9 +157,11 @@ def _kept(table: str, ids: Collection[Key], of: str, parameters: list[Any]) -> d
             cursor.execute(sql, wanted)
             return dict(cursor.fetchall())
     # By a cursor that gives bytes as they are: Django's gets them as hexadecimal text.
-    from psycopg import Cursor
+    from django.db.backends.postgresql.base import ServerBindingCursor
 
     connection.ensure_connection()
-    with connection.wrap_database_errors, Cursor(connection.connection) as raw:
+    with connection.wrap_database_errors:
+        open_cursor: Any = ServerBindingCursor  # which is psycopg's, but its stub does not say so
+        raw = open_cursor(connection.connection)
         raw.execute(sql, wanted, binary=True)
         return dict(raw.fetchall())
