@@ -23,10 +23,12 @@ _RESCORED: Final = edge.SearchParams(
     quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
 )
 _SCAN_PAGE: Final = 5000
-# Of so many points on, the filter is first tried on the nearest of all, on so many times what is
-# needed; where that is not enough, not again for a while, and this is known of so many filters.
+# Of so many points on, the filter is first tried on the nearest of all: on so many times what is
+# needed, by the share of them that passed last. Where that is too small a share, not again for a
+# while. So many filters are remembered.
 _MANY: Final = 30_000
-_SPARE: Final = 2
+_SPARE: Final = 1.25
+_WIDE: Final = 0.4
 _NARROW_SECONDS: Final = 60.0
 _MOST_FILTERS: Final = 1000
 
@@ -59,7 +61,7 @@ class EdgeIndex:
         """Opens the index in `path`, or makes it; IndexUnavailableError when it is in use."""
         self.path, self.dims = path, dims
         self._words = fields.Words()
-        self._narrow: dict[Node, float] = {}
+        self._shares: dict[Node, tuple[float, float]] = {}
         self._let_go = self._hold(path)
         try:
             if (path / "edge_config.json").exists():
@@ -144,20 +146,20 @@ class EdgeIndex:
     def _wide(self, nearest: Any, limit: int, where: Node, now: float | None) -> Hits | None:
         """The same where the filter lets most of many points through: first the nearest of all,
         and then the filter on these alone. To check it on every point takes five times as long as
-        to find the nearest. None when the filter was lately found not to be that wide."""
+        to find the nearest. None when too few of them pass, as it was seen lately."""
         if self._shard.info().points_count < _MANY:
             return None
-        if time.monotonic() - self._narrow.get(where, float("-inf")) < _NARROW_SECONDS:
+        seen_at, share = self._shares.get(where, (0.0, 1.0))
+        if share < _WIDE and time.monotonic() - seen_at < _NARROW_SECONDS:
             return None
-        of_all = edge.QueryRequest(query=nearest, limit=limit * _SPARE, params=_RESCORED)
+        more = int(limit * _SPARE / max(share, _WIDE)) + 1
+        of_all = edge.QueryRequest(query=nearest, limit=more, params=_RESCORED)
         known = cast("set[UUID]", {hit.id for hit in self._shard.query(of_all)})
-        found = self._query(nearest, limit, where, now, known)
-        if len(found) == limit:
-            return found
-        if len(self._narrow) >= _MOST_FILTERS:
-            self._narrow.clear()
-        self._narrow[where] = time.monotonic()
-        return None
+        found = self._query(nearest, more, where, now, known)
+        if len(self._shares) >= _MOST_FILTERS:
+            self._shares.clear()
+        self._shares[where] = time.monotonic(), len(found) / len(known)
+        return found[:limit] if len(found) >= limit else None
 
     @translated()
     def search_text(
