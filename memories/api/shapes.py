@@ -80,6 +80,8 @@ def hit_shape(hit: Hit, *, threshold: float, explain: bool) -> dict[str, Any]:
             "session_score": terms["session"],
             "question_penalty": terms["question"],
             "date_score": terms["date"],
+            # null where late interaction had no part.
+            "late_score": terms.get("late"),
         }
     return shape
 

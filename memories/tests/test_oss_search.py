@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from memories import runtime, token_work
 from memories.models import Memory
+from memories.tests.token_words import WordReader, with_reader
 
 NO_ID = (
     "filters must contain at least one of: user_id, agent_id, run_id. "
@@ -118,6 +120,22 @@ def test_explain_tells_how_the_score_came_about(api: Any) -> None:
     ]
     assert details["final_score"] == hit["score"]
     assert details["threshold"] == 0.2
+
+
+def test_explain_tells_the_part_of_late_interaction(api: Any, engine: runtime.Runtime) -> None:
+    for text in ("green tea", "tea", "coffee", "black coffee", "a boat", "the river"):
+        api.add(text)
+    [*_, last] = api.search("green tea", explain=True)
+    assert last["score_details"]["late_score"] is None
+    with_reader(engine, WordReader())
+    token_work.make_missing(engine, gentle=False)
+    best, *others = api.search("green tea", explain=True)
+    assert best["memory"] == "green tea"
+    assert best["score_details"]["late_score"] > others[-1]["score_details"]["late_score"]
+    details = best["score_details"]
+    terms = ("semantic_score", "bm25_score", "late_score", "neighbour_score", "session_score")
+    terms += ("question_penalty", "date_score")
+    assert sum(details[name] for name in terms) == pytest.approx(details["raw_score"])
 
 
 def test_an_id_must_be_named_somewhere(api: Any) -> None:
