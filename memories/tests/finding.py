@@ -38,6 +38,14 @@ def load(principal: Principal, *, one_user: bool = False) -> list[Question]:
     return stored(principal, json.loads(DATA.read_text(encoding="utf-8")), one_user=one_user)
 
 
+def texts() -> list[str]:
+    """Every turn and fact of the set."""
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    turns = [t for sessions in data["users"].values() for s in sessions for t in s["turns"]]
+    facts = [fact for some in data["facts"].values() for fact in some]
+    return [one["text"] for one in turns + facts]
+
+
 def load_languages(principal: Principal) -> list[Question]:
     """The same with the set in other languages; the kind of a question is its language."""
     return stored(principal, json.loads(LANGUAGES.read_text(encoding="utf-8")))
