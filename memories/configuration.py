@@ -17,7 +17,7 @@ from mem0dash.outbound import check_provider_url
 from memories.engine import choices
 from memories.engine.catalogue import ADDRESSES, LOCAL, NONE, PROVIDERS, SECRETS, Choice, Kind
 from memories.engine.choices import AZURE, NESTED
-from memories.models import EngineConfig
+from memories.server_state import EngineConfig
 
 REDACTED: Final = "[redacted]"
 SEALED: Final = "$encrypted"

@@ -23,8 +23,9 @@ from memories import leases, records, runtime
 from memories.demo_set import sample_adds
 from memories.engine.engine import Engine
 from memories.index.opening import open_indexer
-from memories.models import AddInput, IndexState, Memory, MemoryTokens, MemoryVector, Revision
+from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
 from memories.records import Reading
+from memories.server_state import IndexState
 from memories.vectors import EMBED_BATCH
 
 # The request id that its history and its inputs carry: with a space in it, which none has that came

@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError
-from memories.models import Lease
+from memories.server_state import Lease
 
 SECONDS: Final = 30.0
 # Building a new generation of the index.

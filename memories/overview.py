@@ -17,8 +17,9 @@ from memories.engine import hints
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.index import rows
-from memories.models import ENTITY_FIELDS, AddInput, IndexState, Reembedding, ReviewStatus
+from memories.models import ENTITY_FIELDS, AddInput, ReviewStatus
 from memories.queries import reachable
+from memories.server_state import IndexState, Reembedding
 
 SHOWN_FAILURES: Final = 5
 LONG_SECONDS: Final = 0.25

@@ -20,7 +20,7 @@ from memories.engine import catalogue, choices, failures, hints, listing, remote
 from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Kind
 from memories.engine.choices import shown
 from memories.engine.engine import Engine
-from memories.models import Reembedding
+from memories.server_state import Reembedding
 
 logger = logging.getLogger(__name__)
 

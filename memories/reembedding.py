@@ -16,8 +16,9 @@ from memories import configuration, leases, providers, runtime, vectors
 from memories.configuration import Configuration
 from memories.engine import failures
 from memories.engine.engine import Engine
-from memories.models import IndexState, Memory, MemoryVector, Reembedding
+from memories.models import Memory, MemoryVector
 from memories.runtime import Runtime
+from memories.server_state import IndexState, Reembedding
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,8 @@ from memories.engine.opening import open_engine, open_reader
 from memories.index.base import VectorIndex
 from memories.index.indexer import UNSETTLED, Indexer
 from memories.index.opening import open_indexer
-from memories.models import IndexState, Memory, MemoryVector
+from memories.models import Memory, MemoryVector
+from memories.server_state import IndexState
 
 logger = logging.getLogger(__name__)
 

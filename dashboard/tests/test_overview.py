@@ -19,7 +19,8 @@ from memories import overview as told
 from memories import runtime
 from memories.engine.catalogue import Choice
 from memories.engine.engine import Engine
-from memories.models import AddInput, IndexState, Memory, Reembedding
+from memories.models import AddInput, Memory
+from memories.server_state import IndexState, Reembedding
 from operations.models import RequestLog
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'

@@ -12,7 +12,8 @@ from accounts.models import Account, Role
 from mem0dash.errors import ConflictError
 from memories import configuration, late_interaction, runtime
 from memories.late_interaction import Status
-from memories.models import EngineConfig, MemoryTokens
+from memories.models import MemoryTokens
+from memories.server_state import EngineConfig
 from memories.tests.actions import add
 from memories.tests.pages import HTMX, addresses, signed_in, text_of
 from memories.tests.reading import local_model, reading_engine

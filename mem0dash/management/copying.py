@@ -23,7 +23,8 @@ from django.db.models.sql import InsertQuery
 from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
 from memories import fulltext
-from memories.models import IndexState, Lease, Memory
+from memories.models import Memory
+from memories.server_state import IndexState, Lease
 
 ROOMS: Final = ("accounts", "apikeys", "operations", "memories")
 # Who of the running processes does what: they are not running.

@@ -19,7 +19,8 @@ from memories.index import rows
 from memories.index.base import VectorIndex
 from memories.index.compare import Differences, differences
 from memories.index.rows import BATCH, expiry_second
-from memories.models import IndexState, Memory
+from memories.models import Memory
+from memories.server_state import IndexState
 
 __all__ = ["UNSETTLED", "Indexer", "expiry_second"]
 

@@ -24,7 +24,8 @@ from memories.index.indexer import Building, Indexer, Model, Progress, by_rev, s
 from memories.index.qdrant import Collections
 from memories.index.rows import BATCH
 from memories.leases import Held
-from memories.models import IndexState, Lease, Memory, MemoryVector, Revision
+from memories.models import Memory, MemoryVector, Revision
+from memories.server_state import IndexState, Lease
 
 logger = logging.getLogger(__name__)
 

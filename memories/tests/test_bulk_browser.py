@@ -24,7 +24,8 @@ MANY = """
 from datetime import timedelta
 from django.utils import timezone
 from accounts.models import Project
-from memories.models import IndexState, Memory, MemoryVector
+from memories.models import Memory, MemoryVector
+from memories.server_state import IndexState
 import numpy as np
 project, state, now = Project.objects.get(), IndexState.objects.get(), timezone.now()
 rows = [Memory(project=project, text=f"Reading {n} of the boiler", text_fold=f"reading {n}",

@@ -11,7 +11,8 @@ from mem0dash.errors import ConflictError
 from memories import runtime
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex
-from memories.models import IndexState, Memory, MemoryVector, Revision
+from memories.models import Memory, MemoryVector, Revision
+from memories.server_state import IndexState
 
 
 def command(name: str, *arguments: str, **options: Any) -> str:

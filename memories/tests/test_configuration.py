@@ -20,7 +20,7 @@ from mem0dash.errors import InvalidInputError
 from memories import configuration
 from memories.configuration import ChangedMeanwhileError, Configuration, merged
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Choice
-from memories.models import EngineConfig
+from memories.server_state import EngineConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "sk-a-distinctive-key-0815"

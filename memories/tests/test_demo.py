@@ -19,7 +19,6 @@ from memories.management.commands import demo as command_module
 from memories.models import (
     AddInput,
     Confidence,
-    IndexState,
     IngestClaim,
     Memory,
     MemoryVector,
@@ -27,6 +26,7 @@ from memories.models import (
     Revision,
     SessionMessage,
 )
+from memories.server_state import IndexState
 from memories.tests.actions import add, pending, said, settled
 from memories.tests.providing import use_embedder
 

@@ -24,7 +24,8 @@ from memories import (
 from memories.configuration import ChangedMeanwhileError
 from memories.engine import local_model
 from memories.late_interaction import Status
-from memories.models import EngineConfig, IndexState, Lease, Memory, MemoryTokens
+from memories.models import Memory, MemoryTokens
+from memories.server_state import EngineConfig, IndexState, Lease
 from memories.tests.actions import add
 from memories.tests.providing import llm_at
 from memories.tests.token_words import (

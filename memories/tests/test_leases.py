@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from mem0dash.errors import ConflictError
 from memories import leases
-from memories.models import Lease
+from memories.server_state import Lease
 
 pytestmark = pytest.mark.django_db
 

@@ -14,7 +14,8 @@ from memories import configuration, providers, runtime, services
 from memories.engine import catalogue
 from memories.engine.catalogue import Choice
 from memories.engine.engine import Engine
-from memories.models import AddInput, EngineConfig, IndexState, Memory, MemoryVector, Reembedding
+from memories.models import AddInput, Memory, MemoryVector
+from memories.server_state import EngineConfig, IndexState, Reembedding
 from memories.tests.provider import Provider
 
 KEY = "sk-a-distinctive-key-0815"

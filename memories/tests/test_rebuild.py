@@ -13,8 +13,9 @@ from memories import runtime, services
 from memories.filters import EVERYTHING, Condition
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
-from memories.models import IndexState, Memory
+from memories.models import Memory
 from memories.search import search_memories
+from memories.server_state import IndexState
 from memories.tests.actions import add, meant, pending, said, settled
 
 

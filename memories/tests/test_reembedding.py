@@ -9,7 +9,8 @@ from django.core.management import call_command
 from accounts.models import InstanceState
 from mem0dash.errors import ConflictError, InvalidInputError, PermissionDeniedError, ProviderError
 from memories import adding, configuration, leases, reembedding, runtime, search, services, vectors
-from memories.models import EngineConfig, IndexState, Memory, MemoryVector, Reembedding
+from memories.models import Memory, MemoryVector
+from memories.server_state import EngineConfig, IndexState, Reembedding
 from memories.tests.provider import Provider
 
 OLD = "test/words-1"

@@ -14,8 +14,9 @@ from memories import services, vectors
 from memories.filters import EVERYTHING
 from memories.index import qdrant, shared
 from memories.index.shared import SharedIndexer
-from memories.models import IndexState, Lease, Memory, MemoryVector
+from memories.models import Memory, MemoryVector
 from memories.search import search_memories
+from memories.server_state import IndexState, Lease
 from memories.tests.actions import add, meant, pending, said
 
 

@@ -13,7 +13,8 @@ from memories import leases, services
 from memories.filters import EVERYTHING
 from memories.index import shared
 from memories.index.shared import SharedIndexer
-from memories.models import IndexState, Lease, Memory, MemoryVector
+from memories.models import Memory, MemoryVector
+from memories.server_state import IndexState, Lease
 from memories.tests.actions import add, meant, pending, said
 
 OTHER = ("test/other-1", 8)

@@ -10,7 +10,8 @@ from django.db import connection
 from django.utils import timezone
 
 from memories import leases, runtime, search, services, token_work, upkeep
-from memories.models import Lease, Memory, MemoryTokens
+from memories.models import Memory, MemoryTokens
+from memories.server_state import Lease
 from memories.tests.actions import add
 from memories.tests.providing import at_once
 from memories.tests.token_words import (

@@ -13,7 +13,8 @@ from django.utils import timezone
 from mem0dash.errors import ConflictError, IndexUnavailableError
 from memories import ingest, leases, purge, upkeep
 from memories.index.opening import open_indexer
-from memories.models import AddInput, IndexState, IngestClaim, Lease, Memory, MemoryVector
+from memories.models import AddInput, IngestClaim, Memory, MemoryVector
+from memories.server_state import IndexState, Lease
 from memories.tests.actions import add, pending, said, settled
 from memories.upkeep import WORKERS, Upkeep
 

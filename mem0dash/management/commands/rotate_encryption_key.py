@@ -8,7 +8,7 @@ from django.db import models, transaction
 from accounts.models import InstanceState
 from mem0dash import crypto
 from memories.configuration import SEALED
-from memories.models import EngineConfig, Reembedding
+from memories.server_state import EngineConfig, Reembedding
 
 # Every column that crypto.encrypt's tokens are stored in: a token, or JSON with tokens in it. Named
 # one by one, for JSON that callers send could hold what looks like a secret.

@@ -12,7 +12,7 @@ from mem0dash.errors import ConflictError, IndexUnavailableError
 from memories.index.indexer import Indexer
 from memories.index.opening import open_indexer
 from memories.index.rows import pending
-from memories.models import IndexState
+from memories.server_state import IndexState
 
 SHOWN = 10
 

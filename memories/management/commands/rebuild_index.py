@@ -8,7 +8,8 @@ from django.utils import timezone
 
 from mem0dash.errors import ConflictError, IndexUnavailableError
 from memories import runtime, vectors
-from memories.models import IndexState, Memory
+from memories.models import Memory
+from memories.server_state import IndexState
 
 WAIT_SECONDS = 3600
 

@@ -11,7 +11,7 @@ from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError,
 from memories import reembedding, runtime
 from memories.engine.catalogue import PROVIDERS
 from memories.management.commands import secret_from
-from memories.models import Reembedding
+from memories.server_state import Reembedding
 
 WATCH_SECONDS: Final = 1.0
 
