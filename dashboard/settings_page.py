@@ -14,6 +14,8 @@ from memories import late_interaction
 from memories.late_interaction import Status
 
 MANY: Final = 100_000
+# A request is not to take longer: of a million memories, the rest is removed by another one.
+REMOVAL_SECONDS: Final = 10.0
 # The word of the model's state, and its colour.
 _MODEL = {"ready": ("Ready", "ok"), "loading": ("Loading", "info"), "missing": ("Missing", "warn")}
 
@@ -63,12 +65,14 @@ def remove(request: PageRequest) -> HttpResponse:
             return redirect("dashboard:settings")
         return render(request, "dashboard/late_interaction_remove.html", _told(status))
     try:
-        count = late_interaction.drop(request.principal)
+        count = late_interaction.drop(request.principal, seconds=REMOVAL_SECONDS)
     except ConflictError as error:
         messages.error(request, error.message)
     else:
         what = "1 memory" if count == 1 else f"{number(count)} memories"
-        messages.success(request, f"Removed what was kept of {what}.")
+        left = late_interaction.status(request.principal).kept
+        more = f" {number(left)} are left: remove again." if left else ""
+        messages.success(request, f"Removed what was kept of {what}.{more}")
     return redirect("dashboard:settings")
 
 

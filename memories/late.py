@@ -6,25 +6,39 @@ the turns next to it · 0.8 and of those after the next · 0.6; `late` is the we
 docs/finding.md has the figures.
 """
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memories.ranking import Candidate, Key
-from memories.token_states import QueryTokens, unpack_all
+from memories.token_states import QueryTokens, piece_count, unpack_all
 
 NEXT: Final = 0.8
 AFTER_NEXT: Final = 0.6
-# Of a pool in which fewer memories than this, or than this share, have token states, nothing can be
-# said about the others.
+# Compared are the best of the pool by the first step, and the first pieces of the query: a pool may
+# have a hundred thousand members, and a query a page of text.
+MOST: Final = 1000
+MOST_PIECES: Final = 64
+# Where fewer memories than this, or than this share of them, have token states, nothing can be said
+# about the others.
 ENOUGH: Final = 5
 ENOUGH_OF: Final = 0.2
-# A piece that all memories of the pool hold counts this much, and not nothing.
-LEAST_WEIGHT: Final = 0.01
+# So many pieces are unpacked at a time: 13 MB.
+AT_ONCE: Final = 50_000
 
 Scores = NDArray[np.float32]
+
+
+def worth_comparing(
+    pool: Sequence[Candidate], first_step: Mapping[Key, float]
+) -> Sequence[Candidate]:
+    """Those whose token states `late_scores` is to have."""
+    if len(pool) <= MOST:
+        return pool
+    return heapq.nlargest(MOST, pool, key=lambda candidate: first_step[candidate.id])
 
 
 def late_scores(
@@ -37,7 +51,7 @@ def late_scores(
     any conversation gets what the turns around bring to the others, on average.
     """
     held = [c for c in pool if c.tokens]
-    if len(held) < max(ENOUGH, ENOUGH_OF * len(pool)):
+    if len(held) < max(ENOUGH, ENOUGH_OF * min(len(pool), MOST)):
         return None
     best, weights = _best(query, held)
     own = best @ weights
@@ -54,12 +68,28 @@ def late_scores(
 def _best(query: QueryTokens, held: Sequence[Candidate]) -> tuple[Scores, Scores]:
     """The best cosine of each memory for each piece of the query, [m, q]; and the pieces' weights,
     which add up to one, [q]: log((m + 1) / (n + 0.5)) where n of the m memories hold the piece."""
-    pieces, vectors, starts = unpack_all([c.tokens for c in held])
-    best = np.maximum.reduceat(vectors @ query.vectors.T, starts, axis=0)
-    holds = np.logical_or.reduceat(pieces[:, None] == query.pieces, starts, axis=0)
-    rare = np.log((len(held) + 1) / (holds.sum(axis=0) + 0.5))
-    weights = np.maximum(rare, LEAST_WEIGHT).astype(np.float32)
+    asked, towards = query.pieces[:MOST_PIECES], query.vectors[:MOST_PIECES].T
+    best = np.empty((len(held), len(asked)), np.float32)
+    holders = np.zeros(len(asked), np.intp)
+    for place, some in _portions(held):
+        pieces, vectors, starts = unpack_all([c.tokens for c in some])
+        near = np.maximum.reduceat(vectors @ towards, starts, axis=0)
+        best[place : place + len(some)] = near
+        holders += np.logical_or.reduceat(pieces[:, None] == asked, starts, axis=0).sum(axis=0)
+    weights = np.log((len(held) + 1) / (holders + 0.5)).astype(np.float32)
     return best, weights / weights.sum()
+
+
+def _portions(held: Sequence[Candidate]) -> Iterator[tuple[int, Sequence[Candidate]]]:
+    """The memories in portions of so many pieces, or a little more, each with its place."""
+    first = pieces = 0
+    for place, candidate in enumerate(held):
+        pieces += piece_count(candidate.tokens)
+        if pieces >= AT_ONCE:
+            yield first, held[first : place + 1]
+            first, pieces = place + 1, 0
+    if first < len(held):
+        yield first, held[first:]
 
 
 def _with_turns_around(best: Scores, held: Sequence[Candidate]) -> Scores:

@@ -1,6 +1,8 @@
 """Late interaction as people set it: on or off, how far its token states are, and their removal."""
 
 import logging
+import math
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -91,19 +93,20 @@ def _use(principal: Principal, wanted: Configuration) -> None:
         running.use(runtime.engine_of(wanted, running.engine, ask=False), commit)
 
 
-def drop(principal: Principal) -> int:
-    """Removes all kept token states, a portion at a time; how many. The instance owner's;
-    ConflictError while they are in use."""
+def drop(principal: Principal, *, seconds: float = math.inf) -> int:
+    """Removes the kept token states, a portion at a time, as many as can be in about so many
+    seconds; how many. The instance owner's; ConflictError while they are in use."""
     principal.require_instance(LATE_INTERACTION)
-    total = 0
-    while True:
+    total, started = 0, time.monotonic()
+    while time.monotonic() - started < seconds:
         # Each time, for somebody may switch it on meanwhile, and then they are wanted again.
         if configuration.current().late_interaction:
             raise ConflictError("Late interaction is on: switch it off before removing its data.")
         some = token_work.drop_some()
         if not some:
-            return total
+            break
         total += some
+    return total
 
 
 def _running() -> Runtime | None:

@@ -50,14 +50,14 @@ def marked(query: str, memories: Sequence[Memory]) -> dict[UUID, tuple[Mark, ...
     means no marks: what was found is shown without them. Asks no provider; one statement.
     """
     try:
-        reader = runtime.current().engine.reader
+        engine = runtime.current().engine
     except IndexUnavailableError:
         return {}
+    reader = engine.reader
     if reader is None or not memories or not query.strip():
         return {}
     try:
-        # Not through the engine, which would ask a provider's embedder for a vector as well.
-        _, tokens = reader.read_query(query)
+        tokens = engine.query_tokens(query)
         return {} if tokens is None else _of_each(reader, tokens, memories)
     except Exception:
         logger.exception("words of search results cannot be marked")

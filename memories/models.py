@@ -199,7 +199,8 @@ class MemoryVector(models.Model):
 
 
 class MemoryTokens(models.Model):
-    """The states of a memory's tokens, compressed (token_states.pack): about 3 KB.
+    """The states of a memory's tokens, compressed (token_states.pack): about 2 KB, from which the
+    text can be read.
 
     `states_key` names model, projection and version; states of another key are made anew.
     """

@@ -17,7 +17,7 @@ from memories.candidates import CandidateReader
 from memories.engine.engine import Engine
 from memories.filters import EVERYTHING, AllOf, Condition, Node, Not, pushdown
 from memories.index.base import Hits, VectorIndex
-from memories.late import late_scores
+from memories.late import late_scores, worth_comparing
 from memories.models import Memory, ReviewStatus
 from memories.ranking import (
     Candidate,
@@ -225,7 +225,8 @@ def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]
     coverage = _coverage(index, asked.text, candidates)
     scores, late = base_scores(members, coverage), None
     if asked.tokens is not None:
-        for id_, states in asked.reader.tokens(pool, asked.states_key).items():
+        compared = [c.id for c in worth_comparing(members, scores)]
+        for id_, states in asked.reader.tokens(compared, asked.states_key).items():
             pool[id_].tokens = states
         late = late_scores(asked.tokens, members, scores)
         scores = base_scores(members, coverage, late)

@@ -2,7 +2,8 @@
 
 As stored (`pack`): for each word piece 66 bytes, its id in the vocabulary as little-endian uint16
 and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254. What lies outside of
-−0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number does.
+−0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number does. The ids stand in
+the order of the text, which can be read from them: they are as private as the text itself.
 """
 
 from collections.abc import Sequence
@@ -45,6 +46,11 @@ def pack(states: TokenStates) -> bytes:
     return records.tobytes()
 
 
+def piece_count(data: bytes) -> int:
+    """How many word pieces are packed in there."""
+    return len(data) // _RECORD
+
+
 def unpack(data: bytes | memoryview) -> TokenStates:
     """The reverse of `pack`."""
     records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
@@ -57,8 +63,7 @@ def unpack(data: bytes | memoryview) -> TokenStates:
 def unpack_all(kept: Sequence[bytes]) -> tuple[Pieces, States, NDArray[np.intp]]:
     """Many at once, none of them empty: the pieces of all, one after the other, and where each
     begins."""
-    lengths = [len(data) // _RECORD for data in kept]
     starts = np.zeros(len(kept), np.intp)
-    np.cumsum(lengths[:-1], out=starts[1:])
+    np.cumsum([piece_count(data) for data in kept[:-1]], out=starts[1:])
     pieces, vectors = unpack(b"".join(kept))
     return pieces, vectors, starts

@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import Avg, QuerySet
 from django.db.models.functions import Length
 
-from memories import records
+from memories import configuration, records
 from memories.models import Memory, MemoryTokens
 from memories.runtime import Runtime
 from memories.token_states import pack
@@ -32,7 +32,7 @@ BATCH: Final = 32
 MOST_REST_SECONDS: Final = 1.0
 # Ids are random, so the first of them are a fair sample: sizes need not be read one by one.
 SAMPLE: Final = 1000
-_DROPPED_AT_ONCE: Final = 500
+_DROPPED_AT_ONCE: Final = 2000
 _NEVER: Final = threading.Event()
 Progress = Callable[[int], object]
 
@@ -105,6 +105,8 @@ def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
     texts = [records.embedded_text(row) for row in rows]
     found = reader.read(texts)
     with transaction.atomic():
+        if not configuration.current().late_interaction:
+            return 0  # switched off meanwhile: what is kept may just be being removed
         # By id, as bulk changes lock them: two that lock the same rows never wait for each other.
         locked = Memory.objects.select_for_update().filter(id__in=[row.id for row in rows])
         now = {row.id: records.embedded_text(row) for row in locked.order_by("id")}

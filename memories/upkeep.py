@@ -210,6 +210,8 @@ class Upkeep:
             return
         again = STATES_AGAIN_SECONDS
         try:
+            if leases.is_taken(token_work.LEASE):
+                return
             # A command may be at it as well, so the only server takes the lease too.
             with leases.held(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
                 token_work.make_missing(self.runtime, _WhileHeld(self._stop, lease))

@@ -1,5 +1,6 @@
 """What the domain asks of the models behind it: vectors for texts, and whether there is an LLM."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,8 @@ from memories.token_states import QueryTokens
 if TYPE_CHECKING:
     from memories.engine.remote import Llm  # reads settings that are not there yet
     from memories.engine.token_reader import TokenReader
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Searches do not wait for an embedder that has just failed to answer: they are by words meanwhile.
@@ -78,20 +81,32 @@ class Engine:
         return [Reading(vector, one.tokens) for vector, one in zip(vectors, found, strict=True)]
 
     def read_query(self, query: str) -> tuple[Vector | None, QueryTokens | None]:
-        """Vector and tokens of a query, each None where there is no model for it; errors as
-        `embed`. Never waits for a model to be loaded."""
+        """Vector and tokens of a query, each None where there is no model for it; errors of the
+        embedder as `embed`. Never waits for a model to be loaded."""
+        reader = self.reader
+        if reader is not None and reader is self.embedder and self._tokens_of.get(query) is None:
+            with self.calls.noted():
+                vector, tokens = self._safely(lambda: reader.read_query(query))
+                [checked] = self._checked([vector], 1)
+            self._vectors_of.keep(query, checked)
+            self._tokens_of.keep(query, (tokens,))
+        return self.embed_query(query), self.query_tokens(query)
+
+    def query_tokens(self, query: str) -> QueryTokens | None:
+        """The word pieces of a query; None without a reader, for a query that it does not read, and
+        when it fails, which is no reason not to search. No provider is asked."""
         reader = self.reader
         if reader is None:
-            return self.embed_query(query), None
+            return None
         known = self._tokens_of.get(query)
         if known is None:
-            vector, tokens = self._safely(lambda: reader.read_query(query))
-            known = (tokens,)
-            if reader is self.embedder:
-                [checked] = self._checked([vector], 1)
-                self._vectors_of.keep(query, checked)
+            try:
+                known = (reader.read_query(query)[1],)
+            except Exception:
+                logger.exception("the word pieces of a query cannot be read")
+                return None
             self._tokens_of.keep(query, known)
-        return self.embed_query(query), known[0]
+        return known[0]
 
     def embed(self, texts: Sequence[str]) -> list[Vector | None]:
         """One unit vector for each text, in one batch; all None without an embedder.

@@ -87,30 +87,31 @@ those through to too under until up ve very was wasn we were weren what when whe
 who whom whose why will with won would wouldn you your yours yourself yourselves
 """
 STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
-# Scripts that put no spaces between words. The model's pieces of them are single letters, which
-# say next to nothing: with them what was found by the rest of the formula would be lost again.
-_NO_SPACES: Final = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+# Scripts in which the pieces of a word say something to the model, as far as that was measured
+# (docs/finding.md): of Chinese and Korean they are single signs and parts of them, and what the rest
+# of the formula has found would be lost again.
+_READ: Final = ("LATIN", "CYRILLIC", "ARABIC", "DIGIT")
 _UNKNOWN: Final = "[UNK]"
 
 
 def pieces_that_count(encoding: Encoding, text: str) -> dict[int, str]:
     """Which pieces of a query, by their place, are of words that say something, and of which:
-    neither stop words nor punctuation. None of a query in a script without spaces."""
+    neither stop words nor punctuation. None of a query in a script that it does not read."""
     spans: dict[int, list[int]] = {}
     for place, number in enumerate(encoding.word_ids):
         if number is not None and encoding.tokens[place] != _UNKNOWN:
             spans.setdefault(number, []).append(place)
     found: dict[int, str] = {}
-    words = spaceless = 0
+    words = read = 0
     for places in spans.values():
         said = text[encoding.offsets[places[0]][0] : encoding.offsets[places[-1]][1]]
         word = _plain(said)
         if word in STOP_WORDS or not any(letter.isalnum() for letter in word):
             continue
         words += 1
-        spaceless += unicodedata.name(said[0], "").startswith(_NO_SPACES)
+        read += unicodedata.name(said[0], "").startswith(_READ)
         found.update(dict.fromkeys(places, said))
-    return found if 2 * spaceless < words else {}
+    return found if 2 * read > words else {}
 
 
 def _plain(word: str) -> str:

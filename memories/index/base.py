@@ -21,8 +21,6 @@ class Point:
 
 
 Hits = list[tuple[UUID, float]]
-# As UUIDs, or as their 32 hexadecimal digits.
-Ids = Collection[UUID] | Collection[str]
 
 
 class VectorIndex(Protocol):
@@ -47,7 +45,7 @@ class VectorIndex(Protocol):
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Ids | None = None,
+        ids: Collection[UUID] | None = None,
     ) -> Hits:
         """The `limit` nearest by cosine similarity (−1..1), best first."""
 
@@ -58,7 +56,7 @@ class VectorIndex(Protocol):
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Ids | None = None,
+        ids: Collection[UUID] | None = None,
     ) -> Hits:
         """The `limit` best by BM25 (unbounded, > 0), best first."""
 

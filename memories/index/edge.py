@@ -1,8 +1,7 @@
-"""The embedded index: Qdrant Edge in this process, exact search, one process per directory."""
+"""The embedded index: Qdrant Edge in this process, one process per directory."""
 
 import fcntl
 import os
-import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from mem0dash.errors import IndexUnavailableError
-from memories.filters import EVERYTHING, Node
+from memories.filters import Node
 from memories.index import fields
-from memories.index.base import Hits, Ids, Point
+from memories.index.base import Hits, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, translated
 from memories.records import Vector
 
@@ -23,14 +22,11 @@ _RESCORED: Final = edge.SearchParams(
     quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
 )
 _SCAN_PAGE: Final = 5000
-# Of so many points on, the filter is first tried on the nearest of all: on so many times what is
-# needed, by the share of them that passed last. Where that is too small a share, not again for a
-# while. So many filters are remembered.
+# Of so many points on, a filter that lets this share of them through, by the engine's estimate, is
+# checked on the nearest of all: on so many times what is needed.
 _MANY: Final = 30_000
-_SPARE: Final = 1.25
 _WIDE: Final = 0.4
-_NARROW_SECONDS: Final = 60.0
-_MOST_FILTERS: Final = 1000
+_SPARE: Final = 1.25
 
 
 class _Filters:
@@ -44,7 +40,7 @@ class _Filters:
     def up_to(self, field: str, value: float) -> Any:
         return edge.FieldCondition(field, range=edge.RangeFloat(lte=value))
 
-    def has_id(self, ids: Ids) -> Any:
+    def has_id(self, ids: Collection[UUID]) -> Any:
         return edge.HasIdCondition(set(ids))
 
     def group(self, *, must: Any = None, should: Any = None, must_not: Any = None) -> Any:
@@ -61,7 +57,6 @@ class EdgeIndex:
         """Opens the index in `path`, or makes it; IndexUnavailableError when it is in use."""
         self.path, self.dims = path, dims
         self._words = fields.Words()
-        self._shares: dict[Node, tuple[float, float]] = {}
         self._let_go = self._hold(path)
         try:
             if (path / "edge_config.json").exists():
@@ -92,7 +87,9 @@ class EdgeIndex:
         if dims:
             # A first look at four bits a number, then at the vectors of twice as many as are asked
             # for: a fifth of the time (100,000 of 384 dimensions: 1.3 ms instead of 6.7), and 99.7
-            # of the hundred nearest, of random vectors, which are harder than those of texts.
+            # of the hundred nearest, of random vectors, which are harder than those of texts
+            # (tests/test_many_points.py). An index of before is searched without it until it is
+            # built anew.
             coarse = edge.TurboQuantQuantizationConfig(
                 bits=edge.TurboQuantBitSize.Bits4, always_ram=True
             )
@@ -135,31 +132,28 @@ class EdgeIndex:
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Ids | None = None,
+        ids: Collection[UUID] | None = None,
     ) -> Hits:
         nearest = edge.Query.Nearest(vector.tolist(), None)
-        filters = ids is None and (where != EVERYTHING or now is not None)
-        if filters and (found := self._wide(nearest, limit, where, now)) is not None:
+        if ids is None and (found := self._wide(nearest, limit, where, now)) is not None:
             return found
         return self._query(nearest, limit, where, now, ids)
 
     def _wide(self, nearest: Any, limit: int, where: Node, now: float | None) -> Hits | None:
         """The same where the filter lets most of many points through: first the nearest of all,
         and then the filter on these alone. To check it on every point takes five times as long as
-        to find the nearest. None when too few of them pass, as it was seen lately."""
-        if self._shard.info().points_count < _MANY:
+        to find the nearest. None where it is no such filter, or too few of the nearest pass."""
+        chosen, total = fields.chosen(_FILTERS, where, now, None), self._shard.info().points_count
+        if chosen is None or total < _MANY:
             return None
-        seen_at, share = self._shares.get(where, (0.0, 1.0))
-        if share < _WIDE and time.monotonic() - seen_at < _NARROW_SECONDS:
+        share = self._shard.count(edge.CountRequest(filter=chosen, exact=False)) / total
+        if share < _WIDE:
             return None
-        more = int(limit * _SPARE / max(share, _WIDE)) + 1
+        more = int(limit * _SPARE / share) + 1
         of_all = edge.QueryRequest(query=nearest, limit=more, params=_RESCORED)
-        known = cast("set[UUID]", {hit.id for hit in self._shard.query(of_all)})
-        found = self._query(nearest, more, where, now, known)
-        if len(self._shares) >= _MOST_FILTERS:
-            self._shares.clear()
-        self._shares[where] = time.monotonic(), len(found) / len(known)
-        return found[:limit] if len(found) >= limit else None
+        known = {cast("UUID", hit.id) for hit in self._shard.query(of_all)}
+        found = self._query(nearest, limit, where, now, known)
+        return found if len(found) == limit else None
 
     @translated()
     def search_text(
@@ -169,7 +163,7 @@ class EdgeIndex:
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Ids | None = None,
+        ids: Collection[UUID] | None = None,
     ) -> Hits:
         sparse = self._words.query(query)
         if not sparse.indices:
@@ -182,7 +176,7 @@ class EdgeIndex:
         limit: int,
         where: Node,
         now: float | None,
-        ids: Ids | None,
+        ids: Collection[UUID] | None,
     ) -> Hits:
         chosen = fields.chosen(_FILTERS, where, now, ids)
         request = edge.QueryRequest(

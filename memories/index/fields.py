@@ -1,15 +1,16 @@
 """What both kinds of index share: names, words as sparse vectors, payloads and filters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 import qdrant_edge as edge
 
 from mem0dash.errors import IndexUnavailableError
 from memories.filters import AllOf, AnyOf, Condition, Node, Not
 from memories.filters.pushdown import INDEXED_FIELDS, METADATA_WORDS
-from memories.index.base import Ids, Point
+from memories.index.base import Point
 
 LEXICAL: Final = "bm25"
 EXPIRES: Final = "expires"
@@ -59,11 +60,13 @@ class Dialect(Protocol):
 
     def match(self, field: str, texts: Sequence[str]) -> Any: ...
     def up_to(self, field: str, value: float) -> Any: ...
-    def has_id(self, ids: Ids) -> Any: ...
+    def has_id(self, ids: Collection[UUID]) -> Any: ...
     def group(self, *, must: Any = None, should: Any = None, must_not: Any = None) -> Any: ...
 
 
-def chosen(dialect: Dialect, where: Node, now: float | None, ids: Ids | None) -> Any | None:
+def chosen(
+    dialect: Dialect, where: Node, now: float | None, ids: Collection[UUID] | None
+) -> Any | None:
     """The filter of a search; None where it lets everything through."""
     must = [_native(dialect, where)] if where != AllOf(()) else []
     must_not = [dialect.up_to(EXPIRES, now)] if now is not None else []

@@ -14,7 +14,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from mem0dash.errors import IndexUnavailableError
 from memories.filters import Node
 from memories.index import fields
-from memories.index.base import Hits, Ids, Point
+from memories.index.base import Hits, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translated
 from memories.records import Vector
 
@@ -56,7 +56,7 @@ class _Filters:
     def up_to(self, field: str, value: float) -> Any:
         return models.FieldCondition(key=field, range=models.Range(lte=value))
 
-    def has_id(self, ids: Ids) -> Any:
+    def has_id(self, ids: Collection[UUID]) -> Any:
         # Unchecked: they are ids, and there may be thousands of them.
         return models.HasIdCondition.model_construct(has_id=[str(id_) for id_ in ids])
 
@@ -213,7 +213,7 @@ class QdrantIndex:
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Ids | None = None,
+        ids: Collection[UUID] | None = None,
     ) -> Hits:
         chosen = fields.chosen(_FILTERS, where, now, ids)
         return self._query(vector.tolist(), DENSE, limit, chosen)
@@ -225,7 +225,7 @@ class QdrantIndex:
         limit: int,
         where: Node,
         now: float | None = None,
-        ids: Ids | None = None,
+        ids: Collection[UUID] | None = None,
     ) -> Hits:
         words = self._words.query(query)
         if not words.indices:

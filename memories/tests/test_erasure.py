@@ -13,7 +13,7 @@ from django.utils import timezone
 from mem0dash.errors import EngineError
 from memories import purge, queries, services
 from memories.filters import EVERYTHING
-from memories.models import AddInput, Memory, MemoryVector, Revision
+from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
 from memories.search import search_memories
 from memories.tests.actions import add, said, settled
 
@@ -56,6 +56,9 @@ def told(owner, engine, embedder) -> uuid.UUID:
     services.update_memory(owner, one, text=f"Anna was a {WORD.upper()}", metadata={"n": WORD})
     services.update_memory(owner, one, text="Anna retired", metadata={"note": "", "n": 1})
     services.update_memory(owner, one, text=f"Anna, once a {WORD}, retired")
+    # The text can be read from token states; the dump would not know it there again.
+    data = f"stands for the states of {WORD}".encode()
+    MemoryTokens.objects.create(memory_id=one, states_key="states", data=data)
     return one
 
 
@@ -66,6 +69,7 @@ def test_the_dump_sees_every_table_and_finds_what_is_there(told):
         Memory._meta.db_table,
         Revision._meta.db_table,
         AddInput._meta.db_table,
+        MemoryTokens._meta.db_table,
     }
 
 

@@ -37,7 +37,7 @@ RANKERS = {
 
 
 Stored = Callable[[Principal], list[Question]]
-LANGUAGES = ("german", "chinese", "arabic")
+LANGUAGES = ("german", "arabic", "russian", "korean", "chinese")
 
 
 def measured(stored: Stored, root: Path) -> dict[tuple[str, str, str], float]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from memories.late import late_scores
+from memories.late import late_scores, worth_comparing
 from memories.ranking import Candidate, base_scores, rank
 from memories.tests.test_ranking import NOON, candidate, key
 from memories.token_states import DIMS, QueryTokens, TokenStates, pack, unpack, unpack_all
@@ -144,6 +144,45 @@ def test_neither_those_with_nor_those_without_states_are_ahead_of_the_others():
 def test_where_hardly_any_has_states_the_first_step_decides_alone():
     bare = [candidate(n, n / 50) for n in range(1, 40)]
     assert late_scores(asked("tea"), [of(99, "tea"), *bare], base_scores(bare, 1.0)) is None
+
+
+@pytest.mark.parametrize(("held", "bare"), [(4, 0), (9, 41)])
+def test_too_few_with_states_say_nothing_of_the_others_and_one_more_does(held: int, bare: int):
+    """Five, and a fifth of them."""
+    with_states = [of(n, WORDS[n % 6]) for n in range(held)]
+    without = [candidate(100 + n) for n in range(bare)]
+    pool = [*with_states, *without]
+    assert late_scores(asked("tea"), pool, base_scores(pool, 1.0)) is None
+    pool = [*with_states, of(99, "tea"), *without[1:]]
+    assert late_scores(asked("tea"), pool, base_scores(pool, 1.0)) is not None
+
+
+def test_of_a_huge_pool_the_best_are_compared(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("memories.late.MOST", 50)
+    pool = [of(n, WORDS[n % 6], cosine=n / 400) for n in range(400)]
+    first = base_scores(pool, 1.0)
+    compared = worth_comparing(pool, first)
+    assert sorted(int(c.id, 16) for c in compared) == list(range(350, 400))
+    for one in pool[:350]:
+        one.tokens = b""
+    found = late_scores(asked("tea"), pool, first)
+    assert found is not None and len(found) == 400
+
+
+def test_portions_make_no_difference(monkeypatch: pytest.MonkeyPatch):
+    pool = [of(n, WORDS[n % 6], WORDS[n % 5], cosine=n / 40) for n in range(30)]
+    first = base_scores(pool, 1.0)
+    at_once = late_scores(asked("tea", "dog"), pool, first)
+    monkeypatch.setattr("memories.late.AT_ONCE", 7)
+    assert late_scores(asked("tea", "dog"), pool, first) == pytest.approx(at_once)
+
+
+def test_of_a_page_of_text_the_first_pieces_are_asked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("memories.late.MOST_PIECES", 1)
+    pool = [of(n, WORDS[n % 6]) for n in range(12)]
+    first = base_scores(pool, 1.0)
+    long = late_scores(asked("tea", "dog", "river"), pool, first)
+    assert long == pytest.approx(late_scores(asked("tea"), pool, first))
 
 
 def test_the_term_is_told_where_it_counted_and_only_there():

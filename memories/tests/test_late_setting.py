@@ -417,4 +417,5 @@ def test_the_command_ends_when_it_is_switched_off_meanwhile(owner, three, prepar
     with pytest.raises(CommandError, match="is off"):
         command("--make")
     assert switched.is_set()
-    assert MemoryTokens.objects.count() == 1
+    # What was read by then is not kept: it may just be being removed.
+    assert MemoryTokens.objects.count() == 0

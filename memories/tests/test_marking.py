@@ -142,7 +142,8 @@ def test_while_it_is_off_or_fails_the_page_does_without(
 
     with monkeypatch.context() as patch:
         patch.setattr(model, "read_query", fail)
-        assert marked("tea", [memory]) == {}
+        assert marked("some tea", [memory]) == {}
+    assert marked("some tea", [memory])
     running.engine = Engine(model)
     assert marked("tea", [memory]) == {}
     runtime.install(None)

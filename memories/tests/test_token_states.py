@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +16,10 @@ from django.utils import timezone
 from accounts.queries import project_view
 from mem0dash.errors import NotFoundError, ProviderError
 from memories import demo, purge, reviewing, runtime, services, vectors
+from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens, MemoryVector, Revision
 from memories.records import embedded_text
+from memories.search import search_memories
 from memories.tests.actions import add, settled
 from memories.tests.providing import use_llm
 from memories.tests.reading import local_model, reading_engine
@@ -202,3 +205,34 @@ def test_nobody_takes_the_states_of_another_project(owner, other_project, reader
     with pytest.raises(NotFoundError):
         services.update_memory(stranger, one, text="black tea")
     assert kept(one) == right(one)
+
+
+# --- A model that fails --------------------------------------------------------------------------
+class Failing(WordReader):
+    """Cannot read a query."""
+
+    def read_query(self, query: str) -> Any:
+        raise RuntimeError("out of memory")
+
+
+def test_beside_another_embedder_a_failing_model_does_not_take_meaning_away(
+    owner, engine, embedder
+):
+    add(owner, "green tea")
+    engine.engine = Engine(embedder, reader=Failing())
+    found = search_memories(owner, "green tea")
+    assert (found.mode, found.problem) == ("semantic", "")
+    assert [hit.memory.text for hit in found.hits] == ["green tea"]
+    engine.engine.reader = WordReader()  # nothing of the failure is remembered
+    assert engine.engine.query_tokens("green tea") is not None
+
+
+def test_how_the_embedders_searches_end_is_noted(owner, engine, reader):
+    add(owner, "green tea")
+    engine.engine.calls.answered_at = None
+    search_memories(owner, "green")
+    assert engine.engine.calls.answered_at is not None
+    with_reader(engine, Failing())
+    with suppress(ProviderError):
+        search_memories(owner, "green")
+    assert engine.engine.calls.failing_since is not None
