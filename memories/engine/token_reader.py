@@ -88,8 +88,8 @@ who whom whose why will with won would wouldn you your yours yourself yourselves
 """
 STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
 # Scripts in which the pieces of a word say something to the model, as far as that was measured
-# (docs/finding.md): of Chinese and Korean they are single signs and parts of them, and what the rest
-# of the formula has found would be lost again.
+# (docs/finding.md). In Chinese and Korean they are single signs and parts of them, and what the
+# rest of the formula has found would be lost again.
 _READ: Final = ("LATIN", "CYRILLIC", "ARABIC", "DIGIT")
 _UNKNOWN: Final = "[UNK]"
 
