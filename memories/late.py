@@ -26,8 +26,8 @@ MOST_PIECES: Final = 64
 # about the others.
 ENOUGH: Final = 5
 ENOUGH_OF: Final = 0.2
-# So many pieces are unpacked at a time: 13 MB.
-AT_ONCE: Final = 50_000
+# So many pieces are unpacked at a time, 1 MB: every thread keeps the room it once needed.
+AT_ONCE: Final = 4096
 
 Scores = NDArray[np.float32]
 
