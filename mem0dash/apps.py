@@ -7,6 +7,11 @@ class Mem0dashConfig(AppConfig):
     name = "mem0dash"
 
     def ready(self) -> None:
-        from mem0dash import checks, outbound  # noqa: F401  (importing registers the checks)
+        from django.db.backends.signals import connection_created
+
+        from mem0dash import checks, outbound, schema_version  # noqa: F401  (checks register)
 
         outbound.install()
+        connection_created.connect(
+            schema_version.check_server, dispatch_uid="mem0dash.schema_version"
+        )

@@ -72,6 +72,27 @@ class DatastoreUnavailableError(EngineError):
     code = "datastore_unavailable"
 
 
+class DatastoreBusyError(DatastoreUnavailableError):
+    """Somebody else holds the database's write lock; reads go on."""
+
+    status = 503
+    code = "datastore_busy"
+
+
+class DatastoreReadOnlyError(DatastoreUnavailableError):
+    """The database can be read, and not be written."""
+
+    status = 503
+    code = "datastore_read_only"
+
+
+class DatastoreFullError(DatastoreUnavailableError):
+    """The disk of the database is full; reads go on."""
+
+    status = 507
+    code = "datastore_full"
+
+
 class IndexUnavailableError(EngineError):
     """The vector index does not answer."""
 

@@ -16,7 +16,9 @@ from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
 from django_htmx.middleware import HtmxMiddleware
 
-from mem0dash.errors import DatastoreUnavailableError, Mem0dashError
+from mem0dash.datastore import explained
+from mem0dash.errors import Mem0dashError
+from mem0dash.sqlite3.turns import at_most
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,11 @@ TITLES: Final = {
     429: "Too many attempts",
     500: "Something went wrong here",
     502: "A part of the server does not answer",
+    503: "That is not possible just now",
+    507: "The disk is full",
 }
+# How many seconds a page that is looked at waits to keep that it was.
+_READERS_PATIENCE: Final = 0.1
 _OWN_TEMPLATES: Final = frozenset({400, 403, 404, 500})
 
 
@@ -101,7 +107,24 @@ class OnPages:
 
 
 class PageSession(OnPages, SessionMiddleware):
-    pass
+    """Sessions of pages. To have looked at one is kept where that can be done at once: a page that
+    shows a message shows it again rather than not at all."""
+
+    def process_response(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        try:
+            if request.method not in {"GET", "HEAD"}:
+                return super().process_response(request, response)
+            with at_most(_READERS_PATIENCE):
+                return super().process_response(request, response)
+        except (OperationalError, InterfaceError) as error:
+            if request.method in {"GET", "HEAD"}:
+                logger.warning("a session was not saved", extra={"cause": str(error).strip()[:300]})
+                return response
+            answer = told(request, error)
+            assert answer is not None  # noqa: S101  (it knows errors of the database)
+            return answer
 
 
 class PageCsrf(OnPages, CsrfViewMiddleware):
@@ -146,12 +169,18 @@ class PageAnswers:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not is_page(request):
             return None
-        if isinstance(error, OperationalError | InterfaceError):
-            logger.error("the database does not answer", extra={"cause": str(error).strip()[:300]})
-            error = DatastoreUnavailableError("The database does not answer. Try again shortly.")
-        if not isinstance(error, Mem0dashError):
-            return None
-        answer = error_page(request, error.status, error.message)
-        if error.retry_after is not None:
-            answer.headers["Retry-After"] = str(error.retry_after)
-        return answer
+        return told(request, error)
+
+
+def told(request: HttpRequest, error: Exception) -> HttpResponse | None:
+    """The page for an error of services or of the database; None for what nobody foresaw."""
+    if isinstance(error, OperationalError | InterfaceError):
+        cause = str(error).strip()[:300]
+        error = explained(error, "The database does not answer. Try again shortly.")
+        logger.error("the database does not answer", extra={"cause": cause, "code": error.code})
+    if not isinstance(error, Mem0dashError):
+        return None
+    answer = error_page(request, error.status, error.message)
+    if error.retry_after is not None:
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer

@@ -77,6 +77,7 @@ def register(alias: str, url: str | None) -> None:
             "or sqlite:////path/to/file."
         ) from error
     if parsed["ENGINE"] == "django.db.backends.sqlite3" and parsed["NAME"] not in {"", ":memory:"}:
+        parsed["ENGINE"] = "mem0dash.sqlite3"
         parsed["OPTIONS"] = {
             "timeout": _LOCK_SECONDS,
             "transaction_mode": "IMMEDIATE",

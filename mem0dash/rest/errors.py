@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
+from mem0dash.datastore import explained
 from mem0dash.errors import (
     DatastoreUnavailableError,
     EngineError,
@@ -101,8 +102,7 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
     if isinstance(error, exceptions.APIException):
         return Response({"detail": str(error.detail)}, status=error.status_code)
     if isinstance(error, OperationalError | InterfaceError):
-        logger.error("database unreachable", exc_info=error, extra={"request_id": request_id})
-        error = DatastoreUnavailableError(DATABASE_DOWN, retry_after=5)
+        error = database_trouble(error, DATABASE_DOWN, request_id)
     elif isinstance(error, DatabaseError):
         logger.error("database error", exc_info=error, extra={"request_id": request_id})
         error = DatastoreUnavailableError(DATABASE_DOWN)
@@ -111,6 +111,19 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
         if isinstance(error, IndexUnavailableError):
             error = IndexUnavailableError(INDEX_DOWN, retry_after=5)
     return _answer(error, request_id) if isinstance(error, Mem0dashError) else None
+
+
+def database_trouble(
+    error: Exception, away: str, request_id: str
+) -> DatastoreUnavailableError:
+    """What the caller gets for an error of the database, which is logged: with its traceback where
+    the reason is not plain."""
+    told = explained(error, away)
+    if type(told) is DatastoreUnavailableError:
+        logger.error("database unreachable", exc_info=error, extra={"request_id": request_id})
+    else:
+        logger.warning(told.code, extra={"request_id": request_id, "cause": str(error).strip()})
+    return told
 
 
 def _answer(error: Mem0dashError, request_id: str) -> Response:

@@ -15,7 +15,7 @@ from mem0dash.errors import (
     Mem0dashError,
     NotFoundError,
 )
-from mem0dash.rest.errors import BodyError, oss_exception_handler
+from mem0dash.rest.errors import BodyError, database_trouble, oss_exception_handler
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,7 @@ def memserv_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
         assert answer is not None  # noqa: S101  (it knows both)
         return answer
     if isinstance(error, DatabaseError | InterfaceError):
-        logger.error("database error", exc_info=error, extra={"request_id": request_id})
-        error = DatastoreUnavailableError(DATABASE_DOWN, retry_after=5)
+        error = database_trouble(error, DATABASE_DOWN, request_id)
     elif isinstance(error, EngineError):
         logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
     elif not isinstance(error, Mem0dashError):
@@ -59,8 +58,11 @@ def _answer(error: Mem0dashError, request_id: str) -> Response:
     status, code, detail = error.status, error.code, error.message
     headers = {}
     if isinstance(error, IndexUnavailableError | DatastoreUnavailableError):
-        status, code = 503, "backend_unavailable"
-        detail = INDEX_DOWN if isinstance(error, IndexUnavailableError) else DATABASE_DOWN
+        code = "backend_unavailable"
+        # 502 belongs to providers in this dialect.
+        status = 503 if status == 502 else status
+        if isinstance(error, IndexUnavailableError):
+            detail = INDEX_DOWN
     elif isinstance(error, EngineError):
         # Which of the ways to fail it was, the dialect has no word for.
         headers[PROBLEM_HEADER] = code

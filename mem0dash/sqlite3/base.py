@@ -1,0 +1,162 @@
+"""The backend that settings.DATABASES names; see `turns` and `cursors` for what is different."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
+from typing import Any, Final, TypeVar
+
+from django.db import OperationalError
+from django.db.backends.sqlite3 import base
+
+from mem0dash.sqlite3 import files
+from mem0dash.sqlite3.cursors import Cursor
+from mem0dash.sqlite3.turns import Turns, patience, turns_of
+
+Database = base.Database
+T = TypeVar("T")
+
+# How long SQLite polls for the lock at a time: so soon a process learns that a stranger holds it.
+POLL_SECONDS: Final = 1.0
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """Writes take turns (OPTIONS["timeout"]: the seconds that one waits at most); files that are no
+    database, damaged, or of a newer version are refused before anything touches them."""
+
+    turns: Turns
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.thread = threading.get_ident()
+        # Cursors that another thread dropped; this one closes them.
+        self.abandoned: deque[Cursor] = deque()
+        # The cursor of a write outside transactions whose rows are still being read: until it is
+        # closed, SQLite has not committed it.
+        self._writer: Cursor | None = None
+        self._seconds = 0.0
+        self._polls = POLL_SECONDS
+
+    # --- Opening and closing ---------------------------------------------------------------------
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        name = str(conn_params["database"])
+        if not self.is_in_memory_db():
+            files.check(Path(name))
+        self.turns = turns_of(name)
+        self._seconds = float(conn_params.get("timeout", 5.0))
+        # With the whole time-out: what is done here, such as choosing the journal, may meet others.
+        connection = super().get_new_connection(conn_params)
+        self._poll_for(connection, min(POLL_SECONDS, self._seconds))
+        return connection
+
+    def create_cursor(self, name: str | None = None) -> Cursor:
+        if self.abandoned:
+            self._close_abandoned()
+        cursor: Cursor = self.connection.cursor(factory=Cursor)
+        cursor.owner = self
+        return cursor
+
+    def _close_abandoned(self) -> None:
+        while self.abandoned:
+            self.abandoned.popleft().close()
+
+    def _close(self) -> None:
+        try:
+            super()._close()
+        finally:
+            self._writer = None
+            self.abandoned.clear()
+            self.turns.give(self)
+
+    # --- Turns -----------------------------------------------------------------------------------
+    def _start_transaction_under_autocommit(self) -> None:
+        statement = f"BEGIN {self.transaction_mode or ''}"
+
+        def begin() -> None:
+            with self.cursor() as cursor:
+                cursor.execute(statement)
+
+        with self.wrap_database_errors:
+            self.in_turn(begin)
+
+    def in_turn(
+        self, run: Callable[[], T], *, writer: Cursor | None = None, again: bool = True
+    ) -> T:
+        """Runs what takes SQLite's write lock when it is this connection's turn, and again while
+        strangers hold the lock, as long as a write may wait. `writer` is the cursor of a statement
+        outside transactions."""
+        seconds = patience(self._seconds)
+        until = time.monotonic() + seconds
+        has_turn = self.turns.take(self, seconds)
+        try:
+            result = self._run_until(until, run, has_turn=has_turn, again=again)
+        except BaseException:
+            self._settle()
+            raise
+        self.turns.passed()
+        if writer is not None and writer.description is not None:
+            self._writer = writer
+        elif writer is not None:
+            self.turns.wrote()
+        self._settle()
+        return result
+
+    def _run_until(
+        self, until: float, run: Callable[[], T], *, has_turn: bool, again: bool
+    ) -> T:
+        try:
+            while True:
+                left = until - time.monotonic()
+                if left < POLL_SECONDS:
+                    self._poll_for(self.connection, max(left, 0.0))
+                try:
+                    return run()
+                except (Database.OperationalError, OperationalError) as error:
+                    if not is_busy(error):
+                        raise
+                    if has_turn:
+                        self.turns.blocked()
+                    if not again or time.monotonic() >= until:
+                        raise
+        finally:
+            if self._polls != POLL_SECONDS and self.connection is not None:
+                self._poll_for(self.connection, min(POLL_SECONDS, self._seconds))
+
+    def _poll_for(self, connection: Any, seconds: float) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        self._polls = seconds
+
+    def ended(self, cursor: Cursor) -> None:
+        """A cursor has been closed."""
+        if cursor is self._writer:
+            self._writer = None
+            self._settle()
+
+    def _settle(self) -> None:
+        """Gives the turn to the next, unless this connection is still writing."""
+        if self.connection is None:
+            return  # closing has given it
+        if self._writer is None and not self.connection.in_transaction:
+            self.turns.give(self)
+
+    def _commit(self) -> None:
+        try:
+            super()._commit()
+            if self.connection is not None:
+                self.turns.wrote()
+        finally:
+            self._settle()
+
+    def _rollback(self) -> None:
+        try:
+            super()._rollback()
+        finally:
+            self._settle()
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether SQLite, or the line before it, gave up waiting for others."""
+    cause = error if hasattr(error, "sqlite_errorcode") else error.__cause__
+    return (getattr(cause, "sqlite_errorcode", 0) & 0xFF) in {SQLITE_BUSY, SQLITE_LOCKED}
