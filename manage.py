@@ -16,6 +16,25 @@ def main() -> None:
     except ConfigurationError as error:
         sys.stderr.write(f"mem0dash cannot start: {error}\n")
         raise SystemExit(1) from None
+    except Exception as error:
+        if (sentence := _of_database(error)) is None:
+            raise
+        sys.stderr.write(f"{sentence}\n")
+        raise SystemExit(1) from None
+
+
+def _of_database(error: Exception) -> str | None:
+    """What a command says whose database is busy, full, damaged or away; None for other errors."""
+    from django.db import DatabaseError, InterfaceError, OperationalError
+
+    from mem0dash.datastore import explained
+
+    # The damage of a SQLite file is an error of no more exact kind.
+    plain = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+    if not plain:
+        return None
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return explained(error, f"DATABASE_URL: the database does not answer ({reason}).").message
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from rest_framework.request import Request
 from accounts.models import Account, Project
 from accounts.queries import project_named, project_view, scopes_in
 from accounts.sessions import account_of_access_token
-from apikeys.services import PREFIX, find_api_key, note_use, principal_of
+from apikeys import usage
+from apikeys.services import PREFIX, find_api_key, principal_of
 from mem0dash.errors import InvalidCredentialError, NotFoundError
 from mem0dash.middleware import client_address
 from mem0dash.principal import ALL_SCOPES, Principal, Via
@@ -79,7 +80,7 @@ def _identify(request: Request, credential: str, scheme: str) -> Principal:
         raise InvalidCredentialError("API key has expired.")
     if not row.owner_is_active:
         raise InvalidCredentialError("API key owner not found.")
-    note_use(row)
+    usage.note(row.id, row.last_used_at)
     return principal_of(row, request_id=_request_id(request), client=_client(request))
 
 

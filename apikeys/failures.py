@@ -18,6 +18,7 @@ from django.http.response import HttpResponseBase
 
 from accounts.throttle import Limit, RateLimitedError, address_subject, take
 from mem0dash.middleware import client_address
+from mem0dash.sqlite3.turns import at_most
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ DETAIL: Final = "Too many failed authentication attempts; try again later."
 # What stands below these is limited, each for itself: path -> the limit's name.
 SURFACES: Final = {"/api/v1/": "failures-rest"}
 KNOWN: Final = 10_000
+# How long a refusal waits for others that write, to be counted.
+COUNTING_SECONDS: Final = 1.0
 
 
 class WaitingRoom:
@@ -90,7 +93,8 @@ def _count(surface: str, address: str) -> int:
     seconds = settings.RATE_LIMIT_AUTH_WINDOW_SECONDS
     limit = Limit(surface, settings.RATE_LIMIT_AUTH_FAILURES, seconds, seconds)
     try:
-        taken = take(limit, address_subject(address))
+        with at_most(COUNTING_SECONDS):
+            taken = take(limit, address_subject(address))
     except RateLimitedError as error:
         # It failed elsewhere before: another process has counted that.
         wait = error.retry_after or seconds

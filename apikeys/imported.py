@@ -5,13 +5,17 @@ a digest as every other. An unknown key gets so far only when an imported key th
 has its first 12 characters, and no more often than the limits here allow.
 """
 
+import logging
 import re
 import threading
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import bcrypt
-from django.db import IntegrityError, transaction
+from django.db import Error as AnyDatabaseError
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q
 
 from accounts import throttle
@@ -20,6 +24,9 @@ from accounts.queries import scopes_in
 from accounts.throttle import Limit, RateLimitedError, Taken
 from apikeys.models import ApiKey
 from mem0dash.errors import InvalidInputError
+from mem0dash.sqlite3.turns import at_most
+
+logger = logging.getLogger(__name__)
 
 PREFIX_LENGTH: Final = 12
 # Cost factors up to 16: beyond that one verification takes many seconds.
@@ -31,6 +38,8 @@ MOST_ROWS: Final = 3
 # Verifications at the same time in this process: the other threads stay free for other requests.
 _slots: Final = threading.BoundedSemaphore(2)
 SLOT_SECONDS: Final = 5.0
+# How long a request with such a key waits for others that write, each time.
+WRITING_SECONDS: Final = 1.0
 
 
 def import_api_key(
@@ -78,8 +87,8 @@ def import_api_key(
     return row
 
 
-def adopt(key: str, digest: str, *, address: str) -> bool:
-    """Whether `key` is an imported one; if so, it has its digest from now on.
+def adopt(key: str, digest: str, *, address: str) -> UUID | None:
+    """The imported key that `key` is; it has its digest from now on, where that can be written.
 
     RateLimitedError when there have been too many wrong keys or too many verifications run.
     """
@@ -88,31 +97,52 @@ def adopt(key: str, digest: str, *, address: str) -> bool:
     # Or one that another request has verified since this one looked.
     rows = ApiKey.objects.filter(unused | Q(digest=digest))
     candidates = list(rows.values_list("id", "bcrypt", "digest")[:MOST_ROWS])
-    if any(found == digest for _, _, found in candidates):
-        return True
+    if known := [key_id for key_id, _, found in candidates if found == digest]:
+        return known[0]
     if not candidates:
-        return False
-    attempts = [throttle.take(WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address))]
+        return None
+    attempts: list[Taken] = []
+    with at_most(WRITING_SECONDS):
+        try:
+            for limit, subject in (
+                (WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address)),
+                (WRONG_KEYS_OF_PREFIX, prefix),
+            ):
+                attempts += _counted(limit, subject)
+            right = next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
+        except RateLimitedError:
+            _give_back(attempts)
+            raise
+        if right is not None:
+            _give_back(attempts)
+            _keep(right, digest, key[-4:])
+    return right
+
+
+def _counted(limit: Limit, subject: str) -> list[Taken]:
+    """The attempt, where it can be counted: a key that is right holds also while nothing can be
+    written, and the slots bound what wrong ones cost."""
     try:
-        attempts.append(throttle.take(WRONG_KEYS_OF_PREFIX, prefix))
-        right = next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
-    except RateLimitedError:
-        _give_back(attempts)
-        raise
-    if right is None:
-        return False
-    _give_back(attempts)
+        return [throttle.take(limit, subject)]
+    except AnyDatabaseError:
+        logger.warning("the verification of a key could not be counted", exc_info=True)
+        return []
+
+
+def _keep(key_id: UUID, digest: str, last4: str) -> None:
     try:
         with transaction.atomic():
-            ApiKey.objects.filter(id=right, digest=None).update(digest=digest, last4=key[-4:])
+            ApiKey.objects.filter(id=key_id, digest=None).update(digest=digest, last4=last4)
     except IntegrityError:
         pass  # the same key stands in two rows, and the other one has its digest
-    return True
+    except AnyDatabaseError:
+        logger.warning("a key is verified again with its next use", exc_info=True)
 
 
 def _give_back(attempts: list[Taken]) -> None:
-    for attempt in attempts:
-        throttle.give_back(attempt)
+    with suppress(OperationalError):  # they end by themselves
+        for attempt in attempts:
+            throttle.give_back(attempt)
 
 
 def _verify(key: str, stored: str) -> bool:

@@ -5,11 +5,11 @@ import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Q
+from django.db import connection
 from django.utils import timezone
 
 from accounts.models import ROLE_SCOPES, Account, Project
@@ -22,7 +22,6 @@ from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
 PREFIX: Final = "m0sk_"
 # For secret scanners as well: docs/api-keys.md publishes it.
 KEY_PATTERN: Final = re.compile(r"m0sk_[A-Za-z0-9_-]{43}")
-LAST_USED_RESOLUTION: Final = timedelta(minutes=1)
 LIMITABLE: Final = ("user_id", "agent_id", "app_id", "run_id")
 
 
@@ -184,8 +183,11 @@ FROM apikeys_apikey k
 JOIN accounts_account o ON o.id = k.owner_id
 JOIN accounts_project p ON p.id = k.project_id
 LEFT JOIN accounts_membership m ON m.account_id = k.owner_id AND m.project_id = k.project_id
-WHERE k.digest = %s
+WHERE {} = %s
 """
+_FIND_BY_DIGEST: Final = _FIND_SQL.format("k.digest")
+# One that has been adopted just now, and whose digest could not be written yet.
+_FIND_BY_ID: Final = _FIND_SQL.format("k.id")
 
 
 def find_api_key(key: str, *, address: str = "") -> FoundKey | None:
@@ -197,9 +199,10 @@ def find_api_key(key: str, *, address: str = "") -> FoundKey | None:
     if not KEY_PATTERN.fullmatch(key):
         return None
     digest = digest_of(key)
-    row: Any = next(iter(ApiKey.objects.raw(_FIND_SQL, [digest])), None)
-    if row is None and imported.adopt(key, digest, address=address):
-        row = next(iter(ApiKey.objects.raw(_FIND_SQL, [digest])), None)
+    row: Any = next(iter(ApiKey.objects.raw(_FIND_BY_DIGEST, [digest])), None)
+    if row is None and (key_id := imported.adopt(key, digest, address=address)):
+        own_id = ApiKey._meta.pk.get_db_prep_value(key_id, connection)
+        row = next(iter(ApiKey.objects.raw(_FIND_BY_ID, [own_id])), None)
     if row is None:
         return None
     limit = row.entity_limit
@@ -240,11 +243,3 @@ def principal_of(found: FoundKey, *, request_id: str, client: str) -> Principal:
         request_id=request_id,
         client=client,
     )
-
-
-def note_use(row: FoundKey) -> None:
-    """Writes when the key was last used, at most once a minute."""
-    now = timezone.now()
-    if row.last_used_at is None or row.last_used_at <= now - LAST_USED_RESOLUTION:
-        stale = Q(last_used_at=None) | Q(last_used_at__lte=now - LAST_USED_RESOLUTION)
-        ApiKey.objects.filter(stale, id=row.id).update(last_used_at=now)

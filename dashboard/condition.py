@@ -41,6 +41,23 @@ class Part:
         return self.state in {"warn", "bad"}
 
 
+# By the condition's state: the word for it, and what to do.
+_DATABASE_TROUBLE: Final = {
+    "failing": (
+        "Not answering",
+        "Look at the server's log, and at the database itself. It is tried again all the time.",
+    ),
+    "locked": (
+        "Locked",
+        "Find the program that holds the lock, such as a backup or an open database tool. Writing "
+        "goes on as soon as the lock is released.",
+    ),
+    "full": ("Disk full", "Free some space on the disk of the database. Writing then goes on."),
+    "read-only": (
+        "Read-only",
+        "Make the database file and its directory writable for the user that runs the server.",
+    ),
+}
 # Every page tells how many parts need attention; they are not asked anew for each of them.
 FRESH_SECONDS: Final = 10.0
 _latest: tuple[float, int] = (0.0, -1)
@@ -78,10 +95,8 @@ def _database(asked: Condition) -> Part:
     if asked.is_well:
         detail = f"{name} answers in {'less than 1' if asked.ms < 1 else round(asked.ms)} ms"
         return Part("Database", "database", "ok", "In order", detail, asked.since)
-    todo = "Look at the server's log, and at the database itself. It is tried again all the time."
-    return Part(
-        "Database", "database", "bad", "Not answering", asked.problem, asked.since, todo=todo
-    )
+    word, todo = _DATABASE_TROUBLE[asked.state]
+    return Part("Database", "database", "bad", word, asked.problem, asked.since, todo=todo)
 
 
 def _index(index: IndexCondition, asked: Condition) -> Part:

@@ -66,10 +66,12 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _lifespan(receive: Receive, send: Send) -> None:
     """`serve` has installed the runtime; this starts its thread and ends it with the server."""
+    from apikeys import usage
     from operations import request_log
 
     await receive()
     request_log.start()
+    usage.start()
     upkeep = Upkeep(runtime.current())
     upkeep.start()
     await send({"type": "lifespan.startup.complete"})
@@ -77,6 +79,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     # In threads: they write to the database, which Django refuses on the event loop.
     await asyncio.to_thread(_give_up)
     await asyncio.to_thread(upkeep.stop)
+    await asyncio.to_thread(usage.stop)
     await asyncio.to_thread(request_log.stop)
     await send({"type": "lifespan.shutdown.complete"})
 

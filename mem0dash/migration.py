@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from django.core.management import call_command
-from django.db import OperationalError, connection
+from django.db import DatabaseError, OperationalError, connection
 
 from accounts.services import check_encryption_key
 from mem0dash.env import ConfigurationError
@@ -19,7 +19,10 @@ def prepare_database() -> None:
     try:
         with _alone():
             call_command("migrate", interactive=False, verbosity=0)
-    except OperationalError as error:
+    except DatabaseError as error:
+        # Of SQLite's errors the damage of a file is one that is none of the more exact kinds.
+        if not isinstance(error, OperationalError) and type(error) is not DatabaseError:
+            raise
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(
             f"DATABASE_URL: the database does not answer ({reason})."

@@ -110,9 +110,7 @@ class PageSession(OnPages, SessionMiddleware):
     """Sessions of pages. To have looked at one is kept where that can be done at once: a page that
     shows a message shows it again rather than not at all."""
 
-    def process_response(
-        self, request: HttpRequest, response: HttpResponseBase
-    ) -> HttpResponseBase:
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         try:
             if request.method not in {"GET", "HEAD"}:
                 return super().process_response(request, response)

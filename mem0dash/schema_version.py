@@ -19,7 +19,9 @@ def refuse_newer(applied: Iterable[tuple[str, str]], database: str) -> None:
     is of an application that is installed here, and not known to it."""
     for app, name in sorted(applied, reverse=True):
         package = _package(app)
-        names = {module.name for module in pkgutil.iter_modules(package.__path__)} if package else ()
+        names = (
+            {module.name for module in pkgutil.iter_modules(package.__path__)} if package else ()
+        )
         # An application without migrations, or that is not installed, says nothing.
         if names and name not in names and name not in _replaced(package, app, names):
             raise ConfigurationError(

@@ -321,6 +321,8 @@ HEALTH_CHECKS = {
     "database": "operations.health.check_database",
     "index": "memories.runtime.check_index",
 }
+# The table that writes go to, which the health route asks a database server about.
+HEALTH_TABLE = "memories_memory"
 
 # Whether the health route tells everybody the version and each part, as it tells who has a key.
 HEALTH_DETAILS = env.flag("HEALTH_DETAILS")

@@ -17,6 +17,7 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, connection,
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from mem0dash.datastore import explained
 from mem0dash.errors import ConflictError, Mem0dashError, ProviderError
 from mem0dash.principal import Principal
 from memories.connections import let_go_of_connection
@@ -264,6 +265,9 @@ def _work(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
         reason, code = "Internal error.", "internal_error"
         if isinstance(error, Mem0dashError):
             reason, code = error.message, error.code
+        elif isinstance(error, DatabaseError | InterfaceError):
+            told = explained(error, "The database did not answer.")
+            reason, code = told.message, told.code
         cause = error.cause if isinstance(error, ProviderError) else ""
         extra = {"input": str(kept.pk), "code": code}
         logger.warning("add failed, its input is kept", extra=extra)

@@ -15,6 +15,7 @@ from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
 from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
+from mem0dash.sqlite3 import logs
 from memories import bulk_work, ingest, leases, purge, reembedding, token_work, vectors
 from memories.engine.opening import LateLlm
 from memories.leases import Held
@@ -30,6 +31,7 @@ STATES_SECONDS: Final = 600.0
 # After a look for missing token states that failed, or that another process was at.
 STATES_AGAIN_SECONDS: Final = 10.0
 RECONCILE_SECONDS: Final = 3600.0
+LOG_SECONDS: Final = 30.0
 # All workers renew it, as one holder: the web processes see that there is a worker.
 WORKERS: Final = "workers"
 WORKERS_SECONDS: Final = 20.0
@@ -83,7 +85,7 @@ class Upkeep:
     def _quick_round(self) -> None:
         self._follow()
         if self._on_duty():
-            for work in (self.runtime.tick, self._flip, self._end_claims, self._purge):
+            for work in (self.runtime.tick, self._flip, self._end_claims, self._purge, self._log):
                 self._guarded(work)
 
     def _follow(self) -> None:
@@ -119,6 +121,10 @@ class Upkeep:
             self._due("purge", PURGE_SECONDS)
         elif self._due("purge", PURGE_SECONDS) and self._may("purge", PURGE_SECONDS):
             purge.purge_all()
+
+    def _log(self) -> None:
+        if connection.vendor == "sqlite" and self._due("log", LOG_SECONDS):
+            logs.shorten(connection)
 
     # --- What takes long -------------------------------------------------------------------------
     def _slow(self) -> None:

@@ -1,40 +1,132 @@
 """Health that tells the truth: each part is asked, not assumed."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from django.conf import settings
-from django.db import connection
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from mem0dash.errors import Mem0dashError
+from mem0dash.datastore import explained, is_busy
+from mem0dash.errors import (
+    DatastoreBusyError,
+    DatastoreFullError,
+    DatastoreReadOnlyError,
+    DatastoreUnavailableError,
+    Mem0dashError,
+)
+from mem0dash.sqlite3.turns import Turns, at_most
 
 logger = logging.getLogger(__name__)
 
 
+# How long the last try to write is believed, when it went well and when it did not.
+WROTE_SECONDS: Final = 5.0
+REFUSED_SECONDS: Final = 2.0
+# How long a try waits for others.
+TRY_SECONDS: Final = 0.5
+# What a condition is called that is more than "it does not answer".
+STATES: Final = {
+    DatastoreBusyError.code: "locked",
+    DatastoreFullError.code: "full",
+    DatastoreReadOnlyError.code: "read-only",
+}
+
+
 def check_database() -> None:
-    """Raises when the database does not answer."""
+    """Raises when the database does not answer, or cannot be written."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+    writing.check()
+
+
+class Writing:
+    """Whether the database can be written, tried now and then: whoever asks more often, with or
+    without a credential, gets the last answer."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._until = 0.0
+        self._error: DatastoreUnavailableError | None = None
+
+    def check(self) -> None:
+        """Raises the DatastoreUnavailableError that a write would meet."""
+        # Of several at once one tries; the others have what was found before.
+        if time.monotonic() >= self._until and self._guard.acquire(blocking=False):
+            try:
+                self._error = self._tried()
+                good_for = REFUSED_SECONDS if self._error else WROTE_SECONDS
+                self._until = time.monotonic() + good_for
+            finally:
+                self._guard.release()
+        if (error := self._error) is not None:
+            raise type(error)(error.message, retry_after=error.retry_after)
+
+    def forget(self) -> None:
+        """Tries again with the next question."""
+        self._until, self._error = 0.0, None
+
+    def _tried(self) -> DatastoreUnavailableError | None:
+        try:
+            if connection.vendor == "sqlite":
+                _try_file()
+            else:
+                _try_server()
+        except DatabaseError as error:
+            return explained(error, "The database cannot be written.")
+        return None
+
+
+def _try_file() -> None:
+    turns: Turns = connection.turns  # type: ignore[attr-defined]  # mem0dash.sqlite3
+    if time.monotonic() - turns.wrote_at < WROTE_SECONDS:
+        return
+    try:
+        with at_most(TRY_SECONDS), transaction.atomic(), connection.cursor() as cursor:
+            # A number for applications in the head of the file, which nothing here reads. To
+            # write a row as it was would change no page.
+            number = cursor.execute("PRAGMA user_version").fetchone()[0]
+            cursor.execute(f"PRAGMA user_version = {(number + 1) % 1000}")
+    except OperationalError as error:
+        # That others of this process write for long is no trouble.
+        if not is_busy(error) or turns.blocked_since is not None:
+            raise
+
+
+def _try_server() -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_is_in_recovery()")
+        if cursor.fetchone()[0]:
+            cursor.execute("SET TRANSACTION READ WRITE")  # its error says why that cannot be
+        # Writes nothing, and does not wait: a lock that lets nobody write is told at once.
+        table = connection.ops.quote_name(settings.HEALTH_TABLE)
+        cursor.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE NOWAIT")
+
+
+writing: Final = Writing()
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """How a part of settings.HEALTH_CHECKS was found: `since` is when this process first found it
-    so, without a change in between; `problem` says why it is not well, `ms` how long it took."""
+    so, without a change in between; `state` is ok, failing, or one of STATES, `problem` says why
+    it is not well, `ms` how long it took."""
 
     name: str
     is_well: bool
     since: datetime
     ms: float
     problem: str = ""
+    state: str = "ok"
 
 
-_since: dict[str, tuple[bool, datetime]] = {}
+_since: dict[str, tuple[str, datetime]] = {}
 
 
 def conditions() -> list[Condition]:
@@ -44,18 +136,21 @@ def conditions() -> list[Condition]:
 
 def _asked(name: str, path: str) -> Condition:
     check: Callable[[], None] = import_string(path)
-    started, problem, is_well = time.perf_counter(), "", True
+    started, problem, state = time.perf_counter(), "", "ok"
     try:
         check()
+    except DatastoreUnavailableError as error:
+        logger.error("health check failed", extra={"part": name, "cause": error.message})
+        problem, state = error.message, STATES.get(error.code, "failing")
     except Mem0dashError as error:
         logger.exception("health check failed", extra={"part": name})
-        problem, is_well = error.message, False
+        problem, state = error.message, "failing"
     except Exception:
         logger.exception("health check failed", extra={"part": name})
-        problem, is_well = "It does not answer.", False
+        problem, state = "It does not answer.", "failing"
     ms = round((time.perf_counter() - started) * 1000, 1)
     known = _since.get(name)
-    if known is None or known[0] != is_well:
+    if known is None or known[0] != state:
         # Of two threads at once either may write it: both have seen the change just now.
-        known = _since[name] = (is_well, timezone.now())
-    return Condition(name, is_well, known[1], ms, problem)
+        known = _since[name] = (state, timezone.now())
+    return Condition(name, state == "ok", known[1], ms, problem, state)

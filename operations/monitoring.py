@@ -19,10 +19,20 @@ from mem0dash.rest.shapes import instant_z
 from mem0dash.rest.views import OssView
 from mem0dash.version import VERSION
 from operations import metrics
-from operations.health import Condition, conditions
+from operations.health import STATES, Condition, conditions
 
 _YES: Schema = {"type": "boolean"}
-_PART = object_of({"name": TEXT, "ok": _YES, "since": TIME, "ms": {"type": "number"}})
+_PART = object_of(
+    {
+        "name": TEXT,
+        "ok": _YES,
+        "state": {"type": "string", "enum": ["ok", "failing", *STATES.values()]},
+        "problem": TEXT,
+        "since": TIME,
+        "ms": {"type": "number"},
+    },
+    "problem",
+)
 _HEALTH = object_of(
     {
         "ok": _YES,
@@ -96,6 +106,8 @@ def _shape(part: Condition) -> dict[str, Any]:
     return {
         "name": part.name,
         "ok": part.is_well,
+        "state": part.state,
+        **({"problem": part.problem} if part.problem else {}),
         "since": instant_z(part.since),
         "ms": part.ms,
     }

@@ -113,9 +113,7 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
     return _answer(error, request_id) if isinstance(error, Mem0dashError) else None
 
 
-def database_trouble(
-    error: Exception, away: str, request_id: str
-) -> DatastoreUnavailableError:
+def database_trouble(error: Exception, away: str, request_id: str) -> DatastoreUnavailableError:
     """What the caller gets for an error of the database, which is logged: with its traceback where
     the reason is not plain."""
     told = explained(error, away)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
+from sqlite3 import OperationalError as SqliteError
 from typing import Any, Final, TypeVar
 
 from django.db import OperationalError
@@ -15,7 +16,6 @@ from mem0dash.sqlite3 import files
 from mem0dash.sqlite3.cursors import Cursor
 from mem0dash.sqlite3.turns import Turns, patience, turns_of
 
-Database = base.Database
 T = TypeVar("T")
 
 # How long SQLite polls for the lock at a time: so soon a process learns that a stranger holds it.
@@ -64,7 +64,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _close(self) -> None:
         try:
-            super()._close()
+            super()._close()  # type: ignore[misc]  # the stubs leave it out
         finally:
             self._writer = None
             self.abandoned.clear()
@@ -72,7 +72,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     # --- Turns -----------------------------------------------------------------------------------
     def _start_transaction_under_autocommit(self) -> None:
-        statement = f"BEGIN {self.transaction_mode or ''}"
+        # The ignore: the stubs leave it out.
+        statement = f"BEGIN {self.transaction_mode or ''}"  # type: ignore[attr-defined]
 
         def begin() -> None:
             with self.cursor() as cursor:
@@ -103,9 +104,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self._settle()
         return result
 
-    def _run_until(
-        self, until: float, run: Callable[[], T], *, has_turn: bool, again: bool
-    ) -> T:
+    def _run_until(self, until: float, run: Callable[[], T], *, has_turn: bool, again: bool) -> T:
         try:
             while True:
                 left = until - time.monotonic()
@@ -113,7 +112,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     self._poll_for(self.connection, max(left, 0.0))
                 try:
                     return run()
-                except (Database.OperationalError, OperationalError) as error:
+                except (SqliteError, OperationalError) as error:
                     if not is_busy(error):
                         raise
                     if has_turn:
@@ -143,7 +142,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _commit(self) -> None:
         try:
-            super()._commit()
+            super()._commit()  # type: ignore[misc]  # the stubs leave it out
             if self.connection is not None:
                 self.turns.wrote()
         finally:
@@ -151,7 +150,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _rollback(self) -> None:
         try:
-            super()._rollback()
+            super()._rollback()  # type: ignore[misc]  # the stubs leave it out
         finally:
             self._settle()
 

@@ -67,6 +67,11 @@ class Turns:
         self.blocked_since: float | None = None
         self.wrote_at = float("-inf")
 
+    @property
+    def waiting(self) -> int:
+        """How many stand in the line."""
+        return len(self._line)
+
     def take(self, who: Any, seconds: float) -> bool:
         """Waits until it is the turn of `who`, which gives it back with `give`. False, at once,
         where the thread's own other connection has it: SQLite says what it thinks of that.

@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand
 from accounts import setup
 from accounts.services import ensure_owner
 from accounts.setup import offer_setup_token
+from mem0dash import collecting
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import Mem0dashError
 from mem0dash.migration import prepare_database
@@ -33,6 +34,7 @@ class Command(BaseCommand):
             runtime.install(runtime.open_runtime())
         except Mem0dashError as error:
             raise ConfigurationError(error.message) from error
+        collecting.start()
         server = uvicorn.Server(_uvicorn_config())
         socket = server.config.bind_socket()
         self._greet(socket.getsockname()[1])
