@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
+from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED, ProgrammingError
 from sqlite3 import OperationalError as SqliteError
 from typing import Any, Final, TypeVar
 
@@ -52,15 +52,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return connection
 
     def create_cursor(self, name: str | None = None) -> Cursor:
-        if self.abandoned:
-            self._close_abandoned()
+        # Tests share connections: it is whoever uses it now.
+        self.thread = threading.get_ident()
+        while self.abandoned:
+            self.abandoned.popleft().close()
         cursor: Cursor = self.connection.cursor(factory=Cursor)
         cursor.owner = self
         return cursor
-
-    def _close_abandoned(self) -> None:
-        while self.abandoned:
-            self.abandoned.popleft().close()
 
     def _close(self) -> None:
         try:
@@ -137,7 +135,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Gives the turn to the next, unless this connection is still writing."""
         if self.connection is None:
             return  # closing has given it
-        if self._writer is None and not self.connection.in_transaction:
+        try:
+            is_over = self._writer is None and not self.connection.in_transaction
+        except ProgrammingError:  # SQLite's connection was closed behind Django's back
+            is_over = True
+        if is_over:
             self.turns.give(self)
 
     def _commit(self) -> None:
