@@ -7,6 +7,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.messages.middleware import MessageMiddleware
+from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
@@ -116,13 +117,24 @@ class PageSession(OnPages, SessionMiddleware):
                 return super().process_response(request, response)
             with at_most(_READERS_PATIENCE):
                 return super().process_response(request, response)
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, SessionInterrupted) as error:
+            trouble = _of_database(error)
+            if trouble is None:
+                raise  # the session has ended meanwhile
             if request.method in {"GET", "HEAD"}:
-                logger.warning("a session was not saved", extra={"cause": str(error).strip()[:300]})
+                cause = str(trouble).strip()[:300]
+                logger.warning("a session was not saved", extra={"cause": cause})
                 return response
-            answer = told(request, error)
+            answer = told(request, trouble)
             assert answer is not None  # noqa: S101  (it knows errors of the database)
             return answer
+
+
+def _of_database(error: BaseException | None) -> Exception | None:
+    """The error of the database in which this one began: Django takes each for an ended session."""
+    while error is not None and not isinstance(error, OperationalError | InterfaceError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class PageCsrf(OnPages, CsrfViewMiddleware):
