@@ -5,12 +5,13 @@ import os
 import re
 import secrets
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
 from cryptography.fernet import Fernet
 
-from mem0dash import env
+from mem0dash import engines, env
 from mem0dash.env import ConfigurationError
 from mem0dash.version import VERSION
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES
@@ -172,7 +173,6 @@ except (ValueError, KeyError) as _error:
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     if _database["NAME"] in {"", ":memory:"}:
         raise ConfigurationError("DATABASE_URL must name a file, such as sqlite:////path/to/file.")
-    _database["ENGINE"] = "mem0dash.sqlite3"
     _database["CONN_HEALTH_CHECKS"] = False
     _database["OPTIONS"] = {
         # Seconds that a write waits for others; then it is refused as busy.
@@ -200,7 +200,9 @@ if DATABASE_POOL_SIZE and _database["ENGINE"] == "django.db.backends.postgresql"
             "reconnect_timeout": 2.0,
         },
     }
-DATABASES = {"default": _database}
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": {**_database, "ENGINE": engines.OWN[_database["ENGINE"]]}
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Search index: embedded, or on a Qdrant server that several processes share ------------------

@@ -22,6 +22,7 @@ from django.db.models.sql import InsertQuery
 
 from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
+from mem0dash import engines
 from memories import fulltext
 from memories.models import Memory
 from memories.server_state import IndexState, Lease
@@ -77,7 +78,6 @@ def register(alias: str, url: str | None) -> None:
             "or sqlite:////path/to/file."
         ) from error
     if parsed["ENGINE"] == "django.db.backends.sqlite3" and parsed["NAME"] not in {"", ":memory:"}:
-        parsed["ENGINE"] = "mem0dash.sqlite3"
         parsed["OPTIONS"] = {
             "timeout": _LOCK_SECONDS,
             "transaction_mode": "IMMEDIATE",
@@ -85,6 +85,7 @@ def register(alias: str, url: str | None) -> None:
         }
     elif parsed["ENGINE"] != "django.db.backends.postgresql":
         raise CopyError("The URL must name a SQLite file or a PostgreSQL database.")
+    parsed["ENGINE"] = engines.OWN[parsed["ENGINE"]]
     defaults = connections.configure_settings({DEFAULT_DB_ALIAS: parsed})
     connections.settings[alias] = defaults[DEFAULT_DB_ALIAS]
 
