@@ -65,7 +65,7 @@ def register(alias: str, url: str | None) -> None:
     CopyError when it cannot be one.
     """
     if url is None:
-        known = copy_of(settings.DATABASES[DEFAULT_DB_ALIAS])
+        known: dict[str, Any] = copy_of(settings.DATABASES[DEFAULT_DB_ALIAS])
         # One connection is enough, and those of a pool would look like a running server's.
         known.get("OPTIONS", {}).pop("pool", None)
         connections.settings[alias] = known
