@@ -94,8 +94,16 @@ def release(name: str) -> None:
 
 
 def is_taken(name: str) -> bool:
-    """Whether anybody, this process included, holds the lease now."""
-    return Lease.objects.filter(name=name, until__gt=Now()).exists()
+    """Whether anybody, this process included, holds the lease now. One whose process is known to
+    be gone holds nothing: who asks before trying would otherwise wait until it runs out."""
+    held = Lease.objects.filter(name=name, until__gt=Now())
+    holder = held.values_list("holder", flat=True).first()
+    if holder is None:
+        return False
+    if not _is_dead(holder):
+        return True
+    held.filter(holder=holder).update(until=Now())
+    return held.exists()
 
 
 class Held:

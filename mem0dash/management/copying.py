@@ -84,6 +84,9 @@ def register(alias: str, url: str | None) -> None:
         }
     elif parsed["ENGINE"] != "django.db.backends.postgresql":
         raise CopyError("The URL must name a SQLite file or a PostgreSQL database.")
+    else:
+        # As in the settings, by which two names of one database are known.
+        parsed["ENGINE"] = "mem0dash.postgresql"
     defaults = connections.configure_settings({DEFAULT_DB_ALIAS: parsed})
     connections.settings[alias] = defaults[DEFAULT_DB_ALIAS]
 

@@ -37,6 +37,10 @@ def silent(done: int, total: int) -> None:
     """A progress that nobody watches."""
 
 
+def nothing() -> None:
+    """A step of the work that nobody waits for."""
+
+
 @dataclass(slots=True)
 class Building:
     """The next generation while it is made: of which model, and where."""
@@ -168,16 +172,18 @@ class Indexer:
             for at in range(0, len(same), BATCH):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
 
-    def differences(self) -> Differences:
-        """Where the index and SQL are not the same; what is pending is on its way."""
-        return differences(self.index)
+    def differences(self, *, each: Callable[[], None] = nothing) -> Differences:
+        """Where the index and SQL are not the same; what is pending is on its way. `each` is called
+        now and then."""
+        return differences(self.index, each=each)
 
-    def repair(self, found: Differences) -> None:
+    def repair(self, found: Differences, *, each: Callable[[], None] = nothing) -> None:
         """Applies again what differs."""
         # What is there in a later revision than SQL has would not give way to an earlier one.
         self.index.delete([*found.ghosts, *found.ahead])
         ids = found.all
         for at in range(0, len(ids), BATCH):
+            each()
             self.apply(ids[at : at + BATCH])
         self.settle()
 

@@ -1,5 +1,8 @@
 """One process at a time: leases are got, kept, lost and taken over."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -69,3 +72,36 @@ def test_a_lease_that_ran_out_unnoticed_is_lost_too():
         Lease.objects.update(until=timezone.now() - timedelta(seconds=1))
         with pytest.raises(leases.LeaseLostError), transaction.atomic():
             lease.lock()
+
+
+def of_process(pid: int, place: str | None = None) -> None:
+    until = timezone.now() + timedelta(hours=1)
+    holder = f"{leases._PLACE if place is None else place}:{pid}"
+    Lease.objects.update_or_create(name="work", defaults={"holder": holder, "until": until})
+
+
+@pytest.fixture
+def dead_pid():
+    """A number that was a process's, which is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(timeout=30)
+    return process.pid
+
+
+@pytest.mark.skipif(not leases._PLACE, reason="this system does not tell one start from another")
+def test_a_lease_of_a_process_that_was_killed_here_is_free_at_once(dead_pid):
+    of_process(dead_pid)
+    assert not leases.is_taken("work")
+    assert leases.acquire("work")
+    of_process(dead_pid)
+    assert leases.acquire("work")
+
+
+def test_a_lease_of_a_living_process_or_of_another_machine_is_not_taken(dead_pid):
+    of_process(os.getppid())
+    assert leases.is_taken("work")
+    assert not leases.acquire("work")
+    # The same number elsewhere is another process, which nobody here can see.
+    of_process(dead_pid, "another-machine/1")
+    assert leases.is_taken("work")
+    assert not leases.acquire("work")
