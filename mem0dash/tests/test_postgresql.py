@@ -39,7 +39,7 @@ def locks() -> int:
 
 def test_who_waits_too_long_to_migrate_is_told_who_is_at_it(other, monkeypatch, caplog):
     monkeypatch.setattr(migration, "WAIT_SECONDS", 0.3)
-    with pytest.raises(ConfigurationError) as caught:
+    with caplog.at_level("WARNING"), pytest.raises(ConfigurationError) as caught:
         migration.prepare_database()
     said = str(caught.value)
     assert "Another process has been migrating this database" in said

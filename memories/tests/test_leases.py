@@ -74,34 +74,47 @@ def test_a_lease_that_ran_out_unnoticed_is_lost_too():
             lease.lock()
 
 
-def of_process(pid: int, place: str | None = None) -> None:
+def of_process(holder: str) -> None:
     until = timezone.now() + timedelta(hours=1)
-    holder = f"{leases._PLACE if place is None else place}:{pid}"
     Lease.objects.update_or_create(name="work", defaults={"holder": holder, "until": until})
 
 
 @pytest.fixture
-def dead_pid():
-    """A number that was a process's, which is gone."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait(timeout=30)
-    return process.pid
+def process():
+    """A process of this machine that lives."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as made:
+        yield made
+        made.kill()
 
 
-@pytest.mark.skipif(not leases._PLACE, reason="this system does not tell one start from another")
-def test_a_lease_of_a_process_that_was_killed_here_is_free_at_once(dead_pid):
-    of_process(dead_pid)
-    assert not leases.is_taken("work")
-    assert leases.acquire("work")
-    of_process(dead_pid)
-    assert leases.acquire("work")
+needs_proc = pytest.mark.skipif(not leases._PLACE, reason="this system does not tell who lives")
 
 
-def test_a_lease_of_a_living_process_or_of_another_machine_is_not_taken(dead_pid):
-    of_process(os.getppid())
+@needs_proc
+def test_a_lease_of_a_process_that_was_killed_here_is_free_at_once(process):
+    holder = leases._holder(process.pid)
+    of_process(holder)
     assert leases.is_taken("work")
     assert not leases.acquire("work")
-    # The same number elsewhere is another process, which nobody here can see.
-    of_process(dead_pid, "another-machine/1")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    # Its parent has not taken note of it yet.
+    assert not leases.is_taken("work")
+    of_process(holder)
+    process.wait(timeout=30)
+    assert not leases.is_taken("work")
+    of_process(holder)
+    assert leases.acquire("work")
+
+
+@needs_proc
+def test_a_lease_whose_number_another_process_has_got_is_free(process):
+    of_process(leases._holder(process.pid) + "0")
+    assert not leases.is_taken("work")
+
+
+def test_a_lease_of_another_machine_is_not_taken_whether_its_number_is_in_use_here_or_not():
+    # Whoever it is, nobody here can see it.
+    of_process("another-machine:999999999:1")
     assert leases.is_taken("work")
     assert not leases.acquire("work")
