@@ -96,7 +96,7 @@ def _is_dead(holder: str) -> bool:
     except (OSError, IndexError):
         return False
     # One that was killed and that its parent has not taken note of is still listed.
-    return state in {"Z", "X"} or (started != "" and begun != started)
+    return state in {"Z", "X"} or started not in {"", begun}
 
 
 def _in(seconds: float) -> Any:

@@ -48,7 +48,10 @@ def _asked(name: str, path: str) -> Condition:
     try:
         check()
     except Mem0dashError as error:
-        logger.exception("health check failed", extra={"part": name})
+        # A state that has a name, such as an index that is being built: no traceback.
+        cause = str(error.__cause__ or "").strip()[:300]
+        told = {"part": name, "cause": cause}
+        logger.warning(f"health check failed: {error.message}", extra=told)
         problem, is_well = error.message, False
     except Exception:
         logger.exception("health check failed", extra={"part": name})

@@ -31,6 +31,8 @@ class VectorIndex(Protocol):
     """
 
     dims: int
+    # Whether its answers come over a network: whoever waits for them needs no CPU meanwhile.
+    is_remote: bool
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Adds or replaces the points."""
@@ -59,6 +61,18 @@ class VectorIndex(Protocol):
         ids: Collection[UUID] | None = None,
     ) -> Hits:
         """The `limit` best by BM25 (unbounded, > 0), best first."""
+
+    def search_both(
+        self,
+        vector: Vector | None,
+        query: str,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> tuple[Hits, Hits]:
+        """What `search` and `search_text` find; without a vector, nothing by meaning."""
 
     def words(self, text: str) -> frozenset[int]:
         """The content words of a text as BM25 sees them: stemmed, without stop words, hashed."""

@@ -53,6 +53,8 @@ _FILTERS: Final = _Filters()
 class EdgeIndex:
     """VectorIndex on Qdrant Edge. `dims` 0 makes an index of words only."""
 
+    is_remote = False
+
     def __init__(self, path: Path, dims: int) -> None:
         """Opens the index in `path`, or makes it; IndexUnavailableError when it is in use."""
         self.path, self.dims = path, dims
@@ -169,6 +171,21 @@ class EdgeIndex:
         if not sparse.indices:
             return []
         return self._query(edge.Query.Nearest(sparse, LEXICAL), limit, where, now, ids)
+
+    def search_both(
+        self,
+        vector: Vector | None,
+        query: str,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> tuple[Hits, Hits]:
+        dense: Hits = []
+        if vector is not None:
+            dense = self.search(vector, limit=limit, where=where, now=now, ids=ids)
+        return dense, self.search_text(query, limit=limit, where=where, now=now, ids=ids)
 
     def _query(
         self,

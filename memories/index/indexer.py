@@ -121,6 +121,16 @@ class Indexer:
     def refresh(self) -> None:
         """Takes up what other processes did to the index; here, there are none."""
 
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        """What somebody waits for: an index over a network has a second for it and then raises
+        IndexUnavailableError, and what did not get there stays pending."""
+        yield
+
+    def follow(self, ids: Sequence[UUID]) -> None:
+        """`apply`, after a change that its caller is told of next: from then on it is found."""
+        self.apply(ids)
+
     def apply(self, ids: Sequence[UUID]) -> None:
         """Brings the index to what SQL holds for these memories. IndexUnavailableError may rise.
 

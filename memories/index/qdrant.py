@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from uuid import UUID
@@ -16,6 +16,7 @@ from memories.filters import Node
 from memories.index import fields
 from memories.index.base import Hits, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translated
+from memories.index.patience import Line, Patience
 from memories.records import Vector
 
 DENSE: Final = "dense"
@@ -102,13 +103,15 @@ class Collections:
             check_compatibility=False,
             limits=limits,
         )
+        self.patience = Patience(server.timeout)
+        self._client.http.client.add_middleware(self.patience.send)
 
     def name(self, generation: int) -> str:
         return f"{self.server.collection}_{generation:06d}"
 
     def open(self, generation: int, dims: int) -> "QdrantIndex":
         """The index of this generation, whether it is there or not."""
-        return QdrantIndex(self._client, self.name(generation), dims)
+        return QdrantIndex(self._client, self.name(generation), dims, self.patience)
 
     @translated()
     def exists(self, generation: int) -> bool:
@@ -163,17 +166,19 @@ class Collections:
 class QdrantIndex:
     """VectorIndex on one collection. `dims` 0 is an index of words only."""
 
-    def __init__(self, client: QdrantClient, name: str, dims: int) -> None:
+    is_remote = True
+
+    def __init__(self, client: QdrantClient, name: str, dims: int, patience: Patience) -> None:
         self.name, self.dims = name, dims
-        self._client = client
+        self._client, self._patience = client, patience
         self._words = fields.Words()
         self._closed = False
 
     @contextmanager
-    def _asking(self) -> Iterator[QdrantClient]:
+    def _asking(self, line: Line | None = None) -> Iterator[QdrantClient]:
         if self._closed:
             raise IndexUnavailableError("The memory index is closed.")
-        with _answered(self.name):
+        with _answered(self.name), self._patience.on(line) if line else nullcontext():
             yield self._client
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -216,7 +221,7 @@ class QdrantIndex:
         ids: Collection[UUID] | None = None,
     ) -> Hits:
         chosen = fields.chosen(_FILTERS, where, now, ids)
-        return self._query(vector.tolist(), DENSE, limit, chosen)
+        return self._queried([_request(vector.tolist(), DENSE, limit, chosen)])[0]
 
     def search_text(
         self,
@@ -227,23 +232,43 @@ class QdrantIndex:
         now: float | None = None,
         ids: Collection[UUID] | None = None,
     ) -> Hits:
-        words = self._words.query(query)
-        if not words.indices:
-            return []
-        sparse = models.SparseVector.model_construct(indices=words.indices, values=words.values)
-        return self._query(sparse, LEXICAL, limit, fields.chosen(_FILTERS, where, now, ids))
+        return self.search_both(None, query, limit=limit, where=where, now=now, ids=ids)[1]
 
-    def _query(self, query: Any, using: str, limit: int, chosen: Any) -> Hits:
-        with self._asking() as client:
-            answer = client.query_points(
-                self.name,
-                query=query,
-                using=using,
-                limit=limit,
-                query_filter=chosen,
-                with_payload=False,
+    def search_both(
+        self,
+        vector: Vector | None,
+        query: str,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> tuple[Hits, Hits]:
+        chosen = fields.chosen(_FILTERS, where, now, ids)
+        words = self._words.query(query)
+        dense, lexical = [], []
+        if vector is not None:
+            dense = [_request(vector.tolist(), DENSE, limit, chosen)]
+        if words.indices:
+            sparse = models.SparseVector.model_construct(indices=words.indices, values=words.values)
+            lexical = [_request(sparse, LEXICAL, limit, chosen)]
+        found = self._queried([*dense, *lexical])
+        return found[0] if dense else [], found[-1] if lexical else []
+
+    def _queried(self, requests: Sequence[models.QueryRequest]) -> list[Hits]:
+        """All of them in one call: over a network a second one costs as long again."""
+        if not requests:
+            return []
+        batch = models.QueryRequestBatch.model_construct(searches=list(requests))
+        with self._asking(self._patience.searching) as client:
+            # The client's own method would look through every number for something to embed.
+            answer = client.http.search_api.query_batch_points(
+                collection_name=self.name, query_request_batch=batch
             )
-            return [(UUID(str(hit.id)), hit.score) for hit in answer.points]
+            return [
+                [(UUID(str(hit.id)), hit.score) for hit in one.points]
+                for one in answer.result or []
+            ]
 
     def words(self, text: str) -> frozenset[int]:
         return self._words.of(text)
@@ -265,7 +290,7 @@ class QdrantIndex:
             return dict(_revisions(client.retrieve(self.name, wanted, with_payload=[REV])))
 
     def count(self) -> int:
-        with self._asking() as client:
+        with self._asking(self._patience.looking) as client:
             return int(client.count(self.name, exact=True).count)
 
     def flush(self) -> None:
@@ -276,6 +301,12 @@ class QdrantIndex:
     def close(self) -> None:
         """Ends this view; the client stays open for the other generations."""
         self._closed = True
+
+
+def _request(query: Any, using: str, limit: int, chosen: Any) -> models.QueryRequest:
+    return models.QueryRequest.model_construct(
+        query=query, using=using, limit=limit, filter=chosen, with_payload=False
+    )
 
 
 def _not_newer(points: Sequence[Point]) -> Any:

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -118,6 +118,12 @@ class SharedIndexer(Indexer):
             self._insists, self._behind_since = False, None
             if swapped is not None:
                 swapped()
+
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        patience = self._collections.patience
+        with patience.on(patience.writing):
+            yield
 
     def apply(self, ids: Sequence[UUID]) -> None:
         if not ids:

@@ -165,6 +165,7 @@ class Store:
             "POST points": self.retrieve,
             "POST points delete": self.delete,
             "POST points query": self.query,
+            "POST points query batch": self.query_batch,
             "POST points scroll": self.scroll,
             "POST points count": self.count,
         }.get(called)
@@ -203,6 +204,9 @@ class Store:
         )
         hits = shard.query(request)
         return {"points": [{"id": str(h.id), "version": 0, "score": h.score} for h in hits]}
+
+    def query_batch(self, shard: Any, body: Any) -> Any:
+        return [self.query(shard, one) for one in body["searches"]]
 
     def scroll(self, shard: Any, body: Any) -> Any:
         offset = body.get("offset")
