@@ -81,8 +81,7 @@ class Runtime:
         if self.indexer is None or not memories:
             return
         try:
-            with self.indexer.briefly():
-                self.indexer.follow([memory.id for memory in memories])
+            self.indexer.follow([memory.id for memory in memories])
         except (Mem0dashError, AnyDatabaseError) as error:
             # One line: there may be one for each write until the index answers again.
             cause = str(error.__cause__ or error).strip()[:300]

@@ -298,8 +298,7 @@ def test_while_the_server_is_out_of_order_a_search_is_an_error(
     owner, engine, qdrant, collections, how, monkeypatch
 ):
     [one] = add(owner, "green tea")
-    http = collections._client.http.client._client
-    monkeypatch.setattr(http, "timeout", 0.5)
+    monkeypatch.setattr(collections.patience.searching, "seconds", 0.5)
     qdrant.tell(**how)
     with pytest.raises(IndexUnavailableError):
         search_memories(owner, "green tea")
