@@ -1,6 +1,6 @@
 """What every vector index offers, whatever it is made of."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -37,8 +37,9 @@ class VectorIndex(Protocol):
     def upsert(self, points: Sequence[Point]) -> None:
         """Adds or replaces the points."""
 
-    def delete(self, ids: Collection[UUID]) -> None:
-        """Removes the points; unknown ids are no error."""
+    def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
+        """Removes the points; unknown ids are no error. `revs` are the revisions in which they were
+        deleted, where known: an earlier one that is still on its way must not bring them back."""
 
     def search(
         self,

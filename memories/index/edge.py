@@ -3,7 +3,7 @@
 import fcntl
 import os
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
@@ -122,7 +122,8 @@ class EdgeIndex:
         self._shard.update(edge.UpdateOperation.upsert_points(rows))
 
     @translated()
-    def delete(self, ids: Collection[UUID]) -> None:
+    def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
+        # Nothing is on its way: there is one writer, in this process.
         if ids:
             self._shard.update(edge.UpdateOperation.delete_points([str(i) for i in ids]))
 

@@ -189,12 +189,15 @@ class Indexer:
 
     def repair(self, found: Differences, *, each: Callable[[], None] = nothing) -> None:
         """Applies again what differs."""
-        # What is there in a later revision than SQL has would not give way to an earlier one.
-        self.index.delete([*found.ghosts, *found.ahead])
+        # What is there in a later revision than SQL has would not give way to an earlier one, nor
+        # would what is left of a memory that SQL, restored from a backup, has not deleted.
+        first_gone = {*found.ghosts, *found.ahead, *found.missing}
         ids = found.all
         for at in range(0, len(ids), BATCH):
             each()
-            self.apply(ids[at : at + BATCH])
+            some = ids[at : at + BATCH]
+            self.index.delete([id_ for id_ in some if id_ in first_gone])
+            self.apply(some)
         self.settle()
 
     # --- Rebuilding ------------------------------------------------------------------------------
@@ -324,7 +327,8 @@ def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.Row]) ->
     """Brings these memories in the index to what was read of them."""
     live = [row.point for row in found if row.point is not None]
     index.upsert(live)
-    index.delete(set(ids) - {point.id for point in live})
+    gone = {row.id: row.rev for row in found if row.point is None}
+    index.delete(set(ids) - {point.id for point in live}, gone)
 
 
 def by_rev(revisions: dict[UUID, int]) -> dict[int, list[UUID]]:

@@ -1,7 +1,8 @@
 """The index on a Qdrant server, cluster or cloud: one collection for each generation."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -23,6 +24,12 @@ DENSE: Final = "dense"
 _SCAN_PAGE: Final = 5000
 # Numbers in one request: about 8 MB of JSON, a quarter of what a server takes by default.
 _NUMBERS_AT_ONCE: Final = 400_000
+_BURIED_AT_ONCE: Final = 1000
+_NUMBER: Final = models.PayloadSchemaType.FLOAT
+# When a memory went that is no more: on such a point is nothing else but its revision.
+GONE: Final = "gone"
+# The clocks of other machines may be ahead.
+_DAY: Final = 86_400.0
 # Of two writers of one point the same one is last on every replica.
 _ORDERING: Final = models.WriteOrdering.MEDIUM
 
@@ -150,8 +157,8 @@ class Collections:
                 type=models.KeywordIndexType.KEYWORD, is_tenant=tenant
             )
             self._client.create_payload_index(name, key, field_schema=keyword, wait=True)
-        number = models.PayloadSchemaType.FLOAT
-        self._client.create_payload_index(name, EXPIRES, field_schema=number, wait=True)
+        for key in (EXPIRES, GONE):
+            self._client.create_payload_index(name, key, field_schema=_NUMBER, wait=True)
         # A server may be told to refuse conditions on what has no index.
         rev = models.IntegerIndexParams(
             type=models.IntegerIndexType.INTEGER, lookup=False, range=True
@@ -205,11 +212,37 @@ class QdrantIndex:
         payload = fields.payload(point)
         return models.PointStruct.model_construct(id=str(point.id), vector=vectors, payload=payload)
 
-    def delete(self, ids: Collection[UUID]) -> None:
+    def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
+        """Leaves of a memory whose revision is known its id and that revision, for a while: a write
+        that was held on its way then finds a later one and changes nothing, where it would bring
+        back what was erased if there were nothing."""
+        revs = revs or {}
         with self._asking() as client:
-            if ids:
-                selector = models.PointIdsList(points=[str(id_) for id_ in ids])
+            if unknown := [str(id_) for id_ in ids if id_ not in revs]:
+                selector = models.PointIdsList(points=unknown)
                 client.delete(self.name, selector, wait=True, ordering=_ORDERING)
+        self._bury([Point(id_, revs[id_], "", None) for id_ in ids if id_ in revs])
+
+    def _bury(self, points: Sequence[Point]) -> None:
+        now = time.time()
+        with self._asking() as client:
+            for at in range(0, len(points), _BURIED_AT_ONCE):
+                batch = points[at : at + _BURIED_AT_ONCE]
+                client.upsert(
+                    self.name,
+                    [_grave(point, now) for point in batch],
+                    wait=True,
+                    ordering=_ORDERING,
+                    update_filter=_not_newer(batch),
+                )
+
+    def sweep(self, before: float) -> None:
+        """Removes what `delete` left behind before that Unix second."""
+        with self._asking() as client:
+            # One that an earlier version made has no index for it; making it again changes nothing.
+            client.create_payload_index(self.name, GONE, field_schema=_NUMBER, wait=True)
+            selector = models.FilterSelector(filter=_buried(before))
+            client.delete(self.name, selector, wait=True, ordering=_ORDERING)
 
     def search(
         self,
@@ -278,7 +311,7 @@ class QdrantIndex:
         while True:
             with self._asking() as client:
                 records, offset = client.scroll(
-                    self.name, limit=_SCAN_PAGE, offset=offset, with_payload=[REV]
+                    self.name, limit=_SCAN_PAGE, offset=offset, with_payload=[REV, GONE]
                 )
             yield from _revisions(records)
             if offset is None:
@@ -287,11 +320,13 @@ class QdrantIndex:
     def revisions(self, ids: Collection[UUID]) -> dict[UUID, int]:
         wanted = [str(id_) for id_ in ids]
         with self._asking() as client:
-            return dict(_revisions(client.retrieve(self.name, wanted, with_payload=[REV])))
+            return dict(_revisions(client.retrieve(self.name, wanted, with_payload=[REV, GONE])))
 
     def count(self) -> int:
         with self._asking(self._patience.looking) as client:
-            return int(client.count(self.name, exact=True).count)
+            found = client.count(self.name, exact=True).count
+            gone = client.count(self.name, count_filter=_buried(time.time() + _DAY), exact=True)
+            return int(found - gone.count)
 
     def flush(self) -> None:
         """Nothing is left to do: every write waited until the server had it."""
@@ -326,5 +361,16 @@ def _not_newer(points: Sequence[Point]) -> Any:
     )
 
 
+def _grave(point: Point, at: float) -> models.PointStruct:
+    payload = {REV: point.rev, GONE: at}
+    return models.PointStruct.model_construct(id=str(point.id), vector={}, payload=payload)
+
+
+def _buried(before: float) -> Any:
+    return _FILTERS.group(must=[_FILTERS.up_to(GONE, before)])
+
+
 def _revisions(records: Sequence[Any]) -> list[tuple[UUID, int]]:
-    return [(UUID(str(r.id)), int(cast("Any", r.payload or {}).get(REV, 0))) for r in records]
+    """Of those that are not gone."""
+    payloads = [(r.id, cast("Any", r.payload or {})) for r in records]
+    return [(UUID(str(id_)), int(held.get(REV, 0))) for id_, held in payloads if GONE not in held]

@@ -21,7 +21,7 @@ from memories.index import rows
 from memories.index.base import VectorIndex
 from memories.index.compare import differences, differing
 from memories.index.indexer import Building, Indexer, Model, Progress, by_rev, silent, write
-from memories.index.qdrant import Collections
+from memories.index.qdrant import Collections, QdrantIndex
 from memories.index.rows import BATCH
 from memories.leases import Held
 from memories.models import Memory, MemoryVector, Revision
@@ -46,6 +46,10 @@ KEEP_OLD_SECONDS: Final = 60.0
 # the one before as well, in which a process searches that has not noticed yet.
 FOLLOW_SECONDS: Final = 1.0
 FORMER_SECONDS: Final = 10.0
+# So long the index remembers that a memory is gone, for the sake of writes that are late; and so
+# often it is looked for those that are older.
+BURIED_SECONDS: Final = 3600.0
+DIG_SECONDS: Final = 600.0
 # So long a process may go on with an index of the former model, until it has the new embedder.
 BEHIND_SECONDS: Final = 30.0
 
@@ -76,6 +80,7 @@ class SharedIndexer(Indexer):
     """
 
     is_alone = False
+    index: QdrantIndex
 
     def __init__(self, collections: Collections, model_key: str, dims: int) -> None:
         """Opens the index without asking the server; one of no memories at all is made at once."""
@@ -88,6 +93,7 @@ class SharedIndexer(Indexer):
         self._behind_since: float | None = None
         self._former: Former | None = None
         self._looked_at = self._swept_at = -LOOK_SECONDS
+        self._dug_at = time.monotonic()
         self._unused_since: dict[int, float] = {}
         self.index = collections.open(self.state.generation, dims)
         if not self.complete and not Memory.objects.exists():
@@ -126,8 +132,9 @@ class SharedIndexer(Indexer):
     def _go_over(self, state: IndexState, swapped: Callable[[], object] | None = None) -> None:
         """To the generation that another process made."""
         index = self._collections.open(state.generation, state.dims)
+        former = self._as_former()
         with self.swap_lock:
-            self._former = Former(self.index, self.model_key)
+            self._former = former
             self.index, self.state = index, state
             self.model_key, self.dims = self._model_of(state)
             self._insists, self._behind_since = False, None
@@ -160,6 +167,10 @@ class SharedIndexer(Indexer):
             # It may be gone already, and with it everybody who searched in it.
             with suppress(IndexUnavailableError), self.briefly():
                 self._bring(former.index, former.model_key, ids)
+
+    def _as_former(self) -> Former | None:
+        """The generation in use, which is about to go; None where nobody searches in it."""
+        return Former(self.index, self.model_key) if self.complete else None
 
     def _has_gone_over(self, generation: int) -> bool:
         """Whether this process has left that generation, as soon as that is certain; False when it
@@ -391,7 +402,7 @@ class SharedIndexer(Indexer):
                 state = self._write_down(building)
                 if commit is not None:
                     commit()
-            former = Former(self.index, self.model_key)
+            former = self._as_former()
             self._take(building, state, swapped)
             self._former = former
             self._insists, self._behind_since = False, None
@@ -425,6 +436,9 @@ class SharedIndexer(Indexer):
         if now - self._swept_at < LOOK_SECONDS * 2:
             return
         self._swept_at = now
+        if now - self._dug_at >= DIG_SECONDS:
+            self._dug_at = now
+            self.index.sweep(time.time() - BURIED_SECONDS)
         unused = [g for g in self._collections.generations() if g != self.state.generation]
         self._unused_since = {g: self._unused_since.get(g, now) for g in unused}
         due = [g for g, since in self._unused_since.items() if now - since >= KEEP_OLD_SECONDS]
