@@ -149,8 +149,11 @@ def collections(qdrant: QdrantServer, _all_collections: Any) -> Iterator[Any]:
     to make."""
     made = copy.copy(_all_collections)
     made.server = replace(made.server, collection=f"test-{secrets.token_hex(4)}")
+    patience = made.patience
     yield made
     qdrant.tell()
+    for line in (patience.searching, patience.writing, patience.looking):
+        line.answered()
     for generation in made.generations():
         made.drop(generation)
 

@@ -1,17 +1,27 @@
 """Brings the database up to date at the start of a process, one process at a time."""
 
+import logging
+import os
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from django.core.management import call_command
 from django.db import DatabaseError, OperationalError, connection
+from django.db import Error as AnyDatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from accounts.services import check_encryption_key
 from mem0dash.env import ConfigurationError
 
+logger = logging.getLogger(__name__)
+
 # Any number that nobody else in this database uses.
 _LOCK: Final = 0x6D656D30
+WAIT_SECONDS: Final = 300.0
+_LOOK_SECONDS: Final = 0.2
 
 
 def prepare_database() -> None:
@@ -32,14 +42,73 @@ def prepare_database() -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Other processes that start at the same time wait here; SQLite's have one server only."""
+    """Other processes that start at the same time wait here; SQLite's have one server only.
+
+    The lock is a transaction's, on a connection of its own: behind a pooler a session's lock would
+    stay on a connection that others get next, and the migrations have transactions of their own.
+    """
     if connection.vendor != "postgresql":
         yield
         return
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+    holder = connection.copy()
+    # A pool has its connections for the threads, and may have a single one.
+    holder.settings_dict["OPTIONS"].pop("pool", None)
     try:
+        _wait_for_lock(holder)
         yield
     finally:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+        # What ends the connection ends the lock as well.
+        with suppress(AnyDatabaseError):
+            holder.rollback()
+        holder.close()
+
+
+def _wait_for_lock(holder: BaseDatabaseWrapper) -> None:
+    """Returns inside a transaction that has the lock; ConfigurationError when nobody gives it up.
+
+    It asks again and again: a statement that waits would keep a pooler's connection, of which the
+    process that migrates may need the last one.
+    """
+    started, told = time.monotonic(), False
+    holder.set_autocommit(False)
+    while not _got_lock(holder):
+        who = _who_has_it(holder)
+        holder.rollback()
+        if time.monotonic() - started >= WAIT_SECONDS:
+            raise ConfigurationError(
+                f"Another process has been migrating this database for {WAIT_SECONDS:.0f} seconds: "
+                f"{who} Start again once it is done."
+            )
+        if not told:
+            logger.warning("waiting for another process that migrates the database: %s", who)
+            told = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def _got_lock(holder: BaseDatabaseWrapper) -> bool:
+    # Who waits reads the name, also where all connections come from a pooler.
+    name = f"mem0dash migrate, {socket.gethostname()[:30]}, process {os.getpid()}"
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT set_config('application_name', %s, true)", [name])
+        # It idles as long as the migrations take.
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
+        return bool(cursor.fetchone()[0])
+
+
+def _who_has_it(holder: BaseDatabaseWrapper) -> str:
+    """A sentence about who holds the lock, as far as PostgreSQL tells this user."""
+    with holder.cursor() as cursor:
+        cursor.execute(
+            "SELECT a.pid, a.application_name, a.client_addr, a.state FROM pg_locks l"
+            " JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_database d ON d.oid = l.database"
+            " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s"
+            " AND l.objsubid = 1 AND d.datname = current_database()",
+            [_LOCK],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        return "It has just ended."
+    pid, name, address, state = row
+    told = f"{name or 'it gives no name'}, from {address or 'this machine'}, {state or 'unknown'}."
+    return f"{told} To end it: SELECT pg_terminate_backend({pid});"

@@ -170,6 +170,7 @@ except (ValueError, KeyError) as _error:
         "DATABASE_URL must look like postgres://user:password@host:5432/name "
         "or sqlite:////path/to/file."
     ) from _error
+_is_postgresql = _database["ENGINE"] == "django.db.backends.postgresql"
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     if _database["NAME"] in {"", ":memory:"}:
         raise ConfigurationError("DATABASE_URL must name a file, such as sqlite:////path/to/file.")
@@ -183,11 +184,11 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
         "PRAGMA cache_size=-4000; PRAGMA journal_size_limit=8388608;",
     }
-elif _database["ENGINE"] != "django.db.backends.postgresql":
+elif not _is_postgresql:
     raise ConfigurationError("DATABASE_URL must name a SQLite or a PostgreSQL database.")
 # PostgreSQL only. Without a pool every thread keeps a connection of its own.
 DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 0, low=0, high=1000)
-if DATABASE_POOL_SIZE and _database["ENGINE"] == "django.db.backends.postgresql":
+if DATABASE_POOL_SIZE and _is_postgresql:
     _database["CONN_MAX_AGE"] = 0
     _database["OPTIONS"] = {
         **_database.get("OPTIONS", {}),
@@ -226,7 +227,7 @@ if QDRANT_URL and (
     raise ConfigurationError("QDRANT_URL must look like http://qdrant:6333.")
 if _qdrant.username or _qdrant.password:
     raise ConfigurationError("QDRANT_URL must hold no password; QDRANT_API_KEY is for that.")
-if QDRANT_URL and _database["ENGINE"] != "django.db.backends.postgresql":
+if QDRANT_URL and not _is_postgresql:
     raise ConfigurationError(
         "QDRANT_URL is for several processes on one PostgreSQL database: set DATABASE_URL as well."
     )

@@ -16,6 +16,7 @@ from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories import browse, queries
 from memories.bulk_actions import ERASE, RESTORE, Act, act
+from memories.connections import streamed
 from memories.filters import Condition, to_q
 from memories.models import Memory, Revision
 from memories.selection import Selection
@@ -180,7 +181,7 @@ def survey(rows: QuerySet[Memory], wanted: Act) -> Survey:
     """Reads all that match, without keeping it."""
     found = Survey()
     columns = rows.values_list("id", "rev", *wanted.columns)
-    for id_, rev, *state in columns.iterator(chunk_size=_FETCH):
+    for id_, rev, *state in streamed(columns, _FETCH):
         found.add(id_, rev)
         found.unchanged += wanted.is_same(tuple(state))
     return found

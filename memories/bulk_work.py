@@ -21,6 +21,7 @@ from mem0dash.principal import Principal
 from memories import bulk_changes
 from memories.bulk_actions import ERASE, Act, act
 from memories.bulk_match import Match, Planned, Survey, drift, survey_of
+from memories.connections import streamed
 from memories.models import Memory
 from memories.operation import ACTIVE, Operation, OperationItem
 
@@ -187,7 +188,7 @@ def _compare(operation: Operation) -> None:
     noted = operation.items.order_by()
     problem = ""
     try:
-        pairs = noted.values_list("memory_id", "rev").iterator(chunk_size=5000)
+        pairs = streamed(noted.values_list("memory_id", "rev"), 5000)
         check(principal, shown, survey_of(pairs))
     except ConflictError as error:
         problem = error.message

@@ -1,7 +1,11 @@
-"""What waits keeps no database connection from those that work."""
+"""How the database's connections are used: what waits keeps none, what is long needs no memory."""
+
+from collections.abc import Iterator
+from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import QuerySet
 
 
 def let_go_of_connection() -> None:
@@ -9,3 +13,17 @@ def let_go_of_connection() -> None:
     one again. Nothing inside a transaction."""
     if settings.DATABASE_POOL_SIZE and not connection.in_atomic_block:
         connection.close()
+
+
+def streamed(rows: QuerySet[Any, Any], size: int) -> Iterator[Any]:
+    """The rows, `size` of them in memory at a time, however many there are.
+
+    PostgreSQL streams inside a transaction: a cursor that outlives it is lost where a pooler gives
+    the next statement another connection. SQLite does so anyway, and a transaction there would
+    keep writers waiting.
+    """
+    if connection.vendor != "postgresql":
+        yield from rows.iterator(chunk_size=size)
+        return
+    with transaction.atomic():
+        yield from rows.iterator(chunk_size=size)

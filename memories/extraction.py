@@ -132,12 +132,14 @@ def _finder(
     def find(vector: Vector | None, limit: int) -> list[tuple[Memory, float]]:
         rows = queries.visible(principal, AllOf(named))
         # A command has no index: there the latest stand in for the nearest.
-        if vector is None or runtime.current().indexer is None:
+        running = runtime.current()
+        if vector is None or running.indexer is None:
             return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
         project = Condition("project", "in", (str(principal.project.id),))
         where, _ = pushdown(AllOf((project, *named)))
         try:
-            hits = runtime.current().index.search(vector, limit=limit, where=where)
+            with running.indexer.briefly():
+                hits = running.index.search(vector, limit=limit, where=where)
         except IndexUnavailableError:
             # It is no reason to lose an add.
             logger.warning("extraction sees the latest memories, for the index is away")

@@ -3,6 +3,7 @@
 Times are the database's, so that the clocks of the machines need not agree.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -26,17 +27,33 @@ INDEX_BUILD: Final = "index-build"
 
 def _place() -> str:
     """Where process ids mean the same: this machine since it was started, and in it this
-    container."""
+    container. "" where the system does not tell."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"[:50]
+        inside = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return ""
+    return hashlib.sha256(f"{boot}/{inside}".encode()).hexdigest()[:24]
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """A process's state, and when it was started: a number may be given to another one."""
+    # The name before the last parenthesis may hold anything.
+    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    fields = told.rpartition(")")[2].split()
+    return fields[0], fields[19]
+
+
+def _holder(pid: int) -> str:
+    try:
+        return f"{_PLACE}:{pid}:{_stat(pid)[1]}"
+    except (OSError, IndexError):
+        return f"{_PLACE}:{pid}:"
 
 
 _PLACE: Final = _place()
 # This process; a restarted one is another holder.
-HOLDER: Final = f"{_PLACE}:{os.getpid()}"
+HOLDER: Final = _holder(os.getpid())
 _RENEW_SECONDS: Final = 5.0
 
 
@@ -65,17 +82,21 @@ def _take(name: str, seconds: float, holder: str) -> bool:
 
 
 def _is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this place that is no more: nobody waits for it."""
-    place, _, pid = holder.rpartition(":")
+    """Whether the holder was a process of this place that is no more: nobody waits for it. In
+    doubt it lives."""
+    place, _, process = holder.partition(":")
+    pid, _, started = process.partition(":")
     if not _PLACE or place != _PLACE or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)
+        state, begun = _stat(int(pid))
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, IndexError):
         return False
-    return False
+    # One that was killed and that its parent has not taken note of is still listed.
+    return state in {"Z", "X"} or started not in {"", begun}
 
 
 def _in(seconds: float) -> Any:
@@ -94,8 +115,16 @@ def release(name: str) -> None:
 
 
 def is_taken(name: str) -> bool:
-    """Whether anybody, this process included, holds the lease now."""
-    return Lease.objects.filter(name=name, until__gt=Now()).exists()
+    """Whether anybody, this process included, holds the lease now. One whose process is known to
+    be gone holds nothing: who asks before trying would otherwise wait until it runs out."""
+    held = Lease.objects.filter(name=name, until__gt=Now())
+    holder = held.values_list("holder", flat=True).first()
+    if holder is None:
+        return False
+    if not _is_dead(holder):
+        return True
+    held.filter(holder=holder).update(until=Now())
+    return held.exists()
 
 
 class Held:

@@ -11,6 +11,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from accounts.models import Project
+from memories.connections import streamed
 from memories.models import (
     AddInput,
     IngestClaim,
@@ -135,7 +136,7 @@ def _forget_unstored(ids: Sequence[UUID]) -> None:
     unstored = AddInput.objects.filter(project_id__in=projects).exclude(
         outcome__in=[AddInput.Outcome.STORED, AddInput.Outcome.RUNNING]
     )
-    for kept in unstored.iterator():
+    for kept in streamed(unstored, BATCH):
         if any(message.get("content") in texts for message in kept.messages):
             AddInput.objects.filter(pk=kept.pk).update(messages=[], options={}, results=[])
 

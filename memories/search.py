@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -152,7 +153,9 @@ def _search(
     except ProviderError as error:
         # By words meanwhile, and said so; but what finds nothing then is no answer.
         problem = error
-    with _turns:
+    with ExitStack() as turn:
+        if not index.is_remote:
+            turn.enter_context(_turns)
         asked = _prepare(principal, query, where, wanted)
         asked = replace(
             asked,
@@ -161,7 +164,11 @@ def _search(
             model_key=engine.model_key,
             states_key=engine.states_key,
         )
-        ranked = _ranked(index, asked, wanted.threshold)
+        named = _named(index, asked)
+        if index.is_remote:
+            # Not before: who waits for a server must not keep others from ranking.
+            turn.enter_context(_turns)
+        ranked = _ranked(index, asked, named, wanted.threshold)
         hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
     if problem is not None and not hits:
         raise problem
@@ -217,9 +224,27 @@ def _of_status(shown: Sequence[str]) -> Node:
     return Condition("review_status", "in", tuple(shown))
 
 
-def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]:
+def _named(index: VectorIndex, asked: _Query) -> tuple[dict[Key, float], dict[Key, float]]:
+    """The cosines of the nearest by meaning, and the BM25 scores of the best by words."""
+    dense, lexical = index.search_both(
+        asked.vector,
+        asked.text,
+        limit=asked.pool,
+        where=asked.where,
+        now=asked.now,
+        ids=asked.ids,
+    )
+    return _by_key(dense), _by_key(lexical)
+
+
+def _ranked(
+    index: VectorIndex,
+    asked: _Query,
+    named: tuple[dict[Key, float], dict[Key, float]],
+    threshold: float,
+) -> list[Ranked]:
     """Candidates by meaning, by words and by date, with their neighbours, gated and ranked."""
-    pool = _pool(index, asked)
+    pool = _pool(asked, *named)
     members = list(pool.values())
     candidates = [c for c in members if c.is_candidate]
     coverage = _coverage(index, asked.text, candidates)
@@ -236,13 +261,11 @@ def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]
     return [r for r in ranked if r.candidate.id in passing]
 
 
-def _pool(index: VectorIndex, asked: _Query) -> dict[Key, Candidate]:
+def _pool(
+    asked: _Query, dense: dict[Key, float], lexical: dict[Key, float]
+) -> dict[Key, Candidate]:
     """The nearest by meaning, the best by words, and what is of the day or month that the query
     names, all re-checked in SQL; and, as lenders of their scores, the turns around them."""
-    limits: dict[str, Any] = {"limit": asked.pool, "where": asked.where, "now": asked.now}
-    limits["ids"] = asked.ids
-    dense = _by_key(index.search(asked.vector, **limits)) if asked.vector is not None else {}
-    lexical = _by_key(index.search_text(asked.text, **limits))
     pool = asked.reader.candidates(dense.keys() | lexical.keys() | _dated(asked))
     for id_, bm25 in lexical.items():
         if id_ in pool:

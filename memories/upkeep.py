@@ -18,6 +18,7 @@ from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
 from mem0dash.sqlite3 import logs
 from memories import bulk_work, ingest, leases, purge, reembedding, token_work, vectors
 from memories.engine.opening import LateLlm
+from memories.index.indexer import Indexer
 from memories.leases import Held
 from memories.runtime import Runtime
 
@@ -32,6 +33,10 @@ STATES_SECONDS: Final = 600.0
 STATES_AGAIN_SECONDS: Final = 10.0
 RECONCILE_SECONDS: Final = 3600.0
 LOG_SECONDS: Final = 30.0
+RECONCILE_LEASE_SECONDS: Final = 60.0
+# Nobody's lease: as long as it lasts, the index was compared not long ago. Apart from the lease of
+# who compares, so that one who dies at it keeps the others from it for a minute, not for an hour.
+RECONCILED: Final = "reconciled"
 # All workers renew it, as one holder: the web processes see that there is a worker.
 WORKERS: Final = "workers"
 WORKERS_SECONDS: Final = 20.0
@@ -166,17 +171,15 @@ class Upkeep:
         indexer = self.runtime.indexer
         if self.is_alone or indexer is None or not indexer.complete:
             return
-        if not self._due("reconcile", 60.0) or not self._may("reconcile", RECONCILE_SECONDS):
+        if not self._due("reconcile", 60.0) or leases.is_taken(RECONCILED):
             return
-        found = indexer.differences()
-        if found.all:
-            counts = {
-                "missing": len(found.missing),
-                "stale": len(found.stale),
-                "ghosts": len(found.ghosts),
-            }
-            logger.warning("the index differed from the database: repaired", extra=counts)
-            indexer.repair(found)
+        if leases.is_taken("reconcile"):
+            return
+        with leases.held("reconcile", RECONCILE_LEASE_SECONDS) as lease:
+            # Another one may have ended right before.
+            if not leases.is_taken(RECONCILED):
+                _repaired(indexer, lease)
+                leases.acquire(RECONCILED, RECONCILE_SECONDS, holder=RECONCILED)
 
     # --- What people wait for --------------------------------------------------------------------
     def _bulk(self) -> None:
@@ -262,6 +265,19 @@ class Upkeep:
             logger.error(f"background work failed; trying again: {str(error).strip()}", extra=extra)
         except Exception:  # see the docstring
             logger.exception("background work failed; trying again")
+
+
+def _repaired(indexer: Indexer, lease: Held) -> None:
+    """Compares the index with SQL and applies again what differs."""
+    found = indexer.differences(each=lease.renew)
+    if found.all:
+        counts = {
+            "missing": len(found.missing),
+            "stale": len(found.stale),
+            "ghosts": len(found.ghosts),
+        }
+        logger.warning("the index differed from the database: repaired", extra=counts)
+        indexer.repair(found, each=lease.renew)
 
 
 class _WhileHeld(threading.Event):

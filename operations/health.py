@@ -143,7 +143,10 @@ def _asked(name: str, path: str) -> Condition:
         logger.error("health check failed", extra={"part": name, "cause": error.message})
         problem, state = error.message, STATES.get(error.code, "failing")
     except Mem0dashError as error:
-        logger.exception("health check failed", extra={"part": name})
+        # A state that has a name, such as an index that is being built: no traceback.
+        cause = str(error.__cause__ or "").strip()[:300]
+        told = {"part": name, "cause": cause}
+        logger.warning(f"health check failed: {error.message}", extra=told)
         problem, state = error.message, "failing"
     except Exception:
         logger.exception("health check failed", extra={"part": name})

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from mem0dash.counters import counters
+from mem0dash.errors import Mem0dashError
 from mem0dash.middleware import Handled
 from mem0dash.version import VERSION
 
@@ -101,6 +102,9 @@ def _gauges() -> Iterator[str]:
     for name, (told, path) in settings.METRICS_GAUGES.items():
         try:
             value = import_string(path)()
+        except Mem0dashError as error:
+            logger.warning(f"a metric is missing: {error.message}", extra={"metric": name})
+            continue
         except Exception:  # whatever is out of order: the other metrics are wanted then above all
             logger.warning("a metric is missing", extra={"metric": name}, exc_info=True)
             continue

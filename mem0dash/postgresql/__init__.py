@@ -1,1 +1,1 @@
-"""Django's PostgreSQL backend, whose statements wait a bounded time for the locks of others."""
+"""Django's PostgreSQL backend: waits for locks are bounded, and nothing outlives a transaction."""

@@ -1,6 +1,6 @@
 """What every vector index offers, whatever it is made of."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -31,12 +31,15 @@ class VectorIndex(Protocol):
     """
 
     dims: int
+    # Whether its answers come over a network: whoever waits for them needs no CPU meanwhile.
+    is_remote: bool
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Adds or replaces the points."""
 
-    def delete(self, ids: Collection[UUID]) -> None:
-        """Removes the points; unknown ids are no error."""
+    def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
+        """Removes the points; unknown ids are no error. `revs` are the revisions in which they were
+        deleted, where known: an earlier one that is still on its way must not bring them back."""
 
     def search(
         self,
@@ -59,6 +62,18 @@ class VectorIndex(Protocol):
         ids: Collection[UUID] | None = None,
     ) -> Hits:
         """The `limit` best by BM25 (unbounded, > 0), best first."""
+
+    def search_both(
+        self,
+        vector: Vector | None,
+        query: str,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> tuple[Hits, Hits]:
+        """What `search` and `search_text` find; without a vector, nothing by meaning."""
 
     def words(self, text: str) -> frozenset[int]:
         """The content words of a text as BM25 sees them: stemmed, without stop words, hashed."""

@@ -1,6 +1,6 @@
 """Tells where an index differs from SQL, in constant memory and while both go on changing."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -75,6 +75,13 @@ def differences(
             if pending_too or not pending:
                 sure.note(id_, wanted, now.get(id_))
     return sure
+
+
+def differing(index: VectorIndex, ids: Sequence[UUID]) -> list[UUID]:
+    """Those of a batch that the index has in another revision than SQL, has not, or has although
+    they are gone."""
+    held, rows = index.revisions(ids), _wanted(Memory.objects.filter(id__in=ids))
+    return [id_ for id_ in ids if rows.get(id_, (None, False))[0] != held.get(id_)]
 
 
 _Rows = dict[UUID, tuple[int | None, bool]]

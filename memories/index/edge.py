@@ -3,7 +3,7 @@
 import fcntl
 import os
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
@@ -52,6 +52,8 @@ _FILTERS: Final = _Filters()
 
 class EdgeIndex:
     """VectorIndex on Qdrant Edge. `dims` 0 makes an index of words only."""
+
+    is_remote = False
 
     def __init__(self, path: Path, dims: int) -> None:
         """Opens the index in `path`, or makes it; IndexUnavailableError when it is in use."""
@@ -120,7 +122,8 @@ class EdgeIndex:
         self._shard.update(edge.UpdateOperation.upsert_points(rows))
 
     @translated()
-    def delete(self, ids: Collection[UUID]) -> None:
+    def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
+        # Nothing is on its way: there is one writer, in this process.
         if ids:
             self._shard.update(edge.UpdateOperation.delete_points([str(i) for i in ids]))
 
@@ -169,6 +172,21 @@ class EdgeIndex:
         if not sparse.indices:
             return []
         return self._query(edge.Query.Nearest(sparse, LEXICAL), limit, where, now, ids)
+
+    def search_both(
+        self,
+        vector: Vector | None,
+        query: str,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> tuple[Hits, Hits]:
+        dense: Hits = []
+        if vector is not None:
+            dense = self.search(vector, limit=limit, where=where, now=now, ids=ids)
+        return dense, self.search_text(query, limit=limit, where=where, now=now, ids=ids)
 
     def _query(
         self,

@@ -37,6 +37,10 @@ def silent(done: int, total: int) -> None:
     """A progress that nobody watches."""
 
 
+def nothing() -> None:
+    """A step of the work that nobody waits for."""
+
+
 @dataclass(slots=True)
 class Building:
     """The next generation while it is made: of which model, and where."""
@@ -117,6 +121,16 @@ class Indexer:
     def refresh(self) -> None:
         """Takes up what other processes did to the index; here, there are none."""
 
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        """What somebody waits for: an index over a network has a second for it and then raises
+        IndexUnavailableError, and what did not get there stays pending."""
+        yield
+
+    def follow(self, ids: Sequence[UUID]) -> None:
+        """`apply`, after a change that its caller is told of next: from then on it is found."""
+        self.apply(ids)
+
     def apply(self, ids: Sequence[UUID]) -> None:
         """Brings the index to what SQL holds for these memories. IndexUnavailableError may rise.
 
@@ -168,17 +182,22 @@ class Indexer:
             for at in range(0, len(same), BATCH):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
 
-    def differences(self) -> Differences:
-        """Where the index and SQL are not the same; what is pending is on its way."""
-        return differences(self.index)
+    def differences(self, *, each: Callable[[], None] = nothing) -> Differences:
+        """Where the index and SQL are not the same; what is pending is on its way. `each` is called
+        now and then."""
+        return differences(self.index, each=each)
 
-    def repair(self, found: Differences) -> None:
+    def repair(self, found: Differences, *, each: Callable[[], None] = nothing) -> None:
         """Applies again what differs."""
-        # What is there in a later revision than SQL has would not give way to an earlier one.
-        self.index.delete([*found.ghosts, *found.ahead])
+        # What is there in a later revision than SQL has would not give way to an earlier one, nor
+        # would what is left of a memory that SQL, restored from a backup, has not deleted.
+        first_gone = {*found.ghosts, *found.ahead, *found.missing}
         ids = found.all
         for at in range(0, len(ids), BATCH):
-            self.apply(ids[at : at + BATCH])
+            each()
+            some = ids[at : at + BATCH]
+            self.index.delete([id_ for id_ in some if id_ in first_gone])
+            self.apply(some)
         self.settle()
 
     # --- Rebuilding ------------------------------------------------------------------------------
@@ -308,7 +327,8 @@ def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.Row]) ->
     """Brings these memories in the index to what was read of them."""
     live = [row.point for row in found if row.point is not None]
     index.upsert(live)
-    index.delete(set(ids) - {point.id for point in live})
+    gone = {row.id: row.rev for row in found if row.point is None}
+    index.delete(set(ids) - {point.id for point in live}, gone)
 
 
 def by_rev(revisions: dict[UUID, int]) -> dict[int, list[UUID]]:

@@ -1,8 +1,9 @@
 """The index on a Qdrant server, cluster or cloud: one collection for each generation."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from uuid import UUID
@@ -16,12 +17,19 @@ from memories.filters import Node
 from memories.index import fields
 from memories.index.base import Hits, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translated
+from memories.index.patience import Line, Patience
 from memories.records import Vector
 
 DENSE: Final = "dense"
 _SCAN_PAGE: Final = 5000
 # Numbers in one request: about 8 MB of JSON, a quarter of what a server takes by default.
 _NUMBERS_AT_ONCE: Final = 400_000
+_BURIED_AT_ONCE: Final = 1000
+_NUMBER: Final = models.PayloadSchemaType.FLOAT
+# When a memory went that is no more: on such a point is nothing else but its revision.
+GONE: Final = "gone"
+# The clocks of other machines may be ahead.
+_DAY: Final = 86_400.0
 # Of two writers of one point the same one is last on every replica.
 _ORDERING: Final = models.WriteOrdering.MEDIUM
 
@@ -102,13 +110,15 @@ class Collections:
             check_compatibility=False,
             limits=limits,
         )
+        self.patience = Patience(server.timeout)
+        self._client.http.client.add_middleware(self.patience.send)
 
     def name(self, generation: int) -> str:
         return f"{self.server.collection}_{generation:06d}"
 
     def open(self, generation: int, dims: int) -> "QdrantIndex":
         """The index of this generation, whether it is there or not."""
-        return QdrantIndex(self._client, self.name(generation), dims)
+        return QdrantIndex(self._client, self.name(generation), dims, self.patience)
 
     @translated()
     def exists(self, generation: int) -> bool:
@@ -147,8 +157,8 @@ class Collections:
                 type=models.KeywordIndexType.KEYWORD, is_tenant=tenant
             )
             self._client.create_payload_index(name, key, field_schema=keyword, wait=True)
-        number = models.PayloadSchemaType.FLOAT
-        self._client.create_payload_index(name, EXPIRES, field_schema=number, wait=True)
+        for key in (EXPIRES, GONE):
+            self._client.create_payload_index(name, key, field_schema=_NUMBER, wait=True)
         # A server may be told to refuse conditions on what has no index.
         rev = models.IntegerIndexParams(
             type=models.IntegerIndexType.INTEGER, lookup=False, range=True
@@ -163,17 +173,19 @@ class Collections:
 class QdrantIndex:
     """VectorIndex on one collection. `dims` 0 is an index of words only."""
 
-    def __init__(self, client: QdrantClient, name: str, dims: int) -> None:
+    is_remote = True
+
+    def __init__(self, client: QdrantClient, name: str, dims: int, patience: Patience) -> None:
         self.name, self.dims = name, dims
-        self._client = client
+        self._client, self._patience = client, patience
         self._words = fields.Words()
         self._closed = False
 
     @contextmanager
-    def _asking(self) -> Iterator[QdrantClient]:
+    def _asking(self, line: Line | None = None) -> Iterator[QdrantClient]:
         if self._closed:
             raise IndexUnavailableError("The memory index is closed.")
-        with _answered(self.name):
+        with _answered(self.name), self._patience.on(line) if line else nullcontext():
             yield self._client
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -200,11 +212,37 @@ class QdrantIndex:
         payload = fields.payload(point)
         return models.PointStruct.model_construct(id=str(point.id), vector=vectors, payload=payload)
 
-    def delete(self, ids: Collection[UUID]) -> None:
+    def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
+        """Leaves of a memory whose revision is known its id and that revision, for a while: a write
+        that was held on its way then finds a later one and changes nothing, where it would bring
+        back what was erased if there were nothing."""
+        revs = revs or {}
         with self._asking() as client:
-            if ids:
-                selector = models.PointIdsList(points=[str(id_) for id_ in ids])
+            if unknown := [str(id_) for id_ in ids if id_ not in revs]:
+                selector = models.PointIdsList(points=unknown)
                 client.delete(self.name, selector, wait=True, ordering=_ORDERING)
+        self._bury([Point(id_, revs[id_], "", None) for id_ in ids if id_ in revs])
+
+    def _bury(self, points: Sequence[Point]) -> None:
+        now = time.time()
+        with self._asking() as client:
+            for at in range(0, len(points), _BURIED_AT_ONCE):
+                batch = points[at : at + _BURIED_AT_ONCE]
+                client.upsert(
+                    self.name,
+                    [_grave(point, now) for point in batch],
+                    wait=True,
+                    ordering=_ORDERING,
+                    update_filter=_not_newer(batch),
+                )
+
+    def sweep(self, before: float) -> None:
+        """Removes what `delete` left behind before that Unix second."""
+        with self._asking() as client:
+            # One that an earlier version made has no index for it; making it again changes nothing.
+            client.create_payload_index(self.name, GONE, field_schema=_NUMBER, wait=True)
+            selector = models.FilterSelector(filter=_buried(before))
+            client.delete(self.name, selector, wait=True, ordering=_ORDERING)
 
     def search(
         self,
@@ -216,7 +254,7 @@ class QdrantIndex:
         ids: Collection[UUID] | None = None,
     ) -> Hits:
         chosen = fields.chosen(_FILTERS, where, now, ids)
-        return self._query(vector.tolist(), DENSE, limit, chosen)
+        return self._queried([_request(vector.tolist(), DENSE, limit, chosen)])[0]
 
     def search_text(
         self,
@@ -227,23 +265,43 @@ class QdrantIndex:
         now: float | None = None,
         ids: Collection[UUID] | None = None,
     ) -> Hits:
-        words = self._words.query(query)
-        if not words.indices:
-            return []
-        sparse = models.SparseVector.model_construct(indices=words.indices, values=words.values)
-        return self._query(sparse, LEXICAL, limit, fields.chosen(_FILTERS, where, now, ids))
+        return self.search_both(None, query, limit=limit, where=where, now=now, ids=ids)[1]
 
-    def _query(self, query: Any, using: str, limit: int, chosen: Any) -> Hits:
-        with self._asking() as client:
-            answer = client.query_points(
-                self.name,
-                query=query,
-                using=using,
-                limit=limit,
-                query_filter=chosen,
-                with_payload=False,
+    def search_both(
+        self,
+        vector: Vector | None,
+        query: str,
+        *,
+        limit: int,
+        where: Node,
+        now: float | None = None,
+        ids: Collection[UUID] | None = None,
+    ) -> tuple[Hits, Hits]:
+        chosen = fields.chosen(_FILTERS, where, now, ids)
+        words = self._words.query(query)
+        dense, lexical = [], []
+        if vector is not None:
+            dense = [_request(vector.tolist(), DENSE, limit, chosen)]
+        if words.indices:
+            sparse = models.SparseVector.model_construct(indices=words.indices, values=words.values)
+            lexical = [_request(sparse, LEXICAL, limit, chosen)]
+        found = self._queried([*dense, *lexical])
+        return found[0] if dense else [], found[-1] if lexical else []
+
+    def _queried(self, requests: Sequence[models.QueryRequest]) -> list[Hits]:
+        """All of them in one call: over a network a second one costs as long again."""
+        if not requests:
+            return []
+        batch = models.QueryRequestBatch.model_construct(searches=list(requests))
+        with self._asking(self._patience.searching) as client:
+            # The client's own method would look through every number for something to embed.
+            answer = client.http.search_api.query_batch_points(
+                collection_name=self.name, query_request_batch=batch
             )
-            return [(UUID(str(hit.id)), hit.score) for hit in answer.points]
+            return [
+                [(UUID(str(hit.id)), hit.score) for hit in one.points]
+                for one in answer.result or []
+            ]
 
     def words(self, text: str) -> frozenset[int]:
         return self._words.of(text)
@@ -253,7 +311,7 @@ class QdrantIndex:
         while True:
             with self._asking() as client:
                 records, offset = client.scroll(
-                    self.name, limit=_SCAN_PAGE, offset=offset, with_payload=[REV]
+                    self.name, limit=_SCAN_PAGE, offset=offset, with_payload=[REV, GONE]
                 )
             yield from _revisions(records)
             if offset is None:
@@ -262,11 +320,13 @@ class QdrantIndex:
     def revisions(self, ids: Collection[UUID]) -> dict[UUID, int]:
         wanted = [str(id_) for id_ in ids]
         with self._asking() as client:
-            return dict(_revisions(client.retrieve(self.name, wanted, with_payload=[REV])))
+            return dict(_revisions(client.retrieve(self.name, wanted, with_payload=[REV, GONE])))
 
     def count(self) -> int:
-        with self._asking() as client:
-            return int(client.count(self.name, exact=True).count)
+        with self._asking(self._patience.looking) as client:
+            found = client.count(self.name, exact=True).count
+            gone = client.count(self.name, count_filter=_buried(time.time() + _DAY), exact=True)
+            return int(found - gone.count)
 
     def flush(self) -> None:
         """Nothing is left to do: every write waited until the server had it."""
@@ -276,6 +336,12 @@ class QdrantIndex:
     def close(self) -> None:
         """Ends this view; the client stays open for the other generations."""
         self._closed = True
+
+
+def _request(query: Any, using: str, limit: int, chosen: Any) -> models.QueryRequest:
+    return models.QueryRequest.model_construct(
+        query=query, using=using, limit=limit, filter=chosen, with_payload=False
+    )
 
 
 def _not_newer(points: Sequence[Point]) -> Any:
@@ -295,5 +361,16 @@ def _not_newer(points: Sequence[Point]) -> Any:
     )
 
 
+def _grave(point: Point, at: float) -> models.PointStruct:
+    payload = {REV: point.rev, GONE: at}
+    return models.PointStruct.model_construct(id=str(point.id), vector={}, payload=payload)
+
+
+def _buried(before: float) -> Any:
+    return _FILTERS.group(must=[_FILTERS.up_to(GONE, before)])
+
+
 def _revisions(records: Sequence[Any]) -> list[tuple[UUID, int]]:
-    return [(UUID(str(r.id)), int(cast("Any", r.payload or {}).get(REV, 0))) for r in records]
+    """Of those that are not gone."""
+    payloads = [(r.id, cast("Any", r.payload or {})) for r in records]
+    return [(UUID(str(id_)), int(held.get(REV, 0))) for id_, held in payloads if GONE not in held]

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,9 +19,9 @@ from mem0dash.errors import ConflictError, IndexUnavailableError
 from memories import leases
 from memories.index import rows
 from memories.index.base import VectorIndex
-from memories.index.compare import differences
+from memories.index.compare import differences, differing
 from memories.index.indexer import Building, Indexer, Model, Progress, by_rev, silent, write
-from memories.index.qdrant import Collections
+from memories.index.qdrant import Collections, QdrantIndex
 from memories.index.rows import BATCH
 from memories.leases import Held
 from memories.models import Memory, MemoryVector, Revision
@@ -42,6 +42,14 @@ ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 5.0
 # The other processes see a flip within a second or two; a search under way in the old index ends.
 KEEP_OLD_SECONDS: Final = 60.0
+# So long a change waits for another generation to take over; and so long afterwards changes go to
+# the one before as well, in which a process searches that has not noticed yet.
+FOLLOW_SECONDS: Final = 1.0
+FORMER_SECONDS: Final = 10.0
+# So long the index remembers that a memory is gone, for the sake of writes that are late; and so
+# often it is looked for those that are older.
+BURIED_SECONDS: Final = 3600.0
+DIG_SECONDS: Final = 600.0
 # So long a process may go on with an index of the former model, until it has the new embedder.
 BEHIND_SECONDS: Final = 30.0
 
@@ -54,6 +62,15 @@ class SharedBuilding(Building):
     wordless: set[UUID] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Former:
+    """The generation that this process searched in before."""
+
+    index: VectorIndex
+    model_key: str
+    left_at: float = field(default_factory=time.monotonic)
+
+
 class SharedIndexer(Indexer):
     """One of several writers of an index. Safe to call from any thread of any process.
 
@@ -63,6 +80,7 @@ class SharedIndexer(Indexer):
     """
 
     is_alone = False
+    index: QdrantIndex
 
     def __init__(self, collections: Collections, model_key: str, dims: int) -> None:
         """Opens the index without asking the server; one of no memories at all is made at once."""
@@ -73,7 +91,9 @@ class SharedIndexer(Indexer):
         )
         self._insists = self._model_of(self.state) != (model_key, dims)
         self._behind_since: float | None = None
+        self._former: Former | None = None
         self._looked_at = self._swept_at = -LOOK_SECONDS
+        self._dug_at = time.monotonic()
         self._unused_since: dict[int, float] = {}
         self.index = collections.open(self.state.generation, dims)
         if not self.complete and not Memory.objects.exists():
@@ -112,16 +132,63 @@ class SharedIndexer(Indexer):
     def _go_over(self, state: IndexState, swapped: Callable[[], object] | None = None) -> None:
         """To the generation that another process made."""
         index = self._collections.open(state.generation, state.dims)
+        former = self._as_former()
         with self.swap_lock:
+            self._former = former
             self.index, self.state = index, state
             self.model_key, self.dims = self._model_of(state)
             self._insists, self._behind_since = False, None
             if swapped is not None:
                 swapped()
 
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        patience = self._collections.patience
+        with patience.on(patience.writing):
+            yield
+
     def apply(self, ids: Sequence[UUID]) -> None:
+        if ids:
+            self._apply(ids)
+
+    def follow(self, ids: Sequence[UUID]) -> None:
+        """`apply` so that a search of any process finds it, also while a new generation takes over:
+        what only the one that goes has would be missed by who has gone over, and what only the
+        one that comes has by who has not."""
         if not ids:
             return
+        with self.briefly():
+            generation, is_marked = self._apply(ids)
+        if not is_marked and self._has_gone_over(generation):
+            with self.briefly():
+                self._apply(ids)
+        former = self._former
+        if former is not None and time.monotonic() - former.left_at < FORMER_SECONDS:
+            # It may be gone already, and with it everybody who searched in it.
+            with suppress(IndexUnavailableError), self.briefly():
+                self._bring(former.index, former.model_key, ids)
+
+    def _as_former(self) -> Former | None:
+        """The generation in use, which is about to go; None where nobody searches in it."""
+        return Former(self.index, self.model_key) if self.complete else None
+
+    def _has_gone_over(self, generation: int) -> bool:
+        """Whether this process has left that generation, as soon as that is certain; False when it
+        stays, or when the change takes too long to wait for."""
+        until = time.monotonic() + FOLLOW_SECONDS
+        while time.monotonic() < until:
+            # In this order: the fence is there until the new generation is in use.
+            is_fenced = leases.is_taken(FENCE)
+            self.refresh()
+            if self.state.generation != generation:
+                return True
+            if not is_fenced and self._behind_since is None:
+                return False
+            time.sleep(FOLLOW_SECONDS / 50)
+        return False
+
+    def _apply(self, ids: Sequence[UUID]) -> tuple[int, bool]:
+        """The generation that it was brought to, and whether that is written down for all."""
         with self.swap_lock:
             index, model_key, state = self.index, self.model_key, self.state
         try:
@@ -130,13 +197,12 @@ class SharedIndexer(Indexer):
             self.refresh()
             if self.index is index:
                 raise
-            self.apply(ids)  # it was replaced by another process
-            return
+            return self._apply(ids)  # it was replaced by another process
         if (building := self._building) is not None:
             # Should it fail: the comparison before the flip finds it.
             with suppress(IndexUnavailableError):
                 self._bring(building.index, building.model[0], ids)
-        self._mark(written, state.generation)
+        return state.generation, self._mark(written, state.generation) == len(written)
 
     def _bring(
         self,
@@ -168,14 +234,17 @@ class SharedIndexer(Indexer):
             written.pop(id_, None)
         return written
 
-    def _mark(self, written: dict[UUID, int], generation: int) -> None:
-        """Writes down what the index has, if it is the one in use and nobody is replacing it."""
+    def _mark(self, written: dict[UUID, int], generation: int) -> int:
+        """Writes down what the index has, if it is the one in use and nobody is replacing it; of
+        how many memories."""
+        marked = 0
         in_use = Exists(IndexState.objects.filter(pk=self.state.pk, generation=generation))
         fenced = Exists(Lease.objects.filter(name=FENCE, until__gt=Now()))
         for rev, same in by_rev(written).items():
             for at in range(0, len(same), BATCH):
                 held = Memory.objects.filter(in_use, ~fenced, id__in=same[at : at + BATCH], rev=rev)
-                held.update(indexed_rev=rev, claimed_until=None)
+                marked += held.update(indexed_rev=rev, claimed_until=None)
+        return marked
 
     def drain(self) -> int:
         """Applies what is pending and nobody else is at; how many memories that were."""
@@ -316,19 +385,26 @@ class SharedIndexer(Indexer):
         assert isinstance(building, SharedBuilding)  # noqa: S101  (_begin makes no other)
         since = timezone.now() - LONG_TRANSACTION
         beat = building.lease.renew
-        differing = differences(building.index, pending_too=True, each=beat).all
-        self._catch_up(building, differing, beat)
+        found = differences(building.index, pending_too=True, each=beat)
+        self._catch_up(building, found.all, beat)
+        self._catch_up(building, self._changed(since), beat)
         with leases.held(FENCE, FENCE_SECONDS) as fence:
-            # From here on what changes stays pending, and is drained into the new index.
+            # From here on what changes stays pending, and whoever changes it waits for the end of
+            # this: so only what is not there already.
             self._catch_up(building, self._changed(since), fence.renew)
-            self._catch_up(building, self._embedded_since(building), fence.renew)
+            embedded = self._embedded_since(building)
+            for at in range(0, len(embedded), BATCH):
+                fence.renew()
+                self._copy(embedded[at : at + BATCH], building)
             with transaction.atomic():
                 building.lease.lock()
                 fence.lock()
                 state = self._write_down(building)
                 if commit is not None:
                     commit()
+            former = self._as_former()
             self._take(building, state, swapped)
+            self._former = former
             self._insists, self._behind_since = False, None
 
     def _catch_up(
@@ -336,7 +412,7 @@ class SharedIndexer(Indexer):
     ) -> None:
         for at in range(0, len(ids), BATCH):
             beat()
-            self._copy(ids[at : at + BATCH], building)
+            self._copy(differing(building.index, ids[at : at + BATCH]), building)
 
     @staticmethod
     def _changed(since: datetime) -> list[UUID]:
@@ -360,6 +436,9 @@ class SharedIndexer(Indexer):
         if now - self._swept_at < LOOK_SECONDS * 2:
             return
         self._swept_at = now
+        if now - self._dug_at >= DIG_SECONDS:
+            self._dug_at = now
+            self.index.sweep(time.time() - BURIED_SECONDS)
         unused = [g for g in self._collections.generations() if g != self.state.generation]
         self._unused_since = {g: self._unused_since.get(g, now) for g in unused}
         due = [g for g, since in self._unused_since.items() if now - since >= KEEP_OLD_SECONDS]

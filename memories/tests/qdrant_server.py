@@ -165,6 +165,7 @@ class Store:
             "POST points": self.retrieve,
             "POST points delete": self.delete,
             "POST points query": self.query,
+            "POST points query batch": self.query_batch,
             "POST points scroll": self.scroll,
             "POST points count": self.count,
         }.get(called)
@@ -173,11 +174,18 @@ class Store:
         return route(self.shard(name), body)
 
     def delete(self, shard: Any, body: Any) -> Any:
-        shard.update(edge.UpdateOperation.delete_points(body["points"]))
+        if "filter" in body:
+            where = filter_of(body["filter"])
+            shard.update(edge.UpdateOperation.delete_points_by_filter(where))
+        else:
+            shard.update(edge.UpdateOperation.delete_points(body["points"]))
         return {"operation_id": 0, "status": "completed"}
 
     def count(self, shard: Any, body: Any) -> Any:
-        return {"count": shard.count(edge.CountRequest(exact=body.get("exact", True)))}
+        request = edge.CountRequest(
+            exact=body.get("exact", True), filter=filter_of(body.get("filter"))
+        )
+        return {"count": shard.count(request)}
 
     def index(self, shard: Any, body: Any) -> Any:
         schema = body["field_schema"]
@@ -204,10 +212,16 @@ class Store:
         hits = shard.query(request)
         return {"points": [{"id": str(h.id), "version": 0, "score": h.score} for h in hits]}
 
+    def query_batch(self, shard: Any, body: Any) -> Any:
+        return [self.query(shard, one) for one in body["searches"]]
+
     def scroll(self, shard: Any, body: Any) -> Any:
         offset = body.get("offset")
         request = edge.ScrollRequest(
-            limit=body["limit"], offset=point_id(offset) if offset else None, with_payload=True
+            limit=body["limit"],
+            offset=point_id(offset) if offset else None,
+            with_payload=True,
+            with_vector=bool(body.get("with_vector")),
         )
         records, following = shard.scroll(request)
         at = str(following) if following is not None else None
@@ -218,9 +232,19 @@ class Store:
 
 
 def _record(record: Any, body: Any) -> dict[str, Any]:
-    wanted = body.get("with_payload")
-    payload = {k: v for k, v in (record.payload or {}).items() if k in wanted}
-    return {"id": str(record.id), "payload": payload}
+    wanted, payload = body.get("with_payload"), record.payload or {}
+    if isinstance(wanted, list):
+        payload = {k: v for k, v in payload.items() if k in wanted}
+    found = {"id": str(record.id), "payload": payload}
+    if body.get("with_vector"):
+        found["vector"] = {name: _plain(one) for name, one in (record.vector or {}).items()}
+    return found
+
+
+def _plain(vector: Any) -> Any:
+    if hasattr(vector, "indices"):
+        return {"indices": list(vector.indices), "values": list(vector.values)}
+    return list(vector)
 
 
 class Handler(BaseHTTPRequestHandler):

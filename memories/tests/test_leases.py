@@ -1,5 +1,8 @@
 """One process at a time: leases are got, kept, lost and taken over."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -69,3 +72,49 @@ def test_a_lease_that_ran_out_unnoticed_is_lost_too():
         Lease.objects.update(until=timezone.now() - timedelta(seconds=1))
         with pytest.raises(leases.LeaseLostError), transaction.atomic():
             lease.lock()
+
+
+def of_process(holder: str) -> None:
+    until = timezone.now() + timedelta(hours=1)
+    Lease.objects.update_or_create(name="work", defaults={"holder": holder, "until": until})
+
+
+@pytest.fixture
+def process():
+    """A process of this machine that lives."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as made:
+        yield made
+        made.kill()
+
+
+needs_proc = pytest.mark.skipif(not leases._PLACE, reason="this system does not tell who lives")
+
+
+@needs_proc
+def test_a_lease_of_a_process_that_was_killed_here_is_free_at_once(process):
+    holder = leases._holder(process.pid)
+    of_process(holder)
+    assert leases.is_taken("work")
+    assert not leases.acquire("work")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    # Its parent has not taken note of it yet.
+    assert not leases.is_taken("work")
+    of_process(holder)
+    process.wait(timeout=30)
+    assert not leases.is_taken("work")
+    of_process(holder)
+    assert leases.acquire("work")
+
+
+@needs_proc
+def test_a_lease_whose_number_another_process_has_got_is_free(process):
+    of_process(leases._holder(process.pid) + "0")
+    assert not leases.is_taken("work")
+
+
+def test_a_lease_of_another_machine_is_not_taken_whether_its_number_is_in_use_here_or_not():
+    # Whoever it is, nobody here can see it.
+    of_process("another-machine:999999999:1")
+    assert leases.is_taken("work")
+    assert not leases.acquire("work")

@@ -5,6 +5,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from django.db import connection
 from django.utils import timezone
@@ -288,6 +289,91 @@ def test_no_call_of_the_server_happens_inside_a_transaction(
     assert not any(inside)
 
 
+# --- Writes that are late -------------------------------------------------------------------------
+@pytest.fixture
+def late(collections, monkeypatch):
+    """What was written to the points of the index, to be delivered once more: as by something on
+    the way that held it, gave up on its sender, and delivers it at last."""
+    client = collections._client.http.client
+    send, sent = client.send_inner, []
+
+    def noted(request):
+        if request.method == "PUT" and request.url.path.endswith("/points"):
+            sent.append((str(request.url), request.read(), dict(request.headers)))
+        return send(request)
+
+    def deliver():
+        monkeypatch.setattr(client, "send_inner", send)
+        for url, content, headers in sent:
+            assert httpx.put(url, content=content, headers=headers).status_code == 200
+
+    monkeypatch.setattr(client, "send_inner", noted)
+    return deliver
+
+
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_write_that_arrives_after_the_memory_is_gone_does_not_bring_it_back(
+    owner, engine, embedder, collections, late, erased
+):
+    add(owner, "black coffee")
+    [one] = add(owner, "green tea")
+    services.update_memory(owner, one, text="white tea")
+    services.delete_memory(owner, one)
+    if erased:
+        services.erase_memories(owner, [one])
+    late()
+    index = engine.index
+    assert said(index, "tea") == set()
+    assert one not in meant(index, embedder, "green tea")
+    assert one not in dict(index.scan_ids())
+    assert index.revisions([one]) == {}
+    assert index.count() == 1
+    assert pending() == 0
+    left, _ = collections._client.scroll(index.name, with_payload=True, with_vectors=True)
+    [grave] = [point for point in left if point.id == str(one)]
+    assert set(grave.payload) == {"rev", "gone"}
+    assert not grave.vector
+
+
+def test_a_delete_that_arrives_after_the_memory_was_restored_does_not_take_it_away(
+    owner, engine, late
+):
+    [one] = add(owner, "green tea")
+    services.delete_memory(owner, one)
+    services.restore_memories(owner, [one])
+    assert said(engine.index, "tea") == {one}
+    late()
+    assert said(engine.index, "tea") == {one}
+    assert engine.index.count() == 1
+
+
+def test_what_is_left_of_a_memory_that_is_gone_is_taken_away_after_a_while(
+    owner, engine, collections, monkeypatch
+):
+    kept, one = add(owner, "black tea", "green tea")
+    services.delete_memory(owner, one)
+    points = lambda: {p.id for p in collections._client.scroll(engine.index.name)[0]}  # noqa: E731
+    engine.indexer._swept_at = engine.indexer._dug_at = -1e9
+    engine.indexer.drain()
+    assert points() == {str(kept), str(one)}
+    monkeypatch.setattr(shared, "BURIED_SECONDS", -60.0)
+    engine.indexer._swept_at = engine.indexer._dug_at = -1e9
+    engine.indexer.drain()
+    assert points() == {str(kept)}
+
+
+def test_a_memory_that_a_restored_backup_has_is_brought_back_although_the_index_knows_it_as_gone(
+    owner, engine
+):
+    [one] = add(owner, "green tea")
+    services.delete_memory(owner, one)
+    Memory.objects.filter(id=one).update(deleted_at=None, rev=1, indexed_rev=1)
+    found = engine.indexer.differences()
+    assert found.missing == [one]
+    engine.indexer.repair(found)
+    assert said(engine.index, "tea") == {one}
+
+
 # --- Outages -------------------------------------------------------------------------------------
 def finding(owner):
     return [hit.memory.id for hit in search_memories(owner, "green tea").hits]
@@ -298,8 +384,7 @@ def test_while_the_server_is_out_of_order_a_search_is_an_error(
     owner, engine, qdrant, collections, how, monkeypatch
 ):
     [one] = add(owner, "green tea")
-    http = collections._client.http.client._client
-    monkeypatch.setattr(http, "timeout", 0.5)
+    monkeypatch.setattr(collections.patience.searching, "seconds", 0.5)
     qdrant.tell(**how)
     with pytest.raises(IndexUnavailableError):
         search_memories(owner, "green tea")

@@ -1,11 +1,13 @@
 """A shared index is built anew by one process, beside what all do; a flip, in both forms."""
 
+import threading
 import uuid
 from contextlib import suppress
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError, IndexUnavailableError
@@ -158,25 +160,82 @@ def test_what_other_processes_change_during_a_build_is_in_the_new_index(
     assert new[0] in said(another.index, "fresh")
 
 
+def after_the_last_look(indexer, monkeypatch, act) -> None:
+    """Has `act` done while nothing is written down as applied, too late for the one who builds."""
+    changed = indexer._changed
+
+    def then_more(since):
+        found = changed(since)
+        if leases.is_taken(shared.FENCE):
+            act()
+        return found
+
+    monkeypatch.setattr(indexer, "_changed", then_more)
+
+
 def test_what_others_change_after_the_last_look_stays_pending_and_is_drained(
     owner, engine, another, monkeypatch
 ):
     ids = add(owner, "green tea", "black tea")
-    changed = another._changed
     new: list[uuid.UUID] = []
 
-    def then_more(since):
-        found = changed(since)
+    def change():
         new.extend(add(owner, "white tea"))
         services.delete_memory(owner, ids[0])
-        return found
 
-    monkeypatch.setattr(another, "_changed", then_more)
+    # Nobody waits for the change: it is made by the one who brings it about.
+    monkeypatch.setattr(shared, "FOLLOW_SECONDS", 0.0)
+    after_the_last_look(another, monkeypatch, change)
     another.rebuild()
     assert pending() == 2
     assert another.drain() == 2
     assert said(another.index, "tea") == {ids[1], new[0]}
     assert pending() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_added_during_the_change_over_is_answered_when_the_new_index_has_it(
+    owner, engine, another, monkeypatch
+):
+    add(owner, "green tea")
+    written, threads, answered = threading.Event(), [], []
+    apply = engine.indexer._apply
+
+    def noted(ids):
+        told = apply(ids)
+        written.set()
+        return told
+
+    def adding():
+        answered.extend(add(owner, "white tea"))
+        connection.close()
+
+    def in_another_process():
+        thread = threading.Thread(target=adding)
+        threads.append(thread)
+        thread.start()
+        assert written.wait(timeout=60)
+
+    monkeypatch.setattr(shared, "FOLLOW_SECONDS", 60.0)
+    monkeypatch.setattr(engine.indexer, "_apply", noted)
+    after_the_last_look(another, monkeypatch, in_another_process)
+    another.rebuild()
+    threads[0].join(timeout=60)
+    # Without any drain: a client may search in the other process right away.
+    assert said(another.index, "white") == set(answered)
+    assert pending() == 0
+
+
+def test_for_a_while_changes_go_to_the_index_before_too_where_others_still_search(
+    owner, engine, another
+):
+    ids = add(owner, "green tea")
+    old = engine.indexer.index
+    another.rebuild()
+    engine.indexer.refresh()
+    ids += add(owner, "white tea")
+    assert said(engine.indexer.index, "tea") == set(ids)
+    assert said(old, "tea") == set(ids)
 
 
 def test_a_vector_that_is_made_during_a_build_is_in_the_new_index(

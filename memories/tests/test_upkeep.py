@@ -16,7 +16,7 @@ from memories.index.opening import open_indexer
 from memories.models import AddInput, IngestClaim, Memory, MemoryVector
 from memories.server_state import IndexState, Lease
 from memories.tests.actions import add, pending, said, settled
-from memories.upkeep import WORKERS, Upkeep
+from memories.upkeep import RECONCILED, WORKERS, Upkeep
 
 
 @pytest.fixture(params=["embedded", "shared"])
@@ -149,17 +149,54 @@ def test_missing_vectors_are_made_by_one_process_at_a_time(owner, shared_engine)
     assert MemoryVector.objects.count() == 1
 
 
-def test_a_shared_index_is_compared_and_repaired_now_and_then(owner, shared_engine):
+def test_a_shared_index_is_compared_and_repaired_once_an_hour_whoever_does_it(owner, shared_engine):
     ids = add(owner, "green tea", "black tea")
     shared_engine.index.delete([ids[0]])
     work = Upkeep(shared_engine, is_worker=True)
     work._reconcile()
     assert said(shared_engine.index, "tea") == set(ids)
+
+    # A minute later it is looked at again, and this process was the one that did it.
     shared_engine.index.delete([ids[0]])
     work._last.clear()
-    Lease.objects.filter(name="reconcile").update(holder="another")
     work._reconcile()
-    assert said(shared_engine.index, "tea") == {ids[1]}  # another one did within the hour
+    another = Upkeep(shared_engine, is_worker=True)
+    another._reconcile()
+    assert said(shared_engine.index, "tea") == {ids[1]}
+
+    Lease.objects.filter(name=RECONCILED).update(until=timezone.now() - timedelta(seconds=1))
+    work._last.clear()
+    work._reconcile()
+    assert said(shared_engine.index, "tea") == set(ids)
+
+
+def test_a_process_that_died_while_it_compared_keeps_the_others_from_it_for_a_minute(
+    owner, shared_engine
+):
+    ids = add(owner, "green tea", "black tea")
+    shared_engine.index.delete([ids[0]])
+    until = timezone.now() + timedelta(seconds=60)
+    Lease.objects.create(name="reconcile", holder="another-machine/1:7", until=until)
+    work = Upkeep(shared_engine, is_worker=True)
+    work._reconcile()
+    assert said(shared_engine.index, "tea") == {ids[1]}
+    Lease.objects.filter(name="reconcile").update(until=timezone.now() - timedelta(seconds=1))
+    work._last.clear()
+    work._reconcile()
+    assert said(shared_engine.index, "tea") == set(ids)
+
+
+def test_a_comparison_that_failed_is_tried_again(owner, shared_engine, monkeypatch):
+    [id_] = add(owner, "green tea")
+    shared_engine.index.delete([id_])
+    work = Upkeep(shared_engine, is_worker=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_engine.index, "scan_ids", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            work._reconcile()
+    work._last.clear()
+    work._reconcile()
+    assert said(shared_engine.index, "tea") == {id_}
 
 
 def test_work_that_lost_its_lease_ends(shared_engine, monkeypatch):

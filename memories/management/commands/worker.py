@@ -25,10 +25,11 @@ class Command(BaseCommand):
                 "Workers belong to the form with PostgreSQL and a Qdrant server: set DATABASE_URL "
                 "and QDRANT_URL. With the embedded index, `serve` does this work itself."
             )
+        prepare_database()
+        # Before this there is nothing to put in order, and waiting for others has to end at once.
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
-        prepare_database()
         self.check()
         try:
             running = runtime.open_runtime()
