@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 CONVERSATIONAL: Final = "conversational"
 PROCEDURAL: Final = "procedural_memory"
 IDEMPOTENCY_KEY_LENGTH: Final = 255
+# Among the options of a kept add: how often it was tried again after a stop of the server.
+RESUMED: Final = "resumed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
     if not kept.messages:
         raise ConflictError(f"The input of the add {input_id} has been erased.")
     options = dict(kept.options)
+    options.pop(RESUMED, None)
     scopes = options.pop("scopes", principal.scopes)
     extracts = options["infer"] and runtime.current().engine.llm is not None
     if options.pop("extracts", False) and not extracts:

@@ -6,6 +6,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
+from mem0dash.rest.json import field_of
+from mem0dash.waiting import Asked, Waits
 from memories.filters import AllOf, Condition, Node, entity_id
 from memories.models import Confidence, ReviewStatus
 
@@ -67,6 +69,11 @@ class SearchMemories(_Read):
     mode: Literal["semantic", "keyword"] = "semantic"
     recency_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     recency_half_life_days: Annotated[float, Field(gt=0)] = 30.0
+
+
+def search_waits(asked: Asked) -> Waits:
+    """Whom a search may wait for: by words it asks nobody."""
+    return Waits.NOBODY if field_of(asked.body, "mode") == "keyword" else Waits.QUERY
 
 
 class ListMemories(_Read):

@@ -11,6 +11,7 @@ from mem0dash.principal import Principal, Scope
 from mem0dash.rest.bodies import body_of, path_of, query_of
 from mem0dash.rest.schemas import MESSAGE, answers
 from mem0dash.rest.views import OssView
+from mem0dash.waiting import Waits, waits_for
 from memories import adding, queries, search, services
 from memories.api import inputs, schemas, shapes
 from memories.filters import AllOf, Condition, Node, entity_id, parse_filters
@@ -45,6 +46,7 @@ def _named(principal: Principal, **ids: str | None) -> Node | None:
 
 
 class MemoriesView(OssView):
+    @waits_for(inputs.add_waits)
     @extend_schema(
         operation_id="add_memories",
         summary="Store messages as memories",
@@ -134,6 +136,7 @@ class MemoryView(OssView):
             return Response(None)  # as the original: 200 and null
         return Response(shapes.memory_shape(memory, score=None))
 
+    @waits_for(inputs.update_waits)
     @extend_schema(
         operation_id="update_memory",
         summary="Change text, metadata or expiry of a memory",
@@ -179,6 +182,7 @@ class HistoryView(OssView):
 
 
 class SearchView(OssView):
+    @waits_for(Waits.QUERY)
     @extend_schema(
         operation_id="search_memories",
         summary="Find memories by meaning",

@@ -16,6 +16,7 @@ from accounts.setup import offer_setup_token
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import Mem0dashError
 from mem0dash.migration import prepare_database
+from mem0dash.protocol import BoundedProtocol
 
 
 class Command(BaseCommand):
@@ -81,6 +82,8 @@ def _end_with_requests() -> None:
 def _uvicorn_config() -> uvicorn.Config:
     return uvicorn.Config(
         "mem0dash.asgi:application",
+        http=BoundedProtocol,
+        ws="none",
         host=settings.HOST,
         port=settings.PORT,
         log_config=None,
@@ -88,6 +91,6 @@ def _uvicorn_config() -> uvicorn.Config:
         server_header=False,
         # Addresses of proxies are middleware.client_address's business.
         proxy_headers=False,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=settings.STOP_SECONDS,
         lifespan="on",
     )
