@@ -62,7 +62,7 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, *, has_credenti
         body.refusal = _too_large(most, close=True)
         return body
     try:
-        async with asyncio.timeout(settings.BODY_SECONDS) as clock:
+        async with asyncio.timeout(settings.CLIENT_SECONDS) as clock:
             if is_large:
                 await _drain(body, 0, most, receive, clock)
             else:
@@ -103,7 +103,7 @@ async def _read(
             body.data = b"".join(chunks)
             return
         if has_credential:
-            clock.reschedule(started + settings.BODY_SECONDS + size / limits.BODY_RATE)
+            clock.reschedule(started + settings.CLIENT_SECONDS + size / limits.BODY_RATE)
 
 
 async def _drain(
@@ -111,7 +111,7 @@ async def _drain(
 ) -> None:
     """Throws the rest away: a client that is still sending would not see the answer."""
     body.refusal = _too_large(most, close=True)
-    clock.reschedule(asyncio.get_running_loop().time() + settings.BODY_SECONDS)
+    clock.reschedule(asyncio.get_running_loop().time() + settings.CLIENT_SECONDS)
     while size < limits.DRAIN_BYTES:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -1,6 +1,6 @@
 """How much one request may ask. docs/operations.md has the same figures in a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any, Final
 
 from mem0dash.errors import InvalidInputError
@@ -14,8 +14,7 @@ OPEN_BODY_BYTES: Final = 64 * 1024
 DRAIN_BYTES: Final = 64 * 1024 * 1024
 # A body may take longer the more of it has come: bytes a second.
 BODY_RATE: Final = 16 * 1024
-# Who reads an answer more slowly than this in WRITE_SECONDS does not read it: bytes.
-WRITE_SECONDS: Final = 30.0
+# Who reads less of an answer in CLIENT_SECONDS does not read it: bytes.
 READ_BYTES: Final = 16 * 1024
 
 # --- What an input says ---------------------------------------------------------------------------
@@ -34,6 +33,14 @@ TOP_K: Final = 100_000
 ENTITIES: Final = 10_000
 
 
+def check_messages(messages: Sized) -> None:
+    """InvalidInputError for more messages than one add may bring."""
+    if len(messages) > MESSAGES:
+        raise InvalidInputError(
+            f"An add can have at most {MESSAGES:,} messages; this one has {len(messages):,}."
+        )
+
+
 def check_text(text: str, name: str = "A text") -> None:
     """InvalidInputError for a text that is too long to be a memory."""
     if len(text) > TEXT_LETTERS:
@@ -48,6 +55,14 @@ def check_query(query: str) -> None:
         raise InvalidInputError(
             f"Invalid query: at most {QUERY_LETTERS:,} characters are allowed; "
             f"this one has {len(query):,}."
+        )
+
+
+def check_value(value: str, name: str) -> None:
+    """InvalidInputError for a filter's value that is too long."""
+    if len(value) > VALUE_LETTERS:
+        raise InvalidInputError(
+            f"Invalid filter for {name[:80]}: at most {VALUE_LETTERS:,} characters are allowed."
         )
 
 

@@ -84,7 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
         read is thrown away in the same time."""
         self._has_head()
         _idle[self] = None
-        self._head_timer = self.loop.call_later(settings.HEAD_SECONDS, self._head_is_late)
+        self._head_timer = self.loop.call_later(settings.CLIENT_SECONDS, self._head_is_late)
 
     def _has_head(self) -> None:
         _idle.pop(self, None)
@@ -118,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _watch_reader(self) -> None:
         left = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(limits.WRITE_SECONDS, self._check_reader, left)
+        self._write_timer = self.loop.call_later(settings.CLIENT_SECONDS, self._check_reader, left)
 
     def _check_reader(self, before: int) -> None:
         if before - self.transport.get_write_buffer_size() < limits.READ_BYTES:
@@ -147,7 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
         if self.transport.get_write_buffer_size():
-            self.loop.call_later(limits.WRITE_SECONDS, self.transport.abort)
+            self.loop.call_later(settings.CLIENT_SECONDS, self.transport.abort)
 
 
 def is_gone(scope: Any) -> bool:

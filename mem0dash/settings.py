@@ -134,9 +134,8 @@ MAX_BODIES_BYTES = 96 * 1024 * 1024
 # Connections at a time. Above it those go that have no request under way.
 MAX_CONNECTIONS = env.integer("MAX_CONNECTIONS", 1000, low=10, high=20_000)
 # Seconds in which a request's head has to be there, and its body, which with a credential may take
-# longer as long as it comes.
-HEAD_SECONDS = env.integer("HEAD_SECONDS", 30, low=1, high=600)
-BODY_SECONDS = env.integer("BODY_SECONDS", 30, low=1, high=600)
+# longer as long as it comes; and in which somebody who gets an answer has to read on.
+CLIENT_SECONDS = env.integer("CLIENT_SECONDS", 30, low=1, high=600)
 # Seconds that requests have to end in when the server stops: shorter than what Docker gives it.
 STOP_SECONDS = env.integer("STOP_SECONDS", 6, low=0, high=600)
 # Threads that serve reads; threads.py has as many more for writes and for searches.

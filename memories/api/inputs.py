@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mem0dash.errors import InvalidInputError
+from mem0dash.limits import TOP_K
 from mem0dash.rest.json import field_of
 from mem0dash.waiting import Asked, Waits
 
-MAX_TOP_K = 100_000
-
-TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K)]
+TopK = Annotated[int, Field(ge=0, le=TOP_K)]
 
 
 class Message(BaseModel):

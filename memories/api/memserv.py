@@ -10,6 +10,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from mem0dash import limits
 from mem0dash.counters import BULK_DELETED
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.rest.bodies import body_of, query_of
@@ -55,6 +56,7 @@ class MemoriesView(MemservView):
         messages = body.said()
         if not messages:
             raise InvalidInputError(inputs.NOTHING_TO_ADD)
+        limits.check_messages(messages)
         user_id = inputs.owner_of(principal, body.user_id)
         if not (user_id or body.agent_id or body.run_id):
             raise InvalidInputError(inputs.NO_USER)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
+from mem0dash import limits
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
 from mem0dash.rest.json import field_of
@@ -162,4 +163,5 @@ def _promoted(name: str, value: str, is_column: bool) -> Condition:
     """Equality with the field, or, for a value that no field holds, with the metadata."""
     if "\0" in value:
         raise InvalidInputError(f"Invalid {name}: cannot contain a NUL character.")
+    limits.check_value(value, name)
     return Condition(name, "eq", value, metadata=not is_column)
