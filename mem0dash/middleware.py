@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
 
+from mem0dash import strangers
 from mem0dash.pages import error_page, is_page, wants_html
 from mem0dash.principal import Principal
 
@@ -92,6 +93,7 @@ class Handled:
     auth_type: str
     principal: Principal | None
     route: str = ""
+    address: str = ""
 
 
 class RequestMiddleware:
@@ -144,9 +146,17 @@ class RequestMiddleware:
             auth_type=str(getattr(request, "auth_type", "none")),
             principal=principal,
             route=_route(request),
+            address=client_address(request),
         )
         self.record(handled)
         self.count(handled)
+        if principal is None:
+            has_line, passed_over = strangers.lines.take()
+            if passed_over:
+                told = {"requests": passed_over}
+                access_log.warning("requests without a credential have no lines", extra=told)
+            if not has_line:
+                return
         access_log.info(
             "request",
             extra={
@@ -155,7 +165,7 @@ class RequestMiddleware:
                 "path": request.path_info,
                 "status": response.status_code,
                 "ms": ms,
-                "address": client_address(request),
+                "address": handled.address,
                 "account": str(principal.account_id or "") if principal else "",
                 "key": principal.key_prefix if principal else "",
                 "project": principal.project.slug if principal else "",
