@@ -138,7 +138,7 @@ MAX_CONNECTIONS = env.integer("MAX_CONNECTIONS", 1000, low=10, high=20_000)
 CLIENT_SECONDS = env.integer("CLIENT_SECONDS", 30, low=1, high=600)
 # Seconds that requests have to end in when the server stops: shorter than what Docker gives it.
 STOP_SECONDS = env.integer("STOP_SECONDS", 6, low=0, high=600)
-# Threads that serve reads; threads.py has as many more for writes and for searches.
+# Threads that serve reads; threads.py has as many more for searches, and others in proportion.
 THREADS = env.integer("THREADS", 16, low=2, high=128)
 # As many more, made when needed, for requests that may wait for an LLM, and how many may queue for
 # one of these; 503 above it.

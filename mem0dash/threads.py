@@ -56,18 +56,24 @@ async def _hangs_up(receive: Receive, answered: asyncio.Future[Any]) -> bool:
         gone.cancel()
 
 
-_count, _queue = settings.THREADS, settings.MAX_CONNECTIONS
+def _share(of: int, part: int) -> int:
+    return max(2, of // part)
+
+
+# How many there are of all together says docs/scaling.md: on PostgreSQL each keeps a connection.
+_count, _most = settings.THREADS, settings.MAX_CONNECTIONS
+_waiters, _queue = settings.WAITING_THREADS, settings.WAITING_QUEUE
 # Reads, and what is no database's business: they wait for nobody.
-reading = Threads("reading", _count, queue=_queue)
+reading = Threads("reading", _count, queue=_most)
 # Writes, which may wait for each other.
-writing = Threads("writing", _count, queue=_queue)
+writing = Threads("writing", _share(_count, 2), queue=_most)
 # Files and exports, as long as somebody reads them.
-streaming = Threads("streaming", max(2, _count // 2), queue=_queue)
+streaming = Threads("streaming", _share(_count, 4), queue=_most)
 _waiting = {
-    Waits.QUERY: Threads("query", _count, queue=_queue),
-    Waits.EMBEDDER: Threads("embedder", max(2, _count // 2), queue=settings.WAITING_QUEUE),
-    Waits.LLM: Threads("llm", settings.WAITING_THREADS, queue=settings.WAITING_QUEUE),
-    Waits.PROVIDERS: Threads("providers", max(2, _count // 4), queue=settings.WAITING_QUEUE),
+    Waits.QUERY: Threads("query", _count, queue=_most),
+    Waits.EMBEDDER: Threads("embedder", _share(_waiters, 4), queue=_queue),
+    Waits.LLM: Threads("llm", _waiters, queue=_queue),
+    Waits.PROVIDERS: Threads("providers", _share(_count, 4), queue=_queue),
 }
 
 
