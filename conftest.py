@@ -14,6 +14,8 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
+import mem0dash.strangers
+import operations.strangers
 from accounts.models import Account, InstanceState, Membership, Project, Role
 from apikeys import failures
 from apikeys.services import create_api_key
@@ -40,7 +42,7 @@ ONE_FORM = frozenset(
         *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
         *("late", "many_points", "marking", "pages_marks", "settings_page"),
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
-        *("write_turns", "database_file"),
+        *("write_turns", "database_file", "bounds", "strangers", "waiting"),
     )
 )
 
@@ -101,6 +103,8 @@ def _not_alone() -> None:
 def _nobody_waits() -> None:
     """An address that failed too often in one test does not have to wait in the next one."""
     failures.waiting.clear()
+    mem0dash.strangers.lines.clear()
+    operations.strangers.rows.clear()
 
 
 @pytest.fixture

@@ -1,33 +1,46 @@
-"""The dispatcher: Django's WSGI application in a fixed pool of threads, started with its runtime.
+"""The dispatcher: Django's WSGI application in fixed pools of threads, started with its runtime.
 
 Django's own ASGI handler gives every request of a sync view a fresh thread, and so a fresh database
-connection; with the pool, connections last. A request takes one hop into a thread and one back:
+connection; with the pools, connections last. A request takes one hop into a thread and one back:
 a2wsgi's own middleware, which hands over headers and every piece of the body one by one, costs
 three times the CPU of this for a small answer.
+
+Which thread, the mark on the view says (mem0dash.waiting): the address is resolved here, once, and
+what it leads to goes to Django along with the request.
 """
 
 import asyncio
 import io
+import json
 import logging
 import os
-import re
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mem0dash.settings")
 
+import django
 from a2wsgi.wsgi import build_environ
 from django.conf import settings
-from django.core.wsgi import get_wsgi_application
+from django.core.handlers.wsgi import WSGIHandler
 from django.db import Error as AnyDatabaseError
 from django.db import connection
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, ResolverMatch, get_resolver
 
-django_application = get_wsgi_application()
+django.setup(set_prefix=False)
 
 # After the set-up, which models need.
-from mem0dash.middleware import TOO_LARGE  # noqa: E402
+from mem0dash import bodies  # noqa: E402
+from mem0dash.bodies import Body  # noqa: E402
+from mem0dash.errors import IndexUnavailableError  # noqa: E402
+from mem0dash.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
+from mem0dash.protocol import is_gone  # noqa: E402
+from mem0dash.threads import Receive, Threads, reading, streaming, threads_for  # noqa: E402
+from mem0dash.waiting import Asked, Waits, waits_of  # noqa: E402
 from memories import ingest, runtime  # noqa: E402
 from memories.upkeep import Upkeep  # noqa: E402
 
@@ -35,22 +48,28 @@ logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Coroutine[Any, Any, None]]
 
-pool = ThreadPoolExecutor(settings.THREADS, thread_name_prefix="mem0dash-request")
-# Requests that may wait for a provider have threads of their own: however long a provider hangs,
-# everything else finds a thread. Those that wait for an LLM keep none from searches, which wait for
-# the embedder at most and can do without, nor from what puts another provider in its place.
-waiting_pool = ThreadPoolExecutor(settings.WAITING_THREADS, thread_name_prefix="mem0dash-waiting")
-asking_pool = ThreadPoolExecutor(settings.THREADS, thread_name_prefix="mem0dash-asking")
-# Pages that wait for a provider, or for this very server.
-pages_pool = ThreadPoolExecutor(4, thread_name_prefix="mem0dash-page")
+# In the WSGI environment: what the address leads to.
+_MATCH: Final = "mem0dash.match"
+# Files that are no longer than this are sent whole; longer ones in pieces of this size.
+_PIECE: Final = 64 * 1024
 # The threads that answer a request just now.
 answering: set[int] = set()
-_ASKING = re.compile(r"POST /(([\w/]+/)?search/?|configure)")
-_WAITING_PAGES = re.compile(r"POST /setup/.*")
-_WAITING = re.compile(r"(POST|PUT) /(([\w/]+/)?memories(/.*)?|generate-instructions)")
+
+
+class Handler(WSGIHandler):
+    """Django's handler, which is told what the address leads to."""
+
+    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
+        match: ResolverMatch | None = request.META.get(_MATCH)
+        if match is None:
+            return super().resolve_request(request)
+        request.resolver_match = match
+        return match
+
+
+django_application = Handler()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,24 +114,233 @@ def _give_up() -> None:
         connection.close()
 
 
+@dataclass(slots=True)
+class _Request:
+    """A request on its way through the dispatcher. `thread` works on it, once there is one."""
+
+    scope: Scope
+    headers: Mapping[bytes, bytes]
+    match: ResolverMatch | None
+    body: Body
+    has_begun: bool = False
+    thread: int = 0
+    environ: dict[str, Any] | None = None
+
+
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
-    """Reads the whole body before a thread is taken, so that a slow client holds none."""
     scope = _below_prefix(scope)
-    body = await _body(scope, receive)
-    if body is None:
-        return
-    # WSGI knows bodies by their length only: a chunked one is given its length here.
-    framing = {b"content-length", b"transfer-encoding"}
-    headers = [pair for pair in scope["headers"] if pair[0] not in framing]
-    length = (b"content-length", str(len(body)).encode())
-    scope = {**scope, "headers": [*headers, length]}
-    environ: dict[str, Any] = dict(build_environ(scope, io.BytesIO(body)))  # type: ignore[arg-type]
-    # The ignore: a2wsgi spells the same types in its own way.
-    environ[TOO_LARGE] = body is _LARGE
-    loop = asyncio.get_running_loop()
-    threads = _pool_for(f"{scope['method']} {scope['path']}")
-    for message in await loop.run_in_executor(threads, _respond, environ, send, loop):
+    request = _Request(scope, bodies.names(scope), _match(scope["path"]), Body())
+
+    async def sending(message: Message) -> None:
+        request.has_begun = True
         await send(message)
+
+    try:
+        await _answer(request, receive, sending)
+    except asyncio.CancelledError:
+        # The server stops, and this has outlasted the time that it had to end.
+        if not request.has_begun:
+            await _stopping(request, send)
+    finally:
+        bodies.let_go(request.body)
+
+
+async def _answer(request: _Request, receive: Receive, send: Send) -> None:
+    """Reads the whole body before a thread is taken, so that a slow client holds none; of who shows
+    no credential where one is needed, nothing is read."""
+    is_read = not bodies.is_there(request.headers)
+    may_wait = request.match is not None
+    if not is_read and _takes_body(request):
+        request.body = await bodies.read(
+            request.headers, receive, has_credential=_has_credential(request)
+        )
+        is_read = request.body.refusal is None
+        may_wait = is_read
+    elif not is_read:
+        may_wait = False
+    if request.body.gone:
+        return
+    threads = _threads(request, may_wait=may_wait)
+    request.environ = _environ(request, is_read=is_read)
+    loop = asyncio.get_running_loop()
+    answer = await threads.run(lambda: _respond(request), receive if is_read else None)
+    if answer is None:
+        return
+    for message in answer.messages:
+        await send(message)
+    if answer.file is not None:
+        await _send_file(answer.file, send)
+    elif answer.pieces is not None:
+        pieces = answer.pieces
+        await streaming.run(lambda: _stream(pieces, request, send, loop))
+
+
+def _match(path: str) -> ResolverMatch | None:
+    """What the address leads to, if anything."""
+    try:
+        return get_resolver().resolve(path or "/")
+    except Resolver404:
+        return None
+
+
+def _takes_body(request: _Request) -> bool:
+    """Whether there is a view that would look at the body: not where a credential is lacking, nor
+    where nothing stands."""
+    if request.match is None:
+        return False
+    class_ = getattr(request.match.func, "cls", None)
+    needs_credential = bool(class_ and class_.permission_classes)
+    return not needs_credential or _has_credential(request)
+
+
+def _has_credential(request: _Request) -> bool:
+    """Whether the request brings a credential, whether it holds or not."""
+    headers = request.headers
+    if settings.AUTH_DISABLED or b"authorization" in headers or b"x-api-key" in headers:
+        return True
+    cookies = headers.get(b"cookie", b"")
+    return settings.SESSION_COOKIE_NAME.encode() + b"=" in cookies
+
+
+def _threads(request: _Request, *, may_wait: bool) -> Threads:
+    """Those that serve the request. Where too many wait already it is refused instead."""
+    method = request.scope["method"]
+    waits = Waits.NOBODY
+    if may_wait and request.match is not None:
+        asked = Asked(method, request.scope["query_string"], request.body.data)
+        waits = _really(waits_of(request.match, method, asked))
+    threads = threads_for(waits, method)
+    if not threads.is_full:
+        return threads
+    request.body.refusal = _TOO_MANY
+    return reading
+
+
+def _really(waits: Waits) -> Waits:
+    """A provider that is not there is not waited for."""
+    if waits not in {Waits.EMBEDDER, Waits.LLM}:
+        return waits
+    try:
+        engine = runtime.current().engine
+    except IndexUnavailableError:
+        return Waits.NOBODY
+    if waits is Waits.LLM and engine.llm is not None:
+        return Waits.LLM
+    # Without a choice the embedder is the local model.
+    return Waits.NOBODY if engine.chosen is None else Waits.EMBEDDER
+
+
+_TOO_MANY: Final = Refusal(
+    503,
+    "Too many requests wait for a model provider. Nothing of this one is stored; try again.",
+    code="busy",
+    retry_after=10,
+)
+
+
+def _environ(request: _Request, *, is_read: bool) -> dict[str, Any]:
+    """The request as WSGI knows it, which knows bodies by their length only: a chunked one is given
+    its length here."""
+    data = request.body.data
+    framing = {b"content-length", b"transfer-encoding"}
+    headers = [pair for pair in request.scope["headers"] if pair[0] not in framing]
+    headers.append((b"content-length", str(len(data)).encode()))
+    scope: Any = {**request.scope, "headers": headers}
+    environ: dict[str, Any] = dict(build_environ(scope, io.BytesIO(data)))  # type: ignore[arg-type]
+    # The ignore: a2wsgi spells the same types in its own way.
+    environ[_MATCH] = request.match
+    environ[REFUSAL] = request.body.refusal
+    request.body.data = b""
+    return environ
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What a thread made of a request: all of it, or its beginning and what comes after that."""
+
+    messages: list[Message]
+    file: HttpResponseBase | None = None
+    pieces: HttpResponseBase | None = None
+
+
+def _respond(request: _Request) -> _Answer | None:
+    """Runs Django in a thread; None where the client has hung up before."""
+    if is_gone(request.scope):
+        return None
+    assert request.environ is not None  # noqa: S101  (made before the thread was asked for)
+    start: Message = {"type": "http.response.start"}
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+        start["status"] = int(status[:3])
+        start["headers"] = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers]
+
+    request.thread = threading.get_ident()
+    answering.add(request.thread)
+    response: Any = None
+    ends_here = True
+    try:
+        # The ignore: a plain function is all that WSGI asks for.
+        response = django_application(request.environ, start_response)  # type: ignore[arg-type]
+        if response.streaming and request.scope["method"] != "HEAD":
+            is_file = getattr(response, "file_to_stream", None) is not None
+            if not is_file or int(response.headers.get("Content-Length", _PIECE + 1)) > _PIECE:
+                ends_here = False
+                return _Answer([start], *((response, None) if is_file else (None, response)))
+        whole = b"" if request.scope["method"] == "HEAD" else b"".join(response)
+        return _Answer([start, {"type": "http.response.body", "body": whole}])
+    finally:
+        if ends_here and response is not None:
+            response.close()
+        answering.discard(request.thread)
+
+
+async def _send_file(response: Any, send: Send) -> None:
+    """Sends a file piece by piece, as fast as somebody reads it: between two pieces it holds no
+    thread."""
+    file = response.file_to_stream
+    try:
+        while piece := await streaming.run(lambda: file.read(_PIECE)):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    finally:
+        response.close()
+
+
+def _stream(response: Any, request: _Request, send: Send, loop: asyncio.AbstractEventLoop) -> None:
+    """Sends an answer that is made while it is sent, in one thread, for its queries' sake."""
+
+    def put(message: Message) -> None:
+        asyncio.run_coroutine_threadsafe(send(message), loop).result()
+
+    thread = threading.get_ident()
+    answering.add(thread)
+    try:
+        for chunk in response:
+            if is_gone(request.scope):
+                return
+            put({"type": "http.response.body", "body": chunk, "more_body": True})
+        put({"type": "http.response.body", "body": b""})
+    finally:
+        response.close()
+        answering.discard(thread)
+
+
+async def _stopping(request: _Request, send: Send) -> None:
+    """Says that the server stops, and what became of an add's input."""
+    kept = bool(request.thread) and ingest.is_kept_by(request.thread)
+    told = (
+        "The server is stopping; the input is kept, and tried again after the start."
+        if kept
+        else "The server is stopping. Try again shortly."
+    )
+    refusal = Refusal(503, told, code="stopping", retry_after=10, close=True)
+    request_id = (request.environ or {}).get(REQUEST_ID, "")
+    body = json.dumps(refusal.body(request.scope["path"], request_id)).encode()
+    headers = {**refusal.headers(), "Content-Type": "application/json", "X-Request-ID": request_id}
+    headers["Content-Length"] = str(len(body))
+    encoded = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
+    await send({"type": "http.response.start", "status": 503, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _below_prefix(scope: Scope) -> Scope:
@@ -121,63 +349,3 @@ def _below_prefix(scope: Scope) -> Scope:
     if not prefix or not f"{scope['path']}/".startswith(f"{prefix}/"):
         return scope
     return {**scope, "path": scope["path"][len(prefix) :] or "/"}
-
-
-def _pool_for(call: str) -> ThreadPoolExecutor:
-    if _ASKING.fullmatch(call):
-        return asking_pool
-    if _WAITING_PAGES.fullmatch(call):
-        return pages_pool
-    return waiting_pool if _WAITING.fullmatch(call) else pool
-
-
-# Stands for a body that is larger than settings.MAX_BODY_BYTES, which is not read to its end.
-_LARGE = bytes(bytearray(b"too large"))
-
-
-async def _body(scope: Scope, receive: Receive) -> bytes | None:
-    """The body, _LARGE, or None where the client has gone."""
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > settings.MAX_BODY_BYTES:
-        return _LARGE
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > settings.MAX_BODY_BYTES:
-            return _LARGE
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
-def _respond(environ: dict[str, Any], send: Send, loop: asyncio.AbstractEventLoop) -> list[Message]:
-    """Runs Django in a thread of the pool; the messages that are still to be sent."""
-    start: Message = {"type": "http.response.start"}
-    thread = threading.get_ident()
-    answering.add(thread)
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-        start["status"] = int(status[:3])
-        start["headers"] = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers]
-
-    def put(message: Message) -> None:
-        asyncio.run_coroutine_threadsafe(send(message), loop).result()
-
-    response: Any = None
-    try:
-        # The ignore: a plain function is all that WSGI asks for.
-        response = django_application(environ, start_response)  # type: ignore[arg-type]
-        if not response.streaming:
-            return [start, {"type": "http.response.body", "body": b"".join(response)}]
-        put(start)
-        for chunk in response:
-            put({"type": "http.response.body", "body": chunk, "more_body": True})
-        return [{"type": "http.response.body", "body": b""}]
-    finally:
-        if response is not None:
-            response.close()
-        answering.discard(thread)

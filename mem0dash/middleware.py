@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
 
+from mem0dash import strangers
 from mem0dash.pages import error_page, is_page, wants_html
 from mem0dash.principal import Principal
 
@@ -29,8 +30,10 @@ _HOST = re.compile(r"(?P<name>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _CONVERTED = re.compile(r"<(?:\w+:)?(\w+)>")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
 
-# Set in the WSGI environment by the dispatcher.
-TOO_LARGE = "mem0dash.too_large"
+# Set in the WSGI environment by the dispatcher: why no view is to answer, a Refusal.
+REFUSAL = "mem0dash.refusal"
+# And by RequestMiddleware, for the dispatcher.
+REQUEST_ID = "mem0dash.request_id"
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -45,6 +48,32 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the dispatcher lets no view answer. `code` is the machine word, "" for none,
+    `retry_after` seconds. `close` says that the connection cannot be used again."""
+
+    status: int
+    detail: str
+    code: str = ""
+    retry_after: int | None = None
+    close: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """The headers that go with it."""
+        found = {"Cache-Control": "no-store"}
+        if self.retry_after is not None:
+            found["Retry-After"] = str(self.retry_after)
+        return found | ({"Connection": "close"} if self.close else {})
+
+    def body(self, path: str, request_id: str) -> dict[str, str]:
+        """As the dialect of the path tells it."""
+        if not self.code:
+            return {"detail": self.detail}
+        word = "error" if path.startswith("/api/v1/") else "code"
+        return {"detail": self.detail, word: self.code, "request_id": request_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +93,7 @@ class Handled:
     auth_type: str
     principal: Principal | None
     route: str = ""
+    address: str = ""
 
 
 class RequestMiddleware:
@@ -79,6 +109,7 @@ class RequestMiddleware:
         inbound = request.headers.get("X-Request-ID", "")
         request_id = inbound if _INBOUND_ID.fullmatch(inbound) else secrets.token_hex(4)
         request.request_id = request_id  # type: ignore[attr-defined]  # read by authentication
+        request.META[REQUEST_ID] = request_id
         if _came_over_tls(request):
             request.META["wsgi.url_scheme"] = "https"
         response = self.get_response(request)
@@ -115,9 +146,17 @@ class RequestMiddleware:
             auth_type=str(getattr(request, "auth_type", "none")),
             principal=principal,
             route=_route(request),
+            address=client_address(request),
         )
         self.record(handled)
         self.count(handled)
+        if principal is None:
+            has_line, passed_over = strangers.lines.take()
+            if passed_over:
+                told = {"requests": passed_over}
+                access_log.warning("requests without a credential have no lines", extra=told)
+            if not has_line:
+                return
         access_log.info(
             "request",
             extra={
@@ -126,7 +165,7 @@ class RequestMiddleware:
                 "path": request.path_info,
                 "status": response.status_code,
                 "ms": ms,
-                "address": client_address(request),
+                "address": handled.address,
                 "account": str(principal.account_id or "") if principal else "",
                 "key": principal.key_prefix if principal else "",
                 "project": principal.project.slug if principal else "",
@@ -145,20 +184,23 @@ def _route(request: HttpRequest) -> str:
     return "/" + _CONVERTED.sub(r"{\1}", match.route)
 
 
-class BodyLimitMiddleware:
-    """Answers 413 where the dispatcher gave up reading the body."""
+class RefusalMiddleware:
+    """Answers what the dispatcher gives to no view, such as a body that is too large."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if not request.META.get(TOO_LARGE):
+        refusal: Refusal | None = request.META.get(REFUSAL)
+        if refusal is None:
             return self.get_response(request)
-        most = settings.MAX_BODY_BYTES // 1024 // 1024
-        detail = f"The request body is larger than {most} MiB."
-        answer = problem(request, detail, 413)
-        # What is left of the body is not read, so the connection cannot be used again.
-        answer.headers["Connection"] = "close"
+        if wants_html(request):
+            answer = error_page(request, refusal.status, refusal.detail)
+        else:
+            body = refusal.body(request.path_info, request.META.get(REQUEST_ID, ""))
+            answer = JsonResponse(body, status=refusal.status)
+        for name, value in refusal.headers().items():
+            answer.headers[name] = value
         return answer
 
 

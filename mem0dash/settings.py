@@ -130,10 +130,21 @@ APPEND_SLASH = False
 # The largest request body, in bytes; asgi.py answers 413 above it.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
-# Threads that serve requests; asgi.py gives them to Django's WSGI application.
+# Bodies that the server holds at a time, in bytes beyond the first of each; 503 above it.
+MAX_BODIES_BYTES = 96 * 1024 * 1024
+# Connections at a time. Above it those go that have no request under way.
+MAX_CONNECTIONS = env.integer("MAX_CONNECTIONS", 1000, low=10, high=20_000)
+# Seconds in which a request's head has to be there, and its body, which with a credential may take
+# longer as long as it comes; and in which somebody who gets an answer has to read on.
+CLIENT_SECONDS = env.integer("CLIENT_SECONDS", 30, low=1, high=600)
+# Seconds that requests have to end in when the server stops: shorter than what Docker gives it.
+STOP_SECONDS = env.integer("STOP_SECONDS", 6, low=0, high=600)
+# Threads that serve reads; threads.py has as many more for searches, and others in proportion.
 THREADS = env.integer("THREADS", 16, low=2, high=128)
-# As many more, made when needed, for requests that may wait for a provider.
+# As many more, made when needed, for requests that may wait for an LLM, and how many may queue for
+# one of these; 503 above it.
 WAITING_THREADS = env.integer("WAITING_THREADS", 32, low=2, high=256)
+WAITING_QUEUE = env.integer("WAITING_QUEUE", 128, low=0, high=10_000)
 
 # --- Pages ---------------------------------------------------------------------------------------
 # What stands here and below is for people: with sessions, forms that are guarded, errors as pages.
@@ -273,7 +284,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "mem0dash.middleware.HostMiddleware",
     "mem0dash.middleware.CorsMiddleware",
-    "mem0dash.middleware.BodyLimitMiddleware",
+    "mem0dash.middleware.RefusalMiddleware",
     "apikeys.failures.FailureLimitMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     # For pages alone.
@@ -431,7 +442,8 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},
         "uvicorn.access": {"level": "CRITICAL"},
-        "uvicorn.error": {"level": "WARNING"},
+        # It writes a line for every request that is none, and anybody can send those.
+        "uvicorn.error": {"level": "ERROR"},
         # The SDKs of providers write addresses and headers, some with the key in them.
         **{
             name: {"level": "WARNING"}

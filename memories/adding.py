@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from django.db import transaction
 
+from mem0dash import limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Principal, Scope
 from memories import ingest, queries, records, runtime
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 CONVERSATIONAL: Final = "conversational"
 PROCEDURAL: Final = "procedural_memory"
 IDEMPOTENCY_KEY_LENGTH: Final = 255
+# Among the options of a kept add: how often it was tried again after a stop of the server.
+RESUMED: Final = "resumed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def add_memories(
     principal.require(Scope.WRITE)
     chosen = _writable_entities(principal, entities, adopted_app(metadata or {}))
     _check(messages, memory_type, prompt, idempotency_key)
+    limits.check_metadata(metadata or {})
     if memory_type == PROCEDURAL and infer and "agent_id" not in chosen:
         raise InvalidInputError("A procedural memory needs an agent_id.")
     if all(message.get("role") == "system" for message in messages):
@@ -119,6 +123,7 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
     if not kept.messages:
         raise ConflictError(f"The input of the add {input_id} has been erased.")
     options = dict(kept.options)
+    options.pop(RESUMED, None)
     scopes = options.pop("scopes", principal.scopes)
     extracts = options["infer"] and runtime.current().engine.llm is not None
     if options.pop("extracts", False) and not extracts:
@@ -149,9 +154,12 @@ def _check(
             f"Invalid 'memory_type'. Please pass {PROCEDURAL} to create procedural memories."
         )
     for message in messages:
+        limits.check_text(str(message.get("content") or ""), "A message")
         said = str(message.get("content") or "").strip()
         if message.get("role") != "system" and not said:
             raise InvalidInputError("A message cannot be empty or whitespace-only.")
+    if prompt is not None and len(prompt) > limits.PROMPT_LETTERS:
+        raise InvalidInputError(f"A prompt can have at most {limits.PROMPT_LETTERS:,} characters.")
     if len(idempotency_key) > IDEMPOTENCY_KEY_LENGTH or "\0" in idempotency_key:
         raise InvalidInputError(
             f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_LENGTH} characters."

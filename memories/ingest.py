@@ -27,15 +27,26 @@ logger = logging.getLogger(__name__)
 
 Results = list[dict[str, Any]]
 
-# The inputs that this process works on, known here before their claims can be seen in SQL.
-_active: set[UUID] = set()
+# The inputs that this process works on, known here before their claims can be seen in SQL, each
+# with the thread that does.
+_active: dict[UUID, int] = {}
+# The threads whose input is in the database.
+_keeping: set[int] = set()
 # And those that it worked on and could not end, for the database had gone away: nobody works on
 # them any more. Claims of others may be those of a command that works beside the server.
 _left: set[UUID] = set()
+# What was cut off by a stop and stored since: digest -> input, and until when its sender gets that
+# answer when it sends the same again.
+_resumed: dict[str, tuple[UUID, float]] = {}
 _alone = threading.Event()
 
 _KEYS: Final = ("id", "memory", "event", "actor_id", "role")
 STOPPED: Final = "The server stopped before this was stored."
+# The code of what a stop of the server cut off: it is tried again by itself (memories.resuming).
+INTERRUPTED: Final = "interrupted"
+# How many answers of such adds are kept for their senders, and for how long.
+_RESUMED: Final = 1000
+_RESUMED_SECONDS: Final = 3600.0
 _POLL_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25)
 
 
@@ -76,6 +87,8 @@ def run_once(
     transaction; when it raises, the input stays as failed with the reason, and the error goes on.
     """
     digest = request.digest(principal)
+    if _resumed and (answer := _take_resumed(digest)) is not None:
+        return answer
     while True:
         if request.idempotency_key and (former := _answered(request, digest, principal)):
             return _answer_of(former)
@@ -95,7 +108,7 @@ def run_once(
 @contextmanager
 def _working_on(input_id: UUID) -> Iterator[None]:
     _left.discard(input_id)
-    _active.add(input_id)
+    _active[input_id] = thread = threading.get_ident()
     try:
         yield
     except (DatabaseError, InterfaceError):
@@ -103,7 +116,8 @@ def _working_on(input_id: UUID) -> Iterator[None]:
         _left.add(input_id)
         raise
     finally:
-        _active.discard(input_id)
+        _active.pop(input_id, None)
+        _keeping.discard(thread)
 
 
 def run_again(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
@@ -125,6 +139,22 @@ def run_again(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
                 raise ConflictError("An identical request has been stored since.")
         kept.outcome = AddInput.Outcome.RUNNING
         return _work(kept, work)
+
+
+def keep_resumed(kept: AddInput) -> None:
+    """Notes that an add which was cut off has been stored: who sent it was told to send it again,
+    and is then given this answer, once."""
+    while len(_resumed) >= _RESUMED:
+        _resumed.pop(next(iter(_resumed)), None)
+    _resumed[kept.digest] = kept.pk, time.monotonic() + _RESUMED_SECONDS
+
+
+def _take_resumed(digest: str) -> Results | None:
+    input_id, until = _resumed.pop(digest, (None, 0.0))
+    if input_id is None or time.monotonic() > until:
+        return None
+    done = AddInput.objects.filter(pk=input_id, outcome=AddInput.Outcome.STORED).first()
+    return _answer_of(done) if done else None
 
 
 def superseded(failed: Sequence[AddInput]) -> set[UUID]:
@@ -259,6 +289,7 @@ def _insert_claim(digest: str, kept: AddInput, lease: datetime) -> bool:
 
 
 def _work(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
+    _keeping.add(threading.get_ident())
     try:
         return work(kept)
     except BaseException as error:
@@ -306,11 +337,19 @@ def _wait(theirs: AddInput | None) -> Results | None:
     if done.outcome == AddInput.Outcome.RUNNING:
         # Nobody holds a claim on it: should it still be at work, it will find that out (`finish`).
         if not _is_claimed(done):
-            _fail([done.pk], STOPPED)
+            _fail([done.pk], STOPPED, code=INTERRUPTED)
         return None
+    if done.outcome == AddInput.Outcome.FAILED and done.code == INTERRUPTED:
+        return None  # this one does it
     if done.outcome == AddInput.Outcome.FAILED:
         raise ProviderError(done.reason, code=done.code)
     return _answer_of(done)
+
+
+def is_under_way(kept: AddInput) -> bool:
+    """Whether somebody works on this input, or on one that is identical."""
+    now = timezone.now()
+    return IngestClaim.objects.filter(digest=kept.digest, lease_until__gt=now).exists()
 
 
 def _is_claimed(kept: AddInput) -> bool:
@@ -331,7 +370,13 @@ def abandon_claims() -> int:
         return 0
     over = IngestClaim.objects.filter(lease_until__lte=timezone.now())
     ids = [id_ for id_ in over.values_list("input_id", flat=True) if id_ not in _active]
-    return _end_left() + (_fail(ids, STOPPED) if ids else 0)
+    return _end_left() + (_fail(ids, STOPPED, code=INTERRUPTED) if ids else 0)
+
+
+def is_kept_by(thread: int) -> bool:
+    """Whether the thread works on an add whose input is kept: should the server end now, it is
+    tried again after the start."""
+    return thread in _keeping
 
 
 def end_all() -> int:
@@ -340,7 +385,7 @@ def end_all() -> int:
     Whoever of them comes to an answer after this will not store it (`finish`).
     """
     under_way = list(_active)
-    return _fail(under_way, STOPPED) if under_way else 0
+    return _fail(under_way, STOPPED, code=INTERRUPTED) if under_way else 0
 
 
 def end_expired(*, of_all_times: bool = False) -> int:
@@ -360,7 +405,7 @@ def end_expired(*, of_all_times: bool = False) -> int:
     # An input that is run again is older than its claim, and may be older than a day.
     over = IngestClaim.objects.filter(lease_until__lte=now).values_list("input_id", flat=True)
     ids = {*running.values_list("id", flat=True), *over}
-    return _fail(list(ids), STOPPED) if ids else 0
+    return _fail(list(ids), STOPPED, code=INTERRUPTED) if ids else 0
 
 
 def take_over() -> int:
@@ -371,4 +416,4 @@ def take_over() -> int:
     _alone.set()
     running = AddInput.objects.filter(outcome=AddInput.Outcome.RUNNING)
     ids = [id_ for id_ in running.values_list("id", flat=True) if id_ not in _active]
-    return _fail(ids, STOPPED)
+    return _fail(ids, STOPPED, code=INTERRUPTED)

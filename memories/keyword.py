@@ -12,6 +12,7 @@ from django.db import connection
 from django.db.models import BooleanField, Expression, F, Q
 from django.db.models.sql.compiler import SQLCompiler
 
+from mem0dash import limits
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories import covered, fulltext, queries
@@ -136,6 +137,7 @@ def find(
     agents get to see (queries.visible). Scope `read`; InvalidInputError when `text` is blank.
     """
     principal.require(Scope.READ)
+    limits.check_query(text)
     if statuses is None:
         rows = queries.visible(principal, where, show_expired=show_expired)
     else:

@@ -11,6 +11,7 @@ from django.db.models.lookups import Exact
 from django.db.models.sql.compiler import SQLCompiler
 from django.utils import timezone
 
+from mem0dash import limits
 from mem0dash.errors import NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories.filters import EVERYTHING, AllOf, Condition, Node, to_q
@@ -205,7 +206,8 @@ def history(principal: Principal, memory_id: str | UUID) -> list[Revision]:
 
 
 def list_entities(principal: Principal, types: Mapping[str, str] = ENTITY_TYPES) -> list[Entity]:
-    """The entities of the given types (name -> field) with counts, sorted by type and id."""
+    """The entities of the given types (name -> field) with counts, sorted by type and id. Of more
+    than limits.ENTITIES one more than those: so it can be told that there are more."""
     principal.require(Scope.READ)
     found: list[Entity] = []
     for type_, field in sorted(types.items()):
@@ -218,7 +220,7 @@ def list_entities(principal: Principal, types: Mapping[str, str] = ENTITY_TYPES)
         )
         found += [
             Entity(id=id_, type=type_, total_memories=n, created_at=first, updated_at=last)
-            for id_, n, first, last in groups
+            for id_, n, first, last in groups[: limits.ENTITIES + 1 - len(found)]
         ]
     return found
 

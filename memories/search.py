@@ -11,6 +11,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from mem0dash import limits
 from mem0dash.errors import IndexUnavailableError, InvalidInputError, ProviderError
 from mem0dash.principal import Principal, Scope
 from memories import queries, runtime
@@ -180,6 +181,7 @@ def _mode(answering: object) -> Literal["semantic", "keyword"]:
 
 
 def _check(query: str, top_k: int, threshold: float) -> None:
+    limits.check_query(query)
     if not query.strip():
         raise InvalidInputError("Invalid query: cannot be empty or whitespace-only.")
     if not 0 <= threshold <= 1:

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from mem0dash import limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories import purge, queries, records, runtime
@@ -52,6 +53,8 @@ def update_memory(
         )
     if text is not None and not text.strip():
         raise InvalidInputError("text cannot be empty or whitespace-only.")
+    limits.check_text(text or "")
+    limits.check_metadata(metadata or {})
     for _ in range(UPDATE_ATTEMPTS):
         seen = queries.find(principal, memory_id)
         reading = Reading(None)
@@ -114,6 +117,7 @@ def _change(
     if metadata is not None:
         given = {k: v for k, v in metadata.items() if k not in records.RESERVED_METADATA}
         values["metadata"] = given if replace else {**memory.metadata, **given}
+        limits.check_metadata(values["metadata"])
         if replace:
             # What stands there as before is not said anew: it may have been reviewed since.
             given = {k: v for k, v in given.items() if memory.metadata.get(k) != v}

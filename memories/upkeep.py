@@ -16,7 +16,7 @@ from django.db import close_old_connections, connection
 
 from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
 from mem0dash.sqlite3 import logs
-from memories import bulk_work, ingest, leases, purge, reembedding, token_work, vectors
+from memories import bulk_work, ingest, leases, purge, reembedding, resuming, token_work, vectors
 from memories.engine.opening import LateLlm
 from memories.index.indexer import Indexer
 from memories.leases import Held
@@ -25,6 +25,7 @@ from memories.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 1.0
+RESUME_SECONDS: Final = 30.0
 CLAIMS_SECONDS: Final = 30.0
 PURGE_SECONDS: Final = 600.0
 EMBED_SECONDS: Final = 600.0
@@ -46,8 +47,8 @@ BULK_LEASE_SECONDS: Final = 60.0
 
 class Upkeep:
     """The background work of a process: a thread for what is quick, one for what takes long, one
-    for the bulk changes that people wait for, and one for token states, which new memories are to
-    have within seconds while others are embedded for hours."""
+    for the bulk changes that people wait for, one for token states, which new memories are to have
+    within seconds while others are embedded for hours, and one for adds that a stop cut off."""
 
     def __init__(self, runtime: Runtime, *, is_worker: bool = False) -> None:
         self.runtime = runtime
@@ -65,11 +66,14 @@ class Upkeep:
             "slow-upkeep": self._slow,
             "bulk": self._bulk,
             "states": self._states,
+            "resuming": self._resuming,
         }
         for name, work in threads.items():
             thread = threading.Thread(target=work, name=f"mem0dash-{name}", daemon=True)
             thread.start()
-            self._threads.append(thread)
+            # An LLM may let that one wait for minutes; what it is at is tried again as well.
+            if name != "resuming":
+                self._threads.append(thread)
 
     def stop(self) -> None:
         """Ends the background threads and closes the index."""
@@ -196,6 +200,17 @@ class Upkeep:
         elif leases.acquire(bulk_work.LEASE, BULK_LEASE_SECONDS):
             with leases.held(bulk_work.LEASE, BULK_LEASE_SECONDS) as lease:
                 bulk_work.work(self.runtime.apply, _WhileHeld(self._stop, lease))
+
+    # --- What a stop cut off ---------------------------------------------------------------------
+    def _resuming(self) -> None:
+        while not self._stop.is_set():
+            self._guarded(self._resume_round)
+            self._stop.wait(RESUME_SECONDS)
+        connection.close()
+
+    def _resume_round(self) -> None:
+        if self._on_duty():
+            resuming.resume(self._stop)
 
     # --- Token states ----------------------------------------------------------------------------
     def _states(self) -> None:

@@ -28,3 +28,22 @@ class RequestLog(models.Model):
 
     def __str__(self) -> str:
         return f"{self.method} {self.path} {self.status_code}"
+
+
+class RefusedRequests(models.Model):
+    """How many requests without a credential that holds were refused, by hour and address."""
+
+    hour = models.DateTimeField()
+    # "" for all that are beyond those which are told apart.
+    address = models.CharField(max_length=45, blank=True)
+    count = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(
+                fields=["hour", "address"], name="one_count_an_hour_and_address"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.count} from {self.address or 'elsewhere'}"

@@ -1,7 +1,7 @@
 """The page of the request log."""
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from django.conf import settings
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
@@ -21,6 +22,7 @@ from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from mem0dash.templatetags.ui import duration, number
 from operations.models import RequestLog
+from operations.strangers import refused
 from operations.traffic import Caller, Chosen, Figures, Traffic, is_quick, newest, traffic
 
 PER_PAGE: Final = 50
@@ -101,6 +103,8 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
         return render(request, "operations/_figures.html", context)
     rows = newest(principal, chosen, limit=PER_PAGE + 1, behind=behind)
     more = rows[PER_PAGE - 1] if len(rows) > PER_PAGE else None
+    if principal.is_owner and behind is None:
+        context["refused"] = refused(timezone.now() - timedelta(days=1))
     context |= {
         "rows": rows[:PER_PAGE],
         "older": Place(more.created_at, more.id) if more else None,

@@ -18,7 +18,8 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 
 from mem0dash.middleware import Handled
-from operations.models import RequestLog
+from operations import strangers
+from operations.models import RefusedRequests, RequestLog
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ QUEUE_ROWS: Final = 10_000
 RETRY_SECONDS: Final = 30.0
 PRUNE_SECONDS: Final = 3600.0
 PRUNE_ROWS: Final = 5_000
+# Numbers of what has no row of its own are written this often.
+COUNT_SECONDS: Final = 10.0
 # Paths that are nobody's doing, as in mem0's own server, and what monitors and browsers ask for.
 _SKIPPED: Final = frozenset(
     {
@@ -50,6 +53,8 @@ class RequestLogWriter:
         self._stop = threading.Event()
         self._full = threading.Event()
         self._thread: threading.Thread | None = None
+        self.strangers = strangers.Strangers()
+        self._counted_at = time.monotonic()
 
     def put(self, row: RequestLog) -> None:
         """Takes the row or counts it as dropped; never waits."""
@@ -85,6 +90,11 @@ class RequestLogWriter:
             self._kept = []
         return True
 
+    def write_counts(self) -> None:
+        """Writes the numbers of what has no rows; errors of the database rise."""
+        self._counted_at = time.monotonic()
+        strangers.write(self.strangers)
+
     def _run(self) -> None:
         wait, pruned_at = BATCH_SECONDS, float("-inf")
         while not self._stop.is_set():
@@ -106,7 +116,13 @@ class RequestLogWriter:
         """One failing round must not end the thread: whatever it was, the next may go well."""
         try:
             close_old_connections()
-            return self.write()
+            if not self.write():
+                return False
+            if self._stop.is_set() or time.monotonic() - self._counted_at >= COUNT_SECONDS:
+                self.write_counts()
+            return True
+        except (OperationalError, InterfaceError):
+            return False
         except Exception:  # see the docstring
             logger.exception("request log not written")
             self._drop(len(self._kept))
@@ -174,6 +190,11 @@ def record(handled: Handled) -> None:
     if _writer is None or not is_logged(handled.method, handled.path):
         return
     who = handled.principal
+    if who is None:
+        if handled.status >= 400:
+            _writer.strangers.count(handled)
+        if not strangers.rows.take()[0]:
+            return
     _writer.put(
         RequestLog(
             project_id=who.project.id if who else None,
@@ -207,6 +228,7 @@ def prune(*, stop: threading.Event | None = None) -> int:
         if not portion:
             break
         total += RequestLog.objects.filter(id__in=portion).delete()[0]
+    RefusedRequests.objects.filter(hour__lt=oldest).delete()
     if total:
         logger.info("request log pruned", extra={"rows": total})
     return total

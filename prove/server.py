@@ -22,6 +22,11 @@ _SETTINGS: Final = frozenset(
     {
         "ADMIN_API_KEY",
         "ALLOWED_HOSTS",
+        "CLIENT_SECONDS",
+        "MAX_CONNECTIONS",
+        "STOP_SECONDS",
+        "WAITING_QUEUE",
+        "WAITING_THREADS",
         "AUTH_DISABLED",
         "DASHBOARD_URL",
         "DATABASE_POOL_SIZE",

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.web import lead
 from mem0dash.errors import ConflictError, InvalidInputError, ProviderError
+from mem0dash.waiting import Waits, waits_for, when_posted
 from memories import drafts, providers
 from memories.configuration import Configuration
 from memories.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted
@@ -146,6 +147,7 @@ class Page:
                     form.fields["model"].widget.attrs["autofocus"] = True
 
 
+@waits_for(when_posted(Waits.PROVIDERS))
 @sensitive_post_parameters()
 @while_open
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -21,6 +21,7 @@ from accounts.web import lead
 from apikeys.services import create_api_key, revoke_api_key
 from mem0dash import outbound
 from mem0dash.principal import Scope
+from mem0dash.waiting import Waits, waits_for, when_posted
 from memories import services
 from setup_wizard.forms import TrialForm
 from setup_wizard.models import Progress
@@ -57,6 +58,7 @@ class Result:
     found: str = ""
 
 
+@waits_for(when_posted(Waits.PROVIDERS))
 @while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 @step

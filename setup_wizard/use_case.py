@@ -11,6 +11,7 @@ from accounts.queries import instructions_of
 from accounts.services import set_instructions
 from accounts.web import lead
 from mem0dash.errors import InvalidInputError, ProviderError
+from mem0dash.waiting import Waits, waits_for, when_posted
 from memories import providers
 from memories.drafts import NONE
 from setup_wizard.forms import UseCaseForm
@@ -21,6 +22,7 @@ from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, u
 WRITE_SOMETHING = "Say in a sentence what memories are for, or choose one of the others."
 
 
+@waits_for(when_posted(Waits.PROVIDERS))
 @while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 @step

@@ -5,7 +5,7 @@ from typing import Any, Final
 from django.db.backends.postgresql import base
 from django.db.backends.utils import CursorWrapper
 
-# For the locks of tables and rows. Whoever waits holds a thread of the server, and the client waits.
+# For locks of tables and rows: whoever waits for one holds a thread, and a client waits as well.
 LOCK_SECONDS: Final = 5
 
 

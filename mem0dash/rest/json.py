@@ -29,6 +29,20 @@ def loads(raw: bytes) -> Any:
     return data
 
 
+def field_of(raw: bytes, name: str) -> Any:
+    """The field of the object that the JSON is; None where it is none, or has no such field.
+
+    What does not hold the name at all is not read for it; a name may be written with escapes.
+    """
+    if name.encode() not in raw and b"\\u" not in raw:
+        return None
+    try:
+        data = orjson.loads(raw)
+    except ValueError:
+        return None
+    return data.get(name) if isinstance(data, dict) else None
+
+
 def dumps(data: Any, option: int = 0) -> bytes:
     """`data` as JSON; `option` is orjson's."""
     try:

@@ -12,6 +12,7 @@ from mem0dash.principal import Principal, Scope
 from mem0dash.rest.bodies import body_of
 from mem0dash.rest.schemas import ANY_OBJECT, MESSAGE, TEXT, TEXT_OR_NULL, answers, object_of
 from mem0dash.rest.views import OssView
+from mem0dash.waiting import Waits, waits_for
 from memories import providers, services
 
 _PROVIDER = object_of({"provider": TEXT, "config": ANY_OBJECT})
@@ -45,6 +46,7 @@ class ConfigureView(OssView):
     def get(self, request: Request) -> Response:
         return Response(_shape(self.caller()))
 
+    @waits_for(Waits.PROVIDERS)
     @extend_schema(
         operation_id="configure",
         summary="Change providers (instance owner) or instructions (scope admin)",
@@ -72,6 +74,7 @@ class ProvidersView(OssView):
 
 
 class GenerateInstructionsView(OssView):
+    @waits_for(Waits.LLM)
     @extend_schema(
         operation_id="generate_instructions",
         summary="Instructions for a use case, written by the LLM",

@@ -3,13 +3,14 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from mem0dash.errors import InvalidInputError
+from mem0dash.limits import TOP_K
+from mem0dash.rest.json import field_of
+from mem0dash.waiting import Asked, Waits
 
-MAX_TOP_K = 100_000
-
-TopK = Annotated[int, Field(ge=0, le=MAX_TOP_K)]
+TopK = Annotated[int, Field(ge=0, le=TOP_K)]
 
 
 class Message(BaseModel):
@@ -35,6 +36,24 @@ class MemoryCreate(BaseModel):
     infer: bool | None = None
     memory_type: StrictStr | None = None
     prompt: StrictStr | None = None
+
+
+class _Infers(BaseModel):
+    infer: bool | None = None
+
+
+def add_waits(asked: Asked) -> Waits:
+    """Whom an add may wait for: word for word it asks no LLM."""
+    try:
+        infers = _Infers(infer=field_of(asked.body, "infer")).infer
+    except ValidationError:
+        infers = False  # it is refused
+    return Waits.EMBEDDER if infers is False else Waits.LLM
+
+
+def update_waits(asked: Asked) -> Waits:
+    """Whom a change may wait for: a new text is embedded, and nothing else."""
+    return Waits.NOBODY if field_of(asked.body, "text") is None else Waits.EMBEDDER
 
 
 class MemoryUpdate(BaseModel):

@@ -10,10 +10,12 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from mem0dash import limits
 from mem0dash.counters import BULK_DELETED
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.rest.bodies import body_of, query_of
 from mem0dash.rest.views import OssView
+from mem0dash.waiting import Waits, waits_for
 from memories import adding, keyword, queries, search, services, sweep
 from memories.api import memserv_inputs as inputs
 from memories.api import memserv_shapes as shapes
@@ -41,6 +43,7 @@ class MemservView(OssView):
 
 
 class MemoriesView(MemservView):
+    @waits_for(Waits.LLM)
     @extend_schema(
         operation_id="memserv_add_memory",
         summary="Store a text or a conversation, unless it is stored already",
@@ -53,6 +56,7 @@ class MemoriesView(MemservView):
         messages = body.said()
         if not messages:
             raise InvalidInputError(inputs.NOTHING_TO_ADD)
+        limits.check_messages(messages)
         user_id = inputs.owner_of(principal, body.user_id)
         if not (user_id or body.agent_id or body.run_id):
             raise InvalidInputError(inputs.NO_USER)
@@ -88,6 +92,7 @@ class MemoriesView(MemservView):
 
 
 class SearchView(MemservView):
+    @waits_for(inputs.search_waits)
     @extend_schema(
         operation_id="memserv_search_memories",
         summary="Find memories by meaning, or by a part of their text",
@@ -164,6 +169,7 @@ class MemoryView(MemservView):
             raise NotFoundError(NOT_FOUND) from None
         return Response(memory_shape(memory, score=None))
 
+    @waits_for(Waits.EMBEDDER)
     @extend_schema(
         operation_id="memserv_update_memory",
         summary="Give a memory another text",

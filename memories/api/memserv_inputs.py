@@ -4,8 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
+from mem0dash import limits
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
+from mem0dash.rest.json import field_of
+from mem0dash.waiting import Asked, Waits
 from memories.filters import AllOf, Condition, Node, entity_id
 from memories.models import Confidence, ReviewStatus
 
@@ -67,6 +70,11 @@ class SearchMemories(_Read):
     mode: Literal["semantic", "keyword"] = "semantic"
     recency_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
     recency_half_life_days: Annotated[float, Field(gt=0)] = 30.0
+
+
+def search_waits(asked: Asked) -> Waits:
+    """Whom a search may wait for: by words it asks nobody."""
+    return Waits.NOBODY if field_of(asked.body, "mode") == "keyword" else Waits.QUERY
 
 
 class ListMemories(_Read):
@@ -155,4 +163,5 @@ def _promoted(name: str, value: str, is_column: bool) -> Condition:
     """Equality with the field, or, for a value that no field holds, with the metadata."""
     if "\0" in value:
         raise InvalidInputError(f"Invalid {name}: cannot contain a NUL character.")
+    limits.check_value(value, name)
     return Condition(name, "eq", value, metadata=not is_column)

@@ -6,11 +6,13 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from mem0dash import limits
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from mem0dash.rest.bodies import body_of, path_of, query_of
 from mem0dash.rest.schemas import MESSAGE, answers
 from mem0dash.rest.views import OssView
+from mem0dash.waiting import Waits, waits_for
 from memories import adding, queries, search, services
 from memories.api import inputs, schemas, shapes
 from memories.filters import AllOf, Condition, Node, entity_id, parse_filters
@@ -24,6 +26,8 @@ THRESHOLD_DEFAULT = 0.1
 STORED_HEADER = "X-Mem0dash-Stored"
 SEARCH_HEADER = "X-Mem0dash-Search"
 PROBLEM_HEADER = "X-Mem0dash-Problem"
+# The answer is cut off after so many.
+CUT_HEADER = "X-Mem0dash-Cut"
 ENTITY_PARAMETERS = [OpenApiParameter(name, str) for name in ("user_id", "agent_id", "run_id")]
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
@@ -45,6 +49,7 @@ def _named(principal: Principal, **ids: str | None) -> Node | None:
 
 
 class MemoriesView(OssView):
+    @waits_for(inputs.add_waits)
     @extend_schema(
         operation_id="add_memories",
         summary="Store messages as memories",
@@ -54,6 +59,7 @@ class MemoriesView(OssView):
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, inputs.MemoryCreate)
+        limits.check_messages(body.messages)
         added = adding.add_memories(
             self.caller(),
             messages=[message.model_dump(exclude_none=True) for message in body.messages],
@@ -134,6 +140,7 @@ class MemoryView(OssView):
             return Response(None)  # as the original: 200 and null
         return Response(shapes.memory_shape(memory, score=None))
 
+    @waits_for(inputs.update_waits)
     @extend_schema(
         operation_id="update_memory",
         summary="Change text, metadata or expiry of a memory",
@@ -179,6 +186,7 @@ class HistoryView(OssView):
 
 
 class SearchView(OssView):
+    @waits_for(Waits.QUERY)
     @extend_schema(
         operation_id="search_memories",
         summary="Find memories by meaning",
@@ -190,8 +198,8 @@ class SearchView(OssView):
         principal = self.caller()
         threshold = THRESHOLD_DEFAULT if body.threshold is None else body.threshold
         top_k = SEARCH_DEFAULT if body.top_k is None else body.top_k
-        if top_k > inputs.MAX_TOP_K:
-            raise InvalidInputError(f"Invalid top_k: {top_k}. Must be at most {inputs.MAX_TOP_K}.")
+        if top_k > limits.TOP_K:
+            raise InvalidInputError(f"Invalid top_k: {top_k}. Must be at most {limits.TOP_K}.")
         found = search.search_memories(
             principal,
             body.query,
@@ -243,7 +251,10 @@ class EntitiesView(OssView):
     )
     def get(self, request: Request) -> Response:
         found = queries.list_entities(self.caller(), self.TYPES)
-        return Response([shapes.entity_shape(entity) for entity in found])
+        shown = [shapes.entity_shape(entity) for entity in found[: limits.ENTITIES]]
+        # The wire knows no pages here.
+        headers = {CUT_HEADER: str(limits.ENTITIES)} if len(found) > len(shown) else None
+        return Response(shown, headers=headers)
 
 
 class EntityView(OssView):

@@ -2,12 +2,13 @@
 place."""
 
 import base64
+import copy
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -174,8 +175,17 @@ class RemoteEmbedder:
     def embed_query(self, query: str) -> Vector:
         """As `embed`, for somebody who waits: what does not go well soon fails."""
         attempts = min(settings.PROVIDER_ATTEMPTS, QUERY_ATTEMPTS)
-        ask = partial(self._vectors, [query])
+        ask = partial(self._for_queries._vectors, [query])
         return _array(persist(ask, attempts=attempts, seconds=QUERY_SECONDS))
+
+    @cached_property
+    def _for_queries(self) -> "RemoteEmbedder":
+        """The same with a client of its own, for the timeout of a call is its client's: also the
+        first of two calls is not to last longer than somebody waits."""
+        other = copy.copy(self)
+        other._embedder = created(self._choice, "embedder")
+        tame(other._embedder.client, min(QUERY_SECONDS, settings.PROVIDER_EMBED_TIMEOUT))
+        return other
 
     def _vectors(self, texts: list[str]) -> list[Any]:
         letters = list(EMBED_LETTERS)

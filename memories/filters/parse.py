@@ -5,6 +5,7 @@ from datetime import date
 from typing import Any, Final
 
 from mem0dash.errors import InvalidInputError
+from mem0dash.limits import check_value
 from memories.filters.language import (
     DATE_FIELDS,
     FIELDS,
@@ -88,6 +89,7 @@ class _Parser:
         return AnyOf(parts) if logic == "OR" else Not(AnyOf(parts))
 
     def field(self, name: str, value: object) -> Node:
+        check_value(name, "a field")
         if isinstance(value, Mapping):
             if not value:
                 raise InvalidInputError(f"Invalid filter for {name}: it names no operator.")
@@ -128,6 +130,8 @@ def _scalar(name: str, value: object) -> Scalar:
     if value is None or isinstance(value, str | int | float | bool):
         if isinstance(value, str) and "\0" in value:
             raise InvalidInputError(f"Invalid filter for {name}: NUL characters are not allowed.")
+        if isinstance(value, str):
+            check_value(value, name)
         return value
     raise InvalidInputError(f"Invalid filter for {name}: a value must be a string, number or bool.")
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from django.conf import settings
 
+from mem0dash import bodies, limits
 from mem0dash.asgi import application
 from prove.server import Server
 
@@ -168,7 +169,12 @@ def test_paths_with_any_byte_are_answered(http: httpx.Client) -> None:
         assert http.delete(f"/entities/user/{part}").status_code < 500, part
 
 
-def drive(messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]]) -> Any:
+KEYED = (b"x-api-key", KEY.encode())
+
+
+def drive(
+    messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]], path: str = "/memories"
+) -> Any:
     """Runs the application on these messages; what it sent, and how many it left unread."""
     sent: list[dict[str, Any]] = []
     waiting = list(messages)
@@ -184,8 +190,8 @@ def drive(messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]]) ->
         "http_version": "1.1",
         "method": "POST",
         "scheme": "http",
-        "path": "/memories",
-        "raw_path": b"/memories",
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
         "headers": [(b"host", b"localhost"), *headers],
@@ -196,19 +202,66 @@ def drive(messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]]) ->
     return sent, len(waiting)
 
 
-def test_a_declared_length_beyond_the_limit_is_refused_before_a_byte_is_read() -> None:
-    sent, unread = drive([{"type": "http.request"}], [(b"content-length", b"10485760")])
-    assert (sent[0]["status"], unread) == (413, 1)
+MEBIBYTE = {"type": "http.request", "body": b"x" * 1024 * 1024, "more_body": True}
+CHUNKED = (b"transfer-encoding", b"chunked")
 
 
-def test_reading_stops_where_the_limit_is_passed() -> None:
-    block = {"type": "http.request", "body": b"x" * 1024 * 1024, "more_body": True}
-    sent, unread = drive([block] * 100, [(b"transfer-encoding", b"chunked")])
+def test_of_who_brings_no_credential_no_body_is_read_where_one_is_needed() -> None:
+    for headers in ([(b"content-length", b"8000000")], [(b"content-length", b"10")], [CHUNKED]):
+        sent, unread = drive([MEBIBYTE] * 5, headers)
+        assert (sent[0]["status"], unread) == (401, 5), headers
+
+
+def test_where_nothing_stands_no_body_is_read() -> None:
+    for path in ("/nowhere", "/static/none.css", "/memories/x/y/z"):
+        sent, unread = drive([MEBIBYTE] * 5, [CHUNKED, KEYED], path)
+        assert (sent[0]["status"], unread) == (404, 5), path
+
+
+@pytest.mark.parametrize(
+    "path", ["/auth/login", "/login", "/setup/administrator", "/dashboard/theme"]
+)
+def test_what_is_open_to_all_reads_small_bodies_alone(path: str) -> None:
+    declared = [(b"content-length", str(limits.OPEN_BODY_BYTES + 1).encode())]
+    sent, unread = drive([MEBIBYTE] * 5, declared, path)
+    assert (sent[0]["status"], unread) == (413, 5)
+    sent, unread = drive([MEBIBYTE] * 5, [CHUNKED], path)
+    assert (sent[0]["status"], unread) == (413, 4)
+
+
+def test_a_body_that_is_too_large_is_read_to_its_end_and_thrown_away() -> None:
+    end = {**MEBIBYTE, "more_body": False}
+    for headers in ([(b"content-length", b"10485760"), KEYED], [CHUNKED, KEYED]):
+        sent, unread = drive([*[MEBIBYTE] * 9, end], headers)
+        assert (sent[0]["status"], unread) == (413, 0)
+        assert (b"connection", b"close") not in sent[0]["headers"]
+
+
+def test_a_body_without_an_end_is_not_read_for_ever() -> None:
+    sent, unread = drive([MEBIBYTE] * 100, [CHUNKED, KEYED])
     assert sent[0]["status"] == 413
-    assert unread > 90
+    assert unread >= 100 - limits.DRAIN_BYTES // 1024 // 1024
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_who_asks_before_sending_too_much_is_told_not_to() -> None:
+    headers = [(b"content-length", b"10485760"), (b"expect", b"100-continue"), KEYED]
+    sent, unread = drive([MEBIBYTE] * 10, headers)
+    assert (sent[0]["status"], unread) == (413, 10)
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def test_a_caller_that_hangs_up_gets_no_answer() -> None:
     block = {"type": "http.request", "body": b'{"messages"', "more_body": True}
-    sent, _ = drive([block, {"type": "http.disconnect"}], [(b"content-length", b"500")])
+    headers = [(b"content-length", b"500"), KEYED]
+    sent, _ = drive([block, {"type": "http.disconnect"}], headers)
     assert sent == []
+
+
+def test_more_large_bodies_than_there_is_room_for_are_503(monkeypatch: Any) -> None:
+    monkeypatch.setattr(settings, "MAX_BODIES_BYTES", 1024 * 1024)
+    sent, unread = drive([MEBIBYTE] * 5, [CHUNKED, KEYED])
+    assert (sent[0]["status"], unread) == (503, 3)
+    assert (b"retry-after", b"5") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["code"] == "busy"
+    assert bodies.room.held == 0

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.web import PageRequest, local_path, page
 from mem0dash.errors import EngineError, InvalidInputError, PermissionDeniedError
 from mem0dash.principal import Scope
+from mem0dash.waiting import Asked, Waits, waits_for
 from memories.adding import add_memories, can_extract
 from memories.forms import EXTRACTED, AddForm
 from memories.models import ENTITY_FIELDS
@@ -19,6 +20,14 @@ from memories.selection import Selection
 from memories.views.place import Place
 
 
+def _waits(asked: Asked) -> Waits:
+    """Word for word it asks no LLM."""
+    if asked.method != "POST":
+        return Waits.NOBODY
+    return Waits.LLM if EXTRACTED in asked.form().get("how", ()) else Waits.EMBEDDER
+
+
+@waits_for(_waits)
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def add(request: PageRequest) -> HttpResponse:

@@ -11,16 +11,18 @@ from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
 from mem0dash.principal import Principal, Scope
+from mem0dash.waiting import waits_for
 from memories import browse as reads
 from memories import export as writing
 from memories import queries
 from memories.selection import DELETED, Selection
 from memories.views import listing
 from memories.views.inspector import inspected
-from memories.views.place import Place
+from memories.views.place import Place, search_waits
 from memories.views.saved import shown
 
 
+@waits_for(search_waits)
 @require_safe
 @page
 def browse(request: PageRequest) -> HttpResponse:

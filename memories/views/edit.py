@@ -12,6 +12,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.web import PageRequest, local_path, page
 from mem0dash.errors import ConflictError, EngineError, InvalidInputError
 from mem0dash.principal import Scope
+from mem0dash.waiting import Waits, waits_for, when_posted
 from memories import queries, services
 from memories.forms import EditForm, unix_lines, written
 from memories.models import Memory
@@ -35,6 +36,7 @@ class Change:
         return any(kind != "same" for kind, _ in self.metadata)
 
 
+@waits_for(when_posted(Waits.EMBEDDER))
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def edit(request: PageRequest, memory_id: UUID) -> HttpResponse:

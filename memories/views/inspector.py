@@ -17,6 +17,7 @@ from django.views.decorators.http import require_POST
 from accounts.web import PageRequest, local_path, page
 from mem0dash.errors import ConflictError, NotFoundError
 from mem0dash.principal import Scope
+from mem0dash.waiting import Waits, waits_for
 from memories import browse as reads
 from memories import queries, reviewing, services
 from memories.forms import written
@@ -206,6 +207,7 @@ def restore(request: PageRequest, memory_id: UUID) -> HttpResponse:
     return back(request)
 
 
+@waits_for(Waits.EMBEDDER)
 @require_POST
 @page
 def undo(request: PageRequest, memory_id: UUID, revision_id: int) -> HttpResponse:

@@ -9,6 +9,7 @@ from uuid import UUID
 from django.urls import reverse
 
 from mem0dash.errors import InvalidInputError, NotFoundError
+from mem0dash.waiting import Asked, Waits
 from memories.queries import as_uuid
 from memories.selection import Selection
 
@@ -50,6 +51,15 @@ class Place:
             params.append(("id", str(place.memory_id)))
         path = reverse("memories:browse")
         return f"{path}?{urlencode(params)}" if params else path
+
+
+def search_waits(asked: Asked) -> Waits:
+    """Whom a list may wait for: a search by meaning needs the vector of its query."""
+    if b"q=" not in asked.query:
+        return Waits.NOBODY
+    params = asked.parameters()
+    by_words = params.get("mode", [""])[-1] == "words"
+    return Waits.NOBODY if by_words or not any(params.get("q", ())) else Waits.QUERY
 
 
 def _number(params: Mapping[str, Sequence[str]]) -> int:

@@ -17,6 +17,7 @@ from mem0dash import collecting
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import Mem0dashError
 from mem0dash.migration import prepare_database
+from mem0dash.protocol import BoundedProtocol
 
 
 class Command(BaseCommand):
@@ -83,6 +84,8 @@ def _end_with_requests() -> None:
 def _uvicorn_config() -> uvicorn.Config:
     return uvicorn.Config(
         "mem0dash.asgi:application",
+        http=BoundedProtocol,
+        ws="none",
         host=settings.HOST,
         port=settings.PORT,
         log_config=None,
@@ -90,6 +93,6 @@ def _uvicorn_config() -> uvicorn.Config:
         server_header=False,
         # Addresses of proxies are middleware.client_address's business.
         proxy_headers=False,
-        timeout_graceful_shutdown=20,
+        timeout_graceful_shutdown=settings.STOP_SECONDS,
         lifespan="on",
     )

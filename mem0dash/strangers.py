@@ -1,0 +1,40 @@
+"""Who shows no credential that holds may fill neither the log nor the database: so many entries a
+minute, and numbers for the rest."""
+
+import threading
+import time
+from typing import Final
+
+# Lines in the log on standard error.
+LINES_A_MINUTE: Final = 300
+
+
+class Allowance:
+    """So many entries a minute."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self._minute, self._taken, self._passed = 0, 0, 0
+
+    def take(self) -> tuple[bool, int]:
+        """Whether there may be an entry now; and how many there were none for in a minute that is
+        over, told once."""
+        minute = int(time.monotonic() // 60)
+        with self._lock:
+            told = 0
+            if minute != self._minute:
+                told, self._passed = self._passed, 0
+                self._minute, self._taken = minute, 0
+            if self._taken < self._most:
+                self._taken += 1
+                return True, told
+            self._passed += 1
+            return False, told
+
+
+lines: Final = Allowance(LINES_A_MINUTE)

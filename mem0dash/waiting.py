@@ -1,0 +1,83 @@
+"""What a view may wait for: a mark on the view, by which the dispatcher chooses its thread.
+
+Whoever waits for a provider has a thread among those that wait for the same. However long it hangs,
+everything else finds a thread of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qs
+
+from django.urls import ResolverMatch
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Waits(StrEnum):
+    """Whom a request may wait for."""
+
+    NOBODY = "nobody"
+    # The embedder, for the vector of a query: for seconds, and search can do without.
+    QUERY = "query"
+    EMBEDDER = "embedder"
+    # And for the embedder.
+    LLM = "llm"
+    # One that is tried out or chosen, or this server itself.
+    PROVIDERS = "providers"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as far as it is known before it has a thread."""
+
+    method: str
+    query: bytes
+    body: bytes
+
+    def parameters(self) -> dict[str, list[str]]:
+        """What stands in the address."""
+        return _form(self.query)
+
+    def form(self) -> dict[str, list[str]]:
+        """What stands in the body, where that is a form."""
+        return _form(self.body)
+
+
+def _form(encoded: bytes) -> dict[str, list[str]]:
+    return parse_qs(encoded.decode(errors="replace"), keep_blank_values=True)
+
+
+Rule = Callable[[Asked], Waits]
+_MARK: Final = "waits_for"
+
+
+def waits_for(rule: Waits | Rule) -> Callable[[View], View]:
+    """Marks a view, or a method of a view class: whom it may wait for, or how a request tells."""
+
+    def mark(view: View) -> View:
+        setattr(view, _MARK, rule)
+        return view
+
+    return mark
+
+
+def when_posted(waits: Waits) -> Rule:
+    """A page that waits when its form is sent, and never when it is shown."""
+    return lambda asked: waits if asked.method == "POST" else Waits.NOBODY
+
+
+def rule_of(match: ResolverMatch, method: str) -> Waits | Rule:
+    """The mark of the view that answers."""
+    view: Any = match.func
+    if (class_ := getattr(view, "cls", None)) is not None:
+        name = method.lower()
+        view = getattr(class_, "get" if name == "head" else name, None)
+    return getattr(view, _MARK, Waits.NOBODY)
+
+
+def waits_of(match: ResolverMatch, method: str, asked: Asked) -> Waits:
+    """Whom this request may wait for."""
+    rule = rule_of(match, method)
+    return rule if isinstance(rule, Waits) else rule(asked)

@@ -1,0 +1,123 @@
+"""Refused requests of strangers fill no table: a few have rows, all are counted by address."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from mem0dash.middleware import Handled
+from operations import request_log, strangers
+from operations.models import RefusedRequests, RequestLog
+from operations.request_log import RequestLogWriter
+
+
+@pytest.fixture
+def writer(db: None, monkeypatch: Any) -> RequestLogWriter:
+    """The log of this process, which writes when it is told to."""
+    made = RequestLogWriter()
+    monkeypatch.setattr(request_log, "_writer", made)
+    return made
+
+
+def refused(number: int, address: str = "203.0.113.7", at: datetime | None = None) -> None:
+    for _ in range(number):
+        request_log.record(
+            Handled(
+                at or timezone.now(), "GET", "/memories", 401, 1.0, "id", "none", None, "", address
+            )
+        )
+
+
+def counts() -> dict[str, int]:
+    return dict(RefusedRequests.objects.values_list("address", "count"))
+
+
+def test_a_thousand_refused_requests_have_few_rows_and_are_all_counted(
+    writer: RequestLogWriter,
+) -> None:
+    refused(1000)
+    writer.write()
+    writer.write_counts()
+    assert RequestLog.objects.count() <= 2 * strangers.ROWS_A_MINUTE
+    assert counts() == {"203.0.113.7": 1000}
+    refused(5)
+    writer.write_counts()
+    assert counts() == {"203.0.113.7": 1005}
+
+
+def test_a_request_with_a_key_always_has_its_row(
+    writer: RequestLogWriter, client: Any, key: Any, engine: Any
+) -> None:
+    refused(200)
+    writer.write()
+    before = RequestLog.objects.count()
+    for _ in range(3):
+        client.get("/memories?user_id=a", headers={"X-API-Key": key()})
+    writer.write()
+    assert RequestLog.objects.count() == before + 3
+
+
+def test_a_thousand_addresses_are_told_apart_up_to_a_bound(writer: RequestLogWriter) -> None:
+    for number in range(1000):
+        refused(1, f"203.0.{number // 250}.{number % 250}")
+    writer.write_counts()
+    found = counts()
+    assert len(found) <= strangers.ADDRESSES + 1
+    assert sum(found.values()) == 1000
+
+
+def test_numbers_outlive_an_outage_of_the_database(
+    writer: RequestLogWriter, monkeypatch: Any
+) -> None:
+    refused(7)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            strangers, "_ADD", "INSERT INTO nowhere (hour, address, count) VALUES (%s, %s, %s)"
+        )
+        with pytest.raises(Exception, match="nowhere"):
+            writer.write_counts()
+    refused(1)
+    writer.write_counts()
+    assert counts() == {"203.0.113.7": 8}
+
+
+def test_old_numbers_go_with_the_rows(writer: RequestLogWriter) -> None:
+    refused(1, at=timezone.now() - timedelta(days=31))
+    refused(1)
+    writer.write_counts()
+    request_log.prune()
+    assert counts() == {"203.0.113.7": 1}
+
+
+def test_the_owner_sees_how_many_were_refused_and_from_where(
+    writer: RequestLogWriter, alice: Any, bob: Any
+) -> None:
+    refused(1200)
+    refused(30, "198.51.100.9")
+    writer.write_counts()
+    browser = Client()
+    browser.force_login(alice)
+    told = " ".join(browser.get("/dashboard/requests").content.decode().split())
+    assert "refused 1,230 requests without a valid credential" in told
+    assert "1,200 from 203.0.113.7, 30 from 198.51.100.9" in told
+
+
+def test_the_lines_of_strangers_are_bounded_and_what_had_none_is_told(
+    client: Any, db: None, caplog: Any, monkeypatch: Any
+) -> None:
+    from mem0dash import strangers as lines
+
+    monkeypatch.setattr(lines.lines, "_most", 3)
+    clock = [0.0]
+    monkeypatch.setattr(lines.time, "monotonic", lambda: clock[0])
+    lines.lines.clear()
+    with caplog.at_level("INFO", logger="mem0dash.access"):
+        for _ in range(10):
+            client.get("/nowhere")
+        assert len(caplog.records) == 3
+        clock[0] = 61.0
+        client.get("/nowhere")
+    told = [record for record in caplog.records if hasattr(record, "requests")]
+    assert [record.requests for record in told] == [7]
