@@ -32,11 +32,13 @@ BAD_REPLY: Final = "provider_bad_reply"
 MAX_IDS_BYTES: Final = 2000
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
-# Times that clients send as metadata, and an epoch from here on is in milliseconds (the year 5138).
+# Times that clients send as metadata. From _MILLISECONDS on (the year 5138) an epoch is in them;
+# before _SOONEST (1973) a number is a count or a duration rather than a time.
 TIMES_IN_METADATA: Final = (
     *("created_at", "updated_at", "expires_at", "expiration_date", "reviewed_at"),
 )
 _MILLISECONDS: Final = 1e11
+_SOONEST: Final = 1e8
 _NUMBER: Final = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,9})?", re.ASCII)
 
 # Keys that mem0 keeps for itself in a payload: scope comes from the call, never from metadata.
@@ -140,6 +142,8 @@ def read_time(value: object) -> datetime | None:
             return None
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if abs(value) < _SOONEST:
         return None
     seconds = value / 1000 if abs(value) >= _MILLISECONDS else value
     try:

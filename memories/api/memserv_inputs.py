@@ -38,10 +38,13 @@ class _Read(_Scoped):
     exclude_expired: bool = False
 
 
+Role = Literal["user", "assistant", "system", "developer", "tool", "function"]
+
+
 class TranscriptMessage(Turn):
     """One turn of a conversation."""
 
-    role: Literal["user", "assistant", "system", "developer", "tool", "function"]
+    role: Role
 
 
 Transcript = list[TranscriptMessage]

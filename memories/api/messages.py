@@ -42,6 +42,7 @@ class Turn(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    role: StrictStr
     content: Content
 
     @model_validator(mode="before")
@@ -56,7 +57,6 @@ class Turn(BaseModel):
 class Message(Turn):
     """One turn of a conversation."""
 
-    role: StrictStr
     name: StrictStr | None = None
 
 
