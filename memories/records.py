@@ -133,6 +133,18 @@ def parse_instant(value: object) -> datetime | None:
         return None
 
 
+def whole_day(value: object) -> tuple[datetime, datetime] | None:
+    """Its first instant and that after its last, in UTC, where a text is a day without a time."""
+    try:
+        first = date.fromisoformat(value) if isinstance(value, str) else None
+        if first is None:
+            return None
+        start = datetime(first.year, first.month, first.day, tzinfo=UTC)
+        return start, start + timedelta(days=1)
+    except (ValueError, OverflowError):
+        return None
+
+
 def read_time(value: object) -> datetime | None:
     """As `parse_instant`, and a number, or one in a text, of seconds or milliseconds since 1970."""
     if isinstance(value, str):

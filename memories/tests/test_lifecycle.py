@@ -9,7 +9,12 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, NotFoundError, PermissionDeniedError
+from mem0dash.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from mem0dash.principal import Principal, Scope
 from memories import purge, queries, services
 from memories.filters import EVERYTHING, parse_filters
