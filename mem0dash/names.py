@@ -5,7 +5,7 @@ was asked for. Whoever reads names says which ones it knows, and hands the rest 
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -72,6 +72,19 @@ def narrows(name: str, known: Collection[str]) -> bool:
 def is_misspelt(name: str, known: Collection[str]) -> bool:
     """Whether a name that is none of `known` is one of them in another spelling."""
     return not is_harmless(name) and bool(like(name, known, _SLIP))
+
+
+def check_page(said: Iterable[str], known: Collection[str]) -> None:
+    """NotUnderstoodError where the address of a page says what the page has no filter for."""
+    unknown = {name for name in said if name not in known and not is_harmless(name)}
+    refuse(unknown, known, "This page")
+
+
+def check_once(lists: Mapping[str, Sequence[str]], once: Iterable[str]) -> None:
+    """NotUnderstoodError where a name that has one value stands there with several."""
+    for name in once:
+        if len(set(lists.get(name, ()))) > 1:
+            raise NotUnderstoodError(f"This page takes one {name}, and the address has several.")
 
 
 def refuse(unknown: Collection[str], known: Collection[str], where: str) -> None:
