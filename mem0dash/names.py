@@ -51,7 +51,7 @@ def like(name: str, known: Iterable[str], cutoff: float = _CLOSE) -> str:
     if wanted in plain:
         return plain[wanted]
     # Of three letters every second word is close to every other.
-    if len(wanted) < _SHORTEST:
+    if len(name) < _SHORTEST:
         return ""
     longer = [one for one in plain if len(one) >= _SHORTEST]
     close = get_close_matches(wanted, longer, n=1, cutoff=cutoff)

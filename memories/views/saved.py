@@ -22,7 +22,7 @@ from memories.views.place import Place
 
 
 # What the form that saves a view says beside the selection.
-FORM: Final = frozenset({"csrfmiddlewaretoken", "name", "shared"})
+FORM: Final = frozenset({"csrfmiddlewaretoken", "name", "shared", "page", "id"})
 
 
 @dataclass(frozen=True, slots=True)
