@@ -24,6 +24,10 @@ class InvalidInputError(Mem0dashError):
     code = "invalid_input"
 
 
+class NotUnderstoodError(InvalidInputError):
+    """Something that would have narrowed what is shown, changed or deleted is not understood."""
+
+
 class NotAuthenticatedError(Mem0dashError):
     """No credential was sent."""
 

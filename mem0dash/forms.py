@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import urlencode
 
 from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
+
+from mem0dash import names
+from mem0dash.errors import NotUnderstoodError
 
 
 class PageField(forms.BoundField):
@@ -45,6 +48,19 @@ class FilterForm(PageForm):
     Its fields are optional. Bind it to request.GET; what the address says beyond them is not taken
     over into the addresses that it makes.
     """
+
+    # What the address of such a page may say beside the fields.
+    beside: ClassVar[frozenset[str]] = frozenset({"behind"})
+
+    def clean(self) -> dict[str, Any]:
+        """A name that is no field of this page would leave out nothing: it is an error."""
+        cleaned = super().clean() or self.cleaned_data
+        try:
+            names.check_page(self.data, {*self.fields, *self.beside})
+            names.check_once(dict(getattr(self.data, "lists", dict)()), self.fields)
+        except NotUnderstoodError as error:
+            raise forms.ValidationError(error.message) from error
+        return cleaned
 
     def chosen(self) -> dict[str, str]:
         """The fields that say something, as the address has them. After `is_valid`."""

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+    JsonResponse,
+)
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 from django.utils import timezone
@@ -312,9 +318,30 @@ def problem(request: HttpRequest, detail: str, status: int) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    if without_slash := _route_without_slash(request):
+        return without_slash
     if wants_html(request):
         return error_page(request, 404)
     return JsonResponse({"detail": "Not Found"}, status=404)
+
+
+def _route_without_slash(request: HttpRequest) -> HttpResponse | None:
+    """Sends a client that ends an address of the API with a slash to the route, with method, body
+    and query (307); None where there is no such route.
+
+    A path alone, for whatever stands before this server has a scheme and a host of its own.
+    """
+    path = request.path_info
+    if not path.endswith("/") or request.resolver_match is not None or is_page(request):
+        return None
+    try:
+        resolve(path.removesuffix("/"))
+    except Resolver404:
+        return None
+    to, _, query = request.get_full_path().partition("?")
+    response = HttpResponseRedirect(to.removesuffix("/") + (f"?{query}" if query else ""))
+    response.status_code = 307
+    return response
 
 
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

@@ -76,6 +76,8 @@ def error_page(
         "title": TITLES.get(status, TITLES[500 if status >= 500 else 400]),
         "message": message,
         "again": request.get_full_path() if request.method == "GET" else "",
+        # The same page without what its address asks for.
+        "clear": request.path.removesuffix("/export") if _is_filtered(request) else "",
         **more,
     }
     if request.headers.get("HX-Request") == "true":
@@ -86,6 +88,10 @@ def error_page(
     response.headers["Cache-Control"] = "no-store"
     patch_vary_headers(response, ["Accept", "HX-Request"])
     return response
+
+
+def _is_filtered(request: HttpRequest) -> bool:
+    return request.method == "GET" and bool(request.META.get("QUERY_STRING"))
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

@@ -369,7 +369,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["mem0dash.rest.json.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["mem0dash.rest.json.OrjsonRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "mem0dash.rest.json.AlwaysJson",
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "mem0dash.rest.document.QuerySchema",
     "UNAUTHENTICATED_USER": None,
     "UNAUTHENTICATED_TOKEN": None,
     "URL_FORMAT_OVERRIDE": None,

@@ -55,10 +55,11 @@ def add_memories(
     """Stores messages ({role, content, name?}) as memories of the named entities.
 
     With an LLM and `infer`, what it extracts; else one memory for each non-system message, word for
-    word. One transaction; the metadata is echoed unchanged, valid provenance in it is promoted.
+    word; turns in which nothing is said are passed over. One transaction; the metadata is echoed
+    unchanged, valid provenance in it is promoted.
     Identical requests in flight store once and get the same answer, and so does a later one with
     the same `idempotency_key`. With `dedup`, what the same user said already, but for case and
-    white space, is not stored again while a live memory of it is there.
+    white space, is not stored again while a live memory of it is there, a rejected one included.
 
     Raises InvalidInputError, PermissionDeniedError (scope `write`, or an id outside the entity
     limit), ConflictError (the key was used for something else), and EngineError when the embedder
@@ -66,8 +67,10 @@ def add_memories(
     """
     principal.require(Scope.WRITE)
     chosen = _writable_entities(principal, entities, adopted_app(metadata or {}))
-    _check(messages, memory_type, prompt, idempotency_key)
+    _check(memory_type, prompt, idempotency_key)
     limits.check_metadata(metadata or {})
+    records.check_times(metadata or {})
+    messages = _spoken(messages)
     if memory_type == PROCEDURAL and infer and "agent_id" not in chosen:
         raise InvalidInputError("A procedural memory needs an agent_id.")
     if all(message.get("role") == "system" for message in messages):
@@ -143,21 +146,24 @@ def can_extract() -> bool:
     return runtime.current().engine.llm is not None
 
 
-def _check(
-    messages: Sequence[Mapping[str, Any]],
-    memory_type: str | None,
-    prompt: str | None,
-    idempotency_key: str,
-) -> None:
+def _spoken(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The turns in which something is said; InvalidInputError where there are turns, and nothing
+    in any of them."""
+    spoken = [message for message in messages if str(message.get("content") or "").strip()]
+    if messages and not spoken and any(one.get("role") != "system" for one in messages):
+        raise InvalidInputError(
+            "A message cannot be empty or whitespace-only: there is no text in any of these."
+        )
+    for message in spoken:
+        limits.check_text(str(message["content"]), "A message")
+    return spoken
+
+
+def _check(memory_type: str | None, prompt: str | None, idempotency_key: str) -> None:
     if memory_type not in (None, PROCEDURAL):
         raise InvalidInputError(
             f"Invalid 'memory_type'. Please pass {PROCEDURAL} to create procedural memories."
         )
-    for message in messages:
-        limits.check_text(str(message.get("content") or ""), "A message")
-        said = str(message.get("content") or "").strip()
-        if message.get("role") != "system" and not said:
-            raise InvalidInputError("A message cannot be empty or whitespace-only.")
     if prompt is not None and len(prompt) > limits.PROMPT_LETTERS:
         raise InvalidInputError(f"A prompt can have at most {limits.PROMPT_LETTERS:,} characters.")
     if len(idempotency_key) > IDEMPOTENCY_KEY_LENGTH or "\0" in idempotency_key:
@@ -288,16 +294,6 @@ def adopted_app(metadata: Mapping[str, Any]) -> str | None:
 
 
 def failed_adds(principal: Principal) -> list[AddInput]:
-    """The project's failed adds that wait for another attempt, oldest first; scope `admin`.
-
-    Their input is still there, and nobody has sent the same again with success; of identical ones
-    only the first is to be stored.
-    """
+    """The project's failed adds that wait for another attempt, oldest first; scope `admin`."""
     principal.require(Scope.ADMIN)
-    rows = AddInput.objects.filter(
-        project_id=principal.project.id, outcome=AddInput.Outcome.FAILED
-    ).exclude(messages=[])
-    failed = list(rows.order_by("created_at"))
-    done = ingest.superseded(failed)
-    first = {kept.digest or kept.pk.hex: kept for kept in reversed(failed) if kept.pk not in done}
-    return sorted(first.values(), key=lambda kept: kept.created_at)
+    return list(ingest.waiting(principal.project.id).order_by("created_at"))

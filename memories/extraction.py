@@ -55,7 +55,10 @@ def store_extracted(
     stored: list[Memory] = []
     results: Results = []
 
-    def write(found: list[Extracted]) -> None:
+    def write(extracted: list[Extracted]) -> None:
+        found = _not_rejected(principal, template, extracted)
+        if not found:
+            return
         drafts = [_draft(template, item) for item in found]
         rows = records.build(drafts, principal=principal, batch_id=kept.pk)
         readings = [item.reading for item in found]
@@ -93,6 +96,18 @@ def store_extracted(
         ingest.finish(kept, [])
     current.apply(stored)
     return results
+
+
+def _not_rejected(principal: Principal, template: Draft, extracted: list[Any]) -> list[Any]:
+    """What nobody has rejected yet, word for word: saying it again does not bring it back."""
+    prints = {item.id: records.fingerprint(item.text) for item in extracted}
+    rejected = queries.rejected_of(
+        principal,
+        list(prints.values()),
+        user_id=template.entities.get("user_id", ""),
+        collection=template.collection,
+    )
+    return [item for item in extracted if prints[item.id] not in rejected]
 
 
 def _draft(template: Draft, item: Any) -> Draft:

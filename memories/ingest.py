@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import orjson
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from mem0dash.datastore import explained
@@ -135,7 +135,7 @@ def run_again(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
             # Its own digest, not one made anew: identical is what the first caller sends again.
             if not mine or not _insert_claim(kept.digest or kept.pk.hex, kept, lease):
                 raise ConflictError("This add is under way already.")
-            if superseded([kept]):
+            if is_made_good(kept):
                 raise ConflictError("An identical request has been stored since.")
         kept.outcome = AddInput.Outcome.RUNNING
         return _work(kept, work)
@@ -157,26 +157,35 @@ def _take_resumed(digest: str) -> Results | None:
     return _answer_of(done) if done else None
 
 
-def superseded(failed: Sequence[AddInput]) -> set[UUID]:
-    """Those of the failed adds that an identical request has made good since: who sent them did it
-    again. Tried once more, they would be stored twice."""
-    rows = AddInput.objects.filter(
-        project_id__in={kept.project_id for kept in failed},
-        digest__in={kept.digest for kept in failed if kept.digest},
+def is_made_good(kept: AddInput) -> bool:
+    """Whether an identical request has ended well since this one failed."""
+    return AddInput.objects.filter(_made_good(), pk=kept.pk).exists()
+
+
+def waiting(project_id: UUID) -> QuerySet[AddInput]:
+    """The failed adds of a project that wait for another attempt: their input is still there, and
+    nobody has sent the same again with success. Of identical ones only the first is to be stored."""
+    failed = AddInput.objects.filter(
+        project_id=project_id, outcome=AddInput.Outcome.FAILED
+    ).exclude(messages=[])
+    earlier = failed.filter(digest=OuterRef("digest"), created_at__lt=OuterRef("created_at"))
+    first = ~Exists(earlier.exclude(_made_good()))
+    # What was kept before digests were is identical to nothing.
+    return failed.filter(Q(digest="") | (~_made_good() & first))
+
+
+def _made_good() -> Exists:
+    """An identical request has ended well since. Tried once more, it would be stored twice."""
+    after = Q(finished_at__gte=OuterRef("created_at")) | Q(
+        finished_at=None, created_at__gte=OuterRef("created_at")
+    )
+    done = AddInput.objects.filter(
+        after,
+        project_id=OuterRef("project_id"),
+        digest=OuterRef("digest"),
         outcome__in=[AddInput.Outcome.STORED, AddInput.Outcome.NOTHING_EXTRACTED],
     )
-    done = {
-        (row.project_id, row.digest): row.finished_at or row.created_at
-        for row in rows.only("project_id", "digest", "finished_at", "created_at").order_by(
-            "finished_at"
-        )
-    }
-    never = datetime.min.replace(tzinfo=UTC)
-    return {
-        kept.pk
-        for kept in failed
-        if done.get((kept.project_id, kept.digest), never) >= kept.created_at
-    }
+    return Exists(done.exclude(digest=""))
 
 
 def _answer_of(done: AddInput) -> Results:

@@ -290,6 +290,8 @@ class AddInput(models.Model):
         indexes = (
             # What failed, among a hundred thousand inputs that did not.
             models.Index(fields=["project", "outcome", "created_at"], name="add_outcome"),
+            # Whether what failed was sent again since.
+            models.Index(fields=["project", "digest"], name="add_digest"),
         )
         constraints = (
             models.UniqueConstraint(

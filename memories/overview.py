@@ -12,12 +12,12 @@ from django.utils import timezone
 
 from mem0dash.errors import IndexUnavailableError
 from mem0dash.principal import Principal, Scope
-from memories import configuration, reembedding, runtime
+from memories import configuration, ingest, reembedding, runtime
 from memories.engine import hints
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.index import rows
-from memories.models import ENTITY_FIELDS, AddInput, ReviewStatus
+from memories.models import ENTITY_FIELDS, ReviewStatus
 from memories.queries import reachable
 from memories.server_state import IndexState, Reembedding
 
@@ -105,9 +105,7 @@ class Failures:
 def failed_adds(principal: Principal) -> Failures:
     """What failed and can be tried again; scope `read`. One statement."""
     principal.require(Scope.READ)
-    failed = AddInput.objects.filter(
-        project_id=principal.project.id, outcome=AddInput.Outcome.FAILED
-    ).exclude(messages=[])
+    failed = ingest.waiting(principal.project.id)
     latest = failed.filter(code=OuterRef("code"), reason=OuterRef("reason"))
     groups = list(
         failed.values("code", "reason")

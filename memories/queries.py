@@ -1,6 +1,6 @@
 """Reads: every one starts from the caller's project, so that what is foreign does not exist."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 from uuid import UUID
@@ -147,12 +147,12 @@ def as_uuid(memory_id: str | UUID) -> UUID:
 
 
 def list_memories(
-    principal: Principal, *, where: Node, limit: int, show_expired: bool = False
+    principal: Principal, *, where: Node, limit: int, offset: int = 0, show_expired: bool = False
 ) -> list[Memory]:
-    """The newest `limit` visible memories that match, newest first."""
+    """`limit` visible memories that match, newest first, after the newest `offset`."""
     principal.require(Scope.READ)
     rows = visible(principal, where, show_expired=show_expired)
-    return list(rows.order_by("-created_at", "-id")[:limit])
+    return list(rows.order_by("-created_at", "-id")[offset : offset + limit])
 
 
 def page(
@@ -171,7 +171,8 @@ def duplicate(
 ) -> UUID | None:
     """The oldest memory that holds what has this fingerprint for the user, or for nobody ("").
 
-    One that was deleted, rejected or has expired stands in nobody's way.
+    One that was deleted or has expired stands in nobody's way. A rejected one does, where no other
+    holds the same: what somebody rejected is not to come back by being said again.
     """
     rows = reachable(principal).filter(
         not_expired(timezone.now()),
@@ -179,15 +180,30 @@ def duplicate(
         user_id=user_id,
         collection=collection,
     )
-    rows = rows.exclude(review_status=ReviewStatus.REJECTED)
-    return rows.order_by("created_at", "seq", "id").values_list("id", flat=True).first()
+    rejected = Exact(F("review_status"), ReviewStatus.REJECTED)
+    return rows.order_by(rejected, "created_at", "seq", "id").values_list("id", flat=True).first()
 
 
-def list_all(principal: Principal, *, limit: int) -> list[Memory]:
-    """The newest `limit` memories of everyone, expired ones included; needs scope admin."""
+def rejected_of(
+    principal: Principal, fingerprints: Collection[str], *, user_id: str, collection: str
+) -> set[str]:
+    """Those of the fingerprints that a rejected memory of the user has, or of nobody ("")."""
+    rows = reachable(principal).filter(
+        not_expired(timezone.now()),
+        review_status=ReviewStatus.REJECTED,
+        fingerprint__in=fingerprints,
+        user_id=user_id,
+        collection=collection,
+    )
+    return set(rows.values_list("fingerprint", flat=True))
+
+
+def list_all(principal: Principal, *, limit: int, offset: int = 0) -> list[Memory]:
+    """`limit` memories of everyone, newest first, after the newest `offset`, expired ones included;
+    needs scope admin."""
     principal.require(Scope.ADMIN, "Admin role required to list all memories.")
     rows = visible(principal, show_expired=True)
-    return list(rows.order_by("-created_at", "-id")[:limit])
+    return list(rows.order_by("-created_at", "-id")[offset : offset + limit])
 
 
 def history(principal: Principal, memory_id: str | UUID) -> list[Revision]:

@@ -1,6 +1,7 @@
 """Builds and writes rows: a memory, its vector and its revision always in one transaction."""
 
 import hashlib
+import re
 import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,15 @@ BAD_REPLY: Final = "provider_bad_reply"
 # four ids, the source and more.
 MAX_IDS_BYTES: Final = 2000
 Vector = np.ndarray[Any, np.dtype[np.float32]]
+
+# Times that clients send as metadata. From _MILLISECONDS on (the year 5138) an epoch is in them;
+# before _SOONEST (1973) a number is a count or a duration rather than a time.
+TIMES_IN_METADATA: Final = (
+    *("created_at", "updated_at", "expires_at", "expiration_date", "reviewed_at"),
+)
+_MILLISECONDS: Final = 1e11
+_SOONEST: Final = 1e8
+_NUMBER: Final = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,9})?", re.ASCII)
 
 # Keys that mem0 keeps for itself in a payload: scope comes from the call, never from metadata.
 RESERVED_METADATA: Final = frozenset(
@@ -123,6 +133,48 @@ def parse_instant(value: object) -> datetime | None:
         return None
 
 
+def whole_day(value: object) -> tuple[datetime, datetime] | None:
+    """Its first instant and that after its last, in UTC, where a text is a day without a time."""
+    try:
+        first = date.fromisoformat(value) if isinstance(value, str) else None
+        if first is None:
+            return None
+        start = datetime(first.year, first.month, first.day, tzinfo=UTC)
+        return start, start + timedelta(days=1)
+    except (ValueError, OverflowError):
+        return None
+
+
+def read_time(value: object) -> datetime | None:
+    """As `parse_instant`, and a number, or one in a text, of seconds or milliseconds since 1970."""
+    if isinstance(value, str):
+        if (parsed := parse_instant(value.strip())) is not None:
+            return parsed
+        if not _NUMBER.fullmatch(value.strip()):
+            return None
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if abs(value) < _SOONEST:
+        return None
+    seconds = value / 1000 if abs(value) >= _MILLISECONDS else value
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def check_times(metadata: Mapping[str, Any]) -> None:
+    """InvalidInputError for a time in the metadata that cannot be read; null and "" are none."""
+    for name in TIMES_IN_METADATA:
+        value = metadata.get(name)
+        if value not in (None, "") and read_time(value) is None:
+            raise InvalidInputError(
+                f"Invalid metadata {name}: use ISO 8601, such as 2026-12-01 or "
+                "2026-12-01T09:30:00Z, or seconds or milliseconds since 1970."
+            )
+
+
 def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
     """The columns that valid provenance in the metadata is promoted to.
 
@@ -134,8 +186,10 @@ def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, A
         columns["source"] = source
     if confidence in Confidence.values:
         columns["confidence"] = confidence
-    if (expires_at := parse_instant(metadata.get("expires_at"))) is not None:
+    if (expires_at := read_time(metadata.get("expires_at"))) is not None:
         columns["expires_at"] = expires_at
+    if (last := read_time(metadata.get("expiration_date"))) is not None:
+        columns["expiration_date"] = last.date()
     status = metadata.get("review_status")
     if status in ReviewStatus.values and (
         status == ReviewStatus.UNREVIEWED or Scope.REVIEW in principal.scopes
@@ -144,7 +198,7 @@ def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, A
         if status != ReviewStatus.UNREVIEWED:
             reviewer = metadata.get("reviewed_by")
             columns["reviewed_by"] = reviewer[:255] if isinstance(reviewer, str) else ""
-            columns["reviewed_at"] = parse_instant(metadata.get("reviewed_at")) or timezone.now()
+            columns["reviewed_at"] = read_time(metadata.get("reviewed_at")) or timezone.now()
     return columns
 
 
@@ -156,10 +210,14 @@ def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID)
         _check_ids(draft.entities)
         metadata = {k: v for k, v in draft.metadata.items() if k not in RESERVED_METADATA}
         # Imports bring their own time; without one, the turns of one add keep their order by it.
-        created_at = parse_instant(metadata.get("created_at"))
+        created_at = read_time(metadata.get("created_at"))
         if created_at is not None:
             del metadata["created_at"]
         created_at = created_at or now + timedelta(microseconds=seq)
+        columns = provenance(metadata, principal)
+        if draft.expiration_date is not None:
+            # What the call says goes before what the metadata say.
+            columns["expiration_date"] = draft.expiration_date
         rows.append(
             Memory(
                 id=draft.id,
@@ -173,14 +231,13 @@ def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID)
                 attributed_to=draft.attributed_to[:50],
                 memory_type=draft.memory_type[:50],
                 metadata=metadata,
-                expiration_date=draft.expiration_date,
                 fingerprint=draft.fingerprint or fingerprint(draft.text),
                 batch_id=batch_id,
                 seq=seq,
                 session=session_key(draft.entities, batch_id, len(drafts)),
                 created_at=created_at,
                 updated_at=created_at,
-                **provenance(metadata, principal),
+                **columns,
             )
         )
     return rows

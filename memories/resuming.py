@@ -57,7 +57,7 @@ def _resumed(kept: AddInput) -> bool:
     try:
         adding.retry_add(operator_of(kept.project.slug), kept.pk)
     except ConflictError as error:
-        if ingest.superseded([kept]):
+        if ingest.is_made_good(kept):
             _close(kept, SUPERSEDED)
         elif not ingest.is_under_way(kept):
             _close(kept, error.message)

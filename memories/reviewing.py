@@ -14,7 +14,7 @@ from mem0dash.principal import Principal, Scope
 from memories import bulk_changes, queries, records, runtime
 from memories.bulk_actions import act, from_plain, overwritten
 from memories.filters import to_q
-from memories.models import Memory, ReviewStatus, Revision
+from memories.models import AddInput, Memory, ReviewStatus, Revision
 from memories.records import Reading
 
 _ACTION_FOR: Final[Mapping[str, str]] = {
@@ -152,11 +152,15 @@ def _change(memory: Memory, values: Mapping[str, Any], principal: Principal) -> 
     changes = overwritten(memory, values)
     for name, value in values.items():
         setattr(memory, name, value)
-    memory.text_fold = records.fold(memory.text)
-    memory.fingerprint = records.fingerprint(memory.text)
+    written = [*values, "updated_at", "rev"]
+    # Only a new text has another fingerprint: that of several messages is theirs together.
+    if memory.text != before:
+        memory.text_fold = records.fold(memory.text)
+        memory.fingerprint = _fingerprint(memory)
+        written += ["text_fold", "fingerprint"]
     memory.updated_at = timezone.now()
     memory.rev += 1
-    memory.save(update_fields=[*values, "text_fold", "fingerprint", "updated_at", "rev"])
+    memory.save(update_fields=written)
     changes.pop("text", None)
     records.revision(
         memory,
@@ -167,6 +171,15 @@ def _change(memory: Memory, values: Mapping[str, Any], principal: Principal) -> 
         changes=changes,
         at=memory.updated_at,
     ).save()
+
+
+def _fingerprint(memory: Memory) -> str:
+    """The fingerprint of a text that has come back: that of its whole add, if it was added with
+    this text, for the same add is to find it again."""
+    added = Revision.objects.filter(memory_id=memory.id, event="ADD", new_text=memory.text)
+    kept = AddInput.objects.filter(pk__in=[memory.batch_id]).first() if added.exists() else None
+    whole = str(kept.options.get("fingerprint", "")) if kept else ""
+    return whole or records.fingerprint(memory.text)
 
 
 def _mark(memory: Memory, deleted_at: datetime | None, event: str, principal: Principal) -> None:

@@ -5,7 +5,7 @@ for any of the values of a field, and for all fields at once. An empty value mea
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, Literal, cast
@@ -13,9 +13,11 @@ from urllib.parse import urlencode
 
 from django.utils import timezone
 
+from mem0dash import names
 from mem0dash.errors import InvalidInputError
 from memories.filters import AllOf, AnyOf, Condition, Node, Not
-from memories.models import ENTITY_FIELDS, Collection, Confidence, ReviewStatus
+from memories.models import ENTITY_FIELDS, Confidence, ReviewStatus
+from memories.models import Collection as MemoryCollection
 
 Mode = Literal["meaning", "words"]
 
@@ -31,6 +33,7 @@ FIELDS: Final = (
     "metadata",
     "deleted",
 )
+NAMES: Final = frozenset({"q", "mode", "sort", *FIELDS})
 SORTS: Final = ("newest", "oldest", "updated", "expiring", "best")
 EXPIRY: Final = ("expired", "soon", "later", "never")
 SOON: Final = timedelta(days=7)
@@ -40,7 +43,7 @@ MAX_VALUES: Final = 100
 MAX_QUERY: Final = 1000
 _MAX_LENGTH: Final = 300
 _CHOICES: Final[Mapping[str, Sequence[str]]] = {
-    "collection": Collection.values,
+    "collection": MemoryCollection.values,
     "confidence": Confidence.values,
     "review_status": ReviewStatus.values,
     "expiry": EXPIRY,
@@ -79,13 +82,16 @@ class Selection:
     sort: str = "newest"
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> "Selection":
+    def of(cls, params: Mapping[str, Any], *, beside: Collection[str] = ()) -> "Selection":
         """From a QueryDict or from what `stored` gave: names with lists of values.
 
-        Names that are none of ours, such as `page`, are passed over. InvalidInputError, with a
-        sentence, for values that a name cannot have.
+        Only names in `beside`, such as `page`, are passed over. InvalidInputError, with a sentence,
+        for a name that is none of ours, which would narrow nothing, and for values that a name
+        cannot have.
         """
+        names.check_page(params, {*NAMES, *beside})
         lists = _lists(params)
+        names.check_once(lists, ("q", "mode", "sort"))
         q = _one(lists, "q").strip()
         if len(q) > MAX_QUERY:
             raise InvalidInputError(f"The search text is longer than {MAX_QUERY} characters.")

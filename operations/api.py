@@ -1,21 +1,19 @@
 """The OSS dialect's /requests: what keys did in the project."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from pydantic import BaseModel, ConfigDict, Field
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from mem0dash.principal import Scope
-from mem0dash.rest.bodies import query_of
 from mem0dash.rest.schemas import TEXT, TIME, answers, list_of, object_of
 from mem0dash.rest.shapes import instant_z
 from mem0dash.rest.views import OssView
 from operations.models import RequestLog
 from operations.queries import SHOWN_AUTH_TYPES, recent_requests
 
-LIMIT = OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50})
 REQUESTS = list_of(
     object_of(
         {
@@ -52,14 +50,15 @@ def _shape(row: RequestLog) -> dict[str, Any]:
 
 
 class RequestsView(OssView):
+    QUERY: ClassVar = {"GET": RequestsQuery}
+
     @extend_schema(
         operation_id="list_requests",
         summary="The newest requests that were made with a key (scope admin)",
-        parameters=[LIMIT],
         responses=answers(REQUESTS),
     )
     def get(self, request: Request) -> Response:
         principal = self.caller()
         principal.require(Scope.ADMIN, "Admin role required.")
-        query = query_of(request, RequestsQuery)
+        query = self.asked(RequestsQuery)
         return Response([_shape(row) for row in recent_requests(principal, limit=query.limit)])

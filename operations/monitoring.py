@@ -49,6 +49,7 @@ _HEALTH = object_of(
 
 class HealthView(OssView):
     permission_classes = ()
+    PASSES_NAMES_OVER = True
 
     @extend_schema(
         operation_id="health",
@@ -79,6 +80,8 @@ class HealthView(OssView):
 
 
 class MetricsView(OssView):
+    PASSES_NAMES_OVER = True
+
     def get_authenticators(self) -> list[BaseAuthentication]:
         return [] if settings.METRICS_PUBLIC else list(super().get_authenticators())
 

@@ -68,6 +68,8 @@ class RequestsForm(FilterForm):
         widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
     )
 
+    beside = frozenset({"behind", "figures"})
+
     def meant(self) -> Chosen:
         said: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
         slow_ms = said.pop("slow", 0)

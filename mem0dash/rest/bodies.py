@@ -1,14 +1,22 @@
 """Bodies, queries and paths as pydantic models: its errors are part of the dialects' contract."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.core.validators import MaxLengthValidator, validate_email
-from pydantic import AfterValidator, BaseModel, StrictStr, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 from rest_framework.request import Request
 
-from mem0dash.errors import InvalidInputError
+from mem0dash import names
+from mem0dash.errors import InvalidInputError, NotUnderstoodError
 from mem0dash.rest.errors import BodyError, without_secrets
 
 # RFC 5321, 4.5.3.1.3, without the angle brackets.
@@ -36,15 +44,64 @@ Email = Annotated[
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Named(BaseModel):
+    """A body whose unknown names are looked at, for the original ignores them: REFUSES says which
+    of them are refused. "all"; those that may "narrow" an answer; or those that are written
+    "alike" one of its own, as userId is, and would be lost."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    REFUSES: ClassVar[Literal["all", "narrowing", "alike"]] = "alike"
+
+    @classmethod
+    def check_names(cls, said: dict[str, Any], where: str) -> None:
+        """NotUnderstoodError for a name that this body refuses."""
+        known = cls.model_fields
+        unknown = said.keys() - known.keys()
+        if cls.REFUSES == "narrowing":
+            unknown = {name for name in unknown if names.narrows(name, known)}
+        elif cls.REFUSES == "alike":
+            unknown = {name for name in unknown if names.is_misspelt(name, known)}
+        names.refuse(unknown, known, where)
+
+
 def body_of(request: Request, model: type[Model]) -> Model:
-    """The body as `model`; BodyError in FastAPI's shape when it does not fit."""
+    """The body as `model`; BodyError in FastAPI's shape when it does not fit, NotUnderstoodError
+    for names that a `Named` one refuses."""
     data = request.data
     if not isinstance(data, dict):
         if data is None:
             raise BodyError([_problem("missing", ["body"], "Field required", None)])
         message = "Input should be a valid dictionary or object to extract fields from"
         raise BodyError([_problem("model_attributes_type", ["body"], message, data)])
-    return _checked(data, model, "body")
+    checked = _checked(data, model, "body")
+    if issubclass(model, Named):
+        model.check_names(data, _where(request))
+    return checked
+
+
+def _where(request: Request) -> str:
+    return f"{request.method} {request.path}"
+
+
+def check_names(request: Request, model: type[BaseModel] | None) -> None:
+    """NotUnderstoodError where the address says something that `model` has no field for.
+
+    A deletion takes nothing else at all: no name twice, none that is empty, and no body.
+    """
+    deletes = request.method == "DELETE"
+    known = model.model_fields if model else {}
+    if request.META.get("QUERY_STRING"):
+        said = request.query_params
+        unknown = {n for n in said if n not in known and (deletes or not names.is_harmless(n))}
+        names.refuse(unknown, known, _where(request))
+        for name in said.keys() & known.keys():
+            if len(said.getlist(name)) > 1:
+                raise NotUnderstoodError(f"{_where(request)} takes {name} once.")
+            if deletes and not said[name].strip():
+                raise NotUnderstoodError(f"{name} is empty. Name it, or leave it out.")
+    if deletes and request.data not in (None, {}):
+        raise NotUnderstoodError(f"{_where(request)} takes no body. Nothing was deleted.")
 
 
 def query_of(request: Request, model: type[Model]) -> Model:

@@ -3,34 +3,40 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError
 
 from mem0dash.errors import InvalidInputError
 from mem0dash.limits import TOP_K
+from mem0dash.rest.bodies import Named
 from mem0dash.rest.json import field_of
 from mem0dash.waiting import Asked, Waits
+from memories.api.messages import Messages
+from memories.models import ENTITY_FIELDS
+
+MAX_OFFSET = 10_000_000
+MAX_PAGE = 1_000_000
 
 TopK = Annotated[int, Field(ge=0, le=TOP_K)]
+# Flows that fill in a form send empty strings for what is not there.
+Identifier = Annotated[StrictStr | None, BeforeValidator(lambda v: None if v == "" else v)]
 
 
-class Message(BaseModel):
-    """One turn of a conversation."""
+def one_of(**given: int | None) -> int | None:
+    """The number that is given under one name or several; InvalidInputError where they differ."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if len(set(said.values())) > 1:
+        raise InvalidInputError(f"Give one of {', '.join(said)}: they say different numbers.")
+    return next(iter(said.values()), None)
 
-    role: StrictStr
-    content: StrictStr
-    name: StrictStr | None = None
 
-
-class MemoryCreate(BaseModel):
+class MemoryCreate(Named):
     """What to remember; word for word, unless an LLM is configured and `infer` is not false."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    messages: list[Message]
-    user_id: StrictStr | None = None
-    agent_id: StrictStr | None = None
-    run_id: StrictStr | None = None
-    app_id: StrictStr | None = None
+    messages: Messages
+    user_id: Identifier = None
+    agent_id: Identifier = None
+    run_id: Identifier = None
+    app_id: Identifier = None
     metadata: dict[str, Any] | None = None
     expiration_date: StrictStr | None = None
     infer: bool | None = None
@@ -56,34 +62,75 @@ def update_waits(asked: Asked) -> Waits:
     return Waits.NOBODY if field_of(asked.body, "text") is None else Waits.EMBEDDER
 
 
-class MemoryUpdate(BaseModel):
+class MemoryUpdate(Named):
     """What to change; a field that is not sent stays as it is, `expiration_date: null` clears."""
-
-    model_config = ConfigDict(extra="ignore")
 
     text: StrictStr | None = None
     metadata: dict[str, Any] | None = None
     expiration_date: StrictStr | None = None
 
 
-class SearchRequest(BaseModel):
-    """What to find, and where."""
+class SearchRequest(Named):
+    """What to find, and where. `limit` is another word for `top_k`."""
 
-    model_config = ConfigDict(extra="ignore")
+    REFUSES = "narrowing"
 
     query: StrictStr
     filters: dict[str, Any] | None = None
     top_k: int | None = None
+    limit: int | None = None
     threshold: float | None = None
     explain: bool | None = None
     show_expired: bool | None = None
-    user_id: StrictStr | None = None
-    agent_id: StrictStr | None = None
-    run_id: StrictStr | None = None
+    user_id: Identifier = None
+    agent_id: Identifier = None
+    run_id: Identifier = None
+    app_id: Identifier = None
+
+    def at_most(self) -> int | None:
+        """How many are wanted; InvalidInputError for two numbers that differ."""
+        return one_of(top_k=self.top_k, limit=self.limit)
 
 
 class ListQuery(BaseModel):
-    """The query string of GET /memories."""
+    """The query string of GET /memories: the newest `top_k`, or a page of them.
+
+    `limit` is another word for `top_k`. With `page` the pages have `page_size` memories; `offset`
+    leaves out the first ones.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    user_id: Identifier = None
+    agent_id: Identifier = None
+    run_id: Identifier = None
+    app_id: Identifier = None
+    top_k: TopK | None = None
+    limit: TopK | None = None
+    page: Annotated[int, Field(ge=1, le=MAX_PAGE)] | None = None
+    page_size: Annotated[int, Field(ge=1, le=TOP_K)] | None = None
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET)] | None = None
+    show_expired: bool = False
+
+    def names_nobody(self) -> bool:
+        """Whether ids are named, and every one is empty: that is not "everybody"."""
+        named = self.model_fields_set & set(ENTITY_FIELDS)
+        return bool(named) and not any(getattr(self, name) for name in named)
+
+    def window(self, default: int) -> tuple[int, int]:
+        """How many memories are left out, and how many are shown; InvalidInputError for numbers
+        that contradict each other."""
+        size = one_of(top_k=self.top_k, limit=self.limit, page_size=self.page_size)
+        size = default if size is None else size
+        if self.page is None:
+            return self.offset or 0, size
+        if self.offset is not None:
+            raise InvalidInputError("Give page or offset, not both.")
+        return (self.page - 1) * size, size
+
+
+class DeleteQuery(BaseModel):
+    """The query string of DELETE /memories: all named ids have to fit. At least one."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -91,8 +138,6 @@ class ListQuery(BaseModel):
     agent_id: StrictStr | None = None
     run_id: StrictStr | None = None
     app_id: StrictStr | None = None
-    top_k: TopK | None = None
-    show_expired: bool = False
 
 
 class EntityPath(BaseModel):

@@ -1,19 +1,19 @@
 """The memserv dialect: what mem0-server speaks below /api/v1."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from django.http import HttpRequest, HttpResponseRedirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from mem0dash import limits
 from mem0dash.counters import BULK_DELETED
 from mem0dash.errors import InvalidInputError, NotFoundError
-from mem0dash.rest.bodies import body_of, query_of
+from mem0dash.rest.bodies import body_of
 from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
 from memories import adding, keyword, queries, search, services, sweep
@@ -26,13 +26,6 @@ from memories.api.shapes import memory_shape, revision_shape
 
 THRESHOLD: Final = 0.1
 NOT_FOUND: Final = "Memory not found"
-_TEXTS: Final = ("user_id", "agent_id", "run_id", "source", "confidence", "review_status")
-LIST_PARAMETERS: Final = [
-    *(OpenApiParameter(name, str) for name in _TEXTS),
-    OpenApiParameter("exclude_expired", bool),
-    OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 50}),
-    OpenApiParameter("offset", {"type": "integer", "minimum": 0, "maximum": 10_000, "default": 0}),
-]
 
 
 class MemservView(OssView):
@@ -43,6 +36,8 @@ class MemservView(OssView):
 
 
 class MemoriesView(MemservView):
+    QUERY: ClassVar = {"GET": inputs.ListMemories}
+
     @waits_for(Waits.LLM)
     @extend_schema(
         operation_id="memserv_add_memory",
@@ -58,12 +53,17 @@ class MemoriesView(MemservView):
             raise InvalidInputError(inputs.NOTHING_TO_ADD)
         limits.check_messages(messages)
         user_id = inputs.owner_of(principal, body.user_id)
-        if not (user_id or body.agent_id or body.run_id):
+        if not (user_id or body.agent_id or body.app_id or body.run_id):
             raise InvalidInputError(inputs.NO_USER)
         added = adding.add_memories(
             principal,
             messages=messages,
-            entities={"user_id": user_id, "agent_id": body.agent_id, "run_id": body.run_id},
+            entities={
+                "user_id": user_id,
+                "agent_id": body.agent_id,
+                "app_id": body.app_id,
+                "run_id": body.run_id,
+            },
             metadata=body.metadata,
             idempotency_key=request.headers.get("Idempotency-Key", "").strip(),
             dedup=body.dedup,
@@ -74,11 +74,10 @@ class MemoriesView(MemservView):
     @extend_schema(
         operation_id="memserv_list_memories",
         summary="A page of the memories, in an order that stays as it is while others are added",
-        parameters=LIST_PARAMETERS,
         responses=shapes.answers(shapes.PAGE),
     )
     def get(self, request: Request) -> Response:
-        asked, principal = query_of(request, inputs.ListMemories), self.caller()
+        asked, principal = self.asked(inputs.ListMemories), self.caller()
         where = inputs.read_filter(principal, asked)
         rows, has_more = queries.page(
             principal, where=where, limit=asked.limit, offset=asked.offset

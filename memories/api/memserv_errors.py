@@ -14,6 +14,7 @@ from mem0dash.errors import (
     InvalidInputError,
     Mem0dashError,
     NotFoundError,
+    NotUnderstoodError,
 )
 from mem0dash.rest.errors import BodyError, database_trouble, oss_exception_handler
 
@@ -35,7 +36,9 @@ def memserv_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
     request_id = str(getattr(context["request"]._request, "request_id", ""))
     if isinstance(error, InvalidInputError | NotFoundError):
         # As FastAPI tells what an application itself refuses: a sentence alone.
-        status = 422 if isinstance(error, InvalidInputError) else 404
+        # What would narrow and is not understood is 400 in every dialect.
+        as_there = isinstance(error, NotFoundError | NotUnderstoodError)
+        status = error.status if as_there else 422
         return Response({"detail": error.message}, status=status)
     if isinstance(error, exceptions.NotAuthenticated) or getattr(error, "status", None) == 401:
         headers = {"WWW-Authenticate": "Bearer", "Cache-Control": "no-store"}

@@ -2,13 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
+from pydantic import BeforeValidator, Field, StrictStr
 
 from mem0dash import limits
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
+from mem0dash.rest.bodies import Named
 from mem0dash.rest.json import field_of
 from mem0dash.waiting import Asked, Waits
+from memories.api.inputs import Identifier
+from memories.api.messages import Turn, listed
 from memories.filters import AllOf, Condition, Node, entity_id
 from memories.models import Confidence, ReviewStatus
 
@@ -20,30 +23,34 @@ NO_FILTER = (
 NO_USER = "Provide a user_id: neither MEM0_DEFAULT_USER_ID nor the project names a default one."
 
 Limit = Annotated[int, Field(ge=1, le=100)]
-# Flows that fill in a form send empty strings for what is not there.
-Optional = Annotated[StrictStr | None, BeforeValidator(lambda v: None if v == "" else v)]
 
 
-class _Scoped(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    user_id: Optional = None
-    agent_id: Optional = None
-    run_id: Optional = None
+class _Scoped(Named):
+    user_id: Identifier = None
+    agent_id: Identifier = None
+    app_id: Identifier = None
+    run_id: Identifier = None
 
 
 class _Read(_Scoped):
-    source: Optional = None
-    confidence: Optional = None
-    review_status: Optional = None
+    REFUSES = "narrowing"
+
+    source: Identifier = None
+    confidence: Identifier = None
+    review_status: Identifier = None
     exclude_expired: bool = False
 
 
-class TranscriptMessage(BaseModel):
+Role = Literal["user", "assistant", "system", "developer", "tool", "function"]
+
+
+class TranscriptMessage(Turn):
     """One turn of a conversation."""
 
-    role: Literal["user", "assistant", "system"]
-    content: StrictStr
+    role: Role
+
+
+Transcript = list[TranscriptMessage]
 
 
 class AddMemory(_Scoped):
@@ -51,7 +58,10 @@ class AddMemory(_Scoped):
     unless `dedup` is false."""
 
     content: StrictStr | None = None
-    messages: list[TranscriptMessage] | None = None
+    messages: Annotated[
+        Transcript | None,
+        BeforeValidator(listed, json_schema_input_type=Transcript | TranscriptMessage | str | None),
+    ] = None
     metadata: dict[str, Any] | None = None
     dedup: bool = True
 
@@ -84,22 +94,21 @@ class ListMemories(_Read):
     offset: Annotated[int, Field(ge=0, le=10_000)] = 0
 
 
-class ChangeMemory(BaseModel):
+class ChangeMemory(Named):
     """The new text of a memory."""
-
-    model_config = ConfigDict(extra="ignore")
 
     content: StrictStr
 
 
-class DeleteBulk(BaseModel):
+class DeleteBulk(Named):
     """What to delete; without `confirm` it is only counted. At least one filter beside user_id."""
 
-    model_config = ConfigDict(extra="ignore")
+    REFUSES = "all"
 
-    user_id: Optional = None
     # An empty filter is no wider one: it is refused.
+    user_id: StrictStr | None = None
     agent_id: StrictStr | None = None
+    app_id: StrictStr | None = None
     run_id: StrictStr | None = None
     source: StrictStr | None = None
     confidence: StrictStr | None = None
@@ -117,16 +126,15 @@ def read_filter(principal: Principal, asked: _Read, *, entities: bool = True) ->
     default user. `entities` False leaves agent and run out."""
     ids = {"user_id": owner_of(principal, asked.user_id)}
     if entities:
-        ids |= {"agent_id": asked.agent_id, "run_id": asked.run_id}
+        ids |= {name: getattr(asked, name) for name in ("agent_id", "app_id", "run_id")}
     return _filter(ids, asked.source, asked.confidence, asked.review_status)
 
 
 def delete_filter(principal: Principal, asked: DeleteBulk) -> Node:
     """Which memories are to be deleted; InvalidInputError where no filter beside the user stands
     there, or an empty one."""
-    given = asked.model_fields_set - {"user_id", "confirm"}
-    filters = {name: getattr(asked, name) for name in given if name in type(asked).model_fields}
-    if not any(value is not None for value in filters.values()):
+    filters = {name: getattr(asked, name) for name in asked.model_fields_set - {"confirm"}}
+    if not any(value is not None for name, value in filters.items() if name != "user_id"):
         raise InvalidInputError(NO_FILTER)
     for name, value in filters.items():
         if value is not None and not value.strip():
@@ -134,6 +142,7 @@ def delete_filter(principal: Principal, asked: DeleteBulk) -> Node:
     ids = {
         "user_id": owner_of(principal, asked.user_id),
         "agent_id": asked.agent_id,
+        "app_id": asked.app_id,
         "run_id": asked.run_id,
     }
     return _filter(ids, asked.source, asked.confidence, asked.review_status)

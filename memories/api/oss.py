@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from mem0dash import limits
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from mem0dash.rest.bodies import body_of, path_of, query_of
+from mem0dash.rest.bodies import body_of, path_of
 from mem0dash.rest.schemas import MESSAGE, answers
 from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
@@ -17,25 +17,25 @@ from memories import adding, queries, search, services
 from memories.api import inputs, schemas, shapes
 from memories.filters import AllOf, Condition, Node, entity_id, parse_filters
 from memories.filters.language import names_an_entity
+from memories.models import ENTITY_FIELDS
 from memories.services import UNSET
 
 LIST_DEFAULT = 20
 LIST_ALL_DEFAULT = 1000
 SEARCH_DEFAULT = 20
 THRESHOLD_DEFAULT = 0.1
+NO_IDENTIFIER = "At least one identifier is required."
 STORED_HEADER = "X-Mem0dash-Stored"
 SEARCH_HEADER = "X-Mem0dash-Search"
 PROBLEM_HEADER = "X-Mem0dash-Problem"
 # The answer is cut off after so many.
 CUT_HEADER = "X-Mem0dash-Cut"
-ENTITY_PARAMETERS = [OpenApiParameter(name, str) for name in ("user_id", "agent_id", "run_id")]
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     str,
     OpenApiParameter.HEADER,
     description="Repeated with the same request it gives the first answer, and stores nothing.",
 )
-LIST_PARAMETERS = [OpenApiParameter("top_k", int), OpenApiParameter("show_expired", bool)]
 
 
 def _named(principal: Principal, **ids: str | None) -> Node | None:
@@ -49,6 +49,8 @@ def _named(principal: Principal, **ids: str | None) -> Node | None:
 
 
 class MemoriesView(OssView):
+    QUERY: ClassVar = {"GET": inputs.ListQuery, "DELETE": inputs.DeleteQuery}
+
     @waits_for(inputs.add_waits)
     @extend_schema(
         operation_id="add_memories",
@@ -81,11 +83,10 @@ class MemoriesView(OssView):
     @extend_schema(
         operation_id="list_memories",
         summary="List memories of an entity; of everyone with scope admin",
-        parameters=[*ENTITY_PARAMETERS, *LIST_PARAMETERS],
         responses=answers(schemas.MEMORIES),
     )
     def get(self, request: Request) -> Response:
-        query = query_of(request, inputs.ListQuery)
+        query = self.asked(inputs.ListQuery)
         principal = self.caller()
         where = _named(
             principal,
@@ -94,34 +95,39 @@ class MemoriesView(OssView):
             run_id=query.run_id,
             app_id=query.app_id,
         )
+        if where is None and query.names_nobody():
+            raise InvalidInputError(NO_IDENTIFIER)
         if where is None:
-            limit = LIST_ALL_DEFAULT if query.top_k is None else query.top_k
-            rows = queries.list_all(principal, limit=limit)
+            offset, limit = query.window(LIST_ALL_DEFAULT)
+            rows = queries.list_all(principal, limit=limit, offset=offset)
             return Response({"results": [shapes.listed_shape(row) for row in rows]})
-        limit = LIST_DEFAULT if query.top_k is None else query.top_k
+        offset, limit = query.window(LIST_DEFAULT)
         found = queries.list_memories(
-            principal, where=where, limit=limit, show_expired=query.show_expired
+            principal,
+            where=where,
+            limit=limit,
+            offset=offset,
+            show_expired=query.show_expired,
         )
         return Response({"results": [shapes.memory_shape(row) for row in found]})
 
     @extend_schema(
         operation_id="delete_memories",
         summary="Delete all memories of an entity (scope admin)",
-        parameters=ENTITY_PARAMETERS,
         responses=answers(MESSAGE),
     )
     def delete(self, request: Request) -> Response:
         principal = self.caller()
         principal.require(Scope.ADMIN, "Admin role required.")
-        query = query_of(request, inputs.ListQuery)
+        query = self.asked(inputs.DeleteQuery)
         ids = {
             name: entity_id(value, name)
-            for name in ("user_id", "agent_id", "run_id")
+            for name in ENTITY_FIELDS
             if (value := getattr(query, name)) is not None
         }
         # Nothing recognised is never "delete everything", and never the default user either.
         if not ids:
-            raise InvalidInputError("At least one identifier is required.")
+            raise InvalidInputError(NO_IDENTIFIER)
         conditions = tuple(Condition(name, "eq", value) for name, value in ids.items())
         services.delete_matching(principal, AllOf(conditions))
         return Response({"message": "All relevant memories deleted"})
@@ -197,7 +203,8 @@ class SearchView(OssView):
         body = body_of(request, inputs.SearchRequest)
         principal = self.caller()
         threshold = THRESHOLD_DEFAULT if body.threshold is None else body.threshold
-        top_k = SEARCH_DEFAULT if body.top_k is None else body.top_k
+        wanted = body.at_most()
+        top_k = SEARCH_DEFAULT if wanted is None else wanted
         if top_k > limits.TOP_K:
             raise InvalidInputError(f"Invalid top_k: {top_k}. Must be at most {limits.TOP_K}.")
         found = search.search_memories(
@@ -221,11 +228,7 @@ class SearchView(OssView):
 def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
     """Body filters with the deprecated top-level ids merged in; ids may stand at any depth."""
     parts: list[Node] = [parse_filters(body.filters)] if body.filters else []
-    top = {
-        name: value
-        for name in ("user_id", "agent_id", "run_id")
-        if (value := getattr(body, name)) is not None
-    }
+    top = {name: value for name in ENTITY_FIELDS if (value := getattr(body, name)) is not None}
     named = _named(principal, **top) if top else None
     if named is not None:
         parts.append(named)

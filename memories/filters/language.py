@@ -32,7 +32,8 @@ FIELDS: Final = TEXT_FIELDS | TIME_FIELDS | DATE_FIELDS | LIST_FIELDS
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`field op value`. `metadata` says that the field is a metadata key, not a column.
+    """`field op value`. `metadata` says that the field is a metadata key, not a column: `a.b` is the
+    key of that name, or the key `b` of the object that is the value of `a` (see `path`).
 
     Beside OPERATORS there is `exists` (value ignored): present and not null or empty.
     """
@@ -41,6 +42,13 @@ class Condition:
     op: str
     value: Scalar | tuple[Scalar, ...] = None
     metadata: bool = False
+
+
+def path(field: str) -> tuple[str, ...]:
+    """The keys that lead to a value inside of objects, where a metadata key is written with dots;
+    none where it can only be a key itself."""
+    keys = tuple(field.split("."))
+    return keys if len(keys) > 1 and all(keys) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,12 @@ from memories.models import ENTITY_FIELDS
 from memories.records import parse_instant
 
 MAX_DEPTH: Final = 16
+MAX_KEYS: Final = 8
 MAX_CONDITIONS: Final = 200
 MAX_NODES: Final = 1000
 MAX_VALUES: Final = 500
 _LOGIC: Final = {"AND": "AND", "OR": "OR", "NOT": "NOT", "$and": "AND", "$or": "OR", "$not": "NOT"}
+_METADATA: Final = "metadata"
 _ALIASES: Final = {"data": "text", "memory": "text"}
 # A value that no column of the name could hold speaks of the metadata key of that name.
 _PROMOTED: Final = frozenset({"source", "confidence", "review_status", "reviewed_by", "role"})
@@ -90,6 +92,11 @@ class _Parser:
 
     def field(self, name: str, value: object) -> Node:
         check_value(name, "a field")
+        if name == _METADATA or name.startswith(f"{_METADATA}."):
+            # Nothing would fit, and under a NOT everything.
+            raise InvalidInputError(
+                "Invalid filters: name keys of the metadata by themselves, without “metadata”."
+            )
         if isinstance(value, Mapping):
             if not value:
                 raise InvalidInputError(f"Invalid filter for {name}: it names no operator.")
@@ -103,12 +110,17 @@ class _Parser:
 
     def condition(self, name: str, op: str, value: object) -> Condition:
         self.count += 1
+        if name.count(".") >= MAX_KEYS:
+            raise InvalidInputError(f"Invalid filter for {name[:80]}: more than {MAX_KEYS} keys.")
         if self.count > MAX_CONDITIONS:
             raise InvalidInputError(f"Invalid filters: more than {MAX_CONDITIONS} conditions.")
         if op not in {*OPERATORS, "exists"}:
+            inside = (
+                "" if name in FIELDS else f" For the key {op} inside of {name}, write {name}.{op}."
+            )
             raise InvalidInputError(
                 f"Unsupported filter operator for {name}: {op}. "
-                f"Supported operators: {', '.join(OPERATORS)}."
+                f"Supported operators: {', '.join(OPERATORS)}.{inside}"
             )
         if op in {"in", "nin"}:
             if not isinstance(value, list):
@@ -151,7 +163,9 @@ def _typed(name: str, op: str, value: Scalar | tuple[Scalar, ...]) -> Condition:
         return Condition(name, op, ids if isinstance(value, tuple) else ids[0])
     if name in TIME_FIELDS:
         if not all(parse_instant(item) for item in values):
-            raise InvalidInputError(f"Invalid filter for {name}: use an ISO 8601 date and time.")
+            raise InvalidInputError(
+                f"Invalid filter for {name}: use ISO 8601, a day or a date and time."
+            )
     elif name in DATE_FIELDS:
         if not all(_is_date(item) for item in values):
             raise InvalidInputError(f"Invalid filter for {name}: use a date, YYYY-MM-DD.")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from memories.filters.language import EVERYTHING, AllOf, AnyOf, Condition, Node, Not, Scalar
+from memories.filters.language import EVERYTHING, AllOf, AnyOf, Condition, Node, Not, Scalar, path
 from memories.models import ENTITY_FIELDS
 
 # What the index carries with every point; everything else is checked in SQL alone.
@@ -68,6 +68,8 @@ def _condition(c: Condition) -> tuple[Node, bool]:
     if c.op not in {"eq", "in"}:
         return EVERYTHING, False
     values: tuple[Scalar, ...] = c.value if isinstance(c.value, tuple) else (c.value,)
+    if c.metadata and path(c.field):
+        return EVERYTHING, False  # the index has words of the outermost keys alone
     if c.metadata:
         words = tuple(metadata_word(c.field, value) for value in values)
         if None in words:

@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from datetime import date
+from datetime import date, datetime
 from typing import Any, ClassVar
 
 from django.db.models import BooleanField, Expression, F, Q
@@ -18,9 +18,10 @@ from memories.filters.language import (
     Node,
     Not,
     Scalar,
+    path,
 )
 from memories.models import ENTITY_FIELDS
-from memories.records import parse_instant
+from memories.records import parse_instant, whole_day
 
 NOTHING = Q(pk__in=[])
 
@@ -56,7 +57,8 @@ def _condition(c: Condition) -> Q:
         return ~_condition(Condition(c.field, "in", c.value, c.metadata))
     if c.op == "in":
         values = c.value if isinstance(c.value, tuple) else (c.value,)
-        if not c.metadata and c.field not in LIST_FIELDS and None not in values:
+        plain = c.field not in LIST_FIELDS | TIME_FIELDS
+        if not c.metadata and plain and None not in values:
             return _indexed(c, Q(**{f"{c.field}__in": [_column_value(c.field, v) for v in values]}))
         return to_q(AnyOf(tuple(Condition(c.field, "eq", v, c.metadata) for v in values)))
     if c.metadata:
@@ -83,12 +85,27 @@ def _column(c: Condition) -> Q:
         return ~absent
     if c.op == "eq" and c.value is None:
         return absent
+    if c.field in TIME_FIELDS and (day := whole_day(c.value)) is not None:
+        return _on_day(c.field, c.op, *day)
     value = _column_value(c.field, _scalar(c))
     if c.op == "eq":
         return _indexed(c, Q(**{c.field: value}))
     return (
         Q(TextHolds(c.field, c.op, value)) if not nullable else Q(**{f"{c.field}__{c.op}": value})
     )
+
+
+def _on_day(field: str, op: str, first: datetime, after: datetime) -> Q:
+    """A day without a time is all of it: "up to that day" includes it, "after it" begins behind."""
+    since, before = Q(**{f"{field}__gte": first}), Q(**{f"{field}__lt": after})
+    if op == "eq":
+        return since & before
+    return {
+        "gt": Q(**{f"{field}__gte": after}),
+        "gte": since,
+        "lt": Q(**{f"{field}__lt": first}),
+        "lte": before,
+    }[op]
 
 
 def _column_value(field: str, value: Scalar) -> Any:
@@ -158,18 +175,31 @@ class JsonHolds(_Holds):
     def _parts(self, sql: str, postgresql: bool) -> tuple[str, list[Any]]:
         if self.key is None:
             return self._elements(sql, postgresql)
-        if postgresql:
-            test, params = self._test("e.value", postgresql)
-            each = f"jsonb_each({sql}) AS e(key, value)"
-        else:
-            test, params = self._test("e", postgresql)
-            each = f"json_each({sql}) AS e"
-        if self.op == "eq" and self.value is None:
-            return f"(NOT EXISTS (SELECT 1 FROM {each} WHERE e.key = %s AND {test}))", [
-                self.key,
-                *params,
-            ]
-        return f"(EXISTS (SELECT 1 FROM {each} WHERE e.key = %s AND {test}))", [self.key, *params]
+        found, params = self._somewhere(sql, (self.key,), postgresql)
+        if inner := path(self.key):
+            within, more = self._somewhere(sql, inner, postgresql)
+            found, params = f"({found} OR {within})", [*params, *more]
+        is_absent = self.op == "eq" and self.value is None
+        return f"(NOT {found})" if is_absent else found, params
+
+    def _somewhere(
+        self, sql: str, keys: tuple[str, ...], postgresql: bool
+    ) -> tuple[str, list[Any]]:
+        """The test holds of the value that the keys lead to, through objects alone."""
+        *outer, last = [f"e{depth}" for depth in range(len(keys))]
+        test, params = self._test(f"{last}.value" if postgresql else last, postgresql)
+        sources = []
+        for name, parent in zip([*outer, last], [None, *outer], strict=True):
+            if postgresql:
+                is_object = f"jsonb_typeof({parent}.value) = 'object'"
+                inside = f"CASE WHEN {is_object} THEN {parent}.value ELSE '{{}}'::jsonb END"
+                sources.append(f"jsonb_each({inside if parent else sql}) AS {name}(key, value)")
+            else:
+                inside = f"CASE WHEN {parent}.type = 'object' THEN {parent}.value ELSE '{{}}' END"
+                sources.append(f"json_each({inside if parent else sql}) AS {name}")
+        named = " AND ".join(f"{name}.key = %s" for name in [*outer, last])
+        where = f"{named} AND {test}"
+        return f"(EXISTS (SELECT 1 FROM {', '.join(sources)} WHERE {where}))", [*keys, *params]
 
     def _elements(self, sql: str, postgresql: bool) -> tuple[str, list[Any]]:
         """The column is the array: "has this element", "has any", or "has none" for null."""

@@ -142,9 +142,9 @@ def test_a_wrong_type_in_any_field_of_an_add_is_refused(raw: Raw) -> None:
             raw.refuses("POST", "/memories", {**good, "messages": [message]}, f"{field}: {what}")
         if what != "object":
             raw.refuses("POST", "/memories", {**good, "metadata": value}, f"metadata: {what}")
-    for value in (None, "hola", {}, {"role": "user", "content": "x"}, 5, ["x"], [[]], [None], [5]):
+    for value in (None, {}, {"role": "user"}, 5, ["x"], [[]], [None], [5]):
         raw.refuses("POST", "/memories", {**good, "messages": value}, f"messages: {value}")
-    for content in (None, [{"type": "text", "text": "hola"}], 5):
+    for content in (None, [{"type": "image_url", "image_url": {}}], [5], 5):
         messages = [{"role": "user", "content": content}]
         raw.refuses("POST", "/memories", {**good, "messages": messages}, f"content: {content}")
     for value in ("perhaps", 5, [], {}):
@@ -316,5 +316,5 @@ def test_huge_numbers_in_metadata_can_be_read_back(raw: Raw) -> None:
 
 
 def test_a_refused_body_is_not_echoed_at_full_length(raw: Raw) -> None:
-    body = json.dumps({"messages": "x" * 100_000, "user_id": "alice"}).encode()
+    body = json.dumps({"messages": ["x" * 100_000], "user_id": "alice"}).encode()
     assert len(raw.send("POST", "/memories", body).content) < 2000

@@ -59,7 +59,9 @@ def condition_holds(c: Condition, memory: Memory) -> bool:
             for value in c.value
         )
     if c.metadata:
-        return compare(c.op, memory.metadata.get(c.field), c.value)
+        found = [compare(c.op, value, c.value) for value in values_of(memory.metadata, c.field)]
+        # Absent is what is absent by either reading of the name.
+        return all(found) if c.op == "eq" and c.value is None else any(found)
     stored = getattr(memory, c.field)
     if c.field in LIST_FIELDS:
         if c.op == "exists":
@@ -70,6 +72,13 @@ def condition_holds(c: Condition, memory: Memory) -> bool:
             return compare(c.op, stored, c.value)
         return any(compare(c.op, element, c.value) for element in stored)
     if c.field in TIME_FIELDS | DATE_FIELDS:
+        if (
+            c.field in TIME_FIELDS
+            and isinstance(c.value, str)
+            and len(c.value) == len("2024-03-05")
+        ):
+            # A day against a day: whole days are compared.
+            return compare(c.op, stored and stored.date(), date.fromisoformat(c.value))
         operand = c.value and (
             parse_instant(c.value) if c.field in TIME_FIELDS else date.fromisoformat(c.value)
         )
@@ -77,6 +86,18 @@ def condition_holds(c: Condition, memory: Memory) -> bool:
     if c.op in {"eq", "exists"}:  # an empty column is an absent value
         return compare(c.op, stored or None, c.value or None)
     return compare(c.op, stored, c.value)
+
+
+def values_of(metadata: dict[str, Any], name: str) -> list[Any]:
+    """The value of the key, and that of the path where the name can be one; None for what is not
+    there."""
+    keys = name.split(".")
+    if len(keys) == 1 or not all(keys):
+        return [metadata.get(name)]
+    inner: Any = metadata
+    for key in keys:
+        inner = inner.get(key) if isinstance(inner, dict) else None
+    return [metadata.get(name), inner]
 
 
 def kind(value: Any) -> type:
@@ -137,7 +158,12 @@ KEYS = [
     "k",
     "n",
     "a__b",
+    "a",
+    "b",
     "a.b",
+    "a.b.a",
+    "a..b",
+    ".",
     'q"k',
     "it's",
     "😀",
@@ -157,6 +183,7 @@ MOMENTS = [
     datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
 ]
 INSTANTS = ["2024-03-05T12:00:00Z", "2024-03-05T13:00:00+01:00", "2024-03-05", "2000-01-01 00:00"]
+INSTANTS += ["2024-03-04", "1999-12-31"]
 TEXT_COLUMNS = {
     "user_id": ["a", "A", "Éa", "it's", "%"],
     "agent_id": ["a", "b"],
@@ -182,6 +209,11 @@ json_values = st.one_of(
     st.lists(scalars, max_size=3),
     st.lists(st.lists(scalars, max_size=2), max_size=1),
     st.dictionaries(st.sampled_from(KEYS), scalars, max_size=2),
+    st.dictionaries(
+        st.sampled_from(["a", "b", "0"]),
+        st.one_of(scalars, st.dictionaries(st.sampled_from(["a", "b"]), scalars, max_size=2)),
+        max_size=2,
+    ),
 )
 memories = st.fixed_dictionaries(
     {

@@ -111,12 +111,24 @@ def test_whatever_takes_a_memory_out_of_use_makes_room(rest: Memserv, client: An
     second = rest.add("I like tea")
     rest.ok("PUT", f"/{second}", {"content": "I like coffee"})
     third = rest.add("I like tea")
-    Memory.objects.filter(id=third).update(review_status="rejected")
+    Memory.objects.filter(id=third).update(expires_at=timezone.now() - timedelta(seconds=1))
     fourth = rest.add("I like tea")
-    Memory.objects.filter(id=fourth).update(expires_at=timezone.now() - timedelta(seconds=1))
-    fifth = rest.add("I like tea")
-    assert len({first, second, third, fourth, fifth}) == 5
+    assert len({first, second, third, fourth}) == 4
     assert duplicate_of(rest.ok("POST", "", {"content": "I like coffee"})) == second
+
+
+def test_what_was_rejected_is_known_and_does_not_come_back(rest: Memserv) -> None:
+    id_ = rest.add("I like tea")
+    Memory.objects.filter(id=id_).update(review_status="rejected")
+    assert duplicate_of(rest.ok("POST", "", {"content": "i like TEA"})) == id_
+    assert rest.search("tea") == []
+    # One that nobody rejected is named before it.
+    other = rest.add("I like tea", dedup=False)
+    assert duplicate_of(rest.ok("POST", "", {"content": "I like tea"})) == other
+    rest.ok("DELETE", f"/{other}")
+    Memory.objects.filter(id=id_).update(review_status="unreviewed")
+    assert duplicate_of(rest.ok("POST", "", {"content": "I like tea"})) == id_
+    assert len(rest.search("tea")) == 1
 
 
 def test_an_extraction_is_made_once_for_the_same_words(rest: Memserv, llm: Llm) -> None:

@@ -29,8 +29,6 @@ def live() -> set[str]:
         {"confirm": True},
         {"user_id": "me", "confirm": True},
         {"user_id": "me", "source": None, "confirm": True},
-        {"metadata": {"source": "x"}, "confirm": True},
-        {"app_id": "x", "confirm": True},
     ],
 )
 def test_without_a_filter_beside_the_user_nothing_is_deleted(

@@ -98,7 +98,7 @@ def test_memories_of_another_project_do_not_exist(
     ("method", "path", "body", "type_", "loc"),
     [
         ("POST", "", {"content": 5}, "string_type", ["body", "content"]),
-        ("POST", "", {"messages": "x"}, "list_type", ["body", "messages"]),
+        ("POST", "", {"messages": 5}, "list_type", ["body", "messages"]),
         (
             "POST",
             "",

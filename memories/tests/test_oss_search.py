@@ -75,7 +75,7 @@ def test_twenty_are_found_unless_told_otherwise(api: Any) -> None:
     api.post("/memories", {"messages": messages, "user_id": "alice"})
     assert len(api.search("tea")) == 20
     assert len(api.search("tea", top_k=None)) == 20
-    assert len(api.search("tea", limit=3)) == 20
+    assert len(api.search("tea", limit=3)) == 3
     assert len(api.search("tea", top_k=3)) == 3
     assert len(api.search("tea", top_k=100_000)) == 25
 

@@ -61,6 +61,7 @@ class ActivityForm(FilterForm):
     key = forms.CharField(label="Key", required=False, max_length=12)
     client = forms.CharField(label="Client", required=False, max_length=200)
     request = forms.CharField(label="Request id", required=False, max_length=64)
+    beside = frozenset({"behind", "format"})
     for_admins: ClassVar = ("key", "client", "request")
 
     def __init__(self, *args: Any, principal: Principal, **kwargs: Any) -> None:
@@ -131,7 +132,8 @@ def activity_export(request: PageRequest) -> HttpResponseBase:
     """The entries that the page's filter means as a file; scope `read`."""
     form = ActivityForm(request.GET, principal=request.principal)
     if not form.is_valid():
-        raise InvalidInputError("The filter of this export cannot be read.")
+        problem = " ".join(map(str, form.non_field_errors()))
+        raise InvalidInputError(problem or "The filter of this export cannot be read.")
     format_ = request.GET.get("format", "csv")
     pieces = export(request.principal, form.meant(), format_)
     answer = StreamingHttpResponse(pieces, content_type=FORMATS[format_])

@@ -97,7 +97,7 @@ def export(request: PageRequest) -> HttpResponseBase:
     principal = request.principal
     principal.require(Scope.READ)
     wanted = request.GET.get("format", "")
-    selection = Selection.of(dict(request.GET.lists()))
+    selection = Selection.of(dict(request.GET.lists()), beside={"format"})
     pieces = writing.export(principal, selection, wanted)
     kind, ending = writing.FORMATS[wanted]
     answer = StreamingHttpResponse(pieces, content_type=kind)

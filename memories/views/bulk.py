@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, local_path, page
+from mem0dash import names
 from mem0dash.errors import ConflictError, InvalidInputError, Mem0dashError, NotFoundError
 from mem0dash.principal import Scope
 from memories import bulk, bulk_match
@@ -29,6 +30,7 @@ CLICKED: Final = 100
 ERASE_WORD: Final = "erase"
 # What the forms of these pages are made of, and no part of what is carried from one to the next.
 OWN: Final = frozenset({"csrfmiddlewaretoken", "action", "value"})
+CARRIED: Final = frozenset({"all", "ids", "next"})
 DAYS: Final = (("In 7 days", 7), ("In 30 days", 30), ("In 90 days", 90), ("In a year", 365))
 
 
@@ -51,7 +53,7 @@ class Asked:
         action = sent.get("action", "")
         if action not in ACTIONS:
             raise InvalidInputError(f"There is no such action: {action[:40] or 'none was named'}.")
-        place = Place.of(dict(sent.lists()))
+        place = Place.of(dict(sent.lists()), beside=OWN | CARRIED)
         # Where the list was, its page included; the memory that stood open there may be gone.
         back = Place.at(sent.get("next", "")) or place
         ids = None if sent.get("all") == "1" else [as_uuid(id_) for id_ in sent.getlist("ids")]
@@ -101,6 +103,8 @@ def entity_delete(request: PageRequest) -> HttpResponse:
     type_, name = request.GET.get("type", ""), request.GET.get("name", "")
     back = f"{reverse('memories:entities')}?{_query(type=type_)}"
     try:
+        names.check_page(request.GET, {"type", "name"})
+        names.check_once(dict(request.GET.lists()), ("type", "name"))
         shown = bulk.entity_plan(request.principal, type_, name)
     except (InvalidInputError, NotFoundError) as error:
         return _refused(request, error, reverse("memories:entities"))

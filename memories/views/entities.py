@@ -8,6 +8,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
+from mem0dash import names
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Scope
 from memories.entity_queries import COUNTED, entity_counts, entity_page, field_of
@@ -26,6 +27,7 @@ COLUMNS: Final = (
     ("Last change", "recent", "oldest", "descending"),
 )
 LONGEST: Final = 255
+NAMES: Final = frozenset({"type", "q", "sort", "page"})
 
 
 @require_safe
@@ -33,8 +35,12 @@ LONGEST: Final = 255
 def entities(request: PageRequest) -> HttpResponse:
     """The entities of one type, found by name, sorted by name, number or last change."""
     asked = request.GET
+    names.check_page(asked, NAMES)
+    names.check_once(dict(asked.lists()), NAMES)
     type_, sort = asked.get("type", "user"), asked.get("sort", "recent")
-    q = asked.get("q", "").strip()[:LONGEST]
+    q = asked.get("q", "").strip()
+    if len(q) > LONGEST:
+        raise InvalidInputError(f"A name has at most {LONGEST} characters.")
     found = entity_page(request.principal, type_, q=q, sort=sort, number=_number(asked))
     counts = entity_counts(request.principal)
     if not q:

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
-from mem0dash.errors import InvalidInputError
+from mem0dash.errors import InvalidInputError, NotUnderstoodError
 from mem0dash.principal import Principal, Scope
 from memories import browse as reads
 from memories.selection import DELETED, Selection
@@ -21,6 +21,9 @@ from memories.views.words import Field
 OTHER: Final = "other_"
 FROM: Final = "from_"
 UNTIL: Final = "until_"
+_FORM: Final = frozenset(
+    {"apply", *(f"{part}{name}" for part in (OTHER, FROM, UNTIL) for name in words.BY_NAME)}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ def filters(request: PageRequest) -> HttpResponse:
         except InvalidInputError as error:
             problem = error.message
     try:
-        selection = Selection.of(given)
+        selection = Selection.of(given, beside=_FORM)
+    except NotUnderstoodError:
+        raise
     except InvalidInputError:
         selection = Selection()
     context = {
@@ -94,7 +99,7 @@ def gathered(given: Mapping[str, Sequence[str]]) -> Selection:
         elif field.kind == "time":
             # The choice "any time" is an empty one.
             lists[field.name] = [value for value in lists.get(field.name, []) if value]
-    return Selection.of(lists)
+    return Selection.of(lists, beside=_FORM)
 
 
 def groups(

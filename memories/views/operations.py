@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, local_path, page
+from mem0dash import names
 from mem0dash.errors import ConflictError
 from mem0dash.principal import Principal, Scope
 from memories import bulk
@@ -36,6 +37,7 @@ STATES: Final = {
 @page
 def operations(request: PageRequest) -> HttpResponse:
     """The last bulk changes of the project; scope `review`."""
+    names.check_page(request.GET, ())
     found = bulk.recent(request.principal, SHOWN)
     context = {"operations": [_told(row, request.principal) for row in found], "limit": SHOWN}
     return render(request, "memories/operations.html", context)

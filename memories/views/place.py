@@ -1,6 +1,6 @@
 """Where somebody is in the memory browser: all of it stands in the address."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.urls import reverse
 
+from mem0dash import names
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.waiting import Asked, Waits
 from memories.queries import as_uuid
@@ -23,10 +24,11 @@ class Place:
     memory_id: UUID | None = None
 
     @classmethod
-    def of(cls, params: Mapping[str, Sequence[str]]) -> "Place":
-        """From a QueryDict's lists. InvalidInputError for what no filter has; NotFoundError for an
-        id that is none."""
-        selection = Selection.of(params)
+    def of(cls, params: Mapping[str, Sequence[str]], *, beside: Collection[str] = ()) -> "Place":
+        """From a QueryDict's lists; `beside` is what else a form says. InvalidInputError for what no
+        filter has; NotFoundError for an id that is none."""
+        selection = Selection.of(params, beside={"page", "id", *beside})
+        names.check_once(params, ("page", "id"))
         wanted = (params.get("id") or [""])[-1]
         return cls(selection, _number(params), as_uuid(wanted) if wanted else None)
 

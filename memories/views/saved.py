@@ -1,6 +1,7 @@
 """Saved views: selections under a name, for oneself or for everyone in the project."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from django.contrib import messages
 from django.http import HttpResponse
@@ -9,6 +10,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, page
+from mem0dash import names
 from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories import saved_views
@@ -17,6 +19,9 @@ from memories.models import SavedView
 from memories.selection import Selection
 from memories.views.inspector import back
 from memories.views.place import Place
+
+# What the form that saves a view says beside the selection.
+FORM: Final = frozenset({"csrfmiddlewaretoken", "name", "shared", "page", "id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ def shown(principal: Principal, selection: Selection | None = None) -> list[Show
 @page
 def views(request: PageRequest) -> HttpResponse:
     """All views, to rename and to delete."""
+    names.check_page(request.GET, ())
     return render(request, "memories/views.html", {"views": shown(request.principal)})
 
 
@@ -65,7 +71,7 @@ def views(request: PageRequest) -> HttpResponse:
 @page
 def save(request: PageRequest) -> HttpResponse:
     """Keeps the selection that the form carries under a name."""
-    selection = Selection.of(dict(request.POST.lists()))
+    selection = Selection.of(dict(request.POST.lists()), beside=FORM)
     form = ViewForm(request.POST)
     if not form.is_valid():
         return _again(request, form, selection)

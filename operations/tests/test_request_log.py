@@ -62,7 +62,7 @@ def test_a_request_is_kept_with_who_what_and_how_it_ended(
     made = key("read")
     headers = {"X-API-Key": made, "X-Request-ID": "trace-1", "X-Mem0-Client": "laptop"}
     before = timezone.now()
-    assert client.get("/entities?user_id=cinnamon", headers=headers).status_code == 200
+    assert client.get("/entities?utm_source=cinnamon", headers=headers).status_code == 200
     [found] = kept.rows()
     assert (found.method, found.path, found.status_code) == ("GET", "/entities", 200)
     assert (found.project, found.account, found.key_prefix) == (project, alice, made[:12])
@@ -392,7 +392,7 @@ def test_the_limit_is_50_unless_it_is_1_to_200(client: Any, key: Any, project: P
 
     assert paths("") == [f"/{n}" for n in range(249, 199, -1)]
     assert len(paths("?limit=200")) == 200
-    assert paths("?limit=1&other=x") == ["/249"]
+    assert paths("?limit=1&utm_source=x") == ["/249"]
     for limit, kind, context in (
         ("0", "greater_than_equal", {"ge": 1}),
         ("-5", "greater_than_equal", {"ge": 1}),

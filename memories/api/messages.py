@@ -1,0 +1,73 @@
+"""Messages as clients write them: plain texts, parts of several kinds, turns that only call tools."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictStr, model_validator
+
+# Of what kinds OpenAI's and Anthropic's parts of a message hold text that somebody said.
+_SAID: Final = frozenset({"text", "input_text", "output_text"})
+_CALLS: Final = frozenset({"tool_calls", "function_call"})
+
+
+def text_of(content: Any) -> Any:
+    """What is said in the content of a message: its text parts, joined by a space; "" where there
+    are none. What is no content at all is left as it is, to be refused."""
+    if content is None:
+        return ""
+    parts = [content] if isinstance(content, dict) else content
+    if not isinstance(parts, list) or not all(isinstance(part, str | dict) for part in parts):
+        return content
+    texts = (part if isinstance(part, str) else _said(part) for part in parts)
+    return " ".join(text for text in texts if text.strip())
+
+
+def _said(part: dict[str, Any]) -> str:
+    if part.get("type", "text") not in _SAID:
+        return ""
+    text = part.get("text")
+    # OpenAI's assistants wrap it once more.
+    text = text.get("value") if isinstance(text, dict) else text
+    return text if isinstance(text, str) else ""
+
+
+_Parts = list[str | dict[str, Any]]
+Content = Annotated[
+    StrictStr,
+    BeforeValidator(text_of, json_schema_input_type=str | _Parts | dict[str, Any] | None),
+]
+
+
+class Turn(BaseModel):
+    """One turn of a conversation. `content` is a text, or parts of which those with text count."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: StrictStr
+    content: Content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_calls(cls, data: Any) -> Any:
+        """A turn that calls tools needs no content."""
+        if isinstance(data, dict) and "content" not in data and data.keys() & _CALLS:
+            return {**data, "content": None}
+        return data
+
+
+class Message(Turn):
+    """One turn of a conversation."""
+
+    name: StrictStr | None = None
+
+
+def listed(messages: Any) -> Any:
+    """A lone text is what the user says, a lone turn a conversation of one."""
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    return [messages] if isinstance(messages, dict) else messages
+
+
+Messages = Annotated[
+    list[Message],
+    BeforeValidator(listed, json_schema_input_type=list[Message] | Message | str),
+]
