@@ -2,13 +2,15 @@
 
 Verifying one takes a good part of a second, and is done once for each key: from then on the key has
 a digest as every other. An unknown key gets so far only when an imported key that was never used
-has its first 12 characters, and no more often than the limits here allow.
+has its first 12 characters. After some wrong ones, the next have to queue for one verification at a
+time: the right key still passes, and guessing keeps one thread busy at most.
 """
 
 import re
 import threading
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import bcrypt
 from django.db import IntegrityError, transaction
@@ -31,6 +33,9 @@ MOST_ROWS: Final = 3
 # Verifications at the same time in this process: the other threads stay free for other requests.
 _slots: Final = threading.BoundedSemaphore(2)
 SLOT_SECONDS: Final = 5.0
+# The same for those beyond a limit, and how many of them may wait for it.
+_late_slot: Final = threading.BoundedSemaphore(1)
+_late_places: Final = threading.BoundedSemaphore(3)
 
 
 def import_api_key(
@@ -92,14 +97,15 @@ def adopt(key: str, digest: str, *, address: str) -> bool:
         return True
     if not candidates:
         return False
-    attempts = [throttle.take(WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address))]
+    attempts, limited = _counted(address, prefix)
     try:
-        attempts.append(throttle.take(WRONG_KEYS_OF_PREFIX, prefix))
-        right = next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
+        right = _right_one(key, candidates, limited)
     except RateLimitedError:
         _give_back(attempts)
         raise
     if right is None:
+        if limited is not None:
+            raise limited
         return False
     _give_back(attempts)
     try:
@@ -108,6 +114,37 @@ def adopt(key: str, digest: str, *, address: str) -> bool:
     except IntegrityError:
         pass  # the same key stands in two rows, and the other one has its digest
     return True
+
+
+def _counted(address: str, prefix: str) -> tuple[list[Taken], RateLimitedError | None]:
+    """The attempts as they were counted, and the limit that this one is beyond."""
+    attempts: list[Taken] = []
+    try:
+        attempts.append(throttle.take(WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address)))
+        attempts.append(throttle.take(WRONG_KEYS_OF_PREFIX, prefix))
+    except RateLimitedError as error:
+        _give_back(attempts)
+        return [], error
+    return attempts, None
+
+
+def _right_one(
+    key: str, candidates: list[tuple[UUID, str, str | None]], limited: RateLimitedError | None
+) -> UUID | None:
+    """The id of the row that the key opens; RateLimitedError where too many are being verified."""
+    if limited is None:
+        return next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
+    if not _late_places.acquire(blocking=False):
+        raise limited
+    try:
+        if not _late_slot.acquire(timeout=SLOT_SECONDS):
+            raise limited
+        try:
+            return next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
+        finally:
+            _late_slot.release()
+    finally:
+        _late_places.release()
 
 
 def _give_back(attempts: list[Taken]) -> None:

@@ -15,6 +15,7 @@ from mem0dash.errors import (
     InvalidCredentialError,
     Mem0dashError,
     NotAuthenticatedError,
+    NotConfiguredError,
 )
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
 def _answer(error: Mem0dashError, request_id: str) -> Response:
     # As the original, whose limiter has a shape of its own.
     body: dict[str, Any] = {"error" if error.status == 429 else "detail": error.message}
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError | NotConfiguredError):
         body |= {"code": error.code, "request_id": request_id}
     headers = {}
     if error.retry_after is not None:

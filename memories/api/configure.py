@@ -47,13 +47,13 @@ class ConfigureView(OssView):
 
     @extend_schema(
         operation_id="configure",
-        summary="Change providers (instance owner) or instructions (scope admin)",
+        summary="Change providers (instance owner) or instructions (scope admin), without an entity limit",
         request={"application/json": ANY_OBJECT},
         responses=answers(MESSAGE, 409),
     )
     def post(self, request: Request) -> Response:
         principal = self.caller()
-        principal.require(Scope.ADMIN, "Admin role required.")
+        principal.require_project("the configuration")
         if not isinstance(request.data, dict):
             raise InvalidInputError("The configuration must be a JSON object.")
         providers.configure(principal, request.data)
@@ -74,9 +74,9 @@ class ProvidersView(OssView):
 class GenerateInstructionsView(OssView):
     @extend_schema(
         operation_id="generate_instructions",
-        summary="Instructions for a use case, written by the LLM",
+        summary="Instructions for a use case, written by the LLM (scope write)",
         request=UseCase,
-        responses=answers(object_of({"custom_instructions": TEXT, "test_message": TEXT})),
+        responses=answers(object_of({"custom_instructions": TEXT, "test_message": TEXT}), 409),
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, UseCase)
