@@ -51,7 +51,7 @@ def _shape(row: ApiKey) -> dict[str, Any]:
 class ApiKeysView(OssView):
     @extend_schema(
         operation_id="list_api_keys",
-        summary="One's own keys that are not revoked, newest first; for a key, itself and those it made",
+        summary="One's own live keys, newest first; for a key, itself and those that it made",
         responses=answers(KEYS),
     )
     def get(self, request: Request) -> Response:

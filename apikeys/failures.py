@@ -64,7 +64,7 @@ waiting = WaitingRoom()
 
 
 class FailureLimitMiddleware:
-    """429 in the place of 401 for an address that failed to authenticate too often, until the window
+    """429 instead of 401 for an address that failed to authenticate too often, until the window
     ends."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:

@@ -47,7 +47,7 @@ class ConfigureView(OssView):
 
     @extend_schema(
         operation_id="configure",
-        summary="Change providers (instance owner) or instructions (scope admin), without an entity limit",
+        summary="Change providers (instance owner) or instructions (scope admin); no entity limit",
         request={"application/json": ANY_OBJECT},
         responses=answers(MESSAGE, 409),
     )
