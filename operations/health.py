@@ -44,18 +44,27 @@ def conditions() -> list[Condition]:
 
 def _asked(name: str, path: str) -> Condition:
     check: Callable[[], None] = import_string(path)
-    started, problem, is_well = time.perf_counter(), "", True
+    started, problem, cause = time.perf_counter(), "", ""
     try:
         check()
     except Mem0dashError as error:
-        logger.exception("health check failed", extra={"part": name})
-        problem, is_well = error.message, False
-    except Exception:
-        logger.exception("health check failed", extra={"part": name})
-        problem, is_well = "It does not answer.", False
+        problem = cause = error.message
+    except Exception as error:  # noqa: BLE001  (whatever it is, the part is out of order)
+        problem, cause = "It does not answer.", f"{type(error).__name__}: {error}".strip()
     ms = round((time.perf_counter() - started) * 1000, 1)
+    return Condition(name, not problem, _noted(name, not problem, cause), ms, problem)
+
+
+def _noted(name: str, is_well: bool, cause: str) -> datetime:
+    """Since when the part is so; a change is told to the log, and nothing else: monitors ask every
+    few seconds."""
     known = _since.get(name)
-    if known is None or known[0] != is_well:
-        # Of two threads at once either may write it: both have seen the change just now.
-        known = _since[name] = (is_well, timezone.now())
-    return Condition(name, is_well, known[1], ms, problem)
+    if known is not None and known[0] == is_well:
+        return known[1]
+    # Of two threads at once either may write it: both have seen the change just now.
+    _since[name] = (is_well, timezone.now())
+    if not is_well:
+        logger.error("health check failed", extra={"part": name, "cause": cause[:500]})
+    elif known is not None:
+        logger.info("health check passes again", extra={"part": name})
+    return _since[name][1]

@@ -16,6 +16,7 @@ from mem0dash.errors import (
     Mem0dashError,
     NotAuthenticatedError,
     NotConfiguredError,
+    ProviderError,
 )
 
 logger = logging.getLogger(__name__)
@@ -102,16 +103,26 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
     if isinstance(error, exceptions.APIException):
         return Response({"detail": str(error.detail)}, status=error.status_code)
     if isinstance(error, OperationalError | InterfaceError):
-        logger.error("database unreachable", exc_info=error, extra={"request_id": request_id})
+        cause = str(error).strip()[:300]
+        logger.error("database unreachable", extra={"request_id": request_id, "cause": cause})
         error = DatastoreUnavailableError(DATABASE_DOWN, retry_after=5)
     elif isinstance(error, DatabaseError):
         logger.error("database error", exc_info=error, extra={"request_id": request_id})
         error = DatastoreUnavailableError(DATABASE_DOWN)
     elif isinstance(error, EngineError):
-        logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
+        log_failure(error, request_id)
         if isinstance(error, IndexUnavailableError):
             error = IndexUnavailableError(INDEX_DOWN, retry_after=5)
     return _answer(error, request_id) if isinstance(error, Mem0dashError) else None
+
+
+def log_failure(error: EngineError, request_id: str) -> None:
+    """Tells the log what a part behind the service answered; where that is not known, the way to
+    it as well."""
+    known = isinstance(error, ProviderError | IndexUnavailableError)
+    cause = getattr(error, "cause", "") or str(error.__cause__ or error)
+    extra = {"request_id": request_id, "code": error.code, "cause": cause[:500]}
+    logger.error("engine failed", exc_info=None if known else error, extra=extra)
 
 
 def _answer(error: Mem0dashError, request_id: str) -> Response:

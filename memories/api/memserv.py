@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from mem0dash.counters import BULK_DELETED
 from mem0dash.errors import InvalidInputError, NotFoundError
+from mem0dash.keyset import Cursor
 from mem0dash.rest.bodies import body_of, query_of
 from mem0dash.rest.views import OssView
 from memories import adding, keyword, queries, search, services, sweep
@@ -30,6 +31,7 @@ LIST_PARAMETERS: Final = [
     OpenApiParameter("exclude_expired", bool),
     OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 50}),
     OpenApiParameter("offset", {"type": "integer", "minimum": 0, "maximum": 10_000, "default": 0}),
+    OpenApiParameter("cursor", str, description="next_cursor of the page before, not an offset"),
 ]
 
 
@@ -77,14 +79,21 @@ class MemoriesView(MemservView):
         asked, principal = query_of(request, inputs.ListMemories), self.caller()
         where = inputs.read_filter(principal, asked)
         rows, has_more = queries.page(
-            principal, where=where, limit=asked.limit, offset=asked.offset
+            principal, where=where, limit=asked.limit, offset=asked.offset, after=asked.place()
         )
+        last = rows[-1] if has_more else None
         if asked.exclude_expired:
             # After the page was cut: pages stay where they are when something expires.
             now = timezone.now()
             rows = [row for row in rows if not queries.has_expired(row, now)]
         page = {"limit": asked.limit, "offset": asked.offset, "has_more": has_more}
-        return Response({"results": [memory_shape(row) for row in rows], "pagination": page})
+        body: dict[str, Any] = {
+            "results": [memory_shape(row) for row in rows],
+            "pagination": page,
+        }
+        if last is not None:
+            body["next_cursor"] = str(Cursor(last.created_at, last.id))
+        return Response(body)
 
 
 class SearchView(MemservView):

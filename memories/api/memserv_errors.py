@@ -3,7 +3,7 @@
 import logging
 from typing import Any, Final
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -15,7 +15,7 @@ from mem0dash.errors import (
     Mem0dashError,
     NotFoundError,
 )
-from mem0dash.rest.errors import BodyError, oss_exception_handler
+from mem0dash.rest.errors import BodyError, log_failure, oss_exception_handler
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,15 @@ def memserv_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
         answer = oss_exception_handler(error, context)
         assert answer is not None  # noqa: S101  (it knows both)
         return answer
-    if isinstance(error, DatabaseError | InterfaceError):
+    if isinstance(error, OperationalError | InterfaceError):
+        cause = str(error).strip()[:300]
+        logger.error("database unreachable", extra={"request_id": request_id, "cause": cause})
+        error = DatastoreUnavailableError(DATABASE_DOWN, retry_after=5)
+    elif isinstance(error, DatabaseError):
         logger.error("database error", exc_info=error, extra={"request_id": request_id})
         error = DatastoreUnavailableError(DATABASE_DOWN, retry_after=5)
     elif isinstance(error, EngineError):
-        logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
+        log_failure(error, request_id)
     elif not isinstance(error, Mem0dashError):
         logger.error("internal error", exc_info=error, extra={"request_id": request_id})
         error = Mem0dashError(INTERNAL)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
 from mem0dash.errors import InvalidInputError
+from mem0dash.keyset import Cursor
 from mem0dash.principal import Principal
 from memories.filters import AllOf, Condition, Node, entity_id
 from memories.models import Confidence, ReviewStatus
@@ -74,6 +75,13 @@ class ListMemories(_Read):
 
     limit: Limit = 50
     offset: Annotated[int, Field(ge=0, le=10_000)] = 0
+    cursor: Optional = None
+
+    def place(self) -> Cursor | None:
+        """Where the page begins; None for the top, or for `offset`. InvalidInputError."""
+        if self.cursor and self.offset:
+            raise InvalidInputError("Send either a cursor or an offset.")
+        return Cursor.of(self.cursor)
 
 
 class ChangeMemory(BaseModel):
