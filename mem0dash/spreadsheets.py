@@ -53,7 +53,9 @@ def cell(value: Any) -> str:
 
 def _marked(run: re.Match[str]) -> str:
     """The run, with an apostrophe before the formula that would begin a cell behind it."""
-    return f"{run[0]}'" if _END.search(run[0]) else run[0]
+    # Before the first tab of a text the apostrophe of the whole cell stands already.
+    ends = run[0] if run.start() else run[0].replace("\t", " ")
+    return f"{run[0]}'" if _END.search(ends) else run[0]
 
 
 def lines(names: Sequence[str], batches: Iterable[Iterable[Sequence[Any]]]) -> Iterator[bytes]:

@@ -110,7 +110,7 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
     it has not failed, when its input is gone, when an identical request was stored since, or when
     it wants an LLM and there is none any more; errors as `add_memories`, and then it stays failed.
     """
-    principal.require(Scope.ADMIN)
+    principal.require_project("failed adds")
     kept = AddInput.objects.filter(id=input_id, project_id=principal.project.id).first()
     if kept is None:
         raise NotFoundError(f"There is no add {input_id}.")
@@ -285,7 +285,7 @@ def failed_adds(principal: Principal) -> list[AddInput]:
     Their input is still there, and nobody has sent the same again with success; of identical ones
     only the first is to be stored.
     """
-    principal.require(Scope.ADMIN)
+    principal.require_project("failed adds")
     rows = AddInput.objects.filter(
         project_id=principal.project.id, outcome=AddInput.Outcome.FAILED
     ).exclude(messages=[])

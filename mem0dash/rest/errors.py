@@ -120,7 +120,7 @@ def log_failure(error: EngineError, request_id: str) -> None:
     """Tells the log what a part behind the service answered; where that is not known, the way to
     it as well."""
     known = isinstance(error, ProviderError | IndexUnavailableError)
-    cause = getattr(error, "cause", "") or str(error.__cause__ or error)
+    cause = getattr(error, "cause", "") or type(error.__cause__ or error).__name__
     extra = {"request_id": request_id, "code": error.code, "cause": cause[:500]}
     logger.error("engine failed", exc_info=None if known else error, extra=extra)
 

@@ -147,7 +147,7 @@ def test_every_change_on_a_page_needs_its_token(signed_in: Client, client: Any) 
         answer = signed_in.post(
             path, {"csrfmiddlewaretoken": right}, headers={"Origin": "https://evil.example"}
         )
-        assert_page(answer, 403, "This form has expired")
+        assert_page(answer, 403, "This form came from another address")
         for method in (signed_in.put, signed_in.patch, signed_in.delete):
             assert method(path).status_code == 403
     assert signed_in.get("/dashboard").status_code == 200, "still signed in"
@@ -163,6 +163,42 @@ def test_behind_a_proxy_forms_of_the_public_url_are_accepted(
     for origin, status in (("https://memory.example.org", 302), ("http://memory.example.org", 403)):
         answer = signed_in.post("/dashboard/theme", body, headers={"Origin": origin})
         assert answer.status_code == status, origin
+
+
+@pytest.mark.parametrize(
+    ("headers", "public_url", "told"),
+    [
+        ({"Origin": "https://a.example"}, "", ["https://a.example", "http://testserver", "sets"]),
+        ({"Origin": "null"}, "", ["null", "http://testserver", "in a window of its own"]),
+        (
+            {"Origin": "http://memory.example.org"},
+            "https://memory.example.org/mem",
+            ["http://memory.example.org", "https://memory.example.org", "changes"],
+        ),
+    ],
+)
+def test_a_form_from_another_address_is_told_both(
+    signed_in: Client, settings: Any, headers: dict[str, str], public_url: str, told: list[str]
+) -> None:
+    settings.PUBLIC_URL = public_url
+    settings.CSRF_TRUSTED_ORIGINS = [public_url.removesuffix("/mem")] if public_url else []
+    body = {"csrfmiddlewaretoken": token(signed_in), "theme": "dark"}
+    answer = signed_in.post("/dashboard/theme", body, headers=headers)
+    for words in told:
+        assert_page(answer, 403, words)
+    assert ("PUBLIC_URL" in answer.content.decode()) == (headers["Origin"] != "null")
+    assert "has expired" not in answer.content.decode()
+    htmx = signed_in.post("/dashboard/theme", body, headers={**headers, "HX-Request": "true"})
+    assert f"This form came from {headers['Origin']}" in htmx.content.decode()
+
+
+def test_what_a_browser_says_of_its_address_is_inert(signed_in: Client) -> None:
+    for hostile in ("https://<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'):
+        for headers in ({"Origin": hostile}, {"Origin": hostile, "HX-Request": "true"}):
+            text = signed_in.post("/logout", headers=headers).content.decode()
+            assert "<script>alert" not in text and "<img" not in text
+    long = signed_in.post("/logout", headers={"Origin": "https://" + "x" * 5000})
+    assert "x" * 300 not in long.content.decode()
 
 
 def test_without_tls_the_refused_form_names_the_address_that_works(
