@@ -84,9 +84,9 @@ def error_page(
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """settings.CSRF_FAILURE_VIEW; Django writes the reason to the log."""
+    other = _other_origin(request, reason)
     # A cookie for TLS alone never comes back over plain HTTP.
-    needs_tls = settings.CSRF_COOKIE_SECURE and not request.is_secure()
-    other = "" if needs_tls else _other_origin(request, reason)
+    needs_tls = not other and settings.CSRF_COOKIE_SECURE and not request.is_secure()
     here = settings.CSRF_TRUSTED_ORIGINS or [f"{request.scheme}://{request.get_host()}"]
     message = ""
     if other:

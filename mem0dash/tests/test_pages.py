@@ -410,6 +410,16 @@ def test_below_a_path_links_and_cookies_stay_there(tmp_path: Path) -> None:
             assert "curl http://memory.example.org/mem/memories" in answer.text
             assert {cookie.path for cookie in http.cookies.jar} == {"/mem/", "/mem/login"}
             assert http.get("/memx/dashboard").status_code == 404
+            # What "Try it out" calls is below the path as well, from wherever the page was opened.
+            for before in ("", "/mem"):
+                assert 'href="/mem/openapi.json"' in http.get(f"{before}/docs").text
+                read = http.get(f"{before}/openapi.json")
+                relative, public = (row["url"] for row in read.json()["servers"])
+                assert public == environment["PUBLIC_URL"]
+                assert {path.split("/")[1] for path in read.json()["paths"]}.isdisjoint({"mem"})
+                called = str(read.url.join(relative)) + "/entities"
+                assert called == f"{server.url}/mem/entities"
+                assert http.get(called).status_code == 401
     finally:
         server.kill9()
 
