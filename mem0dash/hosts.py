@@ -26,7 +26,7 @@ def spelt(variable: str, word: str) -> str:
         return EVERY
     name = _without_address(word)
     try:
-        name = ipaddress.ip_address(name.strip("[]")).compressed
+        name = ipaddress.ip_address(name).compressed
     except ValueError:
         name = _ascii(name.rstrip("."))
         if not _NAME.fullmatch(name) or ".." in name:

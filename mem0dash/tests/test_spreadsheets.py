@@ -23,12 +23,11 @@ def parsed(text: str, delimiter: str, quotes: bool) -> list[str]:
     if quotes:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         return [value for row in rows for value in row]
-    return [part for line in text.splitlines() for part in line.split(delimiter)]
+    return [part.lstrip('"') for line in text.splitlines() for part in line.split(delimiter)]
 
 
 def is_formula(value: str) -> bool:
-    shown = value.lstrip('"' + "".join(BLANKS) + "\t\r\n\v\u2028")
-    return shown.startswith(SIGNS)
+    return value.lstrip("".join(BLANKS) + "\t\r\n\v\u2028").startswith(SIGNS)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";"])
