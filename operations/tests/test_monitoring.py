@@ -196,6 +196,7 @@ def test_a_change_of_health_is_told_once(
     monkeypatch.setattr(engine, "indexer", indexer)
     for _ in range(3):
         assert client.get("/healthz").status_code == 200
+    assert not [line for line in caplog.records if line.name.startswith("django")]
     told = [(line.message, line.part) for line in caplog.records if hasattr(line, "part")]
     assert told == [("health check failed", "index"), ("health check passes again", "index")]
     assert not [line for line in caplog.records if line.exc_info]
