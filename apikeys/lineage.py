@@ -13,16 +13,16 @@ _LIVE_BELOW: Final = """
 WITH RECURSIVE tree (id) AS (
     SELECT id FROM apikeys_apikey WHERE id = %s AND revoked_at IS NULL
     UNION
-    SELECT k.id FROM apikeys_apikey k JOIN tree ON k.made_by_id = tree.id
+    SELECT k.id FROM apikeys_apikey k JOIN tree ON k.made_by = tree.id
     WHERE k.revoked_at IS NULL
 )
 SELECT id FROM tree
 """
 _ABOVE: Final = """
-WITH RECURSIVE line (id, made_by_id) AS (
-    SELECT id, made_by_id FROM apikeys_apikey WHERE id = %s
+WITH RECURSIVE line (id, made_by) AS (
+    SELECT id, made_by FROM apikeys_apikey WHERE id = %s
     UNION
-    SELECT k.id, k.made_by_id FROM apikeys_apikey k JOIN line ON k.id = line.made_by_id
+    SELECT k.id, k.made_by FROM apikeys_apikey k JOIN line ON k.id = line.made_by
 )
 SELECT id FROM line
 """

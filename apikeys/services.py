@@ -88,7 +88,7 @@ def create_api_key(
             scopes=sorted(wanted),
             expires_at=_checked_end(expires_at, maker),
             entity_limit=_checked_limit(entity_limit, maker),
-            made_by_id=maker.key_id if maker else None,
+            made_by=maker.key_id if maker else None,
             made_via=maker.via if maker else "",
         )
     return row, key

@@ -96,7 +96,7 @@ try:
     _public = urlsplit(PUBLIC_URL)
 except ValueError:
     _public = urlsplit("unreadable:")
-if PUBLIC_URL and (_public.scheme not in {"http", "https"} or not _public.hostname):
+if PUBLIC_URL and (_public.scheme not in {"http", "https"} or (_public.hostname or "*")[0] in "*."):
     raise ConfigurationError(
         "PUBLIC_URL (or PUBLIC_BASE_URL) must look like https://memory.example.org, "
         f"not {PUBLIC_URL!r}."
@@ -111,7 +111,7 @@ ALLOWED_HOSTS = ["*"]
 TRUSTED_PROXIES = []
 for _network in env.words("TRUSTED_PROXIES"):
     try:
-        TRUSTED_PROXIES.append(ipaddress.ip_network(_network, strict=False))
+        TRUSTED_PROXIES.append(ipaddress.ip_network(_network.strip("[]"), strict=False))
     except ValueError as _error:
         raise ConfigurationError(
             f"TRUSTED_PROXIES must list addresses or networks, not {_network!r}."

@@ -90,7 +90,7 @@ def test_each_key_knows_who_made_it(key: Any, alice: Account, settings: Any) -> 
     for via, id_ in made.items():
         row = ApiKey.objects.get(id=id_)
         assert row.made_via == via
-        maker = ApiKey.objects.get(prefix=root[:12]) if via == "api_key" else None
+        maker = ApiKey.objects.get(prefix=root[:12]).id if via == "api_key" else None
         assert row.made_by == maker
     assert ApiKey.objects.get(prefix=root[:12]).made_via == ""
 

@@ -94,6 +94,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "QDRANT_TIMEOUT is none": ({"QDRANT_TIMEOUT": "0"}, "QDRANT_TIMEOUT"),
     "PUBLIC_URL has no scheme": ({"PUBLIC_URL": "memory.example.org"}, "PUBLIC_URL"),
     "PUBLIC_URL has another scheme": ({"PUBLIC_URL": "ftp://example.org"}, "PUBLIC_URL"),
+    "PUBLIC_URL is for every host": ({"PUBLIC_URL": "https://*"}, "PUBLIC_URL"),
     "PUBLIC_URL has no host": ({"PUBLIC_URL": "https://"}, "PUBLIC_URL"),
     "PUBLIC_URL has half a bracket": ({"PUBLIC_URL": "https://[::1"}, "PUBLIC_URL"),
     "TRUSTED_PROXIES names no address": ({"TRUSTED_PROXIES": "10.0.0.1,lan"}, "TRUSTED_PROXIES"),

@@ -58,12 +58,14 @@ class Command(BaseCommand):
         self.stdout.write(f"{ended} keys are revoked.")
 
     def _list(self) -> None:
-        keys = ApiKey.objects.select_related("owner", "project", "made_by")
-        for key in keys.order_by("created_at"):
+        keys = list(ApiKey.objects.select_related("owner", "project").order_by("created_at"))
+        prefixes = {key.id: key.prefix for key in keys}
+        for key in keys:
             state = "revoked" if key.revoked_at else "live"
             used = key.last_used_at.isoformat(timespec="minutes") if key.last_used_at else "never"
             scopes = " ".join(key.scopes)
-            maker = key.made_by.prefix if key.made_by else key.made_via or "command line"
+            via = key.made_via or "command line"
+            maker = prefixes.get(key.made_by, via) if key.made_by else via
             self.stdout.write(
                 f"{key.prefix}…{key.last4}  {state}  {key.owner.email}  {key.project.slug}  "
                 f"{scopes}  used {used}  made by {maker}  {key.label}"
