@@ -10,8 +10,7 @@ from rest_framework.response import Response
 from accounts import services, sessions, setup, throttle
 from accounts.models import Account
 from accounts.queries import account_of, role_name
-from accounts.throttle import Limit
-from mem0dash.errors import ConflictError
+from mem0dash.errors import ConflictError, InvalidCredentialError
 from mem0dash.middleware import client_address
 from mem0dash.rest.bodies import Email, body_of
 from mem0dash.rest.schemas import MESSAGE, TEXT, TIME, UUID_TEXT, answers, object_of
@@ -78,13 +77,6 @@ def _subject(request: Request) -> str:
     return throttle.address_subject(client_address(request._request))
 
 
-def _limit(request: Request, limit: Limit) -> str:
-    """Counts the request against the limit of its route; the address that it is counted for."""
-    address = _subject(request)
-    throttle.take(limit, address)
-    return address
-
-
 def _tokens(account: Account) -> dict[str, str]:
     return _token_shape(sessions.open_session(account))
 
@@ -137,8 +129,9 @@ class LoginView(OpenView):
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, Login)
-        address = _limit(request, throttle.LOGIN)
-        account = sessions.sign_in(email=body.email, password=body.password, address=address)
+        account = sessions.sign_in(
+            email=body.email, password=body.password, address=_subject(request)
+        )
         return Response(_tokens(account))
 
 
@@ -151,8 +144,12 @@ class RefreshView(OpenView):
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, Refresh)
-        _limit(request, throttle.REFRESH)
-        return Response(_token_shape(sessions.refresh_session(body.refresh_token)))
+        try:
+            tokens = sessions.refresh_session(body.refresh_token)
+        except InvalidCredentialError:
+            throttle.take(throttle.REFRESH, _subject(request))
+            raise
+        return Response(_token_shape(tokens))
 
 
 class MeView(OssView):

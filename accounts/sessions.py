@@ -43,7 +43,9 @@ def sign_in(*, email: str, password: str, address: str, browser: str = "") -> Ac
     """The account with this e-mail address and password, asked for from `address`.
 
     `browser` is what `known_browser` gave when the account was signed in there before. There, the
-    failures of others do not count: nobody can shut an account's owner out by failing for long.
+    failures of others do not count: nobody can shut an account's owner out by failing for long, be
+    it from the same address. Elsewhere a right password has to wait as well after too many wrong
+    ones, for checking it is what guessing consists of; right ones are not counted.
     InvalidCredentialError in the same words, after the same work, for an unknown address, a wrong
     password and a deactivated account; RateLimitedError after too many of them.
     """
@@ -65,12 +67,19 @@ def _count_attempt(
 ) -> list[throttle.Taken]:
     if account is not None and (nonce := _nonce(browser, account)):
         return [throttle.take(throttle.WRONG_PASSWORDS_KNOWN, nonce)]
-    here = throttle.take(throttle.WRONG_PASSWORDS_HERE, f"{email} {address}")
+    counted: list[throttle.Taken] = []
     try:
-        return [here, throttle.take(throttle.WRONG_PASSWORDS, email)]
+        for limit, subject in (
+            (throttle.LOGIN, address),
+            (throttle.WRONG_PASSWORDS_HERE, f"{email} {address}"),
+            (throttle.WRONG_PASSWORDS, email),
+        ):
+            counted.append(throttle.take(limit, subject))
     except throttle.RateLimitedError:
-        throttle.give_back(here)
+        for attempt in counted:
+            throttle.give_back(attempt)
         raise
+    return counted
 
 
 def known_browser(account: Account, browser: str = "") -> str:

@@ -59,20 +59,16 @@ def require_setup_token(sent: str, *, address: str) -> None:
     """Lets through who sends the setup token while nobody owns the instance.
 
     SetupClosedError once somebody does, PermissionDeniedError for another text, RateLimitedError
-    after too many of either from this address (throttle.address_subject). Who has the token may try
-    as often as a password does not suit.
+    after too many of either from this address (throttle.address_subject). Who has the token passes
+    whatever others there have tried, and as often as a password does not suit.
     """
-    registering = throttle.take(throttle.REGISTER, address)
+    if needs_setup() and is_setup_token(sent.strip()):
+        return
+    throttle.take(throttle.REGISTER, address)
     if not needs_setup():
         raise SetupClosedError(CLOSED)
-    attempt = throttle.take(throttle.WRONG_SETUP_TOKENS, address)
-    if not is_setup_token(sent.strip()):
-        # The token goes with the first owner, who may have been made since.
-        if needs_setup():
-            raise PermissionDeniedError(HOW_TO_REGISTER)
-        raise SetupClosedError(CLOSED)
-    throttle.give_back(attempt)
-    throttle.give_back(registering)
+    throttle.take(throttle.WRONG_SETUP_TOKENS, address)
+    raise PermissionDeniedError(HOW_TO_REGISTER)
 
 
 def forget_setup_token() -> None:

@@ -41,6 +41,7 @@ class Limit:
         return f"{self.most} per {minutes} minute{'' if minutes == 1 else 's'}"
 
 
+# Of an address, whatever account it tries. Only what fails counts.
 REGISTER: Final = Limit("register", 5, 60, 60)
 LOGIN: Final = Limit("login", 10, 60, 60)
 REFRESH: Final = Limit("refresh", 20, 60, 60)

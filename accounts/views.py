@@ -54,10 +54,9 @@ def login(request: HttpRequest) -> HttpResponse:
         return _shown(request, LoginForm(), after)
     form = LoginForm(request.POST)
     try:
-        address = throttle.address_subject(client_address(request))
-        throttle.take(throttle.LOGIN, address)
         if not form.is_valid():
             return _shown(request, form, after, status=422)
+        address = throttle.address_subject(client_address(request))
         return _signed_in(request, form, address, after)
     except RateLimitedError as error:
         form.add_error(None, f"Too many attempts. Try again in {_wait(error.retry_after or 60)}.")

@@ -51,7 +51,7 @@ def _shape(row: ApiKey) -> dict[str, Any]:
 class ApiKeysView(OssView):
     @extend_schema(
         operation_id="list_api_keys",
-        summary="One's own keys that are not revoked, newest first",
+        summary="One's own live keys, newest first; for a key, itself and those that it made",
         responses=answers(KEYS),
     )
     def get(self, request: Request) -> Response:
@@ -69,9 +69,9 @@ class ApiKeysView(OssView):
 
     @extend_schema(
         operation_id="create_api_key",
-        summary="Make a key with all of one's own rights; it is shown once",
+        summary="Make a key with all of one's own rights (scope write); it is shown once",
         request=KeyCreate,
-        responses=answers(MADE, status=201),
+        responses=answers(MADE, 409, status=201),
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, KeyCreate)
@@ -84,7 +84,7 @@ class ApiKeysView(OssView):
 class ApiKeyView(OssView):
     @extend_schema(
         operation_id="revoke_api_key",
-        summary="End one of one's own keys at once",
+        summary="End one of one's own keys at once, with all keys that it made",
         responses=answers(MESSAGE),
     )
     def delete(self, request: Request, key_id: str) -> Response:

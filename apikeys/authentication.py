@@ -1,6 +1,5 @@
 """Turns the credential of a request into a Principal."""
 
-import hmac
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -12,8 +11,11 @@ from rest_framework.request import Request
 from accounts.models import Account, Project
 from accounts.queries import project_named, project_view, scopes_in
 from accounts.sessions import account_of_access_token
+from accounts.throttle import RateLimitedError
 from apikeys import usage
 from apikeys.services import PREFIX, find_api_key, principal_of
+from mem0dash import credentials
+from mem0dash.credentials import Sent
 from mem0dash.errors import InvalidCredentialError, NotFoundError
 from mem0dash.middleware import client_address
 from mem0dash.principal import ALL_SCOPES, Principal, Via
@@ -23,21 +25,22 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 NO_PROJECT = "Project not found."
+INVALID_KEY = "Invalid API key."
 
 
 class CredentialAuthentication(BaseAuthentication):
     """`X-API-Key: k`, `Authorization: Token k` and `Authorization: Bearer k` all carry a key.
 
     Which kind of credential it is, its value tells: a static key, an API key, a session token
-    (Bearer alone), or none of them. Raises InvalidCredentialError for whatever does not hold;
-    without any credential the request stays anonymous, unless AUTH_DISABLED makes everybody the
-    owner.
+    (Bearer alone), or none of them. Where both headers are there, the first that holds counts,
+    alone: X-API-Key, else Authorization. Raises InvalidCredentialError when none holds; without any
+    credential the request stays anonymous, unless AUTH_DISABLED makes everybody the owner.
     """
 
     def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
-        credential, scheme = _credential(request)
-        if credential is not None:
-            principal = _identify(request, credential, scheme)
+        found = credentials.sent(request.headers)
+        if found:
+            principal = _first_that_holds(request, found)
         elif settings.AUTH_DISABLED:
             _note_auth_type(request, "disabled")
             principal = _instance_principal(request, "auth_disabled")
@@ -57,39 +60,41 @@ class HasPrincipal(BasePermission):
         return isinstance(request.auth, Principal)
 
 
-def _credential(request: Request) -> tuple[str | None, str]:
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() in {"bearer", "token"}:
-        return value.strip(), scheme.lower()
-    key = request.headers.get("X-API-Key")
-    return (key.strip() if key is not None else None), "x-api-key"
+def _first_that_holds(request: Request, found: list[Sent]) -> Principal:
+    """Whoever the first credential that holds speaks for; the last one's error when none does."""
+    limited = None
+    for credential in found[:-1]:
+        try:
+            return _identify(request, credential)
+        except RateLimitedError as error:
+            limited = error
+        except InvalidCredentialError:
+            pass  # the other header may hold one
+    try:
+        return _identify(request, found[-1])
+    except InvalidCredentialError as error:
+        # The one before may be right: it could not be looked at just now.
+        raise limited or error from None
 
 
-def _identify(request: Request, credential: str, scheme: str) -> Principal:
-    if _is_static_key(credential):
+def _identify(request: Request, credential: Sent) -> Principal:
+    value = credential.value
+    if credentials.is_static_key(value):
         _note_auth_type(request, "admin_api_key")
         return _instance_principal(request, "admin_api_key")
-    if scheme == "bearer" and not credential.startswith(PREFIX):
+    if credential.scheme == "bearer" and not value.startswith(PREFIX):
         _note_auth_type(request, "bearer")
-        return _session_principal(request, credential)
+        return _session_principal(request, value)
     _note_auth_type(request, "api_key")
-    row = find_api_key(credential, address=client_address(request._request))
+    row = find_api_key(value, address=client_address(request._request))
     if row is None or row.revoked_at is not None:
-        raise InvalidCredentialError("Invalid API key.")
+        raise InvalidCredentialError(INVALID_KEY)
     if row.expires_at is not None and row.expires_at <= timezone.now():
         raise InvalidCredentialError("API key has expired.")
     if not row.owner_is_active:
         raise InvalidCredentialError("API key owner not found.")
     usage.note(row.id, row.last_used_at)
     return principal_of(row, request_id=_request_id(request), client=_client(request))
-
-
-def _is_static_key(credential: str) -> bool:
-    """Whether it is one of the keys that the environment names."""
-    return any(
-        key and hmac.compare_digest(credential.encode(), key.encode())
-        for key in (settings.ADMIN_API_KEY, settings.MEM0_API_KEY)
-    )
 
 
 def _instance_principal(request: Request, via: Via) -> Principal:

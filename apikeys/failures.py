@@ -1,8 +1,10 @@
-"""Slows down who guesses keys: an address that fails too often has to wait, whatever it sends then.
+"""Slows down who guesses keys: for an address that fails too often, failures are 429 for a while.
 
-Failures alone are counted, in the database, so that the limit holds across processes and restarts.
-Which addresses have to wait is known here as well: a request with a key that holds costs no
-statement more. Another process learns of an address with its next failure there.
+A request whose credential holds always passes: behind one address there may be many callers, and
+one of them that fails must not shut the others out. Failures alone are counted, in the database, so
+that the limit holds across processes and restarts. Which addresses have to wait is known here as
+well: a further failure of theirs costs no statement more. Another process learns of an address with
+its next failure there.
 """
 
 import logging
@@ -65,7 +67,8 @@ waiting = WaitingRoom()
 
 
 class FailureLimitMiddleware:
-    """429 for an address that failed to authenticate too often, until the window ends."""
+    """429 instead of 401 for an address that failed to authenticate too often, until the window
+    ends."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -74,13 +77,12 @@ class FailureLimitMiddleware:
         surface = _surface(request.path_info)
         if not surface or not settings.RATE_LIMIT_AUTH_FAILURES:
             return self.get_response(request)
-        address = client_address(request)
-        if left := waiting.seconds_left(surface, address):
-            return _refusal(left)
         response = self.get_response(request)
         if response.status_code != 401:
             return response
-        left = _count(surface, address)
+        address = client_address(request)
+        # Who has to wait is not counted: whoever keeps trying does not shut the door for longer.
+        left = waiting.seconds_left(surface, address) or _count(surface, address)
         return _refusal(left) if left else response
 
 

@@ -2,7 +2,8 @@
 
 Verifying one takes a good part of a second, and is done once for each key: from then on the key has
 a digest as every other. An unknown key gets so far only when an imported key that was never used
-has its first 12 characters, and no more often than the limits here allow.
+has its first 12 characters. After some wrong ones, the next have to queue for one verification at a
+time: the right key still passes, and guessing keeps one thread busy at most.
 """
 
 import logging
@@ -40,6 +41,9 @@ _slots: Final = threading.BoundedSemaphore(2)
 SLOT_SECONDS: Final = 5.0
 # How long a request with such a key waits for others that write, each time.
 WRITING_SECONDS: Final = 1.0
+# The same for those beyond a limit, and how many of them may wait for it.
+_late_slot: Final = threading.BoundedSemaphore(1)
+_late_places: Final = threading.BoundedSemaphore(3)
 
 
 def import_api_key(
@@ -101,32 +105,19 @@ def adopt(key: str, digest: str, *, address: str) -> UUID | None:
         return known[0]
     if not candidates:
         return None
-    attempts: list[Taken] = []
     with at_most(WRITING_SECONDS):
+        attempts, limited = _counted(address, prefix)
         try:
-            for limit, subject in (
-                (WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address)),
-                (WRONG_KEYS_OF_PREFIX, prefix),
-            ):
-                attempts += _counted(limit, subject)
-            right = next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
+            right = _right_one(key, candidates, limited)
         except RateLimitedError:
             _give_back(attempts)
             raise
         if right is not None:
             _give_back(attempts)
             _keep(right, digest, key[-4:])
+        elif limited is not None:
+            raise limited
     return right
-
-
-def _counted(limit: Limit, subject: str) -> list[Taken]:
-    """The attempt, where it can be counted: a key that is right holds also while nothing can be
-    written, and the slots bound what wrong ones cost."""
-    try:
-        return [throttle.take(limit, subject)]
-    except AnyDatabaseError:
-        logger.warning("the verification of a key could not be counted", exc_info=True)
-        return []
 
 
 def _keep(key_id: UUID, digest: str, last4: str) -> None:
@@ -137,6 +128,40 @@ def _keep(key_id: UUID, digest: str, last4: str) -> None:
         pass  # the same key stands in two rows, and the other one has its digest
     except AnyDatabaseError:
         logger.warning("a key is verified again with its next use", exc_info=True)
+
+
+def _counted(address: str, prefix: str) -> tuple[list[Taken], RateLimitedError | None]:
+    """The attempts, where they can be counted, and the limit that this one is beyond. A right key
+    holds also while nothing can be written: the slots bound what wrong ones cost."""
+    attempts: list[Taken] = []
+    try:
+        attempts.append(throttle.take(WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address)))
+        attempts.append(throttle.take(WRONG_KEYS_OF_PREFIX, prefix))
+    except RateLimitedError as error:
+        _give_back(attempts)
+        return [], error
+    except AnyDatabaseError:
+        logger.warning("the verification of a key could not be counted", exc_info=True)
+    return attempts, None
+
+
+def _right_one(
+    key: str, candidates: list[tuple[UUID, str, str | None]], limited: RateLimitedError | None
+) -> UUID | None:
+    """The id of the row that the key opens; RateLimitedError where too many are being verified."""
+    if limited is None:
+        return next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
+    if not _late_places.acquire(blocking=False):
+        raise limited
+    try:
+        if not _late_slot.acquire(timeout=SLOT_SECONDS):
+            raise limited
+        try:
+            return next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
+        finally:
+            _late_slot.release()
+    finally:
+        _late_places.release()
 
 
 def _give_back(attempts: list[Taken]) -> None:

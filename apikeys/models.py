@@ -12,6 +12,10 @@ class ApiKey(models.Model):
     (12 characters) and `last4` are what people recognise it by. `entity_limit` maps an entity field
     to the only values the key may touch, such as {"user_id": ["alice"]}; null is no limit.
 
+    `made_by` is the id of the key that made this one: revoking that one revokes this one as well.
+    `made_via` is the kind of caller that made it: a Via of mem0dash.principal, "" for the command
+    line.
+
     A key that was imported from mem0's own server comes as a `bcrypt` hash; it has no digest and no
     `last4` until it is first used.
     """
@@ -30,6 +34,8 @@ class ApiKey(models.Model):
     revoked_at = models.DateTimeField(null=True)
     last_used_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    made_by = models.UUIDField(null=True, db_index=True)
+    made_via = models.CharField(max_length=16, blank=True, default="")
 
     class Meta:
         constraints = (

@@ -3,26 +3,35 @@
 import hashlib
 import re
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import ROLE_SCOPES, Account, Project
 from accounts.queries import default_user_of, scopes_in
-from apikeys import imported
+from apikeys import imported, lineage
 from apikeys.models import ApiKey
-from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError
-from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
+from mem0dash.errors import (
+    ConflictError,
+    InvalidCredentialError,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+)
+from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope, Via
 
 PREFIX: Final = "m0sk_"
 # For secret scanners as well: docs/api-keys.md publishes it.
 KEY_PATTERN: Final = re.compile(r"m0sk_[A-Za-z0-9_-]{43}")
 LIMITABLE: Final = ("user_id", "agent_id", "app_id", "run_id")
+# Live keys of one account in one project.
+MOST_KEYS: Final = 50
 
 
 def digest_of(key: str) -> str:
@@ -42,9 +51,10 @@ def create_api_key(
 ) -> tuple[ApiKey, str]:
     """A new key and its plain text, which is nowhere kept.
 
-    `scopes` None gives all that the owner (and the `maker`, the key that makes it) has. A key never
-    makes a key with more than it has, nor one that lasts longer: PermissionDeniedError.
-    InvalidInputError for a bad label or limit.
+    `scopes` None gives all that the owner (and the `maker`, who makes it) has. A key needs scope
+    `write` to make another one, never gives it more than it has, and never lets it last longer:
+    PermissionDeniedError. InvalidInputError for a bad label or limit; ConflictError when the owner
+    has MOST_KEYS live keys in the project; InvalidCredentialError when the maker was revoked since.
     """
     label = label.strip()
     if not label or len(label) > 150:
@@ -54,6 +64,8 @@ def create_api_key(
         maker.project.id != project.id or maker.account_id not in {None, owner.id}
     ):
         raise PermissionDeniedError("A key makes keys of its own account and project only.")
+    if maker is not None and maker.key_id is not None:
+        maker.require(Scope.WRITE)
     if not most:
         raise PermissionDeniedError("This account has no rights in the project to give to a key.")
     wanted = most if scopes is None else frozenset(scopes)
@@ -62,25 +74,50 @@ def create_api_key(
     if not wanted <= most:
         raise PermissionDeniedError("A key cannot be given more than its maker has.")
     key = PREFIX + secrets.token_urlsafe(32)
-    row = ApiKey.objects.create(
-        owner=owner,
-        project=project,
-        label=label,
-        prefix=key[:12],
-        last4=key[-4:],
-        digest=digest_of(key),
-        scopes=sorted(wanted),
-        expires_at=_checked_end(expires_at, maker),
-        entity_limit=_checked_limit(entity_limit, maker),
-    )
+    with transaction.atomic():
+        _lock(owner)
+        _check_count(owner, project)
+        row = ApiKey.objects.create(
+            owner=owner,
+            project=project,
+            label=label,
+            prefix=key[:12],
+            last4=key[-4:],
+            digest=digest_of(key),
+            scopes=sorted(wanted),
+            expires_at=_checked_end(expires_at, maker),
+            entity_limit=_checked_limit(entity_limit, maker),
+            made_by=maker.key_id if maker else None,
+            made_via=maker.via if maker else "",
+        )
     return row, key
+
+
+def _lock(owner: Account) -> None:
+    """Until the transaction ends, nobody else makes or revokes keys of this account: a key that is
+    being revoked makes no other one meanwhile, and two that come at once count each other."""
+    Account.objects.select_for_update(no_key=True).get(pk=owner.pk)
+
+
+def _check_count(owner: Account, project: Project) -> None:
+    unended = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    live = ApiKey.objects.filter(unended, owner=owner, project=project, revoked_at=None)
+    if live.count() >= MOST_KEYS:
+        raise ConflictError(
+            f"This account has {MOST_KEYS} live API keys in the project, which is the most it may "
+            "have. Revoke one that is no longer used."
+        )
 
 
 def _checked_end(wanted: datetime | None, maker: Principal | None) -> datetime | None:
     """When the new key ends: as wanted, and with the key that makes it at the latest."""
     if maker is None or maker.key_id is None:
         return wanted
-    latest = ApiKey.objects.values_list("expires_at", flat=True).get(id=maker.key_id)
+    alive = ApiKey.objects.filter(id=maker.key_id, revoked_at=None)
+    row = alive.values_list("expires_at").first()
+    if row is None:  # revoked since the request began
+        raise InvalidCredentialError("Invalid API key.")
+    [latest] = row
     return min(wanted, latest) if wanted and latest else wanted or latest
 
 
@@ -103,24 +140,42 @@ def _checked_limit(
     return {field: sorted(values) for field, values in merged.items()}
 
 
-def revoke_api_key(*, key_id: UUID, owner: Account) -> None:
-    """Ends the key at once; NotFoundError when it is not the owner's, InvalidInputError when it has
-    been revoked before."""
-    mine = ApiKey.objects.filter(id=key_id, owner=owner)
-    if mine.filter(revoked_at=None).update(revoked_at=timezone.now()):
-        return
-    if mine.exists():
-        raise InvalidInputError("API key is already revoked.")
-    raise NotFoundError("API key not found.")
+def revoke_api_key(*, key_id: UUID, owner: Account) -> int:
+    """Ends the key and every key that it made, directly or through others, at once; how many.
+
+    NotFoundError when it is not the owner's, InvalidInputError when it has been revoked before.
+    """
+    with transaction.atomic():
+        _lock(owner)
+        if not ApiKey.objects.filter(id=key_id, owner=owner).exists():
+            raise NotFoundError("API key not found.")
+        if ended := lineage.end(key_id):
+            return ended
+    raise InvalidInputError("API key is already revoked.")
+
+
+def revoke_made_via(via: Via, *, owner: Account | None = None) -> int:
+    """Ends all keys that callers of this kind made (of one account, or of all), each with what it
+    made; how many. For what cannot be revoked key by key: a static key that leaked, sessions."""
+    rows = ApiKey.objects.filter(made_via=via, revoked_at=None).select_related("owner")
+    ended = 0
+    for row in rows if owner is None else rows.filter(owner=owner):
+        with transaction.atomic():
+            _lock(row.owner)
+            ended += lineage.end(row.id)
+    return ended
 
 
 def own_api_keys(principal: Principal, owner: Account) -> list[ApiKey]:
     """The owner's live keys in the caller's project, newest first.
 
-    For a key, keys that may do more than itself do not exist.
+    For a key, those that it did not make, itself or through others, do not exist. A session reaches
+    all of its account's.
     """
     rows = ApiKey.objects.filter(owner=owner, project_id=principal.project.id, revoked_at=None)
-    return _within_reach(rows.order_by("-created_at", "-id"), principal, owner)
+    if principal.key_id is not None:
+        rows = rows.filter(id__in=lineage.live_below(principal.key_id))
+    return list(rows.order_by("-created_at", "-id"))
 
 
 def create_own_api_key(principal: Principal, owner: Account, *, label: str) -> tuple[ApiKey, str]:
@@ -130,30 +185,13 @@ def create_own_api_key(principal: Principal, owner: Account, *, label: str) -> t
 
 
 def revoke_own_api_key(principal: Principal, owner: Account, *, key_id: UUID) -> None:
-    """Ends one of the owner's keys in the caller's project; raises what revoke_api_key does."""
-    rows = ApiKey.objects.filter(id=key_id, owner=owner, project_id=principal.project.id)
-    if not _within_reach(rows, principal, owner):
+    """Ends one of the owner's keys in the caller's project, with what it made. A key ends itself
+    and what it made; raises what revoke_api_key does."""
+    mine = ApiKey.objects.filter(id=key_id, owner=owner, project_id=principal.project.id)
+    maker_id = principal.key_id
+    if not mine.exists() or not (maker_id is None or lineage.is_below(key_id, maker_id)):
         raise NotFoundError("API key not found.")
     revoke_api_key(key_id=key_id, owner=owner)
-
-
-def _within_reach(rows: Iterable[ApiKey], principal: Principal, owner: Account) -> list[ApiKey]:
-    """The keys that may do no more than the caller. A session reaches all of its account's."""
-    if principal.via != "api_key":
-        return list(rows)
-    most = scopes_in(owner, principal.project.id)
-    return [
-        row
-        for row in rows
-        if most.intersection(row.scopes) <= principal.scopes
-        and _is_narrower(row.entity_limit or {}, principal.entity_limit or {})
-    ]
-
-
-def _is_narrower(
-    limit: Mapping[str, Collection[str]], other: Mapping[str, Collection[str]]
-) -> bool:
-    return all(name in limit and set(limit[name]) <= set(other[name]) for name in other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,44 @@ def check_public_url(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
     return []
 
 
+@register(Tags.security, deploy=True)
+def check_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Behind a proxy that is not named, all callers look like one."""
+    if settings.PUBLIC_URL and not settings.TRUSTED_PROXIES:
+        return [
+            CheckWarning(
+                "PUBLIC_URL is set and TRUSTED_PROXIES is not: behind a proxy all callers have its "
+                "address, in the logs and for the limits of failed attempts.",
+                hint="Set TRUSTED_PROXIES to the proxy's address; no proxy, nothing to do.",
+                id="mem0dash.W007",
+            )
+        ]
+    return []
+
+
+@register(Tags.security)
+def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Any name for the server is any page's way in, where no key is asked for."""
+    if "*" not in settings.NAMED_HOSTS:
+        return []
+    if settings.AUTH_DISABLED:
+        return [
+            Error(
+                "ALLOWED_HOSTS is * and AUTH_DISABLED is set: any page that is open in a browser "
+                "of this machine could read all memories.",
+                hint="List the names that you use.",
+                id="mem0dash.E005",
+            )
+        ]
+    return [
+        CheckWarning(
+            "ALLOWED_HOSTS is *: the server answers to every name.",
+            hint="List the names that you use.",
+            id="mem0dash.W008",
+        )
+    ]
+
+
 @register(Tags.security)
 def check_forwarded(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """What mem0-server turns on by default, this server does by naming the proxy."""

@@ -1,12 +1,15 @@
 """Reads settings from environment variables, loudly: a wrong value names its variable."""
 
 import os
+import re
 import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
+# An IPv6 address in brackets is no list.
+_ADDRESS = re.compile(r"\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]")
 
 
 class ConfigurationError(Exception):
@@ -57,8 +60,21 @@ def integer(name: str, default: int, *, low: int, high: int) -> int:
 
 
 def words(name: str) -> list[str]:
-    """A comma-separated list; blanks fall away."""
-    return [word.strip() for word in text(name).split(",") if word.strip()]
+    """A list, as `listed` understands it."""
+    return listed(name, text(name))
+
+
+def listed(name: str, value: str) -> list[str]:
+    """The words of a list: with commas, semicolons or white space between them, or as JSON; with
+    or without quotes. ConfigurationError for half a bracket or quote, or anything in braces."""
+    inside = value.strip()
+    if re.fullmatch(r"\[.*\]", inside, re.DOTALL) and not _ADDRESS.match(inside):
+        inside = inside[1:-1]
+    found = [word for word in re.split(r"[,;\s]+", inside) if word]
+    words = [w[1:-1] if len(w) > 1 and w[0] == w[-1] and w[0] in "\"'" else w for w in found]
+    if any(not word or re.search(r"[\"'{}]", word) for word in words):
+        raise ConfigurationError(f"{name} must be a list with commas between its words.")
+    return words
 
 
 def taken(*names: str) -> dict[str, str]:

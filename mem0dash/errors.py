@@ -63,6 +63,12 @@ class ConflictError(Mem0dashError):
     code = "conflict"
 
 
+class NotConfiguredError(ConflictError):
+    """What is asked for needs a provider, and none is chosen: nothing has failed."""
+
+    code = "provider_not_configured"
+
+
 class EngineError(Mem0dashError):
     """A part behind the service failed: a provider, the database or the index."""
 

@@ -24,6 +24,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
 
 from mem0dash import strangers
+from mem0dash.hosts import OWN_NAMES, Hosts
 from mem0dash.pages import error_page, is_page, wants_html
 from mem0dash.principal import Principal
 
@@ -31,7 +32,6 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 access_log = logging.getLogger("mem0dash.access")
 _INBOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HOST = re.compile(r"(?P<name>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 # <str:memory_id> in the route of a URLconf.
 _CONVERTED = re.compile(r"<(?:\w+:)?(\w+)>")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
@@ -211,36 +211,25 @@ class RefusalMiddleware:
 
 
 class HostMiddleware:
-    """Refuses a Host header that is neither loopback, an IP literal, PUBLIC_URL's nor allowed.
+    """Refuses a Host header that names neither this machine nor a host of the settings: a page
+    elsewhere could have its own name lead here (DNS rebinding).
 
-    An address in digits cannot be rebound to another machine, so it is safe without being listed.
+    The names that container networks have for this server are accepted as well, unless
+    AUTH_DISABLED is set. Within such a network somebody may let these names lead anywhere, and then
+    a key is still needed.
     """
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
-        self.named = {name.lower() for name in settings.NAMED_HOSTS}
+        own = frozenset() if settings.AUTH_DISABLED else OWN_NAMES
+        self.hosts = Hosts({*settings.NAMED_HOSTS, *own})
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         host = request.META.get("HTTP_HOST", "")
-        if host and not self.accepts(host):
+        if host and not self.hosts.accept(host):
             detail = "This host name is not allowed; add it to ALLOWED_HOSTS."
             return problem(request, detail, 400)
         return self.get_response(request)
-
-    def accepts(self, host: str) -> bool:
-        match = _HOST.fullmatch(host)
-        if match is None:
-            return False
-        name = match["name"].strip("[]").lower()
-        if name == "localhost" or name.endswith(".localhost") or name in self.named:
-            return True
-        if any(host.startswith(".") and name.endswith(host) for host in self.named):
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
 
 
 class CorsMiddleware:
@@ -254,15 +243,31 @@ class CorsMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         # Pages are nobody else's to read: a cookie lets requests into them.
         allowed = "" if is_page(request) else settings.DASHBOARD_ORIGIN
-        if not allowed or request.headers.get("Origin", "").lower() != allowed:
-            response = self.get_response(request)
-        elif request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+        origin = request.headers.get("Origin", "")
+        asks_first = request.method == "OPTIONS" and (
+            "Access-Control-Request-Method" in request.headers
+        )
+        if not allowed or origin.lower() != allowed:
+            response = (
+                self._refusal(request, origin)
+                if origin and asks_first and not is_page(request)
+                else self.get_response(request)
+            )
+        elif asks_first:
             response = self._preflight(request)
         else:
             response = self._shared(self.get_response(request), allowed)
         if allowed:
             patch_vary_headers(response, ["Origin"])
         return response
+
+    def _refusal(self, request: HttpRequest, origin: str) -> HttpResponseBase:
+        """What the browser keeps from the page, and shows to who looks for the reason."""
+        detail = (
+            f"Pages of {origin[:200]} may not call this API from a browser. "
+            "DASHBOARD_URL names the one other origin that may."
+        )
+        return JsonResponse({"detail": detail}, status=403)
 
     def _preflight(self, request: HttpRequest) -> HttpResponseBase:
         response = HttpResponse("OK", content_type="text/plain; charset=utf-8")

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.auth.middleware import AuthenticationMiddleware
@@ -96,11 +97,36 @@ def _is_filtered(request: HttpRequest) -> bool:
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """settings.CSRF_FAILURE_VIEW; Django writes the reason to the log."""
+    other = _other_origin(request, reason)
     # A cookie for TLS alone never comes back over plain HTTP.
-    needs_tls = settings.CSRF_COOKIE_SECURE and not request.is_secure()
+    needs_tls = not other and settings.CSRF_COOKIE_SECURE and not request.is_secure()
+    here = settings.CSRF_TRUSTED_ORIGINS or [f"{request.scheme}://{request.get_host()}"]
+    message = ""
+    if other:
+        message = f"This form came from {other}, and this server is {here[0]}. Nothing was changed."
     return error_page(
-        request, 403, template="csrf.html", public_url=settings.PUBLIC_URL if needs_tls else ""
+        request,
+        403,
+        message,
+        template="csrf.html",
+        public_url=settings.PUBLIC_URL if needs_tls else "",
+        other=other,
+        here=here[0],
+        has_public_url=bool(settings.PUBLIC_URL),
     )
+
+
+def _other_origin(request: HttpRequest, reason: str) -> str:
+    """The origin that a form was sent from, where it is that which does not fit; else ""."""
+    if reason.startswith("Origin checking failed"):
+        return request.headers.get("Origin", "")[:200]
+    if reason.startswith("Referer checking failed") and "does not match" in reason:
+        try:
+            parts = urlsplit(request.headers.get("Referer", ""))
+        except ValueError:
+            return ""
+        return f"{parts.scheme}://{parts.netloc}"[:200] if parts.netloc else ""
+    return ""
 
 
 class OnPages:

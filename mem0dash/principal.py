@@ -60,16 +60,26 @@ class Principal:
                 message or f"This credential lacks the scope '{scope.value}'."
             )
 
+    def require_project(self, what: str) -> None:
+        """Raises PermissionDeniedError unless the caller may change `what` for the whole project:
+        with scope `admin`, and without an entity limit."""
+        self.require(Scope.ADMIN, "Admin role required.")
+        self.require_unlimited(what)
+
+    def require_unlimited(self, what: str) -> None:
+        """Raises PermissionDeniedError for a caller with an entity limit."""
+        if self.entity_limit is not None:
+            raise PermissionDeniedError(
+                f"A credential limited to some entities may not change {what} for everyone."
+            )
+
     def require_instance(self, what: str) -> None:
         """Raises PermissionDeniedError unless the caller may change `what` for the whole instance:
         an instance owner, with scope `admin`, and without an entity limit."""
         self.require(Scope.ADMIN, "Admin role required.")
         if not self.is_owner:
             raise PermissionDeniedError(f"Only the instance owner may change {what}.")
-        if self.entity_limit is not None:
-            raise PermissionDeniedError(
-                f"A credential limited to some entities may not change {what} for everyone."
-            )
+        self.require_unlimited(what)
 
     def may_use(self, entity: str, value: str) -> bool:
         """Whether the entity limit leaves room for `value` in the field `entity`."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import dj_database_url
 from cryptography.fernet import Fernet
 
-from mem0dash import engines, env
+from mem0dash import engines, env, hosts
 from mem0dash.env import ConfigurationError
 from mem0dash.version import VERSION
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES
@@ -42,12 +42,12 @@ DEBUG = False
 SECRET_KEY = env.kept_secret("SECRET_KEY", DATA_DIR / "secret_key", make=secrets.token_urlsafe(50))
 if len(SECRET_KEY) < 32:
     raise ConfigurationError("SECRET_KEY must have at least 32 characters.")
-ENCRYPTION_KEYS = [
-    key.strip()
-    for key in env.kept_secret(
+ENCRYPTION_KEYS = env.listed(
+    "ENCRYPTION_KEY",
+    env.kept_secret(
         "ENCRYPTION_KEY", DATA_DIR / "encryption_key", make=Fernet.generate_key().decode()
-    ).split(",")
-]
+    ),
+) or [""]
 for _key in ENCRYPTION_KEYS:
     try:
         Fernet(_key)
@@ -97,20 +97,22 @@ try:
     _public = urlsplit(PUBLIC_URL)
 except ValueError:
     _public = urlsplit("unreadable:")
-if PUBLIC_URL and (_public.scheme not in {"http", "https"} or not _public.hostname):
+if PUBLIC_URL and (_public.scheme not in {"http", "https"} or (_public.hostname or "*")[0] in "*."):
     raise ConfigurationError(
         "PUBLIC_URL (or PUBLIC_BASE_URL) must look like https://memory.example.org, "
         f"not {PUBLIC_URL!r}."
     )
 # The one other origin whose pages may call the API; "" for none.
 DASHBOARD_ORIGIN = env.origin("DASHBOARD_URL")
-# Hosts beside loopback and IP literals, which middleware.HostMiddleware always accepts.
-NAMED_HOSTS = [*env.words("ALLOWED_HOSTS"), *([_public.hostname] if _public.hostname else [])]
+# Hosts beside loopback and IP literals, which hosts.Hosts always accepts.
+NAMED_HOSTS = [hosts.spelt("ALLOWED_HOSTS", word) for word in env.words("ALLOWED_HOSTS")]
+if _public.hostname:
+    NAMED_HOSTS.append(hosts.spelt("PUBLIC_URL", _public.hostname))
 ALLOWED_HOSTS = ["*"]
 TRUSTED_PROXIES = []
 for _network in env.words("TRUSTED_PROXIES"):
     try:
-        TRUSTED_PROXIES.append(ipaddress.ip_network(_network, strict=False))
+        TRUSTED_PROXIES.append(ipaddress.ip_network(_network.strip("[]"), strict=False))
     except ValueError as _error:
         raise ConfigurationError(
             f"TRUSTED_PROXIES must list addresses or networks, not {_network!r}."
@@ -195,7 +197,14 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
         "PRAGMA cache_size=-4000; PRAGMA journal_size_limit=8388608;",
     }
-elif not _is_postgresql:
+elif _is_postgresql:
+    # Seconds, and milliseconds: a machine that is away, and says nothing, is given up on.
+    _database["OPTIONS"] = {
+        "connect_timeout": 5,
+        "tcp_user_timeout": 10_000,
+        **_database.get("OPTIONS", {}),
+    }
+else:
     raise ConfigurationError("DATABASE_URL must name a SQLite or a PostgreSQL database.")
 # PostgreSQL only. Without a pool every thread keeps a connection of its own.
 DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 0, low=0, high=1000)
@@ -386,6 +395,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
     "COMPONENT_SPLIT_REQUEST": True,
+    # The first is where the document was read from, behind whatever name: "Try it out" calls it.
+    "SERVERS": (
+        [{"url": f"{_public.path}/".rstrip("/") or "/"}, {"url": PUBLIC_URL}] if PUBLIC_URL else []
+    ),
     "POSTPROCESSING_HOOKS": ["apikeys.schema.either_credential"],
 }
 

@@ -4,8 +4,6 @@ It is read here, and written with each change alone (records.revision): nothing 
 but that erasing a memory takes the words out of it.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,19 +14,19 @@ import orjson
 from django.db.models import Exists, OuterRef, QuerySet
 
 from accounts.models import Account
+from mem0dash import spreadsheets
 from mem0dash.errors import InvalidInputError
 from mem0dash.forms import end_of, start_of
 from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from mem0dash.rest.json import dumps
 from memories import queries, word_diff
-from memories.export import cell
 from memories.filters import to_q
 from memories.models import Memory, Revision
 
 EVENTS: Final = ("ADD", "UPDATE", "DELETE", "RESTORE", "ERASE")
 # Format -> media type.
-FORMATS: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
+FORMATS: Final = {"csv": spreadsheets.MEDIA_TYPE, "jsonl": "application/x-ndjson"}
 BATCH: Final = 500
 COLUMNS: Final = (
     *("at", "event", "memory_id", "account_id", "account", "via", "old_text", "new_text"),
@@ -174,7 +172,10 @@ def export(principal: Principal, chosen: Chosen, format_: str) -> Iterator[bytes
         raise InvalidInputError(f"Export as {' or '.join(FORMATS)}.")
     names = (*COLUMNS, *DETAILS) if Scope.ADMIN in principal.scopes else COLUMNS
     batches = _batches(revisions(principal, chosen))
-    return _csv(batches, names) if format_ == "csv" else _lines(batches, names)
+    if format_ == "csv":
+        rows = ([[_value(row, name) for name in names] for row in batch] for batch in batches)
+        return spreadsheets.lines(names, rows)
+    return _lines(batches, names)
 
 
 def _batches(rows: QuerySet[Revision]) -> Iterator[list[Revision]]:
@@ -194,15 +195,3 @@ def _lines(batches: Iterator[list[Revision]], names: Sequence[str]) -> Iterator[
     for batch in batches:
         records = [{name: _value(row, name) for name in names} for row in batch]
         yield b"".join(dumps(record) + b"\n" for record in records)
-
-
-def _csv(batches: Iterator[list[Revision]], names: Sequence[str]) -> Iterator[bytes]:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(names)
-    yield out.getvalue().encode()
-    for batch in batches:
-        out.seek(0)
-        out.truncate()
-        writer.writerows([cell(_value(row, name)) for name in names] for row in batch)
-        yield out.getvalue().encode()

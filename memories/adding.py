@@ -117,7 +117,7 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
     it has not failed, when its input is gone, when an identical request was stored since, or when
     it wants an LLM and there is none any more; errors as `add_memories`, and then it stays failed.
     """
-    principal.require(Scope.ADMIN)
+    principal.require_project("failed adds")
     kept = AddInput.objects.filter(id=input_id, project_id=principal.project.id).first()
     if kept is None:
         raise NotFoundError(f"There is no add {input_id}.")
@@ -295,5 +295,5 @@ def adopted_app(metadata: Mapping[str, Any]) -> str | None:
 
 def failed_adds(principal: Principal) -> list[AddInput]:
     """The project's failed adds that wait for another attempt, oldest first; scope `admin`."""
-    principal.require(Scope.ADMIN)
+    principal.require_project("failed adds")
     return list(ingest.waiting(principal.project.id).order_by("created_at"))

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from accounts.models import Project
 from mem0dash.errors import ConflictError
-from mem0dash.principal import Principal, Scope
+from mem0dash.principal import Principal
 from memories import leases, records, runtime
 from memories.demo_set import sample_adds
 from memories.engine.engine import Engine
@@ -43,7 +43,7 @@ def fill_project(principal: Principal) -> int:
     can be restored, or while the shared index is built anew; ProviderError when the embedder fails.
     Without an embedder vectors are made once there is one, as after adds.
     """
-    principal.require(Scope.ADMIN)
+    principal.require_project("the sample data")
     _insist_on_empty(principal)
     adds = sample_adds(replace(principal, via="internal", request_id=SIGNATURE), timezone.now())
     memories = [memory for add in adds for memory in add.memories]
@@ -118,7 +118,7 @@ def remove_demo(principal: Principal) -> int:
     Nothing else goes, whatever it says of itself. Empty rows stay until `drop_emptied`.
     ConflictError while the shared index is built anew: then nothing has changed.
     """
-    principal.require(Scope.ADMIN)
+    principal.require_project("the sample data")
     with _between_builds():
         ids = list(_signed(principal))
         rows = list(
@@ -165,7 +165,7 @@ def drop_emptied(principal: Principal) -> int:
 
     What is left is purged by the server in its time.
     """
-    principal.require(Scope.ADMIN)
+    principal.require_project("the sample data")
     gone = _emptied(principal)
     if IndexState.objects.exists():
         gone = gone.filter(indexed_rev=F("rev"))
@@ -179,7 +179,7 @@ def let_go(principal: Principal) -> None:
     Scope `admin`. IndexUnavailableError when it cannot be opened, as while a server has the
     embedded one: then that server does the same.
     """
-    principal.require(Scope.ADMIN)
+    principal.require_project("the sample data")
     state = IndexState.objects.first()
     ids = list(_emptied(principal).values_list("id", flat=True))
     if state is None or not ids:

@@ -1,7 +1,5 @@
 """Exports a selection as JSON, JSON Lines or CSV: every column, in pieces, in constant memory."""
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,9 +9,9 @@ from uuid import UUID
 import orjson
 from django.db.models import Q
 
+from mem0dash import spreadsheets
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
-from mem0dash.rest.json import dumps
 from memories import covered, keyword, paging
 from memories.covered import Order, Source
 from memories.selection import Selection
@@ -22,7 +20,7 @@ from memories.selection import Selection
 FORMATS: Final = {
     "json": ("application/json", "json"),
     "jsonl": ("application/x-ndjson", "jsonl"),
-    "csv": ("text/csv; charset=utf-8", "csv"),
+    "csv": (spreadsheets.MEDIA_TYPE, "csv"),
 }
 BATCH: Final = 1000
 # Name in the file -> column.
@@ -46,9 +44,6 @@ _INSTANTS: Final = tuple(at for at, name in enumerate(_NAMES) if name.endswith("
 _AT: Final = _NAMES.index("created_at")
 _OLDEST: Final[Order] = (("created_at", False), ("id", False))
 _OPTIONS: Final = orjson.OPT_UTC_Z
-# The wide forms are what Japanese and Chinese spreadsheets take for the narrow ones.
-_WIDE: Final = ("\uff1d", "\uff0b", "\uff0d", "\uff20")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", *_WIDE)
 
 Batches = Iterator[list[list[Any]]]
 
@@ -58,8 +53,8 @@ def export(principal: Principal, selection: Selection, format_: str) -> Iterator
     comes exactly once, whatever is added or deleted meanwhile.
 
     Refuses before the first piece: InvalidInputError for an unknown format or a search by meaning,
-    PermissionDeniedError (scope `read`; `review` for deleted memories). Cells of a CSV that a
-    spreadsheet would take for formulas begin with an apostrophe.
+    PermissionDeniedError (scope `read`; `review` for deleted memories). In a CSV, an apostrophe
+    stands before what a spreadsheet would take for a formula.
     """
     if format_ not in FORMATS:
         raise InvalidInputError(f"Export as {', '.join(FORMATS)}.")
@@ -124,22 +119,4 @@ def _json(batches: Batches) -> Iterator[bytes]:
 
 
 def _csv(batches: Batches) -> Iterator[bytes]:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(_NAMES)
-    for batch in batches:
-        writer.writerows([cell(value) for value in row] for row in batch)
-        yield out.getvalue().encode()
-        out.seek(0)
-        out.truncate()
-    if out.getvalue():
-        yield out.getvalue().encode()
-
-
-def cell(value: Any) -> str:
-    """A value as a cell of a CSV; a text that a spreadsheet would take for a formula is inert."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return dumps(value, _OPTIONS).decode().strip('"')
-    return f"'{value}" if value.lstrip(" ").startswith(_FORMULA) else value
+    return spreadsheets.lines(_NAMES, batches)

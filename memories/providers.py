@@ -11,6 +11,7 @@ from accounts.services import set_instructions
 from mem0dash.errors import (
     ConflictError,
     InvalidInputError,
+    NotConfiguredError,
     ProviderError,
 )
 from mem0dash.principal import Principal, Scope
@@ -97,11 +98,12 @@ def configure(principal: Principal, change: Mapping[str, Any]) -> None:
     at once and without a restart.
 
     A secret never follows to another provider or address. PermissionDeniedError
-    (providers: the instance owner; instructions: scope `admin`), InvalidInputError, ConflictError
+    (providers: the instance owner; instructions: scope `admin`; neither with an entity limit),
+    InvalidInputError, ConflictError
     for another embedder while there are memories, ProviderError when a new embedder cannot be asked
     for its dimensions; then nothing has changed.
     """
-    principal.require(Scope.ADMIN, "Admin role required.")
+    principal.require_project("the configuration")
     unknown = set(change) - set(SECTIONS) - _READ_ONLY - {"custom_instructions"}
     if unknown:
         raise InvalidInputError(f"'{shown(min(unknown))}' cannot be configured here.")
@@ -281,17 +283,15 @@ Use case:
 def generate_instructions(principal: Principal, use_case: str) -> tuple[str, str]:
     """Instructions for a use case and a message to try them with, both written by the LLM.
 
-    InvalidInputError for an empty or overlong use case; ProviderError when there is no LLM, or when
-    it fails.
+    A call that is paid for: scope `write`. InvalidInputError for an empty or overlong use case;
+    NotConfiguredError when there is no LLM, ProviderError when it fails.
     """
-    principal.require(Scope.READ)
+    principal.require(Scope.WRITE)
     if not use_case.strip() or len(use_case) > USE_CASE_LENGTH:
         raise InvalidInputError(f"use_case must be text of 1 to {USE_CASE_LENGTH} characters.")
     llm = runtime.current().engine.llm
     if llm is None:
-        raise ProviderError(
-            "No LLM is configured: write the instructions by hand.", code="provider_not_configured"
-        )
+        raise NotConfiguredError("No LLM is configured: write the instructions by hand.")
     reply = llm.generate_response(
         [{"role": "user", "content": _INSTRUCTIONS_PROMPT + use_case.strip()}]
     )

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from mem0dash import limits
 from mem0dash.errors import NotFoundError
+from mem0dash.keyset import Cursor
 from mem0dash.principal import Principal, Scope
 from memories.filters import EVERYTHING, AllOf, Condition, Node, to_q
 from memories.filters.language import mentions
@@ -156,12 +157,17 @@ def list_memories(
 
 
 def page(
-    principal: Principal, *, where: Node, limit: int, offset: int
+    principal: Principal, *, where: Node, limit: int, offset: int = 0, after: Cursor | None = None
 ) -> tuple[list[Memory], bool]:
-    """`limit` memories that match after the first `offset`, expired ones among them, oldest first:
-    what comes in meanwhile shifts nothing. And whether there are more of them."""
+    """`limit` memories that match behind the first `offset`, or behind the place `after`, expired
+    ones among them, oldest first: what comes in shifts nothing. And whether there are more.
+
+    A deletion shifts what an offset stands for, and never a place.
+    """
     principal.require(Scope.READ)
     rows = visible(principal, where, show_expired=True).order_by("created_at", "id")
+    if after is not None:
+        rows = rows.filter(after.newer("created_at"))
     found = list(rows[offset : offset + limit + 1])
     return found[:limit], len(found) > limit
 

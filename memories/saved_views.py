@@ -38,6 +38,7 @@ def save(
     principal.require(Scope.READ)
     if shared:
         principal.require(Scope.REVIEW, "Only who may review shares views with the project.")
+        principal.require_unlimited("views")
     name = " ".join(name.split())
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise InvalidInputError(f"A view needs a name of at most {MAX_NAME} characters.")
@@ -86,5 +87,7 @@ def delete(principal: Principal, view_id: int) -> SavedView:
         raise NotFoundError("There is no such view.")
     if view.owner_id != principal.account_id and Scope.ADMIN not in principal.scopes:
         raise PermissionDeniedError("Only who made a view, or an admin, deletes it.")
+    if view.shared:
+        principal.require_unlimited("views")
     view.delete()
     return view

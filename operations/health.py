@@ -136,24 +136,33 @@ def conditions() -> list[Condition]:
 
 def _asked(name: str, path: str) -> Condition:
     check: Callable[[], None] = import_string(path)
-    started, problem, state = time.perf_counter(), "", "ok"
+    started, problem, cause, state = time.perf_counter(), "", "", "ok"
     try:
         check()
     except DatastoreUnavailableError as error:
-        logger.error("health check failed", extra={"part": name, "cause": error.message})
-        problem, state = error.message, STATES.get(error.code, "failing")
+        problem = cause = error.message
+        state = STATES.get(error.code, "failing")
     except Mem0dashError as error:
-        # A state that has a name, such as an index that is being built: no traceback.
-        cause = str(error.__cause__ or "").strip()[:300]
-        told = {"part": name, "cause": cause}
-        logger.warning(f"health check failed: {error.message}", extra=told)
         problem, state = error.message, "failing"
-    except Exception:
-        logger.exception("health check failed", extra={"part": name})
+        # A state that has a name, such as an index that is being built: no traceback.
+        cause = f"{error.message} {error.__cause__ or ''}".strip()
+    except Exception as error:  # noqa: BLE001  (whatever it is, the part is out of order)
         problem, state = "It does not answer.", "failing"
+        cause = f"{type(error).__name__}: {error}".strip()
     ms = round((time.perf_counter() - started) * 1000, 1)
+    return Condition(name, state == "ok", _noted(name, state, cause), ms, problem, state)
+
+
+def _noted(name: str, state: str, cause: str) -> datetime:
+    """Since when the part is so; a change is told to the log, and nothing else: monitors ask every
+    few seconds."""
     known = _since.get(name)
-    if known is None or known[0] != state:
-        # Of two threads at once either may write it: both have seen the change just now.
-        known = _since[name] = (state, timezone.now())
-    return Condition(name, state == "ok", known[1], ms, problem, state)
+    if known is not None and known[0] == state:
+        return known[1]
+    # Of two threads at once either may write it: both have seen the change just now.
+    _since[name] = (state, timezone.now())
+    if state != "ok":
+        logger.error("health check failed", extra={"part": name, "cause": cause[:500]})
+    elif known is not None:
+        logger.info("health check passes again", extra={"part": name})
+    return _since[name][1]

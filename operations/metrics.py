@@ -15,7 +15,6 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from mem0dash.counters import counters
-from mem0dash.errors import Mem0dashError
 from mem0dash.middleware import Handled
 from mem0dash.version import VERSION
 
@@ -81,6 +80,8 @@ class Requests:
 
 
 requests = Requests()
+# The gauges that could not be read when they were last asked for.
+_missing: set[str] = set()
 
 
 def record(handled: Handled) -> None:
@@ -102,12 +103,14 @@ def _gauges() -> Iterator[str]:
     for name, (told, path) in settings.METRICS_GAUGES.items():
         try:
             value = import_string(path)()
-        except Mem0dashError as error:
-            logger.warning(f"a metric is missing: {error.message}", extra={"metric": name})
+        except Exception as error:  # noqa: BLE001  (the others are wanted then above all)
+            # Once for each time that it goes missing: monitors ask every few seconds.
+            if name not in _missing:
+                _missing.add(name)
+                cause = f"{type(error).__name__}: {error}".strip()[:300]
+                logger.warning("a metric is missing", extra={"metric": name, "cause": cause})
             continue
-        except Exception:  # whatever is out of order: the other metrics are wanted then above all
-            logger.warning("a metric is missing", extra={"metric": name}, exc_info=True)
-            continue
+        _missing.discard(name)
         yield from _family(name, "gauge", told, [((), value)])
 
 

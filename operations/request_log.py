@@ -132,8 +132,9 @@ class RequestLogWriter:
     def _guarded_prune(self) -> None:
         try:
             prune(stop=self._stop)
-        except AnyDatabaseError:
-            logger.exception("request log not pruned; trying again")
+        except AnyDatabaseError as error:
+            cause = str(error).strip()[:300]
+            logger.error("request log not pruned; trying again", extra={"cause": cause})
 
     def _next_batch(self) -> list[RequestLog]:
         rows: list[RequestLog] = []

@@ -58,6 +58,7 @@ def _made(request: StepRequest, form: KeyForm) -> tuple[ApiKey, str]:
     with transaction.atomic():
         row, key = create_api_key(
             owner=request.account,
+            maker=request.principal,
             project=request.project,
             label=form.cleaned_data["label"],
             scopes=AGENT if form.cleaned_data["rights"] == "agent" else None,

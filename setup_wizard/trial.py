@@ -147,6 +147,7 @@ def _short_key(request: StepRequest, user_id: str) -> Iterator[str]:
     added stays, nor what it failed to add."""
     row, key = create_api_key(
         owner=request.account,
+        maker=request.principal,
         project=request.project,
         label="Set-up test",
         scopes=(Scope.READ, Scope.WRITE),

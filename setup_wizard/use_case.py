@@ -10,7 +10,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.queries import instructions_of
 from accounts.services import set_instructions
 from accounts.web import lead
-from mem0dash.errors import InvalidInputError, ProviderError
+from mem0dash.errors import InvalidInputError, NotConfiguredError, ProviderError
 from mem0dash.waiting import Waits, waits_for, when_posted
 from memories import providers
 from memories.drafts import NONE
@@ -61,7 +61,7 @@ def _written(request: StepRequest, form: UseCaseForm) -> HttpResponse:
             return _shown(request, form, status=422)
         try:
             instructions, message = providers.generate_instructions(request.principal, wanted)
-        except (ProviderError, InvalidInputError) as error:
+        except (ProviderError, NotConfiguredError, InvalidInputError) as error:
             cause = getattr(error, "cause", "")
             return _shown(request, form, problem=error.message, cause=cause, status=422)
         _keep(request, test_message=message[:2000])

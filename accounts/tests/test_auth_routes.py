@@ -123,9 +123,9 @@ def test_wrong_tokens_are_limited(client: Any, token: str, monkeypatch: Any) -> 
         answer = register(client, EVE, "x")
         assert answer.json() == {"error": "Rate limit exceeded: 5 per 1 minute"}
         clock.now += 60
-    answer = register(client, EVE, token)
+    answer = register(client, EVE, "x")
     assert answer.json() == {"error": "Rate limit exceeded: 10 per 15 minutes"}
-    clock.now += 900
+    # The right one passes, whatever was tried before.
     assert register(client, EVE, token).status_code == 200
 
 

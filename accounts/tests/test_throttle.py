@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 
 from accounts import throttle
 from accounts.models import Account, Attempt
@@ -219,6 +220,45 @@ def test_guessing_the_current_password_is_limited_as_well(
         for _ in range(11)
     ]
     assert codes == [401] * 10 + [429]
+
+
+def test_right_passwords_never_use_up_what_an_address_may_try(
+    client: Any, alice: Account, clock: Clock
+) -> None:
+    assert [login(client, alice.email, PASSWORD).status_code for _ in range(15)] == [200] * 15
+    assert not Attempt.objects.filter(count__gt=0).exists()
+
+
+def test_a_right_refresh_token_always_passes(client: Any, alice: Account, clock: Clock) -> None:
+    def refresh(token: str) -> Any:
+        return client.post("/auth/refresh", {"refresh_token": token}, "application/json")
+
+    token = login(client, alice.email, PASSWORD).json()["refresh_token"]
+    assert [refresh("a.b.c").status_code for _ in range(22)] == [401] * 20 + [429] * 2
+    for _ in range(25):
+        answer = refresh(token)
+        assert answer.status_code == 200
+        token = answer.json()["refresh_token"]
+    assert refresh("a.b.c").status_code == 429
+
+
+def test_a_browser_that_is_known_signs_in_at_the_address_of_who_keeps_failing(
+    client: Any, alice: Account, clock: Clock
+) -> None:
+    """As behind one proxy, where all have one address. A stranger's right password has to wait
+    there, for a while: checking it is what guessing consists of."""
+
+    def sign_in(browser: Any) -> int:
+        return int(browser.post("/login", {"email": alice.email, "password": PASSWORD}).status_code)
+
+    assert sign_in(client) == 302
+    known, stranger = Client(), Client()
+    known.cookies["mem0dash_known"] = client.cookies["mem0dash_known"].value
+    for number in range(11):
+        login(stranger, f"a{number}@example.org", "x", "127.0.0.1")
+    assert (sign_in(stranger), sign_in(known)) == (429, 302)
+    clock.now += 60
+    assert sign_in(stranger) == 302
 
 
 def test_neither_address_nor_account_is_stored(client: Any, alice: Account) -> None:

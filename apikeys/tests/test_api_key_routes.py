@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from accounts.models import Account, Membership, Project, Role
+from accounts.models import Account, Membership, Project
 from accounts.sessions import open_session
 from apikeys.models import ApiKey
 from apikeys.services import KEY_PATTERN
@@ -118,7 +118,7 @@ def test_keys_are_those_of_the_project_of_the_credential(
 
 def test_a_key_makes_keys_with_no_more_than_it_has(as_key: Any, key: Any) -> None:
     for scopes, limit in (
-        (("read",), None),
+        (("write",), None),
         (("read", "write"), {"user_id": ["alice"]}),
         (("admin", "read", "review", "write"), None),
     ):
@@ -129,7 +129,7 @@ def test_a_key_makes_keys_with_no_more_than_it_has(as_key: Any, key: Any) -> Non
 
 def test_a_key_makes_keys_that_end_when_it_does(as_key: Any, key: Any) -> None:
     end = timezone.now() + timedelta(days=3)
-    made = make(as_key(key("read", expires_at=end)))
+    made = make(as_key(key("write", expires_at=end)))
     assert ApiKey.objects.get(id=made["id"]).expires_at == end
     grandchild = make(as_key(made["key"]))
     assert ApiKey.objects.get(id=grandchild["id"]).expires_at == end
@@ -143,38 +143,37 @@ def test_who_has_no_rights_has_none_to_give(session: Any, bob: Account) -> None:
     assert answer.status_code == 403
 
 
-def test_keys_that_may_do_more_do_not_exist_for_a_key(
+def test_a_key_needs_scope_write_to_make_another_one(as_key: Any, key: Any) -> None:
+    for scopes in (["read"], ["review"], ["admin"], ["read", "review", "admin"]):
+        answer = as_key(key(*scopes)).post("/api-keys", {"label": "x"})
+        assert answer.status_code == 403, scopes
+        assert answer.json() == {"detail": "This credential lacks the scope 'write'."}
+    assert not ApiKey.objects.exclude(label="test").exists()
+
+
+def test_a_key_sees_and_ends_itself_and_what_it_made_alone(
     as_key: Any, key: Any, session: Any, alice: Account
 ) -> None:
-    key()
-    strong = ApiKey.objects.get()
-    limited = as_key(key(entity_limit={"user_id": ["alice", "zoe"]}))
-    narrow = as_key(key("read", entity_limit={"user_id": ["alice"], "app_id": ["x"]}))
-    reader = as_key(key("read"))
-    ApiKey.objects.exclude(pk=strong.pk).update(label="")
-    for number, row in enumerate(ApiKey.objects.order_by("created_at")):
-        ApiKey.objects.filter(pk=row.pk).update(label=str(number))
-    assert labels(session(alice)) == ["3", "2", "1", "0"]
-    assert labels(as_key(key())) == ["test", "3", "2", "1", "0"]
-    assert labels(limited) == ["2", "1"]
-    assert labels(narrow) == ["2"]
-    assert labels(reader) == ["3", "2"]
-    for caller in (limited, narrow, reader):
-        answer = caller.delete(f"/api-keys/{strong.id}")
+    sibling, mine = key(), as_key(key())
+    child = make(mine, "child")
+    grandchild = make(as_key(child["key"]), "grandchild")
+    by_session = make(session(alice), "by a session")
+    assert labels(mine) == ["grandchild", "child", "test"]
+    assert labels(as_key(child["key"])) == ["grandchild", "child"]
+    assert labels(as_key(grandchild["key"])) == ["grandchild"]
+    assert len(labels(session(alice))) == 5
+    above = ApiKey.objects.get(prefix=mine.headers["X-API-Key"][:12])
+    beside = ApiKey.objects.get(prefix=sibling[:12])
+    for foreign in (beside.id, by_session["id"], above.id):
+        answer = as_key(child["key"]).delete(f"/api-keys/{foreign}")
         assert (answer.status_code, answer.json()) == (404, NOT_FOUND)
-    assert ApiKey.objects.get(pk=strong.pk).revoked_at is None
-    [own] = narrow.get("/api-keys").json()
-    assert narrow.delete(f"/api-keys/{own['id']}").status_code == 200
-    assert narrow.get("/api-keys").status_code == 401
-
-
-def test_a_demoted_owners_keys_reach_each_other(as_key: Any, key: Any, bob: Account) -> None:
-    """What counts is what the keys may do now."""
-    Membership.objects.filter(account=bob).update(role=Role.ADMIN)
-    his = as_key(key(owner=bob))
-    Membership.objects.filter(account=bob).update(role=Role.MEMBER)
-    make(his, "second")
-    assert labels(his) == ["second", "test"]
+    assert not ApiKey.objects.exclude(revoked_at=None).exists()
+    assert mine.delete(f"/api-keys/{grandchild['id']}").status_code == 200
+    assert mine.delete(f"/api-keys/{grandchild['id']}").status_code == 400
+    assert mine.delete(f"/api-keys/{above.id}").status_code == 200
+    assert mine.get("/api-keys").status_code == 401
+    assert as_key(child["key"]).get("/api-keys").status_code == 401
+    assert as_key(sibling).get("/api-keys").status_code == 200
 
 
 @pytest.mark.parametrize("label", ["", "   ", "x" * 151])

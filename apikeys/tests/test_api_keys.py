@@ -103,11 +103,11 @@ def test_a_key_never_makes_a_key_with_more_scopes_than_it_has(
     alice: Account, project: Project
 ) -> None:
     maker = principal(
-        create_api_key(owner=alice, project=project, label="x", scopes=[Scope.READ])[1]
+        create_api_key(owner=alice, project=project, label="x", scopes=[Scope.WRITE])[1]
     )
     made, _ = create_api_key(owner=alice, project=project, label="y", maker=maker)
-    assert made.scopes == ["read"]
-    for scope in (Scope.WRITE, Scope.REVIEW, Scope.ADMIN):
+    assert made.scopes == ["write"]
+    for scope in (Scope.READ, Scope.REVIEW, Scope.ADMIN):
         with pytest.raises(PermissionDeniedError):
             create_api_key(owner=alice, project=project, label="z", scopes=[scope], maker=maker)
 

@@ -16,6 +16,8 @@ from mem0dash.errors import (
     InvalidCredentialError,
     Mem0dashError,
     NotAuthenticatedError,
+    NotConfiguredError,
+    ProviderError,
 )
 
 logger = logging.getLogger(__name__)
@@ -107,27 +109,36 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
         logger.error("database error", exc_info=error, extra={"request_id": request_id})
         error = DatastoreUnavailableError(DATABASE_DOWN)
     elif isinstance(error, EngineError):
-        logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
+        log_failure(error, request_id)
         if isinstance(error, IndexUnavailableError):
             error = IndexUnavailableError(INDEX_DOWN, retry_after=5)
     return _answer(error, request_id) if isinstance(error, Mem0dashError) else None
 
 
 def database_trouble(error: Exception, away: str, request_id: str) -> DatastoreUnavailableError:
-    """What the caller gets for an error of the database, which is logged: with its traceback where
-    the reason is not plain."""
+    """What the caller gets for an error of the database, which is logged."""
     told = explained(error, away)
+    extra = {"request_id": request_id, "cause": str(error).strip()[:300]}
     if type(told) is DatastoreUnavailableError:
-        logger.error("database unreachable", exc_info=error, extra={"request_id": request_id})
+        logger.error("database unreachable", extra=extra)
     else:
-        logger.warning(told.code, extra={"request_id": request_id, "cause": str(error).strip()})
+        logger.warning(told.code, extra=extra)
     return told
+
+
+def log_failure(error: EngineError, request_id: str) -> None:
+    """Tells the log what a part behind the service answered; where that is not known, the way to
+    it as well."""
+    known = isinstance(error, ProviderError | IndexUnavailableError)
+    cause = getattr(error, "cause", "") or type(error.__cause__ or error).__name__
+    extra = {"request_id": request_id, "code": error.code, "cause": cause[:500]}
+    logger.error("engine failed", exc_info=None if known else error, extra=extra)
 
 
 def _answer(error: Mem0dashError, request_id: str) -> Response:
     # As the original, whose limiter has a shape of its own.
     body: dict[str, Any] = {"error" if error.status == 429 else "detail": error.message}
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError | NotConfiguredError):
         body |= {"code": error.code, "request_id": request_id}
     headers = {}
     if error.retry_after is not None:

@@ -277,10 +277,53 @@ def test_all_three_schemes_carry_a_key(client: Any, key: Any) -> None:
         assert client.get("/entities", headers=headers).status_code == 200, headers
 
 
-def test_a_wrong_authorization_is_not_saved_by_a_right_key_beside_it(client: Any, key: Any) -> None:
-    for wrong in ("Bearer a.b.c", "Token m0sk_wrong", "Bearer m0sk_" + "x" * 43):
-        headers = {"X-API-Key": key(), "Authorization": wrong}
-        assert client.get("/entities", headers=headers).status_code == 401
+FOREIGN = ("Bearer a.b.c", "Token m0sk_wrong", "Bearer m0sk_" + "x" * 43, "Bearer", "Basic eDp5")
+
+
+def test_a_right_key_counts_whatever_stands_in_the_other_header(
+    client: Any, key: Any, alice: Account
+) -> None:
+    """As behind a proxy that signs people in and leaves its own header there."""
+    for other in FOREIGN:
+        for path in ("/entities", "/api/v1/memories?user_id=x"):
+            headers = {"X-API-Key": key(), "Authorization": other}
+            assert client.get(path, headers=headers).status_code == 200, (path, other)
+    session = f"Bearer {open_session(alice).access}"
+    for right in (f"Bearer {key()}", f"Token {key()}", session):
+        for wrong in ("", "m0sk_wrong", "m0sk_" + "x" * 43, "a.b.c"):
+            headers = {"X-API-Key": wrong, "Authorization": right}
+            assert client.get("/entities", headers=headers).status_code == 200, (right, wrong)
+
+
+def test_two_wrong_credentials_are_none(client: Any, key: Any, alice: Account) -> None:
+    gone = key()
+    ApiKey.objects.update(revoked_at=timezone.now())
+    for first in (gone, "", "m0sk_" + "x" * 43, open_session(alice).access):
+        for second in (*FOREIGN, f"Bearer {gone}", f"Token {gone}"):
+            headers = {"X-API-Key": first, "Authorization": second}
+            assert client.get("/entities", headers=headers).status_code == 401, (first, second)
+
+
+def test_of_two_right_credentials_the_one_in_x_api_key_counts_alone(
+    client: Any, key: Any, alice: Account, django_assert_num_queries: Any
+) -> None:
+    """Rights never add up, and never depend on which of the two has more of them."""
+    strong, weak = key(), key("read")
+    everything = f"Bearer {open_session(alice).access}"
+    for first, second, allowed in (
+        (weak, f"Bearer {strong}", 403),
+        (weak, everything, 403),
+        (strong, f"Bearer {weak}", 200),
+    ):
+        headers = {"X-API-Key": first, "Authorization": second}
+        assert client.get("/requests", headers=headers).status_code == allowed
+    # Without the other header, what a request asks the database stays what it was.
+    client.get("/configure/providers", headers={"X-API-Key": strong})
+    with django_assert_num_queries(1):
+        client.get("/configure/providers", headers={"X-API-Key": strong})
+    with django_assert_num_queries(1):
+        same = {"X-API-Key": strong, "Authorization": f"Bearer {strong}"}
+        client.get("/configure/providers", headers=same)
 
 
 @pytest.mark.parametrize("scheme", ["X-API-Key", "Token", "Bearer"])

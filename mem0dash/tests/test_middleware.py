@@ -176,6 +176,15 @@ def test_header_names_of_a_preflight_are_names(client: Any, settings: Any, db: N
     assert "Access-Control-Allow-Headers" not in answer
 
 
+def test_a_preflight_that_is_refused_says_why(client: Any, settings: Any, db: None) -> None:
+    for configured in ("", DASHBOARD):
+        settings.DASHBOARD_ORIGIN = configured
+        answer = preflight(client, "https://other.example")
+        assert answer.status_code == 403
+        assert "https://other.example may not call this API" in answer.json()["detail"]
+        assert "DASHBOARD_URL" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     "host",
     [
@@ -219,6 +228,9 @@ def test_a_host_that_is_not_known_is_refused_before_anything_else(client: Any, h
         "127.0.0.1:8000",
         "192.168.1.20:8000",
         "10.0.0.1",
+        "localhost.",
+        "localhost.:8000",
+        "127.0.0.1.",
         "[::1]",
         "[::1]:8000",
         "[2001:db8::1]",
@@ -236,6 +248,29 @@ def test_named_hosts_are_accepted_and_their_neighbours_are_not(settings: Any, db
     for host in ("memory.example.org", "MEMORY.example.ORG:443", "nas.lan", "a.b.lan"):
         assert client.get("/memories", headers={"Host": host}).status_code == 401, host
     for host in ("example.org", "x.memory.example.org", "notlan", "testserver", "lan.evil"):
+        assert client.get("/memories", headers={"Host": host}).status_code == 400, host
+
+
+def test_the_names_of_container_networks_are_known_where_a_key_is_needed(
+    settings: Any, db: None
+) -> None:
+    """compose.yaml's services, and what a container calls the machine that it runs on."""
+    for host in ("mem0dash:8000", "web:8000", "MEM0DASH", "web.", "host.docker.internal:8000"):
+        answer = Client().get("/memories", headers={"Host": host})
+        assert answer.status_code == 401, host
+    for host in ("mem0dash.evil.example", "evil-mem0dash", "docker.internal", "postgres"):
+        assert Client().get("/memories", headers={"Host": host}).status_code == 400, host
+    settings.AUTH_DISABLED = True
+    for host in ("mem0dash:8000", "web", "host.docker.internal"):
+        assert Client().get("/memories", headers={"Host": host}).status_code == 400, host
+
+
+def test_every_name_is_accepted_where_the_operator_says_so(settings: Any, db: None) -> None:
+    settings.NAMED_HOSTS = ["*"]
+    client = Client()
+    for host in ("evil.example", "a.b.c:1", "nas"):
+        assert client.get("/memories", headers={"Host": host}).status_code == 401, host
+    for host in ("löcalhost", "a/b", "a, b", "a@b"):
         assert client.get("/memories", headers={"Host": host}).status_code == 400, host
 
 

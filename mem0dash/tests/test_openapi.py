@@ -66,6 +66,10 @@ def test_what_a_route_refuses_stands_there_in_the_shape_it_has(document: dict[st
             assert public or "404" in operation["responses"], f"{method} {path}"
 
 
+def test_without_a_public_url_the_document_names_no_server(document: dict[str, Any]) -> None:
+    assert not document.get("servers")
+
+
 def test_bodies_say_what_they_are(document: dict[str, Any]) -> None:
     configure = document["paths"]["/configure"]["post"]["requestBody"]["content"]
     assert list(configure) == ["application/json"]

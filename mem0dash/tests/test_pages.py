@@ -147,7 +147,7 @@ def test_every_change_on_a_page_needs_its_token(signed_in: Client, client: Any) 
         answer = signed_in.post(
             path, {"csrfmiddlewaretoken": right}, headers={"Origin": "https://evil.example"}
         )
-        assert_page(answer, 403, "This form has expired")
+        assert_page(answer, 403, "This form came from another address")
         for method in (signed_in.put, signed_in.patch, signed_in.delete):
             assert method(path).status_code == 403
     assert signed_in.get("/dashboard").status_code == 200, "still signed in"
@@ -163,6 +163,42 @@ def test_behind_a_proxy_forms_of_the_public_url_are_accepted(
     for origin, status in (("https://memory.example.org", 302), ("http://memory.example.org", 403)):
         answer = signed_in.post("/dashboard/theme", body, headers={"Origin": origin})
         assert answer.status_code == status, origin
+
+
+@pytest.mark.parametrize(
+    ("headers", "public_url", "told"),
+    [
+        ({"Origin": "https://a.example"}, "", ["https://a.example", "http://testserver", "sets"]),
+        ({"Origin": "null"}, "", ["null", "http://testserver", "in a window of its own"]),
+        (
+            {"Origin": "http://memory.example.org"},
+            "https://memory.example.org/mem",
+            ["http://memory.example.org", "https://memory.example.org", "changes"],
+        ),
+    ],
+)
+def test_a_form_from_another_address_is_told_both(
+    signed_in: Client, settings: Any, headers: dict[str, str], public_url: str, told: list[str]
+) -> None:
+    settings.PUBLIC_URL = public_url
+    settings.CSRF_TRUSTED_ORIGINS = [public_url.removesuffix("/mem")] if public_url else []
+    body = {"csrfmiddlewaretoken": token(signed_in), "theme": "dark"}
+    answer = signed_in.post("/dashboard/theme", body, headers=headers)
+    for words in told:
+        assert_page(answer, 403, words)
+    assert ("PUBLIC_URL" in answer.content.decode()) == (headers["Origin"] != "null")
+    assert "has expired" not in answer.content.decode()
+    htmx = signed_in.post("/dashboard/theme", body, headers={**headers, "HX-Request": "true"})
+    assert f"This form came from {headers['Origin']}" in htmx.content.decode()
+
+
+def test_what_a_browser_says_of_its_address_is_inert(signed_in: Client) -> None:
+    for hostile in ("https://<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'):
+        for headers in ({"Origin": hostile}, {"Origin": hostile, "HX-Request": "true"}):
+            text = signed_in.post("/logout", headers=headers).content.decode()
+            assert "<script>alert" not in text and "<img" not in text
+    long = signed_in.post("/logout", headers={"Origin": "https://" + "x" * 5000})
+    assert "x" * 300 not in long.content.decode()
 
 
 def test_without_tls_the_refused_form_names_the_address_that_works(
@@ -374,6 +410,16 @@ def test_below_a_path_links_and_cookies_stay_there(tmp_path: Path) -> None:
             assert "curl http://memory.example.org/mem/memories" in answer.text
             assert {cookie.path for cookie in http.cookies.jar} == {"/mem/", "/mem/login"}
             assert http.get("/memx/dashboard").status_code == 404
+            # What "Try it out" calls is below the path as well, from wherever the page was opened.
+            for before in ("", "/mem"):
+                assert 'href="/mem/openapi.json"' in http.get(f"{before}/docs").text
+                read = http.get(f"{before}/openapi.json")
+                relative, public = (row["url"] for row in read.json()["servers"])
+                assert public == environment["PUBLIC_URL"]
+                assert {path.split("/")[1] for path in read.json()["paths"]}.isdisjoint({"mem"})
+                called = str(read.url.join(relative)) + "/entities"
+                assert called == f"{server.url}/mem/entities"
+                assert http.get(called).status_code == 401
     finally:
         server.kill9()
 

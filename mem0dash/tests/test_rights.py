@@ -25,10 +25,10 @@ PUBLIC = "public"
 PAGE = "page"
 # Any credential that holds, whatever its scopes: routes of one's own account and keys.
 USER = "user"
-# The same with at least one scope.
-SCOPED = "scoped"
 # The same, but a key needs all that its owner may do.
 WHOLE = "whole"
+# Scope admin without an entity limit: what holds for the whole project.
+PROJECT = "project"
 # A credential of the instance's owner with scope admin and without an entity limit.
 OWNER = "owner"
 
@@ -37,7 +37,7 @@ OWNER = "owner"
 class Right:
     """What a route needs and how it answers.
 
-    `needs` is the scope, or PUBLIC, PAGE, USER, SCOPED, WHOLE, OWNER. `path` may hold {id}, one
+    `needs` is the scope, or PUBLIC, PAGE, USER, WHOLE, PROJECT, OWNER. `path` may hold {id}, one
     memory of the user "alice". A caller with the right gets `ok`; one whose reach ends before that
     memory `outside`.
     """
@@ -135,15 +135,15 @@ TABLE: dict[tuple[str, str], Right] = {
         USER, "/auth/onboarding-complete", {"use_case": "notes"}
     ),
     ("api-keys", "GET"): Right(USER, "/api-keys"),
-    ("api-keys", "POST"): Right(SCOPED, "/api-keys", {"label": "x"}, ok=201, outside=201),
+    ("api-keys", "POST"): Right("write", "/api-keys", {"label": "x"}, ok=201, outside=201),
     ("api-key", "DELETE"): Right(USER, "/api-keys/{id}", ok=404, outside=404),
     ("requests", "GET"): Right("admin", "/requests"),
     ("oss-configure", "GET"): Right("read", "/configure"),
-    ("oss-configure", "POST"): Right("admin", "/configure", {"custom_instructions": "brief"}),
+    ("oss-configure", "POST"): Right(PROJECT, "/configure", {"custom_instructions": "brief"}),
     ("oss-providers", "GET"): Right("read", "/configure/providers"),
     # Without an LLM there is nobody to write them.
     ("oss-generate-instructions", "POST"): Right(
-        "read", "/generate-instructions", {"use_case": "notes"}, ok=502, outside=502
+        "write", "/generate-instructions", {"use_case": "notes"}, ok=409, outside=409
     ),
     ("oss-reset", "POST"): Right("admin", "/reset", changes=True),
     ("oss-memories", "POST"): Right("write", "/memories", ADD, limited=403, changes=True),
@@ -250,6 +250,8 @@ class Caller:
     # Whether it is the instance owner's, without a limit.
     owner: bool = False
     refused: int = 401
+    # Whether it has an entity limit.
+    limited: bool = False
 
 
 Callers = dict[str, Callable[[], Caller]]
@@ -375,12 +377,14 @@ def callers(
             of_role("reviewer"), {"read", "write", "review"}, whole=True
         ),
         "all scopes of an admin": lambda: Caller(of_role("admin"), everything, whole=True),
-        "limited to alice": lambda: Caller(key(entity_limit={"user_id": ["alice"]}), everything),
+        "limited to alice": lambda: Caller(
+            key(entity_limit={"user_id": ["alice"]}), everything, limited=True
+        ),
         "limited to another user": lambda: Caller(
-            key(entity_limit={"user_id": ["zoe"]}), everything, "limited"
+            key(entity_limit={"user_id": ["zoe"]}), everything, "limited", limited=True
         ),
         "limited to an agent": lambda: Caller(
-            key(entity_limit={"agent_id": ["bot"]}), everything, "limited"
+            key(entity_limit={"agent_id": ["bot"]}), everything, "limited", limited=True
         ),
         "all scopes of another project": lambda: Caller(
             key(project=other_project), everything, "foreign", whole=True, owner=True
@@ -395,8 +399,8 @@ def expected(right: Right, caller: Caller) -> int:
     if caller.scopes is None:
         return caller.refused
     held = {USER, *caller.scopes}
-    if caller.scopes:
-        held.add(SCOPED)
+    if Scope.ADMIN in caller.scopes and not caller.limited:
+        held.add(PROJECT)
     if caller.whole:
         held.add(WHOLE)
     if caller.owner and Scope.ADMIN in caller.scopes:

@@ -1,5 +1,6 @@
 """Settings from the environment: every mistake is one sentence that names the variable."""
 
+import json
 import os
 import subprocess
 import sys
@@ -93,10 +94,19 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "QDRANT_TIMEOUT is none": ({"QDRANT_TIMEOUT": "0"}, "QDRANT_TIMEOUT"),
     "PUBLIC_URL has no scheme": ({"PUBLIC_URL": "memory.example.org"}, "PUBLIC_URL"),
     "PUBLIC_URL has another scheme": ({"PUBLIC_URL": "ftp://example.org"}, "PUBLIC_URL"),
+    "PUBLIC_URL is for every host": ({"PUBLIC_URL": "https://*"}, "PUBLIC_URL"),
     "PUBLIC_URL has no host": ({"PUBLIC_URL": "https://"}, "PUBLIC_URL"),
     "PUBLIC_URL has half a bracket": ({"PUBLIC_URL": "https://[::1"}, "PUBLIC_URL"),
     "TRUSTED_PROXIES names no address": ({"TRUSTED_PROXIES": "10.0.0.1,lan"}, "TRUSTED_PROXIES"),
     "TRUSTED_PROXIES has a wide mask": ({"TRUSTED_PROXIES": "10.0.0.0/99"}, "TRUSTED_PROXIES"),
+    "TRUSTED_PROXIES has half a quote": ({"TRUSTED_PROXIES": '"10.0.0.1'}, "TRUSTED_PROXIES"),
+    "ALLOWED_HOSTS names a file": ({"ALLOWED_HOSTS": "a.example/b"}, "ALLOWED_HOSTS"),
+    "ALLOWED_HOSTS has a star inside": ({"ALLOWED_HOSTS": "a.*.example"}, "ALLOWED_HOSTS"),
+    "ALLOWED_HOSTS is half a list": ({"ALLOWED_HOSTS": '["a.example"'}, "ALLOWED_HOSTS"),
+    "ALLOWED_HOSTS is everybody, without a key": (
+        {"ALLOWED_HOSTS": "*", "AUTH_DISABLED": "1"},
+        "ALLOWED_HOSTS",
+    ),
     "DATABASE_URL is a word": ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
     "DATABASE_URL names another database": ({"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL"),
     "DATABASE_URL has no port": ({"DATABASE_URL": "postgres://a:b@c:d/e"}, "DATABASE_URL"),
@@ -233,6 +243,36 @@ def test_the_names_of_mem0_server_are_understood(tmp_path: Path) -> None:
     # Believing whoever forwards an address is not: that is said.
     assert "mem0dash.W004" in manage(tmp_path, "check", **theirs).stderr
     assert "W004" not in manage(tmp_path, "check", **theirs, TRUSTED_PROXIES="10.0.0.1").stderr
+
+
+def test_lists_are_understood_however_they_are_written(tmp_path: Path) -> None:
+    first, second = (Fernet.generate_key().decode() for _ in range(2))
+    script = "from django.conf import settings as s; import json; "
+    script += "print(json.dumps([s.NAMED_HOSTS, [str(n) for n in s.TRUSTED_PROXIES], "
+    script += "s.ENCRYPTION_KEYS == " + repr([first, second]) + "]))"
+    for hosts, proxies, keys in (
+        ('["a.example", "b.example"]', '["10.0.0.1", "10.1.0.0/16"]', f'["{first}", "{second}"]'),
+        ("https://a.example b.example:8000", "10.0.0.1 10.1.0.0/16", f"{first}; {second}"),
+        ('"a.example","b.example"', '"10.0.0.1", 10.1.0.0/16', f'"{first}","{second}"'),
+    ):
+        done = manage(
+            tmp_path,
+            *("shell", "--verbosity", "0", "--command", script),
+            ALLOWED_HOSTS=hosts,
+            TRUSTED_PROXIES=proxies,
+            ENCRYPTION_KEY=keys,
+        )
+        told = json.loads(done.stdout)
+        assert told == [["a.example", "b.example"], ["10.0.0.1/32", "10.1.0.0/16"], True]
+
+
+def test_a_proxy_that_is_not_named_is_warned_of(tmp_path: Path) -> None:
+    """All callers would look like one, and be limited as one."""
+    arguments = {**SOUND, "PUBLIC_URL": "https://memory.example.org"}
+    assert "mem0dash.W007" in manage(tmp_path, "check", "--deploy", **arguments).stderr
+    named = manage(tmp_path, "check", "--deploy", **arguments, TRUSTED_PROXIES="127.0.0.1").stderr
+    assert "mem0dash.W007" not in named
+    assert "mem0dash.W008" in manage(tmp_path, "check", **SOUND, ALLOWED_HOSTS="*").stderr
 
 
 def test_a_clients_key_in_the_servers_environment_is_not_made_an_admins(tmp_path: Path) -> None:

@@ -49,13 +49,13 @@ class ConfigureView(OssView):
     @waits_for(Waits.PROVIDERS)
     @extend_schema(
         operation_id="configure",
-        summary="Change providers (instance owner) or instructions (scope admin)",
+        summary="Change providers (instance owner) or instructions (scope admin); no entity limit",
         request={"application/json": ANY_OBJECT},
         responses=answers(MESSAGE, 409),
     )
     def post(self, request: Request) -> Response:
         principal = self.caller()
-        principal.require(Scope.ADMIN, "Admin role required.")
+        principal.require_project("the configuration")
         if not isinstance(request.data, dict):
             raise InvalidInputError("The configuration must be a JSON object.")
         providers.configure(principal, request.data)
@@ -77,9 +77,9 @@ class GenerateInstructionsView(OssView):
     @waits_for(Waits.LLM)
     @extend_schema(
         operation_id="generate_instructions",
-        summary="Instructions for a use case, written by the LLM",
+        summary="Instructions for a use case, written by the LLM (scope write)",
         request=UseCase,
-        responses=answers(object_of({"custom_instructions": TEXT, "test_message": TEXT})),
+        responses=answers(object_of({"custom_instructions": TEXT, "test_message": TEXT}), 409),
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, UseCase)

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from mem0dash import limits
 from mem0dash.counters import BULK_DELETED
 from mem0dash.errors import InvalidInputError, NotFoundError
+from mem0dash.keyset import Cursor
 from mem0dash.rest.bodies import body_of
 from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
@@ -80,14 +81,21 @@ class MemoriesView(MemservView):
         asked, principal = self.asked(inputs.ListMemories), self.caller()
         where = inputs.read_filter(principal, asked)
         rows, has_more = queries.page(
-            principal, where=where, limit=asked.limit, offset=asked.offset
+            principal, where=where, limit=asked.limit, offset=asked.offset, after=asked.place()
         )
+        last = rows[-1] if has_more else None
         if asked.exclude_expired:
             # After the page was cut: pages stay where they are when something expires.
             now = timezone.now()
             rows = [row for row in rows if not queries.has_expired(row, now)]
         page = {"limit": asked.limit, "offset": asked.offset, "has_more": has_more}
-        return Response({"results": [memory_shape(row) for row in rows], "pagination": page})
+        body: dict[str, Any] = {
+            "results": [memory_shape(row) for row in rows],
+            "pagination": page,
+        }
+        if last is not None:
+            body["next_cursor"] = str(Cursor(last.created_at, last.id))
+        return Response(body)
 
 
 class SearchView(MemservView):

@@ -16,7 +16,7 @@ from mem0dash.errors import (
     NotFoundError,
     NotUnderstoodError,
 )
-from mem0dash.rest.errors import BodyError, database_trouble, oss_exception_handler
+from mem0dash.rest.errors import BodyError, database_trouble, log_failure, oss_exception_handler
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def memserv_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
     if isinstance(error, DatabaseError | InterfaceError):
         error = database_trouble(error, DATABASE_DOWN, request_id)
     elif isinstance(error, EngineError):
-        logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
+        log_failure(error, request_id)
     elif not isinstance(error, Mem0dashError):
         logger.error("internal error", exc_info=error, extra={"request_id": request_id})
         error = Mem0dashError(INTERNAL)

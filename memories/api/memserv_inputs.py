@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, StrictStr
 
 from mem0dash import limits
 from mem0dash.errors import InvalidInputError
+from mem0dash.keyset import Cursor
 from mem0dash.principal import Principal
 from mem0dash.rest.bodies import Named
 from mem0dash.rest.json import field_of
@@ -92,6 +93,13 @@ class ListMemories(_Read):
 
     limit: Limit = 50
     offset: Annotated[int, Field(ge=0, le=10_000)] = 0
+    cursor: Identifier = None
+
+    def place(self) -> Cursor | None:
+        """Where the page begins; None for the top, or for `offset`. InvalidInputError."""
+        if self.cursor and self.offset:
+            raise InvalidInputError("Send either a cursor or an offset.")
+        return Cursor.of(self.cursor)
 
 
 class ChangeMemory(Named):

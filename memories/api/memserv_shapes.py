@@ -46,7 +46,9 @@ PAGE = object_of(
     {
         "results": list_of(schemas.MEMORY),
         "pagination": object_of({"limit": _WHOLE, "offset": _WHOLE, "has_more": _YES}),
-    }
+        "next_cursor": TEXT,
+    },
+    "next_cursor",
 )
 SWEPT = object_of(
     {

@@ -99,7 +99,8 @@ def test_every_column_is_there_with_its_type(owner, project):
 def test_cells_are_inert_in_a_spreadsheet(owner, project, text):
     crowd.make(project, 1, text=text, user_id=text.strip(), deleted_at=None)
     [cells] = read(owner, "", "csv")
-    assert cells["memory"] == f"'{text}"
+    # A spreadsheet that ends a line there finds one more apostrophe before the sign.
+    assert cells["memory"] == f"'{text}".replace("\r=", "\r'=").replace("\n=", "\n'=")
     assert cells["user_id"] == f"'{text.strip()}"
     [record] = read(owner, "", "jsonl")
     assert record["memory"] == text

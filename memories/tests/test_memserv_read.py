@@ -201,6 +201,91 @@ def test_pages_end_where_nothing_is_left(rest: Memserv) -> None:
     assert rest.ok("GET")["pagination"]["limit"] == 50
 
 
+def walked(rest: Memserv, limit: int, between: Any = None) -> list[str]:
+    """The ids of all pages by cursor; `between` is called after each page but the last."""
+    seen: list[str] = []
+    query = f"?limit={limit}"
+    while True:
+        page = rest.ok("GET", query)
+        seen += [one["id"] for one in page["results"]]
+        assert page["pagination"]["has_more"] == ("next_cursor" in page)
+        if "next_cursor" not in page:
+            return seen
+        query = f"?limit={limit}&cursor={page['next_cursor']}"
+        if between:
+            between(seen)
+
+
+def test_by_cursor_every_memory_comes_once_while_others_come_and_go(rest: Memserv) -> None:
+    ids = [rest.add(f"fact {n}") for n in range(23)]
+    # Several of one instant, as those of one add are.
+    at = Memory.objects.get(id=ids[4]).created_at
+    Memory.objects.filter(id__in=ids[4:9]).update(created_at=at)
+    ordered = [str(row.id) for row in Memory.objects.order_by("created_at", "id")]
+    gone: list[str] = []
+    added: list[str] = []
+
+    def meanwhile(seen: list[str]) -> None:
+        # Of those seen the first and the last, whose place the cursor is, and one still to come.
+        coming = next((id_ for id_ in reversed(ordered) if id_ not in gone and id_ not in seen), "")
+        for id_ in {seen[0], seen[-1], coming} - set(gone) - {""}:
+            rest("DELETE", f"/{id_}")
+            gone.append(id_)
+        added.append(rest.add(f"one more {len(seen)}"))
+
+    seen = walked(rest, 3, meanwhile)
+    assert len(seen) == len(set(seen))
+    stayed = [id_ for id_ in ordered if id_ not in gone]
+    assert [id_ for id_ in seen if id_ in stayed] == stayed
+    assert set(added) - set(gone) <= set(seen)
+
+
+def test_a_cursor_reaches_what_no_offset_does(rest: Memserv, monkeypatch: Any) -> None:
+    """The largest offset is 10,000; made smaller here, for so many memories take their time."""
+    ids = [rest.add(f"fact {n}") for n in range(12)]
+    assert rest("GET", "?offset=10001").status_code == 422
+    page = rest.ok("GET", "?limit=5&offset=5")
+    rest_of_it = rest.ok("GET", f"?limit=5&cursor={page['next_cursor']}")
+    assert [one["id"] for one in rest_of_it["results"]] == ids[10:]
+    assert walked(rest, 1) == walked(rest, 100) == ids
+
+
+def test_a_cursor_keeps_to_the_filters_and_to_what_its_caller_may_see(
+    rest: Memserv, client: Any, key: Any, other_project: Any
+) -> None:
+    ids = [rest.add(f"fact {n}", agent_id="a" if n % 2 else "b") for n in range(8)]
+    page = rest.ok("GET", "?limit=1&agent_id=a")
+    found = rest.ok("GET", f"?agent_id=a&cursor={page['next_cursor']}")
+    assert [one["id"] for one in found["results"]] == ids[3::2]
+    for stranger in (
+        Memserv(client, key(project=other_project)),
+        Memserv(client, key(entity_limit={"user_id": ["zoe"]})),
+    ):
+        answer = stranger("GET", f"?user_id=me&cursor={page['next_cursor']}")
+        assert answer.json()["results"] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["cursor=nonsense", "cursor=1-2", "cursor=%00", "cursor=9999999999999999999-" + "a" * 32],
+)
+def test_a_cursor_that_is_none_is_told(rest: Memserv, query: str) -> None:
+    assert rest("GET", f"?{query}").status_code in {400, 422}
+    assert rest.ok("GET", "?cursor=")["results"] == []
+
+
+def test_a_cursor_and_an_offset_are_one_too_many(rest: Memserv) -> None:
+    for n in range(2):
+        rest.add(f"fact {n}")
+    cursor = rest.ok("GET", "?limit=1")["next_cursor"]
+    answer = rest("GET", f"?offset=1&cursor={cursor}")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "Send either a cursor or an offset.",
+    )
+    assert rest("GET", f"?offset=0&cursor={cursor}").status_code == 200
+
+
 def test_expired_ones_are_dropped_after_the_page_is_cut(rest: Memserv) -> None:
     rest.add("old", metadata={"expires_at": "2020-01-01T00:00:00Z"})
     rest.add("new")

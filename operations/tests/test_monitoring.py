@@ -1,6 +1,7 @@
 """Health and metrics: true, and told to those who may know."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -124,6 +125,81 @@ def test_a_gauge_that_fails_takes_none_of_the_others_along(scrape: Any, settings
     found = scrape()
     assert ("broken", frozenset()) not in found
     assert ("mem0dash_index_points", frozenset()) in found
+
+
+ADMIN_KEY = "an-admin-key-of-the-instance"
+
+
+@pytest.fixture
+def away(engine: Any) -> Iterator[None]:
+    """No statement reaches the database."""
+    from django.db import OperationalError
+    from django.db.backends.utils import CursorWrapper
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise OperationalError("the server is away")
+
+    # A patch of its own: what comes after the test reaches it again.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CursorWrapper, "execute", refused)
+        patch.setattr(CursorWrapper, "executemany", refused)
+        yield
+
+
+@pytest.mark.parametrize("name", ["X-API-Key", "Authorization"])
+def test_with_a_static_key_metrics_are_told_while_the_database_is_away(
+    client: Any, engine: Any, settings: Any, away: None, caplog: Any, name: str
+) -> None:
+    settings.ADMIN_API_KEY = ADMIN_KEY
+    headers = {name: ADMIN_KEY if name == "X-API-Key" else f"Bearer {ADMIN_KEY}"}
+    metrics._missing.clear()
+    caplog.set_level("WARNING")
+    for _ in range(3):
+        answer = client.get("/metrics", headers=headers)
+        assert answer.status_code == 200
+    found = read(answer.content.decode())
+    assert value(found, "process_resident_memory_bytes") > 0
+    assert ("mem0dash_index_pending", frozenset()) not in found
+    assert value(found, "http_requests_total", method="GET", path="/metrics", status="200") == 2
+    # What is missing is said once, and not at every scrape; without the way to it.
+    lines = [line for line in caplog.records if line.message == "a metric is missing"]
+    assert [line.metric for line in lines] == ["mem0dash_index_pending"]
+    assert not [line for line in caplog.records if line.exc_info]
+    # The same key is told how the parts are, and a wrong one is not let in.
+    health = client.get("/healthz", headers=headers)
+    assert health.status_code == 503 and health.json()["version"] == VERSION
+    assert health.json()["failing"] == ["database"]
+    for wrong in (f"{ADMIN_KEY}x", "x", ""):
+        assert client.get("/metrics", headers={"X-API-Key": wrong}).status_code == 401
+
+
+def test_while_the_database_is_away_pages_and_documents_say_so_or_go_on(
+    client: Any, engine: Any, away: None
+) -> None:
+    for path in ("/docs", "/openapi.json", "/static/app.css"):
+        assert client.get(path).status_code == 200, path
+    answer = client.get("/login")
+    assert answer.status_code == 502 and b"The database does not answer" in answer.content
+    assert client.get("/memories", headers={"X-API-Key": "m0sk_" + "x" * 43}).status_code == 502
+
+
+def test_a_change_of_health_is_told_once(
+    client: Any, engine: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    caplog.set_level("INFO", logger="operations.health")
+    client.get("/healthz")
+    caplog.clear()
+    indexer = engine.indexer
+    monkeypatch.setattr(engine, "indexer", None)
+    for _ in range(3):
+        assert client.get("/healthz").status_code == 503
+    monkeypatch.setattr(engine, "indexer", indexer)
+    for _ in range(3):
+        assert client.get("/healthz").status_code == 200
+    assert not [line for line in caplog.records if line.name.startswith("django")]
+    told = [(line.message, line.part) for line in caplog.records if hasattr(line, "part")]
+    assert told == [("health check failed", "index"), ("health check passes again", "index")]
+    assert not [line for line in caplog.records if line.exc_info]
 
 
 def test_metrics_are_for_admins(client: Any, engine: Any, key: Any) -> None:
