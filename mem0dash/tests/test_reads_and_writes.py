@@ -325,8 +325,8 @@ def test_a_lock_on_a_table_of_the_server_is_said_to_be_one(
 def test_code_older_than_the_servers_database_refuses_its_first_connection(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema_version, "_checked", set())
     later = MigrationRecorder.Migration.objects.create(app="memories", name="0099_later")
+    monkeypatch.setattr(schema_version, "_checked", set())
     try:
         connection.close()
         with pytest.raises(ConfigurationError, match=r"memories\.0099_later"):
