@@ -3,7 +3,7 @@
 import logging
 from typing import Any, Final
 
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError
 from pydantic import ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -101,11 +101,8 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
         return Response({"detail": "Method Not Allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"detail": str(error.detail)}, status=error.status_code)
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, DatabaseError | InterfaceError):
         error = database_trouble(error, DATABASE_DOWN, request_id)
-    elif isinstance(error, DatabaseError):
-        logger.error("database error", exc_info=error, extra={"request_id": request_id})
-        error = DatastoreUnavailableError(DATABASE_DOWN)
     elif isinstance(error, EngineError):
         logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
         if isinstance(error, IndexUnavailableError):
@@ -118,7 +115,7 @@ def database_trouble(error: Exception, away: str, request_id: str) -> DatastoreU
     the reason is not plain."""
     told = explained(error, away)
     if type(told) is DatastoreUnavailableError:
-        logger.error("database unreachable", exc_info=error, extra={"request_id": request_id})
+        logger.error("database error", exc_info=error, extra={"request_id": request_id})
     else:
         logger.warning(told.code, extra={"request_id": request_id, "cause": str(error).strip()})
     return told
