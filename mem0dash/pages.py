@@ -37,7 +37,7 @@ TITLES: Final = {
     500: "Something went wrong here",
     502: "A part of the server does not answer",
     503: "That is not possible just now",
-    507: "The disk is full",
+    507: "The server cannot store anything now",
 }
 # How many seconds a page that is looked at waits to keep that it was.
 _READERS_PATIENCE: Final = 0.1

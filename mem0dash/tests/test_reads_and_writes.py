@@ -269,7 +269,7 @@ def test_a_database_that_is_read_only_is_said_to_be_so(
         assert "Read-only" in browser.get("/dashboard").content.decode()
         assert api.get(f"/memories/{id_}").status_code == 200
         answer = api.delete(f"/memories/{id_}")
-        assert answer.status_code == 503 and "read-only" in answer.json()["detail"]
+        assert answer.status_code == 507 and "read-only" in answer.json()["detail"]
     finally:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA query_only = 0")
