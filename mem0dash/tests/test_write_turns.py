@@ -305,8 +305,8 @@ def _loses_its_connection(connection: Any) -> None:
 def test_the_turn_goes_on_however_a_write_ends(
     ends: Callable[[Any], None], connect: Connections, workers: ThreadPoolExecutor
 ) -> None:
-    ends(connect(timeout=5))
-    other = connect(timeout=5)
+    ends(connect(timeout=2))
+    other = connect(timeout=2)
     assert workers.submit(write, other, "after").result(PATIENCE) == "after"
 
 
