@@ -25,13 +25,9 @@ def main() -> None:
 
 def _of_database(error: Exception) -> str | None:
     """What a command says whose database is busy, full, damaged or away; None for other errors."""
-    from django.db import DatabaseError, InterfaceError, OperationalError
+    from mem0dash.datastore import explained, is_trouble
 
-    from mem0dash.datastore import explained
-
-    # The damage of a SQLite file is an error of no more exact kind.
-    plain = isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
-    if not plain:
+    if not is_trouble(error):
         return None
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return explained(error, f"DATABASE_URL: the database does not answer ({reason}).").message

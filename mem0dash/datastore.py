@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from django.db import connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
 from mem0dash.errors import (
     DatastoreBusyError,
@@ -48,7 +48,15 @@ def explained(error: BaseException, away: str) -> DatastoreUnavailableError:
         return DatastoreReadOnlyError(READ_ONLY, retry_after=60)
     if kind is DatastoreFullError:
         return DatastoreFullError(_full(), retry_after=60)
-    return DatastoreUnavailableError(away, retry_after=5)
+    return DatastoreUnavailableError(away, retry_after=5 if is_trouble(error) else None)
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Whether it is the database that is in trouble, and not a statement that is wrong."""
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
+    # SQLite's error for a damaged file is of no more exact kind.
+    return type(error) is DatabaseError or _kind(error) is not None
 
 
 def is_busy(error: BaseException) -> bool:

@@ -92,15 +92,15 @@ class DatastoreBusyError(DatastoreUnavailableError):
 class DatastoreReadOnlyError(DatastoreUnavailableError):
     """The database can be read, and not be written."""
 
-    status = 503
-    code = "datastore_read_only"
+    status = 507
+    code = "read_only"
 
 
 class DatastoreFullError(DatastoreUnavailableError):
     """The disk of the database is full; reads go on."""
 
     status = 507
-    code = "datastore_full"
+    code = "disk_full"
 
 
 class IndexUnavailableError(EngineError):

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from django.core.management import call_command
-from django.db import DatabaseError, OperationalError, connection
+from django.db import DatabaseError, connection
 from django.db import Error as AnyDatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from accounts.services import check_encryption_key
+from mem0dash.datastore import is_trouble
 from mem0dash.env import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,7 @@ def prepare_database() -> None:
         with _alone():
             call_command("migrate", interactive=False, verbosity=0)
     except DatabaseError as error:
-        # Of SQLite's errors the damage of a file is one that is none of the more exact kinds.
-        if not isinstance(error, OperationalError) and type(error) is not DatabaseError:
+        if not is_trouble(error):
             raise
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(

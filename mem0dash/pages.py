@@ -18,7 +18,7 @@ from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
 from django_htmx.middleware import HtmxMiddleware
 
-from mem0dash.datastore import explained
+from mem0dash.datastore import explained, is_trouble
 from mem0dash.errors import Mem0dashError
 from mem0dash.sqlite3.turns import at_most
 
@@ -38,7 +38,7 @@ TITLES: Final = {
     500: "Something went wrong here",
     502: "A part of the server does not answer",
     503: "That is not possible just now",
-    507: "The disk is full",
+    507: "The server cannot store anything now",
 }
 # How many seconds a page that is looked at waits to keep that it was.
 _READERS_PATIENCE: Final = 0.1
@@ -216,7 +216,7 @@ class PageAnswers:
 
 def told(request: HttpRequest, error: Exception) -> HttpResponse | None:
     """The page for an error of services or of the database; None for what nobody foresaw."""
-    if isinstance(error, OperationalError | InterfaceError):
+    if is_trouble(error):
         cause = str(error).strip()[:300]
         error = explained(error, "The database does not answer. Try again shortly.")
         logger.error("the database does not answer", extra={"cause": cause, "code": error.code})

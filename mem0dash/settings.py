@@ -189,7 +189,7 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
         raise ConfigurationError("DATABASE_URL must name a file, such as sqlite:////path/to/file.")
     _database["CONN_HEALTH_CHECKS"] = False
     _database["OPTIONS"] = {
-        # Seconds that a write waits for others; then it is refused as busy.
+        # Seconds that a write waits for another program; then it is refused as busy.
         "timeout": 10,
         "transaction_mode": "IMMEDIATE",
         # FULL: an acknowledged memory survives a power cut, not only a killed process. The log is

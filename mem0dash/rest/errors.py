@@ -103,11 +103,8 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
         return Response({"detail": "Method Not Allowed"}, status=405)
     if isinstance(error, exceptions.APIException):
         return Response({"detail": str(error.detail)}, status=error.status_code)
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, DatabaseError | InterfaceError):
         error = database_trouble(error, DATABASE_DOWN, request_id)
-    elif isinstance(error, DatabaseError):
-        logger.error("database error", exc_info=error, extra={"request_id": request_id})
-        error = DatastoreUnavailableError(DATABASE_DOWN)
     elif isinstance(error, EngineError):
         log_failure(error, request_id)
         if isinstance(error, IndexUnavailableError):
@@ -120,7 +117,9 @@ def database_trouble(error: Exception, away: str, request_id: str) -> DatastoreU
     told = explained(error, away)
     extra = {"request_id": request_id, "cause": str(error).strip()[:300]}
     if type(told) is DatastoreUnavailableError:
-        logger.error("database unreachable", extra=extra)
+        # What is no outage is a fault of this code: it is told with the way to it.
+        known = isinstance(error, OperationalError | InterfaceError)
+        logger.error("database error", exc_info=None if known else error, extra=extra)
     else:
         logger.warning(told.code, extra=extra)
     return told

@@ -38,6 +38,7 @@ LIMITED = object_of({"error": TEXT})
 
 def answers(success: Schema, *errors: int, status: int = 200) -> dict[Any, Any]:
     """The responses of a route: success, and the errors it can answer beside the usual ones."""
-    # 404 is everywhere, for X-Project may name a project that the caller has not.
-    codes = sorted({400, 401, 403, 404, 413, 422, 502, *errors})
+    # 404 is everywhere, for X-Project may name a project that the caller has not; 503 and 507 are a
+    # database that others have locked, and one whose disk is full.
+    codes = sorted({400, 401, 403, 404, 413, 422, 502, 503, 507, *errors})
     return {status: success, **{code: LIMITED if code == 429 else ERROR for code in codes}}

@@ -20,11 +20,14 @@ T = TypeVar("T")
 
 # How long SQLite polls for the lock at a time: so soon a process learns that a stranger holds it.
 POLL_SECONDS: Final = 1.0
+# Behind others of this process one waits so many times as long as for a stranger: they move on.
+LINE_FACTOR: Final = 3
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Writes take turns (OPTIONS["timeout"]: the seconds that one waits at most); files that are no
-    database, damaged, or of a newer version are refused before anything touches them."""
+    """Writes take turns; OPTIONS["timeout"] is how many seconds one waits for a stranger's lock.
+    Files that are no database, damaged, or of a newer version are refused before anything touches
+    them."""
 
     turns: Turns
 
@@ -86,9 +89,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Runs what takes SQLite's write lock when it is this connection's turn, and again while
         strangers hold the lock, as long as a write may wait. `writer` is the cursor of a statement
         outside transactions."""
-        seconds = patience(self._seconds)
-        until = time.monotonic() + seconds
-        has_turn = self.turns.take(self, seconds)
+        has_turn = self.turns.take(self, patience(LINE_FACTOR * self._seconds))
+        until = time.monotonic() + patience(self._seconds)
         try:
             result = self._run_until(until, run, has_turn=has_turn, again=again)
         except BaseException:

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Account
 from apikeys import usage
 from apikeys.models import ApiKey
+from mem0dash import schema_version
+from mem0dash.env import ConfigurationError
 from mem0dash.sqlite3.turns import at_most
 from mem0dash.tests.test_rights import PAGE, ROUTES, TABLE, Right
 from memories.models import Memory
@@ -266,7 +269,7 @@ def test_a_database_that_is_read_only_is_said_to_be_so(
         assert "Read-only" in browser.get("/dashboard").content.decode()
         assert api.get(f"/memories/{id_}").status_code == 200
         answer = api.delete(f"/memories/{id_}")
-        assert answer.status_code == 503 and "read-only" in answer.json()["detail"]
+        assert answer.status_code == 507 and "read-only" in answer.json()["detail"]
     finally:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA query_only = 0")
@@ -316,3 +319,19 @@ def test_a_lock_on_a_table_of_the_server_is_said_to_be_one(
         other.close()
         connection.close()
     assert api.delete(f"/memories/{id_}").status_code == 200
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="a file is looked at before it is opened")
+def test_code_older_than_the_servers_database_refuses_its_first_connection(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = MigrationRecorder.Migration.objects.create(app="memories", name="0099_later")
+    monkeypatch.setattr(schema_version, "_checked", set())
+    try:
+        connection.close()
+        with pytest.raises(ConfigurationError, match=r"memories\.0099_later"):
+            connection.ensure_connection()
+        assert connection.connection is None
+    finally:
+        schema_version._checked.add(connection.alias)
+        later.delete()

@@ -305,8 +305,8 @@ def _loses_its_connection(connection: Any) -> None:
 def test_the_turn_goes_on_however_a_write_ends(
     ends: Callable[[Any], None], connect: Connections, workers: ThreadPoolExecutor
 ) -> None:
-    ends(connect(timeout=5))
-    other = connect(timeout=5)
+    ends(connect(timeout=2))
+    other = connect(timeout=2)
     assert workers.submit(write, other, "after").result(PATIENCE) == "after"
 
 
@@ -381,6 +381,17 @@ def test_fifty_writers_all_get_through(connect: Connections, workers: ThreadPool
         assert cursor.fetchone() == (700,)
 
 
+def test_a_refused_statement_leaves_the_connection_fit_for_the_next(connect: Connections) -> None:
+    connection = connect()
+    with begun(connection):
+        inner = transaction.atomic(using=connection.alias)
+        with pytest.raises(IntegrityError), inner, connection.cursor() as cursor:
+            cursor.execute("INSERT INTO t (word) VALUES ('1')")
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO t (word) VALUES ('fits')")
+    assert write(connection, "after") == "after"
+
+
 # --- The log -------------------------------------------------------------------------------------
 def test_a_long_log_is_cut_off_once_no_reader_is_in_it(
     connect: Connections, file: Path, monkeypatch: pytest.MonkeyPatch
@@ -401,3 +412,14 @@ def test_a_long_log_is_cut_off_once_no_reader_is_in_it(
     assert logs.shorten(connection) is True
     assert log.stat().st_size == 0
     assert write(connection, "after") == "after"
+
+
+def test_the_log_of_one_large_write_does_not_stay(connect: Connections, file: Path) -> None:
+    connection, log = connect(), Path(f"{file}-wal")
+    with begun(connection), connection.cursor() as cursor:
+        for number in range(20):
+            cursor.execute("INSERT INTO t (word) VALUES (%s)", [f"{number}" * 1_000_000])
+    assert log.stat().st_size > 12 * 2**20
+    # The first write after it begins the log again.
+    write(connection, "small")
+    assert log.stat().st_size <= 8 * 2**20
