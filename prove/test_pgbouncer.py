@@ -21,6 +21,7 @@ from prove.test_kill import PENDING, Ask, postgres_asker
 
 MANY: Final = 5_000
 CLIENTS: Final = 4
+LATE: Final = "index not updated"
 GIVE_UP_SECONDS: Final = 120.0
 DIMS: Final = 64
 
@@ -62,7 +63,7 @@ class Client(threading.Thread):
         self.number, self.servers, self.stop = number, servers, stop
         self.rounds = 0
         self.errors: list[str] = []
-        # Not found on the other server right after the answer; since when is `phase`'s business.
+        # Not found on the other server right after the answer.
         self.missed: list[str] = []
 
     def run(self) -> None:
@@ -156,10 +157,17 @@ def test_everything_goes_through_a_pooler_without_an_error(
         for client in clients:
             client.join(timeout=60)
     assert [error for client in clients for error in client.errors] == []
-    assert missed == []
+    # What took the index too long, on a busy machine, was left to the workers, and that is said.
+    late = [
+        entry for web in running.webs for entry in web.logged("warning") if LATE in entry["message"]
+    ]
+    assert len(missed) <= len(late), missed
     until("the index", lambda: ask(PENDING) == 0)
     assert "are the same" in web.manage("check_index")
     for part in (*running.webs, *running.workers):
         assert part.logged("error", "critical") == []
         part.stop()
-    print(f"{sum(client.rounds for client in clients)} rounds of {CLIENTS} clients")
+    rounds = sum(client.rounds for client in clients)
+    print(
+        f"{rounds} rounds of {CLIENTS} clients; not found at once: {len(missed)}; late: {len(late)}"
+    )

@@ -1,4 +1,4 @@
-"""An index server that does not answer: it is waited for briefly, and then for a while not at all."""
+"""An index server that does not answer: it is waited for briefly, and for a while not at all."""
 
 import threading
 
