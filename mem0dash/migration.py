@@ -73,14 +73,16 @@ def _wait_for_lock(holder: BaseDatabaseWrapper) -> None:
     holder.set_autocommit(False)
     while not _got_lock(holder):
         who = _who_has_it(holder)
+        # The transaction is over, and the connection free for others, until the next look.
         holder.rollback()
         if time.monotonic() - started >= WAIT_SECONDS:
             raise ConfigurationError(
                 f"Another process has been migrating this database for {WAIT_SECONDS:.0f} seconds: "
-                f"{who} Start again once it is done."
+                f"{who} Start again once it is done. If it never ends, end it in PostgreSQL with "
+                "pg_terminate_backend."
             )
         if not told:
-            logger.warning("waiting for another process that migrates the database: %s", who)
+            logger.info(f"waiting for another process that migrates the database: {who}")
             told = True
         time.sleep(_LOOK_SECONDS)
 
@@ -110,5 +112,5 @@ def _who_has_it(holder: BaseDatabaseWrapper) -> str:
     if row is None:
         return "It has just ended."
     pid, name, address, state = row
-    told = f"{name or 'it gives no name'}, from {address or 'this machine'}, {state or 'unknown'}."
-    return f"{told} To end it: SELECT pg_terminate_backend({pid});"
+    told = f"{name or 'it gives no name'}, from {address or 'this machine'}, {state or 'unknown'}"
+    return f"{told}; PostgreSQL's process {pid}."

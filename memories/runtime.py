@@ -85,7 +85,7 @@ class Runtime:
         except (Mem0dashError, AnyDatabaseError) as error:
             # One line: there may be one for each write until the index answers again.
             cause = str(error.__cause__ or error).strip()[:300]
-            logger.error("index not updated; it will be tried again", extra={"cause": cause})
+            logger.warning("index not updated; it will be tried again", extra={"cause": cause})
 
     def use(self, engine: Engine, commit: Callable[[], int]) -> None:
         """Puts `engine` in the place of the present one, for what begins from now on.

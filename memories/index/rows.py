@@ -1,6 +1,6 @@
 """Memories as rows for the index: read from SQL, made into points."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from datetime import time as day_time
 from typing import Any, Final, NamedTuple
@@ -12,7 +12,7 @@ from django.db.models import F, FilteredRelation, Q, QuerySet
 from memories.filters.pushdown import METADATA_WORDS, metadata_words
 from memories.index.base import Point
 from memories.index.fields import EXPIRES
-from memories.models import ENTITY_FIELDS, Memory
+from memories.models import ENTITY_FIELDS, Memory, MemoryVector, Revision
 
 BATCH: Final = 500
 _COLUMNS: Final = (
@@ -66,6 +66,22 @@ def stamps(ids: Sequence[UUID], model_key: str) -> dict[UUID, Stamp]:
 def pending() -> QuerySet[Memory]:
     """What the index has not been seen to hold."""
     return Memory.objects.filter(rev__gt=F("indexed_rev"))
+
+
+def changed(since: datetime) -> list[UUID]:
+    """What any process changed since then; the time of a memory itself may be an import's."""
+    found = Revision.objects.filter(at__gte=since)
+    return list(found.values_list("memory_id", flat=True).distinct())
+
+
+def with_vector(ids: Iterable[UUID], model_key: str) -> list[UUID]:
+    """Those of the ids that have a vector of this model: to get one is no change of a memory."""
+    wanted, found = list(ids), []
+    of_model = MemoryVector.objects.filter(model_key=model_key)
+    for at in range(0, len(wanted), BATCH):
+        some = of_model.filter(memory_id__in=wanted[at : at + BATCH])
+        found += list(some.values_list("memory_id", flat=True))
+    return found
 
 
 def batches() -> Iterator[list[UUID]]:

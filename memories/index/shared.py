@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -21,10 +21,11 @@ from memories.index import rows
 from memories.index.base import VectorIndex
 from memories.index.compare import differences, differing
 from memories.index.indexer import Building, Indexer, Model, Progress, by_rev, silent, write
+from memories.index.leftovers import Leftovers
 from memories.index.qdrant import Collections, QdrantIndex
 from memories.index.rows import BATCH
 from memories.leases import Held
-from memories.models import Memory, MemoryVector, Revision
+from memories.models import Memory
 from memories.server_state import IndexState, Lease
 
 logger = logging.getLogger(__name__)
@@ -40,16 +41,10 @@ YOUNG_SECONDS = 2.0
 LONG_TRANSACTION: Final = timedelta(seconds=60)
 ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 5.0
-# The other processes see a flip within a second or two; a search under way in the old index ends.
-KEEP_OLD_SECONDS: Final = 60.0
 # So long a change waits for another generation to take over; and so long afterwards changes go to
 # the one before as well, in which a process searches that has not noticed yet.
 FOLLOW_SECONDS: Final = 1.0
 FORMER_SECONDS: Final = 10.0
-# So long the index remembers that a memory is gone, for the sake of writes that are late; and so
-# often it is looked for those that are older.
-BURIED_SECONDS: Final = 3600.0
-DIG_SECONDS: Final = 600.0
 # So long a process may go on with an index of the former model, until it has the new embedder.
 BEHIND_SECONDS: Final = 30.0
 
@@ -92,9 +87,8 @@ class SharedIndexer(Indexer):
         self._insists = self._model_of(self.state) != (model_key, dims)
         self._behind_since: float | None = None
         self._former: Former | None = None
-        self._looked_at = self._swept_at = -LOOK_SECONDS
-        self._dug_at = time.monotonic()
-        self._unused_since: dict[int, float] = {}
+        self._looked_at = -LOOK_SECONDS
+        self._leftovers = Leftovers(collections)
         self.index = collections.open(self.state.generation, dims)
         if not self.complete and not Memory.objects.exists():
             # Others may be at it, or the server away: then it is built by and by.
@@ -258,7 +252,7 @@ class SharedIndexer(Indexer):
                 Memory.objects.filter(id__in=ids).update(claimed_until=None)
                 raise
             total += len(ids)
-        self._sweep()
+        self._leftovers.sweep(self.index, self.state)
         return total
 
     def _claim(self) -> list[UUID]:
@@ -387,12 +381,12 @@ class SharedIndexer(Indexer):
         beat = building.lease.renew
         found = differences(building.index, pending_too=True, each=beat)
         self._catch_up(building, found.all, beat)
-        self._catch_up(building, self._changed(since), beat)
+        self._catch_up(building, rows.changed(since), beat)
         with leases.held(FENCE, FENCE_SECONDS) as fence:
             # From here on what changes stays pending, and whoever changes it waits for the end of
             # this: so only what is not there already.
-            self._catch_up(building, self._changed(since), fence.renew)
-            embedded = self._embedded_since(building)
+            self._catch_up(building, rows.changed(since), fence.renew)
+            embedded = rows.with_vector(building.wordless, building.model[0])
             for at in range(0, len(embedded), BATCH):
                 fence.renew()
                 self._copy(embedded[at : at + BATCH], building)
@@ -413,43 +407,6 @@ class SharedIndexer(Indexer):
         for at in range(0, len(ids), BATCH):
             beat()
             self._copy(differing(building.index, ids[at : at + BATCH]), building)
-
-    @staticmethod
-    def _changed(since: datetime) -> list[UUID]:
-        """What any process changed since then; the time of a memory itself may be an import's."""
-        changed = Revision.objects.filter(at__gte=since)
-        return list(changed.values_list("memory_id", flat=True).distinct())
-
-    @staticmethod
-    def _embedded_since(building: SharedBuilding) -> list[UUID]:
-        """What was brought without a vector and has got one, which is no change of the memory."""
-        wordless, found = list(building.wordless), []
-        of_model = MemoryVector.objects.filter(model_key=building.model[0])
-        for at in range(0, len(wordless), BATCH):
-            some = of_model.filter(memory_id__in=wordless[at : at + BATCH])
-            found += list(some.values_list("memory_id", flat=True))
-        return found
-
-    def _sweep(self) -> None:
-        """Drops generations that have been out of use for a while, and builds that broke off."""
-        now = time.monotonic()
-        if now - self._swept_at < LOOK_SECONDS * 2:
-            return
-        self._swept_at = now
-        if now - self._dug_at >= DIG_SECONDS:
-            self._dug_at = now
-            self.index.sweep(time.time() - BURIED_SECONDS)
-        unused = [g for g in self._collections.generations() if g != self.state.generation]
-        self._unused_since = {g: self._unused_since.get(g, now) for g in unused}
-        due = [g for g, since in self._unused_since.items() if now - since >= KEEP_OLD_SECONDS]
-        if not due:
-            return
-        # With the lease nobody builds, so that none of these is about to come into use.
-        with suppress(ConflictError), leases.held(BUILD):
-            live = IndexState.objects.get(pk=self.state.pk).generation
-            for generation in due:
-                if generation != live:
-                    self._collections.drop(generation)
 
     def close(self) -> None:
         self.index.close()

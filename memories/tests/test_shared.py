@@ -13,7 +13,7 @@ from django.utils import timezone
 from mem0dash.errors import IndexUnavailableError
 from memories import services, vectors
 from memories.filters import EVERYTHING
-from memories.index import qdrant, shared
+from memories.index import leftovers, qdrant, shared
 from memories.index.shared import SharedIndexer
 from memories.models import Memory, MemoryVector
 from memories.search import search_memories
@@ -353,11 +353,11 @@ def test_what_is_left_of_a_memory_that_is_gone_is_taken_away_after_a_while(
     kept, one = add(owner, "black tea", "green tea")
     services.delete_memory(owner, one)
     points = lambda: {p.id for p in collections._client.scroll(engine.index.name)[0]}  # noqa: E731
-    engine.indexer._swept_at = engine.indexer._dug_at = -1e9
+    engine.indexer._leftovers._swept_at = engine.indexer._leftovers._dug_at = -1e9
     engine.indexer.drain()
     assert points() == {str(kept), str(one)}
-    monkeypatch.setattr(shared, "BURIED_SECONDS", -60.0)
-    engine.indexer._swept_at = engine.indexer._dug_at = -1e9
+    monkeypatch.setattr(leftovers, "BURIED_SECONDS", -60.0)
+    engine.indexer._leftovers._swept_at = engine.indexer._leftovers._dug_at = -1e9
     engine.indexer.drain()
     assert points() == {str(kept)}
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from mem0dash.errors import ConflictError, IndexUnavailableError
 from memories import leases, services
 from memories.filters import EVERYTHING
-from memories.index import shared
+from memories.index import leftovers, rows, shared
 from memories.index.shared import SharedIndexer
 from memories.models import Memory, MemoryVector
 from memories.server_state import IndexState, Lease
@@ -114,11 +114,11 @@ def test_a_build_that_was_killed_is_started_over_and_what_it_left_is_swept_away(
     flipped = IndexState.objects.get().generation
     assert flipped > left > live  # never into what somebody else may still write to
     assert said(another.index, "tea") == {one}
-    another._swept_at = float("-inf")
+    another._leftovers._swept_at = float("-inf")
     another.drain()
     assert collections.generations() == [live, left, flipped]  # not at once: others may be in it
-    monkeypatch.setattr(shared, "KEEP_OLD_SECONDS", 0.0)
-    another._swept_at = float("-inf")
+    monkeypatch.setattr(leftovers, "KEEP_OLD_SECONDS", 0.0)
+    another._leftovers._swept_at = float("-inf")
     another.drain()
     assert collections.generations() == [flipped]
 
@@ -126,10 +126,10 @@ def test_a_build_that_was_killed_is_started_over_and_what_it_left_is_swept_away(
 def test_nothing_is_swept_away_while_somebody_builds(
     owner, engine, another, collections, monkeypatch
 ):
-    monkeypatch.setattr(shared, "KEEP_OLD_SECONDS", 0.0)
+    monkeypatch.setattr(leftovers, "KEEP_OLD_SECONDS", 0.0)
     collections.create(900, 4)
     held_by_another(shared.BUILD, 30)
-    another._swept_at = float("-inf")
+    another._leftovers._swept_at = float("-inf")
     another.drain()
     assert 900 in collections.generations()
 
@@ -160,9 +160,9 @@ def test_what_other_processes_change_during_a_build_is_in_the_new_index(
     assert new[0] in said(another.index, "fresh")
 
 
-def after_the_last_look(indexer, monkeypatch, act) -> None:
+def after_the_last_look(monkeypatch, act) -> None:
     """Has `act` done while nothing is written down as applied, too late for the one who builds."""
-    changed = indexer._changed
+    changed = rows.changed
 
     def then_more(since):
         found = changed(since)
@@ -170,7 +170,7 @@ def after_the_last_look(indexer, monkeypatch, act) -> None:
             act()
         return found
 
-    monkeypatch.setattr(indexer, "_changed", then_more)
+    monkeypatch.setattr(rows, "changed", then_more)
 
 
 def test_what_others_change_after_the_last_look_stays_pending_and_is_drained(
@@ -185,7 +185,7 @@ def test_what_others_change_after_the_last_look_stays_pending_and_is_drained(
 
     # Nobody waits for the change: it is made by the one who brings it about.
     monkeypatch.setattr(shared, "FOLLOW_SECONDS", 0.0)
-    after_the_last_look(another, monkeypatch, change)
+    after_the_last_look(monkeypatch, change)
     another.rebuild()
     assert pending() == 2
     assert another.drain() == 2
@@ -218,7 +218,7 @@ def test_what_is_added_during_the_change_over_is_answered_when_the_new_index_has
 
     monkeypatch.setattr(shared, "FOLLOW_SECONDS", 60.0)
     monkeypatch.setattr(engine.indexer, "_apply", noted)
-    after_the_last_look(another, monkeypatch, in_another_process)
+    after_the_last_look(monkeypatch, in_another_process)
     another.rebuild()
     threads[0].join(timeout=60)
     # Without any drain: a client may search in the other process right away.

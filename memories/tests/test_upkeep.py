@@ -300,6 +300,16 @@ def test_the_command_says_that_index_and_database_are_the_same(owner, opened):
     assert "are the same" in said_
 
 
+def test_the_command_does_not_call_the_same_what_is_still_on_its_way(owner, opened):
+    add(owner, "green tea")
+    let_go(opened)
+    Memory.objects.update(rev=2)
+    told = command("check_index")
+    assert "1 changes are on their way" in told
+    assert "Nothing differs but what is on its way" in told
+    assert "the same" not in told
+
+
 def test_the_command_tells_what_differs_and_repairs_it(owner, opened):
     ids = add(owner, "green tea", "black tea")
     settled(opened)

@@ -46,15 +46,20 @@ class Command(BaseCommand):
             self.stdout.write(f"The index was not built; it now holds {count:,} memories.")
             return
         found = indexer.differences()
+        waiting = pending().count()
         self.stdout.write(
             f"{found.compared:,} points compared with the database; "
-            f"{pending().count():,} changes are on their way."
+            f"{waiting:,} changes are on their way."
         )
         self._show("missing", found.missing)
         self._show("of another revision", found.stale)
         self._show("of memories that are gone", found.ghosts)
         if not found.all:
-            self.stdout.write("The index and the database are the same.")
+            self.stdout.write(
+                "Nothing differs but what is on its way; run this again when the index has it."
+                if waiting
+                else "The index and the database are the same."
+            )
             return
         if not repair:
             raise CommandError(f"{len(found.all):,} points differ; --repair applies them again.")
