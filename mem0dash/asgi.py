@@ -166,6 +166,9 @@ async def _answer(request: _Request, receive: Receive, send: Send) -> None:
     answer = await threads.run(lambda: _respond(request), receive if is_read else None)
     if answer is None:
         return
+    if not is_read and b"expect" in request.headers:
+        # Whether the body comes now or the next request, nobody could tell.
+        answer.messages[0]["headers"].append((b"connection", b"close"))
     for message in answer.messages:
         await send(message)
     if answer.file is not None:

@@ -160,6 +160,16 @@ def test_a_malformed_head_is_4xx_and_the_server_lives_on(
     assert answer.startswith(b"HTTP/1.1 4"), answer[:300]
 
 
+def test_an_address_with_raw_bytes_is_no_error_of_the_server(
+    server: Server, http: httpx.Client
+) -> None:
+    for address in (b"/memories?user_id=\xff", b"/\xff", b"/healthz?\xc3\xa9", b"//", b"*"):
+        head = b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        answer = raw_request(server, b"GET " + address + head)
+        assert answer[:12] < b"HTTP/1.1 500", (address, answer[:200])
+    assert server.logged("error", "critical") == []
+
+
 def test_paths_with_any_byte_are_answered(http: httpx.Client) -> None:
     for part in ("%00", "%ff", "a%00b", "%0d%0aX: y", "%f0%9f%98%80", "a" * 8000):
         answer = http.get(f"/memories/{part}")
@@ -248,6 +258,13 @@ def test_who_asks_before_sending_too_much_is_told_not_to() -> None:
     headers = [(b"content-length", b"10485760"), (b"expect", b"100-continue"), KEYED]
     sent, unread = drive([MEBIBYTE] * 10, headers)
     assert (sent[0]["status"], unread) == (413, 10)
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_who_asks_before_sending_without_a_credential_ends_there() -> None:
+    headers = [(b"content-length", b"10"), (b"expect", b"100-continue")]
+    sent, unread = drive([MEBIBYTE], headers)
+    assert (sent[0]["status"], unread) == (401, 1)
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
