@@ -59,20 +59,7 @@ def create_api_key(
     label = label.strip()
     if not label or len(label) > 150:
         raise InvalidInputError("A key needs a label of 1 to 150 characters.")
-    most = scopes_in(owner, project.id) & (maker.scopes if maker else ALL_SCOPES)
-    if maker is not None and (
-        maker.project.id != project.id or maker.account_id not in {None, owner.id}
-    ):
-        raise PermissionDeniedError("A key makes keys of its own account and project only.")
-    if maker is not None and maker.key_id is not None:
-        maker.require(Scope.WRITE)
-    if not most:
-        raise PermissionDeniedError("This account has no rights in the project to give to a key.")
-    wanted = most if scopes is None else frozenset(scopes)
-    if not wanted:
-        raise InvalidInputError("A key needs at least one scope.")
-    if not wanted <= most:
-        raise PermissionDeniedError("A key cannot be given more than its maker has.")
+    wanted = _granted(owner, project, scopes, maker)
     key = PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
         _lock(owner)
@@ -91,6 +78,30 @@ def create_api_key(
             made_via=maker.via if maker else "",
         )
     return row, key
+
+
+def _granted(
+    owner: Account,
+    project: Project,
+    scopes: Collection[Scope] | None,
+    maker: Principal | None,
+) -> frozenset[Scope]:
+    """The scopes of a new key, as create_api_key says."""
+    most = scopes_in(owner, project.id) & (maker.scopes if maker else ALL_SCOPES)
+    if maker is not None and (
+        maker.project.id != project.id or maker.account_id not in {None, owner.id}
+    ):
+        raise PermissionDeniedError("A key makes keys of its own account and project only.")
+    if maker is not None and maker.key_id is not None:
+        maker.require(Scope.WRITE)
+    if not most:
+        raise PermissionDeniedError("This account has no rights in the project to give to a key.")
+    wanted = most if scopes is None else frozenset(scopes)
+    if not wanted:
+        raise InvalidInputError("A key needs at least one scope.")
+    if not wanted <= most:
+        raise PermissionDeniedError("A key cannot be given more than its maker has.")
+    return wanted
 
 
 def _lock(owner: Account) -> None:

@@ -7,6 +7,7 @@ from django.db import Error as AnyDatabaseError
 from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -84,6 +85,9 @@ class HealthView(OssView):
 
 
 class MetricsView(OssView):
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        return [] if settings.METRICS_PUBLIC else list(super().get_authenticators())
+
     PASSES_NAMES_OVER = True
 
     def perform_authentication(self, request: Request) -> None:

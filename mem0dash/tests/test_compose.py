@@ -93,5 +93,10 @@ def test_a_server_reaches_the_machine_below_and_has_the_time_to_end(
     assert int(service["stop_grace_period"].removesuffix("s")) >= int(graceful[1]) + 10
 
 
+def test_what_stands_in_env_gets_into_no_image_and_no_commit() -> None:
+    for name, line in ((".dockerignore", ".env"), (".gitignore", "/.env")):
+        assert line in (ROOT / name).read_text().splitlines(), name
+
+
 def test_the_server_knows_the_names_that_its_network_has_for_it(services: dict[str, Any]) -> None:
     assert {name for name, service in services.items() if service.get("ports")} <= OWN_NAMES
