@@ -17,7 +17,7 @@ from memories.engine import hints
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.index import rows
-from memories.models import ENTITY_FIELDS, AddInput, ReviewStatus
+from memories.models import ENTITY_FIELDS, ReviewStatus
 from memories.queries import reachable
 from memories.server_state import IndexState, Reembedding
 

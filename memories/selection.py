@@ -16,8 +16,8 @@ from django.utils import timezone
 from mem0dash import names
 from mem0dash.errors import InvalidInputError
 from memories.filters import AllOf, AnyOf, Condition, Node, Not
-from memories.models import Collection as MemoryCollection
 from memories.models import ENTITY_FIELDS, Confidence, ReviewStatus
+from memories.models import Collection as MemoryCollection
 
 Mode = Literal["meaning", "words"]
 

@@ -220,11 +220,7 @@ class SearchView(OssView):
 def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
     """Body filters with the deprecated top-level ids merged in; ids may stand at any depth."""
     parts: list[Node] = [parse_filters(body.filters)] if body.filters else []
-    top = {
-        name: value
-        for name in ENTITY_FIELDS
-        if (value := getattr(body, name)) is not None
-    }
+    top = {name: value for name in ENTITY_FIELDS if (value := getattr(body, name)) is not None}
     named = _named(principal, **top) if top else None
     if named is not None:
         parts.append(named)

@@ -32,8 +32,8 @@ FIELDS: Final = TEXT_FIELDS | TIME_FIELDS | DATE_FIELDS | LIST_FIELDS
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`field op value`. `metadata` says that the field is a metadata key, not a column: `a.b` is the
-    key of that name, or the key `b` of the object that is the value of `a` (see `path`).
+    """`field op value`. `metadata` says that the field is a metadata key, not a column: `a.b` is
+    the key of that name, or the key `b` of the object that is the value of `a` (see `path`).
 
     Beside OPERATORS there is `exists` (value ignored): present and not null or empty.
     """

@@ -113,7 +113,9 @@ class _Parser:
         if self.count > MAX_CONDITIONS:
             raise InvalidInputError(f"Invalid filters: more than {MAX_CONDITIONS} conditions.")
         if op not in {*OPERATORS, "exists"}:
-            inside = "" if name in FIELDS else f" For the key {op} inside of {name}, write {name}.{op}."
+            inside = (
+                "" if name in FIELDS else f" For the key {op} inside of {name}, write {name}.{op}."
+            )
             raise InvalidInputError(
                 f"Unsupported filter operator for {name}: {op}. "
                 f"Supported operators: {', '.join(OPERATORS)}.{inside}"
@@ -157,7 +159,9 @@ def _typed(name: str, op: str, value: Scalar | tuple[Scalar, ...]) -> Condition:
         return Condition(name, op, ids if isinstance(value, tuple) else ids[0])
     if name in TIME_FIELDS:
         if not all(parse_instant(item) for item in values):
-            raise InvalidInputError(f"Invalid filter for {name}: use ISO 8601, a day or a date and time.")
+            raise InvalidInputError(
+                f"Invalid filter for {name}: use ISO 8601, a day or a date and time."
+            )
     elif name in DATE_FIELDS:
         if not all(_is_date(item) for item in values):
             raise InvalidInputError(f"Invalid filter for {name}: use a date, YYYY-MM-DD.")

@@ -158,7 +158,9 @@ def test_a_time_that_cannot_be_read_is_refused_by_name(api: Any, rest: Memserv) 
         for value in UNREADABLE:
             metadata = {name: value}
             for answer in (
-                api.post("/memories", {"messages": "tea", "user_id": "alice", "metadata": metadata}),
+                api.post(
+                    "/memories", {"messages": "tea", "user_id": "alice", "metadata": metadata}
+                ),
                 api.put(f"/memories/{id_}", {"metadata": metadata}),
                 rest("POST", "", {"content": "tea", "user_id": "alice", "metadata": metadata}),
             ):

@@ -20,7 +20,6 @@ from memories.selection import Selection
 from memories.views.inspector import back
 from memories.views.place import Place
 
-
 # What the form that saves a view says beside the selection.
 FORM: Final = frozenset({"csrfmiddlewaretoken", "name", "shared", "page", "id"})
 
