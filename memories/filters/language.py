@@ -27,6 +27,8 @@ TEXT_FIELDS: Final = frozenset(
 TIME_FIELDS: Final = frozenset({"created_at", "updated_at", "expires_at", "reviewed_at"})
 DATE_FIELDS: Final = frozenset({"expiration_date"})
 LIST_FIELDS: Final = frozenset({"categories"})
+# Each is one more table of a join, of which SQLite takes 64.
+MAX_KEYS: Final = 8
 FIELDS: Final = TEXT_FIELDS | TIME_FIELDS | DATE_FIELDS | LIST_FIELDS
 
 
@@ -46,9 +48,9 @@ class Condition:
 
 def path(field: str) -> tuple[str, ...]:
     """The keys that lead to a value inside of objects, where a metadata key is written with dots;
-    none where it can only be a key itself."""
+    none where it can only be a key itself, as with more than MAX_KEYS."""
     keys = tuple(field.split("."))
-    return keys if len(keys) > 1 and all(keys) else ()
+    return keys if 1 < len(keys) <= MAX_KEYS and all(keys) else ()
 
 
 @dataclass(frozen=True, slots=True)

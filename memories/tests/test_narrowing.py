@@ -1,6 +1,7 @@
 """Whatever name a client writes, however it is spelt: never more is deleted or shown than asked."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -157,6 +158,26 @@ def test_a_delete_takes_no_body(crowd: Any) -> None:
             assert answer.status_code in {400, 422}, (path, body)
     assert deleted() == []
     assert crowd("DELETE", "/memories?user_id=alice", {}).status_code == 200
+
+
+def test_every_route_understands_what_the_document_says_and_nothing_else(crowd: Any) -> None:
+    document = crowd.get("/openapi.json").json()
+    open_to_all = {"/healthz", "/metrics"}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            address = re.sub(r"{\w+}", "x", path).replace("/entities/x/", "/entities/user/")
+            takes = [p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"]
+            if method not in {"get", "delete"} or path in open_to_all or "/auth/" in path:
+                continue
+            answer = crowd(method, f"{address}?unheard_of=x")
+            assert answer.status_code == 400, (method, path)
+            told = answer.json()["detail"]
+            assert "does not understand “unheard_of”" in told
+            assert all(name in told for name in takes), (method, path)
+    query = {p["name"] for p in document["paths"]["/memories"]["delete"]["parameters"]}
+    assert query == {*IDS}
+    listed = {p["name"] for p in document["paths"]["/memories"]["get"]["parameters"]}
+    assert listed == {*IDS, "top_k", "limit", "page", "page_size", "offset", "show_expired"}
 
 
 def test_an_app_narrows_a_delete(crowd: Any) -> None:

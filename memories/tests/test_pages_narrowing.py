@@ -99,6 +99,16 @@ def test_a_saved_view_that_is_no_longer_understood_leads_nowhere(
     assert "former_field" not in page
 
 
+def test_metadata_inside_of_objects_is_found_and_no_depth_breaks_the_page(
+    browser: Client, api: Any
+) -> None:
+    api.add("Drinks coffee", "mara", metadata={"nested": {"a": 1}})
+    page = text_of(browser.get(f"{LIST}?metadata=nested.a%3D1"))
+    assert "Drinks coffee" in page and SECRET not in page
+    deep = ".".join("a" * 140)
+    assert SECRET not in text_of(browser.get(f"{LIST}?metadata={deep}"))
+
+
 def test_a_name_that_is_longer_than_any_id_finds_no_entity(browser: Client) -> None:
     answer = browser.get(f"/dashboard/entities?q={'mara' * 70}")
     assert answer.status_code == 400
