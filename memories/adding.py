@@ -73,7 +73,7 @@ def add_memories(
     messages = _spoken(messages)
     if memory_type == PROCEDURAL and infer and "agent_id" not in chosen:
         raise InvalidInputError("A procedural memory needs an agent_id.")
-    if all(message.get("role") == "system" for message in messages):
+    if all(map(_is_system, messages)):
         return Added([], "verbatim")
     options = {
         "entities": chosen,
@@ -150,13 +150,17 @@ def _spoken(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]
     """The turns in which something is said; InvalidInputError where there are turns, and nothing
     in any of them."""
     spoken = [message for message in messages if str(message.get("content") or "").strip()]
-    if messages and not spoken and any(one.get("role") != "system" for one in messages):
+    if not all(map(_is_system, messages)) and all(map(_is_system, spoken)):
         raise InvalidInputError(
             "A message cannot be empty or whitespace-only: there is no text in any of these."
         )
     for message in spoken:
         limits.check_text(str(message["content"]), "A message")
     return spoken
+
+
+def _is_system(message: Mapping[str, Any]) -> bool:
+    return message.get("role") == "system"
 
 
 def _check(memory_type: str | None, prompt: str | None, idempotency_key: str) -> None:

@@ -163,8 +163,11 @@ def is_made_good(kept: AddInput) -> bool:
 
 
 def waiting(project_id: UUID) -> QuerySet[AddInput]:
-    """The failed adds of a project that wait for another attempt: their input is still there, and
-    nobody has sent the same again with success. Of identical ones only the first is to be stored."""
+    """The failed adds of a project that wait for another attempt.
+
+    Their input is still there, and nobody has sent the same again with success. Of identical ones
+    only the first is to be stored.
+    """
     failed = AddInput.objects.filter(
         project_id=project_id, outcome=AddInput.Outcome.FAILED
     ).exclude(messages=[])

@@ -118,11 +118,11 @@ def _change(
         given = {k: v for k, v in metadata.items() if k not in records.RESERVED_METADATA}
         values["metadata"] = given if replace else {**memory.metadata, **given}
         limits.check_metadata(values["metadata"])
-        new = {k: v for k, v in given.items() if memory.metadata.get(k) != v}
+        # What stands there as before is not said anew: it may have been reviewed since.
+        new = {k: v for k, v in metadata.items() if memory.metadata.get(k) != v}
         records.check_times(new)
         if replace:
-            # What stands there as before is not said anew: it may have been reviewed since.
-            given = new
+            given = {k: v for k, v in given.items() if k in new}
         promoted = records.provenance(given, principal)
         if Scope.REVIEW not in principal.scopes:
             promoted.pop("review_status", None)  # what a reviewer decided stays decided

@@ -1,4 +1,4 @@
-"""Messages as clients write them: plain texts, parts of several kinds, turns that only call tools."""
+"""Messages as clients write them: plain texts, parts of several kinds, turns that call tools."""
 
 from typing import Annotated, Any, Final
 

@@ -27,13 +27,15 @@ TEXT_FIELDS: Final = frozenset(
 TIME_FIELDS: Final = frozenset({"created_at", "updated_at", "expires_at", "reviewed_at"})
 DATE_FIELDS: Final = frozenset({"expiration_date"})
 LIST_FIELDS: Final = frozenset({"categories"})
+# Each is one more table of a join, of which SQLite takes 64.
+MAX_KEYS: Final = 8
 FIELDS: Final = TEXT_FIELDS | TIME_FIELDS | DATE_FIELDS | LIST_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`field op value`. `metadata` says that the field is a metadata key, not a column: `a.b` is the
-    key of that name, or the key `b` of the object that is the value of `a` (see `path`).
+    """`field op value`. `metadata` says that the field is a metadata key, not a column: `a.b` is
+    the key of that name, or the key `b` of the object that is the value of `a` (see `path`).
 
     Beside OPERATORS there is `exists` (value ignored): present and not null or empty.
     """
@@ -46,9 +48,9 @@ class Condition:
 
 def path(field: str) -> tuple[str, ...]:
     """The keys that lead to a value inside of objects, where a metadata key is written with dots;
-    none where it can only be a key itself."""
+    none where it can only be a key itself, as with more than MAX_KEYS."""
     keys = tuple(field.split("."))
-    return keys if len(keys) > 1 and all(keys) else ()
+    return keys if 1 < len(keys) <= MAX_KEYS and all(keys) else ()
 
 
 @dataclass(frozen=True, slots=True)

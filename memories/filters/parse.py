@@ -9,6 +9,7 @@ from mem0dash.limits import check_value
 from memories.filters.language import (
     DATE_FIELDS,
     FIELDS,
+    MAX_KEYS,
     OPERATORS,
     TIME_FIELDS,
     AllOf,
@@ -22,7 +23,6 @@ from memories.models import ENTITY_FIELDS
 from memories.records import parse_instant
 
 MAX_DEPTH: Final = 16
-MAX_KEYS: Final = 8
 MAX_CONDITIONS: Final = 200
 MAX_NODES: Final = 1000
 MAX_VALUES: Final = 500

@@ -131,3 +131,14 @@ def test_a_second_process_on_the_same_folder_is_told(
     finally:
         running.close()
     assert IndexState.objects.get().built_at <= timezone.now()
+
+
+def test_an_empty_name_is_no_wider_one(api: Any) -> None:
+    api.add("green tea", "ann")
+    for arguments in (["--user-id", "ann", "--agent-id", ""], ["--user-id", " "]):
+        with pytest.raises(CommandError, match="is empty"):
+            command("erase_memories", *arguments, "--yes")
+    for hours in ("0", "-1", "nan", "inf", "1e300"):
+        with pytest.raises(CommandError, match="--hours must be above 0"):
+            command("restore_memories", "--hours", hours)
+    assert Memory.objects.filter(deleted_at=None).count() == 1

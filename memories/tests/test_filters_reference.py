@@ -59,9 +59,7 @@ def condition_holds(c: Condition, memory: Memory) -> bool:
             for value in c.value
         )
     if c.metadata:
-        found = [compare(c.op, value, c.value) for value in values_of(memory.metadata, c.field)]
-        # Absent is what is absent by either reading of the name.
-        return all(found) if c.op == "eq" and c.value is None else any(found)
+        return metadata_holds(c, memory.metadata)
     stored = getattr(memory, c.field)
     if c.field in LIST_FIELDS:
         if c.op == "exists":
@@ -72,20 +70,25 @@ def condition_holds(c: Condition, memory: Memory) -> bool:
             return compare(c.op, stored, c.value)
         return any(compare(c.op, element, c.value) for element in stored)
     if c.field in TIME_FIELDS | DATE_FIELDS:
-        if (
-            c.field in TIME_FIELDS
-            and isinstance(c.value, str)
-            and len(c.value) == len("2024-03-05")
-        ):
-            # A day against a day: whole days are compared.
-            return compare(c.op, stored and stored.date(), date.fromisoformat(c.value))
-        operand = c.value and (
-            parse_instant(c.value) if c.field in TIME_FIELDS else date.fromisoformat(c.value)
-        )
-        return compare(c.op, stored, operand)
+        return time_holds(c, stored)
     if c.op in {"eq", "exists"}:  # an empty column is an absent value
         return compare(c.op, stored or None, c.value or None)
     return compare(c.op, stored, c.value)
+
+
+def time_holds(c: Condition, stored: datetime | date | None) -> bool:
+    if c.field in DATE_FIELDS:
+        return compare(c.op, stored, c.value and date.fromisoformat(c.value))
+    if isinstance(c.value, str) and len(c.value) == len("2024-03-05"):
+        # A day against a day: whole days are compared.
+        return compare(c.op, stored and stored.date(), date.fromisoformat(c.value))
+    return compare(c.op, stored, c.value and parse_instant(c.value))
+
+
+def metadata_holds(c: Condition, metadata: dict[str, Any]) -> bool:
+    found = [compare(c.op, value, c.value) for value in values_of(metadata, c.field)]
+    # Absent is what is absent by either reading of the name.
+    return all(found) if c.op == "eq" and c.value is None else any(found)
 
 
 def values_of(metadata: dict[str, Any], name: str) -> list[Any]:

@@ -1,5 +1,6 @@
 """What filters mean in SQL, case by case: the same on every database, and never a crash."""
 
+import re
 from datetime import UTC, date, datetime
 
 import pytest
@@ -300,3 +301,67 @@ def test_conditions_that_differ_in_the_key_or_the_operator_alone_are_two():
 def test_order_does_not_depend_on_the_locale_of_the_database(field):
     sql = str(Memory.objects.filter(to_q(parse_filters({field: {"gt": "a"}}))).query)
     assert 'COLLATE "C"' in sql
+
+
+# --- Whole days, and keys inside of objects ------------------------------------------------------
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"lte": "2026-11-30"}, "before start noon last"),
+        ({"lt": "2026-11-30"}, "before"),
+        ({"gte": "2026-11-30"}, "start noon last after"),
+        ({"gt": "2026-11-30"}, "after"),
+        ("2026-11-30", "start noon last"),
+        ({"eq": "2026-11-30"}, "start noon last"),
+        ({"ne": "2026-11-30"}, "before after"),
+        (["2026-11-30", "2026-12-01"], "start noon last after"),
+        ({"nin": ["2026-11-30"]}, "before after"),
+        ({"gte": "2026-11-30", "lte": "2026-11-30"}, "start noon last"),
+        ({"gte": "2026-11-29", "lt": "2026-12-01"}, "before start noon last"),
+        ({"lte": "2026-11-30T12:00:00Z"}, "before start noon"),
+        ({"lte": "20261130"}, "before start noon last"),
+        ({"lt": "9999-12-31"}, "before start noon last after"),
+    ],
+)
+@pytest.mark.parametrize("field", ["created_at", "updated_at", "expires_at", "reviewed_at"])
+def test_a_day_without_a_time_is_the_whole_day(store, field, asked, found):
+    moments = {
+        "before": datetime(2026, 11, 29, 23, 59, 59, 999999, tzinfo=UTC),
+        "start": datetime(2026, 11, 30, tzinfo=UTC),
+        "noon": datetime(2026, 11, 30, 12, tzinfo=UTC),
+        "last": datetime(2026, 11, 30, 23, 59, 59, 999999, tzinfo=UTC),
+        "after": datetime(2026, 12, 1, tzinfo=UTC),
+    }
+    rows = {store(**{field: moment}).id: name for name, moment in moments.items()}
+    assert {rows[id_] for id_ in matching({field: asked})} == set(found.split())
+
+
+@pytest.mark.django_db
+def test_a_name_with_dots_reaches_into_objects_or_is_a_key_itself(store):
+    inside = store(metadata={"nested": {"a": 1, "b": {"c": ["x"]}}})
+    itself = store(metadata={"nested.a": 1})
+    neither = store(metadata={"nested": [{"a": 1}], "a": 1})
+    assert matching({"nested.a": 1}) == {inside.id, itself.id}
+    assert matching({"nested.a": {"gte": 1, "lt": 2}}) == {inside.id, itself.id}
+    assert matching({"nested.a": "*"}) == {inside.id, itself.id}
+    assert matching({"nested.a": None}) == {neither.id}
+    assert matching({"nested.a": {"ne": 1}}) == {neither.id}
+    assert matching({"nested.b.c": {"contains": "x"}}) == {inside.id}
+    assert matching({"nested.b": "x"}) == matching({"nested..a": 1}) == set()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"nested": {"a": 1}}, "For the key a inside of nested, write nested.a."),
+        ({"nested": {"a": {"b": 1}}}, "write nested.a."),
+        ({"metadata": {"k": 1}}, "name keys of the metadata by themselves"),
+        ({"metadata.k": 1}, "name keys of the metadata by themselves"),
+        ({"NOT": [{"metadata": {"k": 1}}]}, "name keys of the metadata by themselves"),
+        ({".".join("abcdefghij"): 1}, "more than 8 keys"),
+    ],
+)
+def test_what_reaches_nowhere_is_refused_with_the_way_to_write_it(asked, told):
+    with pytest.raises(InvalidInputError, match=re.escape(told)):
+        parse_filters(asked)

@@ -25,8 +25,10 @@ class Place:
 
     @classmethod
     def of(cls, params: Mapping[str, Sequence[str]], *, beside: Collection[str] = ()) -> "Place":
-        """From a QueryDict's lists; `beside` is what else a form says. InvalidInputError for what no
-        filter has; NotFoundError for an id that is none."""
+        """From a QueryDict's lists; `beside` is what else a form says.
+
+        InvalidInputError for what no filter has; NotFoundError for an id that is none.
+        """
         selection = Selection.of(params, beside={"page", "id", *beside})
         names.check_once(params, ("page", "id"))
         wanted = (params.get("id") or [""])[-1]

@@ -23,7 +23,13 @@ class Command(BaseCommand):
         parser.add_argument("--yes", action="store_true", help="do not ask")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        entities = {name: options[name] for name in ENTITY_FIELDS if options[name]}
+        entities = {name: options[name] for name in ENTITY_FIELDS if options[name] is not None}
+        for name, value in entities.items():
+            # Left out, an empty one would erase more than was asked for.
+            if not value.strip():
+                raise CommandError(
+                    f"--{name.replace('_', '-')} is empty. Name it, or leave it out."
+                )
         if bool(options["ids"]) == bool(entities):
             raise CommandError("Name ids, or an entity such as --user-id, and not both.")
         try:

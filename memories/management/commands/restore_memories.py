@@ -12,6 +12,8 @@ from mem0dash.errors import Mem0dashError
 from memories import queries, services
 from memories.management.commands import without_index
 
+MOST_HOURS = 24 * 36_500
+
 
 class Command(BaseCommand):
     help = "Brings deleted memories back with text, metadata, vector and history."
@@ -25,6 +27,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if bool(options["ids"]) == (options["hours"] is not None):
             raise CommandError("Name ids, or --hours, and not both.")
+        if options["hours"] is not None and not 0 < options["hours"] <= MOST_HOURS:
+            raise CommandError(f"--hours must be above 0, and at most {MOST_HOURS:,}.")
         try:
             caller = operator_of(options["project"])
             ids = [queries.as_uuid(id_) for id_ in options["ids"]]

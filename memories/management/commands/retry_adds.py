@@ -28,6 +28,7 @@ class Command(BaseCommand):
             raise CommandError(error.message) from error
         wanted = options["id"] or [kept.id for kept in failed]
         if options["list"]:
+            failed = [kept for kept in failed if kept.id in wanted]
             for kept in failed:
                 when = f"{kept.created_at:%Y-%m-%d %H:%M}"
                 self.stdout.write(f"{kept.id}  {when}  {kept.reason} {kept.cause}".rstrip())
