@@ -32,6 +32,7 @@ from memories.ranking import (
 )
 from memories.records import Vector
 from memories.token_states import QueryTokens
+from memories.words_in_sql import WordsInSql
 
 POOL: Final = 100
 # A filter that the index cannot answer is resolved in SQL up to this many memories.
@@ -127,15 +128,45 @@ def search_memories(
     if top_k == 0:
         return Found([], _mode(runtime.current().engine.embedder))
     wanted = _Wanted(top_k, threshold, show_expired, recency)
-    engine, index = runtime.current().pair()
+    current = runtime.current()
+    try:
+        return _searched(current, principal, query, where, wanted)
+    except IndexUnavailableError as error:
+        if not current.has_words_alone:
+            raise
+        return _by_words(principal, query, where, wanted, error)
+
+
+def _searched(
+    current: runtime.Runtime, principal: Principal, query: str, where: Node, wanted: _Wanted
+) -> Found:
+    engine, index = current.pair()
     try:
         return _search(engine, index, principal, query, where, wanted)
     except IndexUnavailableError:
-        engine, swapped = runtime.current().pair()
+        engine, swapped = current.pair()
         if swapped is index:
             raise
         # Rebuilt meanwhile, perhaps for another model.
         return _search(engine, swapped, principal, query, where, wanted)
+
+
+def _by_words(
+    principal: Principal,
+    query: str,
+    where: Node,
+    wanted: _Wanted,
+    problem: IndexUnavailableError,
+) -> Found:
+    """What the database's own index of words finds, while there is no other; `problem` rises where
+    it finds nothing, for that may be the outage's doing."""
+    with _turns:
+        asked = _prepare(principal, query, where, wanted)
+        ranked = _ranked(WordsInSql(asked.rows), asked, wanted.threshold)
+        hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
+    if not hits:
+        raise problem
+    return Found(hits, "keyword", problem.code)
 
 
 def _search(
@@ -217,7 +248,7 @@ def _of_status(shown: Sequence[str]) -> Node:
     return Condition("review_status", "in", tuple(shown))
 
 
-def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]:
+def _ranked(index: VectorIndex | WordsInSql, asked: _Query, threshold: float) -> list[Ranked]:
     """Candidates by meaning, by words and by date, with their neighbours, gated and ranked."""
     pool = _pool(index, asked)
     members = list(pool.values())
@@ -236,7 +267,7 @@ def _ranked(index: VectorIndex, asked: _Query, threshold: float) -> list[Ranked]
     return [r for r in ranked if r.candidate.id in passing]
 
 
-def _pool(index: VectorIndex, asked: _Query) -> dict[Key, Candidate]:
+def _pool(index: VectorIndex | WordsInSql, asked: _Query) -> dict[Key, Candidate]:
     """The nearest by meaning, the best by words, and what is of the day or month that the query
     names, all re-checked in SQL; and, as lenders of their scores, the turns around them."""
     limits: dict[str, Any] = {"limit": asked.pool, "where": asked.where, "now": asked.now}
@@ -271,7 +302,7 @@ def _dated(asked: _Query) -> set[Key]:
     return {id_.hex for id_ in found}
 
 
-def _coverage(index: VectorIndex, query: str, candidates: Iterable[Candidate]) -> float:
+def _coverage(index: VectorIndex | WordsInSql, query: str, candidates: Iterable[Candidate]) -> float:
     """The share (0..1) of the query's content words that the best matches by words hold."""
     asked = index.words(query)
     best = sorted((c for c in candidates if c.bm25 > 0), key=lambda c: -c.bm25)[:COVERAGE_OF]
@@ -281,7 +312,10 @@ def _coverage(index: VectorIndex, query: str, candidates: Iterable[Candidate]) -
 
 
 def _passing(
-    index: VectorIndex, asked: _Query, candidates: Iterable[Candidate], threshold: float
+    index: VectorIndex | WordsInSql,
+    asked: _Query,
+    candidates: Iterable[Candidate],
+    threshold: float,
 ) -> set[Key]:
     """Who passes the threshold: by cosine, by holding half of the query's content words, or by
     being of the day that the query names."""

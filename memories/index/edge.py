@@ -334,11 +334,22 @@ class EdgeIndex:
         try:
             self.flush()
         except IndexUnavailableError:
-            # To let go of the engine's shard is to have it write all the same, and die of it.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._shard))
+            self._keep_shard()
             raise
         self._shard.close()
         folder.note_left(self.path)
+
+    def abandon(self) -> None:
+        if self._is_open:
+            self._keep_shard()
+            self._is_open = False
+            self._let_go()
+            self._let_go_of_root()
+
+    def _keep_shard(self) -> None:
+        """For ever: to let go of the engine's shard is to have it write to its files all the same,
+        and it would die of that on a full disk."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._shard))
 
 
 def _revisions(records: Sequence[Any]) -> list[tuple[UUID, int]]:

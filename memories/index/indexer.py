@@ -3,20 +3,29 @@
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from django.db import Error as AnyDatabaseError
 from django.db import transaction
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError
-from memories.index import rows
+from mem0dash import disk
+from mem0dash.errors import (
+    ConflictError,
+    IndexDamagedError,
+    IndexPausedError,
+    IndexUnavailableError,
+)
+from memories.index import folder, rows
 from memories.index.base import VectorIndex
+from memories.index.closed import ClosedIndex
 from memories.index.compare import Differences, differences
 from memories.index.rows import BATCH, expiry_second
 from memories.models import Memory
@@ -28,6 +37,13 @@ logger = logging.getLogger(__name__)
 
 # The most changes that may wait to be settled, and so be applied again after a crash.
 UNSETTLED: Final = 20_000
+# A closed index is tried again this often; one that was damaged is built again after a pause that
+# doubles each time, for what damages it may go on doing so.
+TRY_AGAIN_SECONDS: Final = 5.0
+HEAL_SECONDS: Final = 10.0
+MOST_HEAL_SECONDS: Final = 3600.0
+# What a point takes on disk beside its vector, as measured: text, fields, journal.
+POINT_BYTES: Final = 2000
 OpenIndex = Callable[[Path, int], VectorIndex]
 Progress = Callable[[int, int], None]
 Model = tuple[str, int]
@@ -62,19 +78,26 @@ class Indexer:
 
     index: VectorIndex
     state: IndexState
+    # Why the index does not answer although this process has it; "" where it does. For people.
+    problem = ""
+    # Before this, on the monotonic clock, it is not built by itself.
+    _heal_at = 0.0
 
     def __init__(self, root: Path, model_key: str, dims: int, open_index: OpenIndex) -> None:
-        """Opens, or makes, the index of the embedder `model_key` below the folder `root`."""
+        """Opens, or makes, the index of the embedder `model_key` below the folder `root`.
+
+        IndexInUseError when another process has it. Where it is damaged, it is moved aside and to
+        be built again; where the disk does not let it be opened, it stays closed until `tend`.
+        """
         self._root, self._open = root, open_index
         self._lock = threading.RLock()
         self._applied: dict[UUID, int] = {}
         self._prepare(model_key, dims)
         self.state = self._ensure_state()
-        existed = self._path(self.state.generation).exists()
-        self.index = open_index(self._path(self.state.generation), dims)
-        self._drop_other_folders()
-        if not existed:
-            self._begin_anew()
+        self._heals, self._heal_at, self._try_at = 0, 0.0, 0.0
+        self._doubtful = False
+        with self._lock:
+            self._open_index(folder.prepare(root))
 
     def _prepare(self, model_key: str, dims: int) -> None:
         self.swap_lock = threading.Lock()
@@ -92,26 +115,104 @@ class Indexer:
             state.save()
         return state
 
+    # --- Opening, and opening again --------------------------------------------------------------
+    def _open_index(self, damage: str = "") -> None:
+        """Opens the generation in use. `damage` says what was found wrong with its files."""
+        path = self._path(self.state.generation)
+        existed = path.exists()
+        try:
+            if damage:
+                raise IndexDamagedError(damage)
+            self._use(self._open(path, self.dims))
+        except IndexPausedError as error:
+            self._stay_closed(error.message)
+            return
+        except IndexDamagedError as error:
+            cause = str(error.__cause__ or error)
+            aside = folder.set_aside(path)
+            logger.error(
+                "the search index is damaged: it is built again from the database",
+                extra={"cause": cause[:300], "aside": str(aside or "")},
+            )
+            existed = False
+            self._heals += 1
+            pause = min(HEAL_SECONDS * 2 ** (self._heals - 2), MOST_HEAL_SECONDS)
+            self._heal_at = time.monotonic() + (pause if self._heals > 1 else 0.0)
+            try:
+                self._use(self._open(path, self.dims))
+            except (IndexPausedError, IndexDamagedError) as again:
+                self._stay_closed(again.message)
+        folder.drop_others(self._root, path)
+        if not existed:
+            self._begin_anew()
+
+    def _use(self, index: VectorIndex) -> None:
+        with self.swap_lock:
+            self.index, self.problem = index, ""
+        self._applied = {}
+        # What was not closed in an orderly way may lack what a crash took: the journal is replayed,
+        # but nobody knows whether it was whole.
+        self._doubtful = not getattr(index, "was_left_in_order", True)
+
+    def _stay_closed(self, reason: str) -> None:
+        with self.swap_lock:
+            self.index, self.problem = ClosedIndex(self.dims, reason), reason
+        self._try_at = time.monotonic() + TRY_AGAIN_SECONDS
+        logger.error("the search index stays closed: search is by words", extra={"why": reason})
+
+    def tend(self) -> None:
+        """A look at the index, once a second: opens one that stayed closed, and has one built again
+        that is damaged, or that somebody has deleted."""
+        with self._lock:
+            if isinstance(self.index, ClosedIndex):
+                if time.monotonic() >= self._try_at:
+                    self._open_index()
+                return
+            if damage := self._damage():
+                # What is left of it is not worth being brought to disk.
+                self.index.abandon()
+                self._open_index(damage)
+            elif self._doubtful and self.complete:
+                self._doubtful = False
+                self._compare()
+
+    def _damage(self) -> str:
+        """What has become of the files since they were opened; "" for nothing."""
+        found = str(getattr(self.index, "damage", ""))
+        was = getattr(self.index, "identity", None)
+        if not found and was is not None:
+            path = self._path(self.state.generation)
+            if folder.identity(path) != was:
+                found = f"the folder {path} was deleted or replaced"
+        return found
+
+    def _compare(self) -> None:
+        found = self.differences()
+        if found.all:
+            logger.warning(
+                "the index lacked changes after a crash: repaired",
+                extra={"memories": len(found.all)},
+            )
+            self.repair(found)
+
     def _begin_anew(self) -> None:
         """The folder was lost or the embedder is new: all that there is has to be applied again."""
         there_is_some = Memory.objects.filter(deleted_at=None).exists()
         self.state.built_at = None if there_is_some else timezone.now()
-        self.state.save(update_fields=["built_at"])
+        try:
+            self.state.save(update_fields=["built_at"])
+        except AnyDatabaseError:
+            # A full disk: after a restart the missing folder says the same.
+            logger.warning("that the index is to be built is not written down")
 
     @property
     def complete(self) -> bool:
         """Whether the index holds all memories: an answer from it would be an empty list for an
         outage otherwise."""
-        return self.state.built_at is not None
+        return self.state.built_at is not None and not self.problem
 
     def _path(self, generation: int) -> Path:
         return self._root / f"{generation:06d}"
-
-    def _drop_other_folders(self) -> None:
-        keep = self._path(self.state.generation)
-        for folder in self._root.iterdir():
-            if folder.is_dir() and folder != keep:
-                shutil.rmtree(folder, ignore_errors=True)
 
     # --- Following -------------------------------------------------------------------------------
     def refresh(self) -> None:
@@ -125,6 +226,8 @@ class Indexer:
         if not ids:
             return
         with self._lock:
+            if self.problem:
+                return  # they stay pending, and are drained once it is open
             for id_ in ids:
                 self._applied.pop(id_, None)
             found = rows.read(ids, self.model_key)
@@ -136,6 +239,8 @@ class Indexer:
 
     def drain(self) -> int:
         """Applies what SQL has and the index has not seen; how many memories that were."""
+        if self.problem:
+            return 0
         with self._lock:
             left = rows.pending().values_list("id", "rev")
             ids = [id_ for id_, rev in left[:UNSETTLED] if self._applied.get(id_) != rev]
@@ -161,9 +266,11 @@ class Indexer:
         the interpreter's lock), so it is done now and then, not after every change.
         """
         with self._lock:
-            applied, self._applied = self._applied, {}
+            applied = self._applied
             if applied:
+                # Where that fails, they stay unsettled.
                 self.index.flush()
+            self._applied = {}
         for rev, same in by_rev(applied).items():
             for at in range(0, len(same), BATCH):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
@@ -184,7 +291,9 @@ class Indexer:
     # --- Rebuilding ------------------------------------------------------------------------------
     def rebuild_wanted(self) -> bool:
         """Whether the index has to be built."""
-        return IndexState.objects.get(pk=self.state.pk).wants_rebuild
+        if self.problem or time.monotonic() < self._heal_at:
+            return False
+        return IndexState.objects.get(pk=self.state.pk).wants_rebuild or not self.complete
 
     def rebuild(
         self,
@@ -223,6 +332,8 @@ class Indexer:
         swapped: Callable[[], object] | None,
     ) -> int:
         building = self._begin(model)
+        # Should it fail, not again at once.
+        self._heal_at = time.monotonic() + HEAL_SECONDS
         try:
             total = Memory.objects.filter(deleted_at=None).count()
             done = 0
@@ -234,9 +345,11 @@ class Indexer:
         except BaseException:
             self._give_up(building)
             raise
+        self._heal_at = 0.0
         return done
 
     def _begin(self, model: Model) -> Building:
+        self._check_room(model[1])
         generation = IndexState.objects.get(pk=self.state.pk).generation + 1
         shutil.rmtree(self._path(generation), ignore_errors=True)
         fresh = self._open(self._path(generation), model[1])
@@ -245,10 +358,18 @@ class Indexer:
             self._building = building
         return building
 
+    def _check_room(self, dims: int) -> None:
+        """DiskFullError where a second index does not fit on the disk beside the first."""
+        count = Memory.objects.filter(deleted_at=None).count()
+        room, wanted = disk.room_of(self._root), count * (POINT_BYTES + 5 * dims)
+        if room.free < room.floor + wanted:
+            raise disk.full(room, room.floor + wanted)
+
     def _give_up(self, building: Building) -> None:
         with self._lock:
             self._building = None
-        building.index.close()
+        with suppress(IndexUnavailableError):
+            building.index.close()
         shutil.rmtree(self._path(building.generation), ignore_errors=True)
 
     def _copy(self, ids: Sequence[UUID], building: Building) -> int:
@@ -271,8 +392,9 @@ class Indexer:
                     commit()
             old = self._take(building, state, swapped)
         # A search that is under way in the old one starts over in the new one.
-        old.close()
-        self._drop_other_folders()
+        with suppress(IndexUnavailableError):
+            old.close()
+        folder.drop_others(self._root, self._path(state.generation))
 
     def _write_down(self, building: Building) -> IndexState:
         """The flip in SQL, in the caller's transaction."""
@@ -291,6 +413,7 @@ class Indexer:
         """Goes over to the new index; the old one."""
         with self.swap_lock:
             old, self.index, self._building = self.index, building.index, None
+            self.problem = ""
             self.model_key, self.dims = building.model
             self.state = state
             if swapped is not None:
@@ -299,9 +422,11 @@ class Indexer:
 
     def close(self) -> None:
         """Writes down what is on disk and lets go of the index."""
-        self.settle()
-        with self._lock:
-            self.index.close()
+        try:
+            self.settle()
+        finally:
+            with self._lock:
+                self.index.close()
 
 
 def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.Row]) -> None:

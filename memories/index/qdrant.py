@@ -277,6 +277,9 @@ class QdrantIndex:
         """Ends this view; the client stays open for the other generations."""
         self._closed = True
 
+    def abandon(self) -> None:
+        self.close()
+
 
 def _not_newer(points: Sequence[Point]) -> Any:
     """Lets an upsert replace a point only where it has no later revision than ours.
