@@ -33,6 +33,7 @@ TITLES: Final = {
     429: "Too many attempts",
     500: "Something went wrong here",
     502: "A part of the server does not answer",
+    507: "The server cannot store anything now",
 }
 _OWN_TEMPLATES: Final = frozenset({400, 403, 404, 500})
 

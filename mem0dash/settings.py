@@ -316,6 +316,7 @@ USE_I18N = False
 HEALTH_CHECKS = {
     "database": "operations.health.check_database",
     "index": "memories.runtime.check_index",
+    "disk": "mem0dash.disk.check",
 }
 
 # Whether the health route tells everybody the version and each part, as it tells who has a key.
@@ -332,6 +333,10 @@ METRICS_GAUGES = {
     "mem0dash_index_points": (
         "Memories in the search index, of all projects.",
         "memories.runtime.points",
+    ),
+    "mem0dash_disk_free_bytes": (
+        "Free bytes where this process stores memories, for users other than root.",
+        "mem0dash.disk.free_bytes",
     ),
 }
 # What counts every finished request, called as REQUEST_LOG is.

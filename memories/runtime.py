@@ -271,7 +271,7 @@ def open_runtime(*, index_root: Path | None = None) -> Runtime:
         try:
             ingest.take_over()
         except AnyDatabaseError as error:
-            if not disk_problem(error) in {"full", "read-only"}:
+            if disk_problem(error) not in {"full", "read-only"}:
                 raise
             logger.warning("adds of before are not ended yet", extra={"cause": str(error)[:300]})
     return Runtime(engine, indexer, wanted.version)

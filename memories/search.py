@@ -302,7 +302,9 @@ def _dated(asked: _Query) -> set[Key]:
     return {id_.hex for id_ in found}
 
 
-def _coverage(index: VectorIndex | WordsInSql, query: str, candidates: Iterable[Candidate]) -> float:
+def _coverage(
+    index: VectorIndex | WordsInSql, query: str, candidates: Iterable[Candidate]
+) -> float:
     """The share (0..1) of the query's content words that the best matches by words hold."""
     asked = index.words(query)
     best = sorted((c for c in candidates if c.bm25 > 0), key=lambda c: -c.bm25)[:COVERAGE_OF]

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import Avg, QuerySet
 from django.db.models.functions import Length
 
+from mem0dash import disk
 from memories import configuration, records
 from memories.models import Memory, MemoryTokens
 from memories.runtime import Runtime
@@ -102,6 +103,7 @@ def make_for(runtime: Runtime, ids: Collection[UUID]) -> int:
 
 def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
     """Reads these memories and keeps the states of those that still say the same."""
+    disk.check_room()
     texts = [records.embedded_text(row) for row in rows]
     found = reader.read(texts)
     with transaction.atomic():

@@ -14,7 +14,15 @@ from typing import Final
 from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
-from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
+from mem0dash import disk
+from mem0dash.errors import (
+    ConflictError,
+    DiskFullError,
+    IndexPausedError,
+    IndexUnavailableError,
+    Mem0dashError,
+    StorageError,
+)
 from memories import bulk_work, ingest, leases, purge, reembedding, token_work, vectors
 from memories.engine.opening import LateLlm
 from memories.leases import Held
@@ -30,6 +38,8 @@ STATES_SECONDS: Final = 600.0
 # After a look for missing token states that failed, or that another process was at.
 STATES_AGAIN_SECONDS: Final = 10.0
 RECONCILE_SECONDS: Final = 3600.0
+# While the disk is full, one line of the log in so many seconds says what rests for it.
+PAUSED_SECONDS: Final = 60.0
 # All workers renew it, as one holder: the web processes see that there is a worker.
 WORKERS: Final = "workers"
 WORKERS_SECONDS: Final = 20.0
@@ -50,6 +60,8 @@ class Upkeep:
         self._threads: list[threading.Thread] = []
         self._last: dict[str, float] = {}
         self._asked: set[str] = set()
+        self._told: dict[str, float] = {}
+        self._was_full = False
 
     def start(self) -> None:
         """Starts the background threads."""
@@ -81,10 +93,32 @@ class Upkeep:
         connection.close()
 
     def _quick_round(self) -> None:
+        self._guarded(self._watch_disk)
         self._follow()
         if self._on_duty():
             for work in (self.runtime.tick, self._flip, self._end_claims, self._purge):
                 self._guarded(work)
+
+    def _watch_disk(self) -> None:
+        """Says when the disk is full, and when it no longer is; meanwhile deletes get what room
+        there is."""
+        problem = ""
+        try:
+            disk.check_room()
+        except DiskFullError as error:
+            problem = error.message
+        if problem and not self._was_full:
+            logger.error(
+                "the disk is full: nothing is stored until there is room", extra={"why": problem}
+            )
+        elif self._was_full and not problem:
+            logger.info("the disk has room again: memories are stored")
+        self._was_full = bool(problem)
+        disk.tend_reserve()
+        if problem and connection.vendor == "sqlite" and disk.is_low():
+            # What is in the journal already is moved to its place, and its room used again.
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _follow(self) -> None:
         """What other processes and commands changed: the providers, the index."""
@@ -249,6 +283,12 @@ class Upkeep:
             work()
         except ConflictError as error:
             logger.info("background work is left to another process", extra={"why": error.message})
+        except (StorageError, IndexPausedError) as error:
+            # It goes on by itself once there is room, and is tried each second until then.
+            now = time.monotonic()
+            if now - self._told.get(error.code, float("-inf")) >= PAUSED_SECONDS:
+                self._told[error.code] = now
+                logger.warning("background work rests", extra={"why": error.message})
         except (Mem0dashError, AnyDatabaseError) as error:
             # One line: while something is away, this comes every second.
             outage = isinstance(error, IndexUnavailableError | AnyDatabaseError)

@@ -15,6 +15,7 @@ from mem0dash.errors import (
     InvalidCredentialError,
     Mem0dashError,
     NotAuthenticatedError,
+    StorageError,
 )
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
     elif isinstance(error, DatabaseError):
         logger.error("database error", exc_info=error, extra={"request_id": request_id})
         error = DatastoreUnavailableError(DATABASE_DOWN)
-    elif isinstance(error, EngineError):
+    elif isinstance(error, EngineError) and not isinstance(error, StorageError):
+        # A full disk is said once, by the round that looks at it: a line for each request fills it.
         logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
         if isinstance(error, IndexUnavailableError):
             error = IndexUnavailableError(INDEX_DOWN, retry_after=5)

@@ -14,6 +14,7 @@ from mem0dash.errors import (
     InvalidInputError,
     Mem0dashError,
     NotFoundError,
+    StorageError,
 )
 from mem0dash.rest.errors import BodyError, oss_exception_handler
 
@@ -47,7 +48,7 @@ def memserv_exception_handler(error: Exception, context: dict[str, Any]) -> Resp
     if isinstance(error, DatabaseError | InterfaceError):
         logger.error("database error", exc_info=error, extra={"request_id": request_id})
         error = DatastoreUnavailableError(DATABASE_DOWN, retry_after=5)
-    elif isinstance(error, EngineError):
+    elif isinstance(error, EngineError) and not isinstance(error, StorageError):
         logger.error("engine failed", exc_info=error, extra={"request_id": request_id})
     elif not isinstance(error, Mem0dashError):
         logger.error("internal error", exc_info=error, extra={"request_id": request_id})
@@ -61,7 +62,7 @@ def _answer(error: Mem0dashError, request_id: str) -> Response:
     if isinstance(error, IndexUnavailableError | DatastoreUnavailableError):
         status, code = 503, "backend_unavailable"
         detail = INDEX_DOWN if isinstance(error, IndexUnavailableError) else DATABASE_DOWN
-    elif isinstance(error, EngineError):
+    elif isinstance(error, EngineError) and not isinstance(error, StorageError):
         # Which of the ways to fail it was, the dialect has no word for.
         headers[PROBLEM_HEADER] = code
         status, code, detail = 502, "upstream_provider_error", PROVIDER_DOWN

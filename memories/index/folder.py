@@ -206,7 +206,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 # --- What is set aside ---------------------------------------------------------------------------
 def prepare(root: Path) -> str:
-    """Makes the folder of all generations; what was in its way and is moved aside, "" for nothing."""
+    """Makes the folder of all generations; why what was in its way is moved aside, "" for nothing."""
     moved = ""
     if root.exists() and not root.is_dir():
         target = root.with_name(f"{root.name}.{_ASIDE}{int(time.time())}")
