@@ -4,7 +4,6 @@ The embedded index writes to memory-mapped files with holes: where no block is l
 kernel ends the whole process with SIGBUS. So the room is looked at before each such write.
 """
 
-import errno
 import os
 import threading
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from django.conf import settings
-from django.db import connection
 
 from mem0dash.errors import DiskFullError, ReadOnlyError, StorageError
+from mem0dash.folders import is_read_only
 
 MB: Final = 1 << 20
 # Mapped writes stop below a tenth of the file system, within these bounds: other programs fill the
@@ -61,8 +60,8 @@ def room_of(folder: Path) -> Room:
 def folders() -> list[Path]:
     """Where this process writes memories on its own machine: none in the distributed form."""
     found = []
-    if connection.vendor == "sqlite":
-        found.append(Path(settings.DATABASES["default"]["NAME"]).parent)
+    if settings.DATABASE_FILE is not None:
+        found.append(settings.DATABASE_FILE.parent)
     if not settings.QDRANT_URL:
         found.append(settings.DATA_DIR)
     return found
@@ -103,22 +102,6 @@ def check() -> None:
             )
 
 
-def is_read_only(folder: Path) -> bool:
-    """Whether the kernel refuses to write there: mounted so, immutable, or another user's."""
-    if not folder.exists():
-        return False
-    if os.statvfs(folder).f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK):
-        return True
-    # Root may write anywhere but where a folder is immutable, which only an attempt tells. The time
-    # stays what it was.
-    found = folder.stat()
-    try:
-        os.utime(folder, ns=(found.st_atime_ns, found.st_mtime_ns))
-    except OSError as error:
-        return error.errno in {errno.EPERM, errno.EROFS, errno.EACCES}
-    return False
-
-
 def free_bytes() -> int:
     """The least that is free in any of the folders, for the metrics."""
     return min((room_of(folder).free for folder in folders()), default=0)
@@ -155,7 +138,7 @@ def disk_problem(error: BaseException) -> Problem:
         return "gone"
     if code & 0xFF not in _UNCLEAR:
         return _SQLITE.get(code & 0xFF, "gone")
-    folder = Path(settings.DATABASES["default"]["NAME"]).parent
+    folder = (settings.DATABASE_FILE or settings.DATA_DIR).parent
     if folder.exists() and is_read_only(folder):
         return "read-only"
     return "full" if folder.exists() and room_of(folder).free < MB else "gone"
@@ -184,9 +167,9 @@ def tend_reserve() -> None:
 
     SQLite needs room even to delete: for its journal, and at the start for shared memory.
     """
-    if connection.vendor != "sqlite":
+    if settings.DATABASE_FILE is None:
         return
-    folder = Path(settings.DATABASES["default"]["NAME"]).parent
+    folder = settings.DATABASE_FILE.parent
     path = folder / RESERVE_NAME
     with _tending:
         room = room_of(folder)
@@ -199,7 +182,10 @@ def tend_reserve() -> None:
 
 
 def _allocate(path: Path, size: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError:

@@ -38,8 +38,9 @@ _since: dict[str, tuple[bool, datetime]] = {}
 
 
 def conditions() -> list[Condition]:
-    """Asks every part in settings.HEALTH_CHECKS."""
-    return [_asked(name, path) for name, path in settings.HEALTH_CHECKS.items()]
+    """Asks every part in settings.HEALTH_CHECKS; the quiet ones count only while unwell."""
+    asked = [_asked(name, path) for name, path in settings.HEALTH_CHECKS.items()]
+    return [c for c in asked if not (c.is_well and c.name in settings.QUIET_HEALTH_CHECKS)]
 
 
 def _asked(name: str, path: str) -> Condition:

@@ -39,7 +39,9 @@ def wait_for(what: str, happened: Callable[[], bool], server: Server) -> None:
     deadline = time.monotonic() + SECONDS
     while not happened():
         assert server.process is not None and server.process.poll() is None, tail(server.log)
-        assert time.monotonic() < deadline, f"{what}: not within {SECONDS:.0f} s\n{tail(server.log)}"
+        assert time.monotonic() < deadline, (
+            f"{what}: not within {SECONDS:.0f} s\n{tail(server.log)}"
+        )
         time.sleep(0.1)
 
 

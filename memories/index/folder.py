@@ -15,6 +15,7 @@ from typing import Final
 
 from mem0dash import disk
 from mem0dash.errors import IndexInUseError
+from mem0dash.folders import is_read_only
 
 CONFIG: Final = "edge_config.json"
 # What each file was like when the index was closed, and how often it was begun to open it since.
@@ -83,6 +84,15 @@ def hold(root: Path) -> Callable[[], None]:
                 lock.close()
 
     return let_go
+
+
+def is_held(root: Path) -> bool:
+    """Whether another process works below `root` now."""
+    try:
+        hold(root)()
+    except IndexInUseError:
+        return True
+    return False
 
 
 def hold_folder(owner: object, path: Path) -> Callable[[], object]:
@@ -180,7 +190,7 @@ def note_opened(path: Path) -> None:
 
 def is_writable(path: Path) -> bool:
     """Whether the engine may write all of its files, which it maps to memory for that."""
-    if disk.is_read_only(path):
+    if is_read_only(path):
         return False
     for folder, _, names in os.walk(path):
         for name in names:
@@ -206,7 +216,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 # --- What is set aside ---------------------------------------------------------------------------
 def prepare(root: Path) -> str:
-    """Makes the folder of all generations; why what was in its way is moved aside, "" for nothing."""
+    """Makes the folder of all generations; what was in its way and is set aside, "" for nothing."""
     moved = ""
     if root.exists() and not root.is_dir():
         target = root.with_name(f"{root.name}.{_ASIDE}{int(time.time())}")
