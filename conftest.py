@@ -37,7 +37,17 @@ ONE_FORM = frozenset(
         *("outbound", "probes", "provider_failures", "provider_secrets", "provider_stub"),
         *("browser_pages", "headless", "provider", "provider_keys", "ranking", "replies"),
         *("settings", "snippets", "steps", "trial", "word_diff"),
-        *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
+        *(
+            "bulk_pages",
+            "damaged_index",
+            "disk",
+            "folders",
+            "first_key",
+            "pages",
+            "pages_edit",
+            "pages_inspector",
+            "pages_views",
+        ),
         *("late", "many_points", "marking", "pages_marks", "settings_page"),
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
     )

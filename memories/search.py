@@ -256,7 +256,7 @@ def _ranked(index: VectorIndex | WordsInSql, asked: _Query, threshold: float) ->
     coverage = _coverage(index, asked.text, candidates)
     scores, late = base_scores(members, coverage), None
     if asked.tokens is not None:
-        compared = [c.id for c in worth_comparing(members, scores)]
+        compared = {c.id: c.text for c in worth_comparing(members, scores)}
         for id_, states in asked.reader.tokens(compared, asked.states_key).items():
             pool[id_].tokens = states
         late = late_scores(asked.tokens, members, scores)

@@ -239,7 +239,10 @@ class Upkeep:
     def _sweep_states(self) -> None:
         """Looks for memories that lack their states: at once after the start and after a change of
         the configuration, and then now and then."""
-        name = f"states {self.runtime.version}"
+        indexer = self.runtime.indexer
+        built = indexer.state.generation if indexer is not None else 0
+        # Also after the index was built again: somebody found something wrong.
+        name = f"states {self.runtime.version} {built}"
         if not self._due(name, STATES_SECONDS):
             return
         again = STATES_AGAIN_SECONDS
@@ -248,10 +251,20 @@ class Upkeep:
                 return
             # A command may be at it as well, so the only server takes the lease too.
             with leases.held(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
+                self._check_states(_WhileHeld(self._stop, lease))
                 token_work.make_missing(self.runtime, _WhileHeld(self._stop, lease))
             again = STATES_SECONDS
         finally:
             self._last[name] = time.monotonic() + again - STATES_SECONDS
+
+    def _check_states(self, stop: threading.Event) -> None:
+        """Once after the start, and with each new index: an older version may have been here."""
+        reader, indexer = self.runtime.engine.reader, self.runtime.indexer
+        built = indexer.state.generation if indexer is not None else 0
+        if reader is not None and f"checked {reader.states_key} {built}" not in self._asked:
+            token_work.check_texts(reader.states_key, reader, stop)
+            if not stop.is_set():
+                self._asked.add(f"checked {reader.states_key} {built}")
 
     # --- When and by whom ------------------------------------------------------------------------
     def _first(self, name: str) -> bool:

@@ -75,4 +75,3 @@ class Command(BaseCommand):
             some = ", ".join(str(id_) for id_ in ids[:SHOWN])
             more = ", …" if len(ids) > SHOWN else ""
             self.stdout.write(f"{len(ids):,} {what}: {some}{more}")
-

@@ -12,7 +12,7 @@ from mem0dash.errors import (
     IndexInUseError,
     Mem0dashError,
 )
-from memories import runtime, vectors
+from memories import runtime, token_work, vectors
 from memories.index.folder import is_held
 from memories.models import Memory
 from memories.server_state import IndexState
@@ -38,6 +38,10 @@ class Command(BaseCommand):
         try:
             vectors.embed_missing(running)
             count = running.indexer.rebuild(self._show)
+            # A running server reads those anew that this takes away.
+            from memories.engine.token_reader import STATES_KEY  # which other commands can spare
+
+            token_work.check_texts(STATES_KEY, None)
         except ConflictError:
             self._wait(asked_at)
             return

@@ -1,0 +1,102 @@
+"""Folders that cannot be written, files that others can read, and a lost encryption key."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mem0dash.tests.test_settings import manage
+
+NOBODY = 65_534
+
+
+def asked(expression: str, *, user: int | None = None) -> str:
+    """What `expression` gives in a process of that user's; `folders` and `Path` are known."""
+    script = f"from pathlib import Path; import mem0dash.folders as folders; print({expression})"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        user=user,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_who_may_not_write_is_named_with_what_to_do(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    (data / "mem0dash.sqlite3").write_bytes(b"x")
+    for path in tmp_path.parents:
+        if path.stat().st_mode & 0o005 != 0o005 and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o005)
+    tmp_path.chmod(0o755)
+    told = asked(f"folders.unwritable(Path({str(data)!r}))", user=NOBODY)
+    assert f"(uid {NOBODY})" in told and "root (uid 0)" in told
+    assert f"chown -R {NOBODY} {data}" in told
+    data.chmod(0o777)
+    told = asked(
+        f"folders.unusable_database(Path({str(data / 'mem0dash.sqlite3')!r}))", user=NOBODY
+    )
+    assert "mem0dash.sqlite3 is not writable" in told and "chown" in told
+    made = asked(f"folders.unmakeable(Path({str(data / 'a' / 'b')!r}), PermissionError(13, 'no'))")
+    assert "cannot be used as a directory" in made
+
+
+def test_a_database_in_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    done = manage(tmp_path, "check", DATABASE_URL=f"sqlite:///{tmp_path}/none/x.sqlite3")
+    assert done.returncode == 1
+    assert "none does not exist" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_what_the_server_writes_is_its_users_alone_and_open_files_are_closed(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    data.chmod(0o755)
+    arguments = ("bootstrap", "--email", "a@example.org", "--password", "long enough 1")
+    done = manage(data, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "chmod 700" in manage(data, "check").stderr
+    database = data / "mem0dash.sqlite3"
+    for file in data.rglob("*"):
+        assert file.stat().st_mode & 0o077 == 0, file
+    database.chmod(0o644)
+    script = "from mem0dash.migration import prepare_database; prepare_database()"
+    done = manage(data, "shell", "--verbosity", "0", "--command", script)
+    assert done.returncode == 0, done.stderr
+    assert database.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lost_encryption_key_stops_the_start_and_nothing_is_written(tmp_path: Path) -> None:
+    script = "from mem0dash.migration import prepare_database; prepare_database()"
+    start = ("shell", "--verbosity", "0", "--command", script)
+    assert manage(tmp_path, *start).returncode == 0
+    key = (tmp_path / "encryption_key").read_text().strip()
+    for name in ("encryption_key", "jwt_secret"):
+        (tmp_path / name).unlink()
+    before = sorted(tmp_path.iterdir())
+    done = manage(tmp_path, "serve", PORT="0")
+    assert done.returncode == 1
+    assert done.stderr.count("ENCRYPTION_KEY is not set") >= 1 and "Traceback" not in done.stderr
+    assert "listens on" not in done.stdout
+    assert "mem0dash.W011" in manage(tmp_path, "check").stderr
+    assert sorted(tmp_path.iterdir()) == before
+    # From the environment it is as good.
+    assert manage(tmp_path, *start, ENCRYPTION_KEY=key).returncode == 0
+    assert not (tmp_path / "encryption_key").exists()
+
+
+def test_lost_session_secrets_are_made_again(tmp_path: Path) -> None:
+    script = "from mem0dash.migration import prepare_database; prepare_database()"
+    start = ("shell", "--verbosity", "0", "--command", script)
+    assert manage(tmp_path, *start).returncode == 0
+    for name in ("secret_key", "jwt_secret"):
+        (tmp_path / name).unlink()
+    assert manage(tmp_path, *start).returncode == 0
+    assert (tmp_path / "secret_key").exists() and (tmp_path / "jwt_secret").exists()
