@@ -162,10 +162,11 @@ def storage_error(error: BaseException) -> StorageError | None:
 _tending = threading.Lock()
 
 
-def tend_reserve() -> None:
+def tend_reserve(*, may_make: bool = True) -> None:
     """Keeps a file that gives its room to deletes once the disk is full, and takes it back later.
 
-    SQLite needs room even to delete: for its journal, and at the start for shared memory.
+    A start that may be refused gives it alone. SQLite needs room even to delete: for its journal,
+    and at the start for shared memory.
     """
     if settings.DATABASE_FILE is None:
         return
@@ -177,7 +178,7 @@ def tend_reserve() -> None:
         if path.exists():
             if room.is_low:
                 path.unlink(missing_ok=True)
-        elif room.holds(room.floor + size):
+        elif may_make and room.holds(room.floor + size):
             _allocate(path, size)
 
 

@@ -1,49 +1,53 @@
 """Folders that cannot be written, files that others can read, and a lost encryption key."""
 
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mem0dash import folders
 from mem0dash.tests.test_settings import manage
 
 NOBODY = 65_534
 
 
-def asked(expression: str, *, user: int | None = None) -> str:
-    """What `expression` gives in a process of that user's; `folders` and `Path` are known."""
-    script = f"from pathlib import Path; import mem0dash.folders as folders; print({expression})"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        user=user,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    return done.stdout.strip()
+def as_nobody(ask: Callable[[], str]) -> str:
+    """What `ask` says in a process of another user's."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setuid(NOBODY)
+            os.write(writing, ask().encode())
+        except BaseException as error:  # noqa: BLE001  (nothing of pytest's may run in here)
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        return answer.read()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 def test_who_may_not_write_is_named_with_what_to_do(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    data.mkdir(mode=0o755)
+    data.mkdir()
+    data.chmod(0o755)
     (data / "mem0dash.sqlite3").write_bytes(b"x")
     for path in tmp_path.parents:
         if path.stat().st_mode & 0o005 != 0o005 and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o005)
     tmp_path.chmod(0o755)
-    told = asked(f"folders.unwritable(Path({str(data)!r}))", user=NOBODY)
+    told = as_nobody(lambda: folders.unwritable(data))
     assert f"(uid {NOBODY})" in told and "root (uid 0)" in told
     assert f"chown -R {NOBODY} {data}" in told
     data.chmod(0o777)
-    told = asked(
-        f"folders.unusable_database(Path({str(data / 'mem0dash.sqlite3')!r}))", user=NOBODY
-    )
+    told = as_nobody(lambda: folders.unusable_database(data / "mem0dash.sqlite3"))
     assert "mem0dash.sqlite3 is not writable" in told and "chown" in told
-    made = asked(f"folders.unmakeable(Path({str(data / 'a' / 'b')!r}), PermissionError(13, 'no'))")
+    made = folders.unmakeable(data / "a" / "b", PermissionError(13, "no"))
     assert "cannot be used as a directory" in made
 
 

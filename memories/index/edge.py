@@ -165,7 +165,9 @@ class EdgeIndex:
 
     def _damaged(self, damage: str) -> IndexDamagedError:
         self.damage = damage
-        return IndexDamagedError("The files of the memory index are damaged.")
+        error = IndexDamagedError("The files of the memory index are damaged.")
+        error.add_note(damage)
+        return error
 
     def _pause_when_full(self, wanted: int) -> None:
         room = disk.room_of(self.path)

@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from django.db import Error as AnyDatabaseError
 from django.db import transaction
 from django.utils import timezone
 
 from mem0dash import disk
 from mem0dash.errors import (
     ConflictError,
-    IndexDamagedError,
-    IndexPausedError,
     IndexUnavailableError,
 )
 from memories.index import folder, rows
 from memories.index.base import VectorIndex
-from memories.index.closed import ClosedIndex
 from memories.index.compare import Differences, differences
 from memories.index.rows import BATCH, expiry_second
+from memories.index.tended import HEAL_SECONDS, OpenIndex, Tended
 from memories.models import Memory
 from memories.server_state import IndexState
 
@@ -37,14 +34,8 @@ logger = logging.getLogger(__name__)
 
 # The most changes that may wait to be settled, and so be applied again after a crash.
 UNSETTLED: Final = 20_000
-# A closed index is tried again this often; one that was damaged is built again after a pause that
-# doubles each time, for what damages it may go on doing so.
-TRY_AGAIN_SECONDS: Final = 5.0
-HEAL_SECONDS: Final = 10.0
-MOST_HEAL_SECONDS: Final = 3600.0
 # What a point takes on disk beside its vector, as measured: text, fields, journal.
 POINT_BYTES: Final = 2000
-OpenIndex = Callable[[Path, int], VectorIndex]
 Progress = Callable[[int, int], None]
 Model = tuple[str, int]
 
@@ -63,7 +54,7 @@ class Building:
     started: datetime
 
 
-class Indexer:
+class Indexer(Tended):
     """The one writer of an index. Safe to call from any thread.
 
     A change is applied right after its commit, so that a search sees it at once; that it was
@@ -76,13 +67,6 @@ class Indexer:
     # Whether no other process can have the same index.
     is_alone = True
 
-    index: VectorIndex
-    state: IndexState
-    # Why the index does not answer although this process has it; "" where it does. For people.
-    problem = ""
-    # Before this, on the monotonic clock, it is not built by itself.
-    _heal_at = 0.0
-
     def __init__(self, root: Path, model_key: str, dims: int, open_index: OpenIndex) -> None:
         """Opens, or makes, the index of the embedder `model_key` below the folder `root`.
 
@@ -94,10 +78,7 @@ class Indexer:
         self._applied: dict[UUID, int] = {}
         self._prepare(model_key, dims)
         self.state = self._ensure_state()
-        self._heals, self._heal_at, self._try_at = 0, 0.0, 0.0
-        self._doubtful = False
-        with self._lock:
-            self._open_index(folder.prepare(root))
+        self._tend_from_now(folder.prepare(root))
 
     def _prepare(self, model_key: str, dims: int) -> None:
         self.swap_lock = threading.Lock()
@@ -114,96 +95,6 @@ class Indexer:
             state.generation += 1
             state.save()
         return state
-
-    # --- Opening, and opening again --------------------------------------------------------------
-    def _open_index(self, damage: str = "") -> None:
-        """Opens the generation in use. `damage` says what was found wrong with its files."""
-        path = self._path(self.state.generation)
-        existed = path.exists()
-        try:
-            if damage:
-                raise IndexDamagedError(damage)
-            self._use(self._open(path, self.dims))
-        except IndexPausedError as error:
-            self._stay_closed(error.message)
-            return
-        except IndexDamagedError as error:
-            cause = str(error.__cause__ or error)
-            aside = folder.set_aside(path)
-            logger.error(
-                "the search index is damaged: it is built again from the database",
-                extra={"cause": cause[:300], "aside": str(aside or "")},
-            )
-            existed = False
-            self._heals += 1
-            pause = min(HEAL_SECONDS * 2 ** (self._heals - 2), MOST_HEAL_SECONDS)
-            self._heal_at = time.monotonic() + (pause if self._heals > 1 else 0.0)
-            try:
-                self._use(self._open(path, self.dims))
-            except (IndexPausedError, IndexDamagedError) as again:
-                self._stay_closed(again.message)
-        folder.drop_others(self._root, path)
-        if not existed:
-            self._begin_anew()
-
-    def _use(self, index: VectorIndex) -> None:
-        with self.swap_lock:
-            self.index, self.problem = index, ""
-        self._applied = {}
-        # What was not closed in an orderly way may lack what a crash took: the journal is replayed,
-        # but nobody knows whether it was whole.
-        self._doubtful = not getattr(index, "was_left_in_order", True)
-
-    def _stay_closed(self, reason: str) -> None:
-        with self.swap_lock:
-            self.index, self.problem = ClosedIndex(self.dims, reason), reason
-        self._try_at = time.monotonic() + TRY_AGAIN_SECONDS
-        logger.error("the search index stays closed: search is by words", extra={"why": reason})
-
-    def tend(self) -> None:
-        """A look at the index, once a second: opens one that stayed closed, and has one built again
-        that is damaged, or that somebody has deleted."""
-        with self._lock:
-            if isinstance(self.index, ClosedIndex):
-                if time.monotonic() >= self._try_at:
-                    self._open_index()
-                return
-            if damage := self._damage():
-                # What is left of it is not worth being brought to disk.
-                self.index.abandon()
-                self._open_index(damage)
-            elif self._doubtful and self.complete:
-                self._doubtful = False
-                self._compare()
-
-    def _damage(self) -> str:
-        """What has become of the files since they were opened; "" for nothing."""
-        found = str(getattr(self.index, "damage", ""))
-        was = getattr(self.index, "identity", None)
-        if not found and was is not None:
-            path = self._path(self.state.generation)
-            if folder.identity(path) != was:
-                found = f"the folder {path} was deleted or replaced"
-        return found
-
-    def _compare(self) -> None:
-        found = self.differences()
-        if found.all:
-            logger.warning(
-                "the index lacked changes after a crash: repaired",
-                extra={"memories": len(found.all)},
-            )
-            self.repair(found)
-
-    def _begin_anew(self) -> None:
-        """The folder was lost or the embedder is new: all that there is has to be applied again."""
-        there_is_some = Memory.objects.filter(deleted_at=None).exists()
-        self.state.built_at = None if there_is_some else timezone.now()
-        try:
-            self.state.save(update_fields=["built_at"])
-        except AnyDatabaseError:
-            # A full disk: after a restart the missing folder says the same.
-            logger.warning("that the index is to be built is not written down")
 
     @property
     def complete(self) -> bool:

@@ -1,8 +1,9 @@
-"""Token states are of one text: those of another are never compared, and are found and made anew."""
+"""Token states are of one text: those of another are never compared, and are made anew."""
 
 import pytest
 
 from memories import marking, token_work
+from memories.candidates import CandidateReader
 from memories.models import Memory, MemoryTokens
 from memories.records import fold
 from memories.search import search_memories
@@ -31,9 +32,6 @@ def test_states_of_a_former_text_are_never_compared(owner, engine, reader):
     ids = [add(owner, f"green tea of house number {n}")[0] for n in range(8)]
     before = {hit.memory.id: hit.terms for hit in search_memories(owner, "green tea").hits}
     assert any("late" in terms for terms in before.values())
-    seen = []
-    from memories.candidates import CandidateReader
-
     as_an_older_version(ids[0], "cold coffee")
     texts = {row.id.hex: row.text for row in Memory.objects.all()}
     seen = CandidateReader.tokens(texts, reader.states_key)

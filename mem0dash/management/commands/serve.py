@@ -25,7 +25,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
-        disk.tend_reserve()
+        disk.tend_reserve(may_make=False)
         prepare_database()
         self.check()
         ensure_owner()
