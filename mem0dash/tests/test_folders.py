@@ -1,7 +1,8 @@
 """Folders that cannot be written, files that others can read, and a lost encryption key."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,21 @@ def as_nobody(ask: Callable[[], str]) -> str:
         return answer.read()
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may look into; pytest's own are one user's."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
-def test_who_may_not_write_is_named_with_what_to_do(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_who_may_not_write_is_named_with_what_to_do(open_folder: Path) -> None:
+    data = open_folder / "data"
     data.mkdir()
     data.chmod(0o755)
     (data / "mem0dash.sqlite3").write_bytes(b"x")
-    for path in tmp_path.parents:
-        if path.stat().st_mode & 0o005 != 0o005 and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o005)
-    tmp_path.chmod(0o755)
+    (data / "mem0dash.sqlite3").chmod(0o600)
     told = as_nobody(lambda: folders.unwritable(data))
     assert f"(uid {NOBODY})" in told and "root (uid 0)" in told
     assert f"chown -R {NOBODY} {data}" in told
