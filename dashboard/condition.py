@@ -80,6 +80,7 @@ def parts(*, may_manage: bool) -> list[Part]:
         _index(index_condition(), asked["index"]),
         *map(_provider, provider_conditions()),
         *_jobs(passage_condition()),
+        *_disk(asked.get("disk")),
     ]
     _latest = (time.monotonic(), sum(part.is_problem for part in found))
     return found if may_manage else [_without_details(part) for part in found]
@@ -131,6 +132,20 @@ def _index(index: IndexCondition, asked: Condition) -> Part:
         return Part(name, icon, "info", "Catching up", detail, index.settled_at, "on disk")
     detail = f"{index.place}; all memories are in it"
     return Part(name, icon, "ok", "In order", detail, index.built_at, "built")
+
+
+def _disk(asked: Condition | None) -> Iterator[Part]:
+    """Only where something is wrong with it."""
+    if asked is not None and not asked.is_well:
+        yield Part(
+            "Disk",
+            "database",
+            "bad",
+            "Not writable" if "read" in asked.problem else "Full",
+            asked.problem,
+            asked.since,
+            todo="Free some space on the server, or delete memories. Storing resumes by itself.",
+        )
 
 
 def _provider(found: ProviderCondition) -> Part:

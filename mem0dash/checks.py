@@ -1,7 +1,6 @@
 """System checks: the doctor that `manage.py check --deploy` and `serve` run."""
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.db import DatabaseError, connection
+
+from mem0dash.folders import is_read_only, unwritable
 
 
 def is_loopback(host: str) -> bool:
@@ -43,15 +44,25 @@ def check_data_directory(
 ) -> list[CheckMessage]:
     """The data directory must be writable, and not readable by others."""
     directory = settings.DATA_DIR
-    if not os.access(directory, os.W_OK):
-        return [
-            Error(
-                f"The data directory {directory} cannot be written.",
-                hint="Set MEM0DASH_DATA_DIR to a directory of this user's.",
-                id="mem0dash.E002",
-            )
-        ]
+    if why := unwritable(directory):
+        return [Error(f"The data directory {why}", id="mem0dash.E002")]
     found: list[CheckMessage] = []
+    if is_read_only(directory):
+        found.append(
+            CheckWarning(
+                f"The data directory {directory} can only be read: nothing is stored or deleted.",
+                hint="Mount its file system for writing, and restart the server.",
+                id="mem0dash.W010",
+            )
+        )
+    if directory.stat().st_mode & 0o077:
+        found.append(
+            CheckWarning(
+                f"The data directory {directory} can be opened by other users.",
+                hint=f"chmod 700 {directory}",
+                id="mem0dash.W009",
+            )
+        )
     for name in ("secret_key", "encryption_key", "jwt_secret", "setup_token"):
         path = directory / name
         if path.exists() and path.stat().st_mode & 0o077:
@@ -63,6 +74,16 @@ def check_data_directory(
                 )
             )
     return found
+
+
+@register(Tags.security)
+def check_encryption_key(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """A lost key is never replaced by another one: `serve` and `worker` refuse to start."""
+    if settings.ENCRYPTION_KEY_LOST:
+        return [CheckWarning(settings.ENCRYPTION_KEY_LOST, id="mem0dash.W011")]
+    return []
 
 
 @register(Tags.security, deploy=True)

@@ -10,6 +10,12 @@ class WrongEncryptionKeyError(Exception):
     """No configured key opens this secret."""
 
 
+def _keys() -> tuple[str, ...]:
+    if settings.ENCRYPTION_KEY_LOST:
+        raise WrongEncryptionKeyError(settings.ENCRYPTION_KEY_LOST)
+    return tuple(settings.ENCRYPTION_KEYS)
+
+
 @lru_cache(maxsize=4)
 def _fernet(keys: tuple[str, ...]) -> MultiFernet:
     return MultiFernet([Fernet(key) for key in keys])
@@ -17,13 +23,13 @@ def _fernet(keys: tuple[str, ...]) -> MultiFernet:
 
 def encrypt(secret: str) -> str:
     """`secret` as a Fernet token (AES-128-CBC with HMAC-SHA256, https://github.com/fernet/spec)."""
-    return _fernet(tuple(settings.ENCRYPTION_KEYS)).encrypt(secret.encode()).decode()
+    return _fernet(_keys()).encrypt(secret.encode()).decode()
 
 
 def decrypt(token: str) -> str:
     """The secret behind `token`; WrongEncryptionKeyError when none of the keys opens it."""
     try:
-        return _fernet(tuple(settings.ENCRYPTION_KEYS)).decrypt(token.encode()).decode()
+        return _fernet(_keys()).decrypt(token.encode()).decode()
     except InvalidToken as error:
         raise WrongEncryptionKeyError("ENCRYPTION_KEY does not open what is stored.") from error
 
@@ -34,7 +40,7 @@ def reencrypt(token: str) -> str:
     WrongEncryptionKeyError when none of the keys opens it.
     """
     try:
-        _fernet(tuple(settings.ENCRYPTION_KEYS[:1])).decrypt(token.encode())
+        _fernet(_keys()[:1]).decrypt(token.encode())
     except InvalidToken:
         return encrypt(decrypt(token))
     return token

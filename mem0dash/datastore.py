@@ -1,18 +1,20 @@
 """What the database's errors mean: busy, full, read-only, or away."""
 
-import shutil
-import sqlite3
-from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, OperationalError
 
+from mem0dash import disk
 from mem0dash.errors import (
     DatastoreBusyError,
-    DatastoreFullError,
-    DatastoreReadOnlyError,
     DatastoreUnavailableError,
+    EngineError,
+    ReadOnlyError,
 )
+from mem0dash.folders import is_read_only
+
+Problem = Literal["full", "read-only", "busy", "gone"]
 
 BUSY: Final = (
     "The database is busy: another program is writing to it, or holds its lock. Reading goes on. "
@@ -24,31 +26,57 @@ READ_ONLY: Final = (
 )
 BUSY_SECONDS: Final = 2
 
-# https://www.sqlite.org/rescode.html and PostgreSQL's appendix A: lock_not_available,
-# deadlock_detected; read_only_sql_transaction; disk_full.
-_KINDS: Final = {
-    sqlite3.SQLITE_BUSY: DatastoreBusyError,
-    sqlite3.SQLITE_LOCKED: DatastoreBusyError,
-    sqlite3.SQLITE_READONLY: DatastoreReadOnlyError,
-    sqlite3.SQLITE_FULL: DatastoreFullError,
-    "55P03": DatastoreBusyError,
-    "40P01": DatastoreBusyError,
-    "25006": DatastoreReadOnlyError,
-    "53100": DatastoreFullError,
+# https://www.sqlite.org/rescode.html
+_SQLITE: Final[dict[int, Problem]] = {
+    5: "busy",  # SQLITE_BUSY
+    6: "busy",  # SQLITE_LOCKED
+    8: "read-only",  # SQLITE_READONLY
+    13: "full",  # SQLITE_FULL
+}
+# SQLITE_IOERR and SQLITE_CANTOPEN: also a full or read-only disk ends in one of these, where a
+# journal or shared memory has to be made.
+_UNCLEAR: Final = frozenset({10, 14})
+# PostgreSQL's appendix A: disk_full, read_only_sql_transaction, lock_not_available,
+# deadlock_detected.
+_POSTGRESQL: Final[dict[str, Problem]] = {
+    "53100": "full",
+    "25006": "read-only",
+    "55P03": "busy",
+    "40P01": "busy",
 }
 
 
-def explained(error: BaseException, away: str) -> DatastoreUnavailableError:
+def problem_of(error: BaseException) -> Problem:
+    """What a database error says about the database: full, read-only, busy, or gone for all else.
+
+    `error` is Django's, with the driver's as its cause, or the driver's own.
+    """
+    raw: Any = error.__cause__ or error
+    if (state := getattr(raw, "sqlstate", None)) is not None:
+        return _POSTGRESQL.get(state, "gone")
+    code = getattr(raw, "sqlite_errorcode", None)
+    if code is None:
+        return "gone"
+    if code & 0xFF not in _UNCLEAR:
+        return _SQLITE.get(code & 0xFF, "gone")
+    folder = (settings.DATABASE_FILE or settings.DATA_DIR).parent
+    if folder.exists() and is_read_only(folder):
+        return "read-only"
+    return "full" if folder.exists() and disk.room_of(folder).free < disk.MB else "gone"
+
+
+def explained(error: BaseException, away: str) -> EngineError:
     """The error that callers get for one of the database; `away` is the sentence where all that is
     known is that it does not answer."""
-    kind = _kind(error)
-    if kind is DatastoreBusyError:
-        return DatastoreBusyError(BUSY, retry_after=BUSY_SECONDS)
-    if kind is DatastoreReadOnlyError:
-        return DatastoreReadOnlyError(READ_ONLY, retry_after=60)
-    if kind is DatastoreFullError:
-        return DatastoreFullError(_full(), retry_after=60)
-    return DatastoreUnavailableError(away, retry_after=5 if is_trouble(error) else None)
+    match problem_of(error):
+        case "busy":
+            return DatastoreBusyError(BUSY, retry_after=BUSY_SECONDS)
+        case "read-only":
+            return ReadOnlyError(READ_ONLY, retry_after=60)
+        case "full":
+            return disk.nothing_fits()
+        case _:
+            return DatastoreUnavailableError(away, retry_after=5 if is_trouble(error) else None)
 
 
 def is_trouble(error: BaseException) -> bool:
@@ -56,30 +84,9 @@ def is_trouble(error: BaseException) -> bool:
     if isinstance(error, OperationalError | InterfaceError):
         return True
     # SQLite's error for a damaged file is of no more exact kind.
-    return type(error) is DatabaseError or _kind(error) is not None
+    return type(error) is DatabaseError or problem_of(error) != "gone"
 
 
 def is_busy(error: BaseException) -> bool:
     """Whether the database gave up waiting for a lock."""
-    return _kind(error) is DatastoreBusyError
-
-
-def _kind(error: BaseException) -> type[DatastoreUnavailableError] | None:
-    for one in (error, error.__cause__):
-        code = getattr(one, "sqlite_errorcode", None)
-        if code is not None:
-            return _KINDS.get(code & 0xFF)
-        if state := getattr(one, "sqlstate", None):
-            return _KINDS.get(state)
-    return None
-
-
-def _full() -> str:
-    left = ""
-    if connection.vendor == "sqlite":
-        try:
-            free = shutil.disk_usage(Path(str(connection.settings_dict["NAME"])).parent).free
-            left = f" ({free // 1024:,} KiB are free)"
-        except OSError:
-            pass
-    return f"The disk of the database is full{left}. Reading goes on. Free some space to write."
+    return problem_of(error) == "busy"

@@ -102,17 +102,20 @@ def origin(name: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if port in {None, usual} else f":{port}")
 
 
-def kept_secret(name: str, path: Path, *, make: str) -> str:
+def kept_secret(name: str, path: Path, *, make: str, keep: bool = True) -> str:
     """The secret `name` from the environment, or the one kept in `path` (mode 0600).
 
-    `make` is the value that is kept when there is neither. Two processes that start at once agree
-    on one value: the file is linked into place, and the first link wins.
+    `make` is the value that is kept when there is neither; without `keep` it is given back alone.
+    Two processes that start at once agree on one value: the file is linked into place, and the
+    first link wins.
     """
     value = text(name)
     if value:
         return value
     try:
         if not path.exists():
+            if not keep:
+                return make
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -128,6 +131,11 @@ def kept_secret(name: str, path: Path, *, make: str) -> str:
                 draft.unlink()
         value = path.read_text(encoding="utf-8").strip()
     except OSError as error:
+        if path.exists():
+            raise ConfigurationError(
+                f"{name}: the file {path} cannot be read by user id {os.geteuid()} "
+                f"({error.strerror}). Run: chown {os.geteuid()} {path}"
+            ) from error
         raise ConfigurationError(
             f"{name} is not set and {path} cannot be used to keep one ({error.strerror})."
         ) from error

@@ -76,6 +76,25 @@ class EngineError(Mem0dashError):
     code = "unknown"
 
 
+class StorageError(EngineError):
+    """A disk of this server takes no more writes. Reading and deleting go on."""
+
+    status = 507
+    code = "storage_unavailable"
+
+
+class DiskFullError(StorageError):
+    """Too little room is left to store anything; the message has the figure."""
+
+    code = "disk_full"
+
+
+class ReadOnlyError(StorageError):
+    """The file system, the folder or the database can only be read."""
+
+    code = "read_only"
+
+
 class DatastoreUnavailableError(EngineError):
     """The database does not answer."""
 
@@ -89,24 +108,22 @@ class DatastoreBusyError(DatastoreUnavailableError):
     code = "datastore_busy"
 
 
-class DatastoreReadOnlyError(DatastoreUnavailableError):
-    """The database can be read, and not be written."""
-
-    status = 507
-    code = "read_only"
-
-
-class DatastoreFullError(DatastoreUnavailableError):
-    """The disk of the database is full; reads go on."""
-
-    status = 507
-    code = "disk_full"
-
-
 class IndexUnavailableError(EngineError):
     """The vector index does not answer."""
 
     code = "vector_store_unavailable"
+
+
+class IndexInUseError(IndexUnavailableError):
+    """Another process has the embedded index."""
+
+
+class IndexPausedError(IndexUnavailableError):
+    """The index is sound and takes no writes now: the disk is full, or can only be read."""
+
+
+class IndexDamagedError(IndexUnavailableError):
+    """The files of the index are not what they were: it has to be built again from SQL."""
 
 
 class ProviderError(EngineError):

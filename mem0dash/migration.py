@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from django.conf import settings
 from django.core.management import call_command
 from django.db import DatabaseError, connection
 from django.db import Error as AnyDatabaseError
@@ -16,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from accounts.services import check_encryption_key
 from mem0dash.datastore import is_trouble
 from mem0dash.env import ConfigurationError
+from mem0dash.folders import tighten
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,11 @@ _LOOK_SECONDS: Final = 0.2
 
 def prepare_database() -> None:
     """Migrates, and checks that the encryption key is the right one (ConfigurationError)."""
+    if settings.ENCRYPTION_KEY_LOST and _answers():
+        raise ConfigurationError(settings.ENCRYPTION_KEY_LOST)
+    if settings.DATABASE_FILE is not None:
+        # Of before, or copied; what SQLite makes beside the database gets the same rights.
+        tighten(settings.DATABASE_FILE)
     try:
         with _alone():
             call_command("migrate", interactive=False, verbosity=0)
@@ -38,6 +45,15 @@ def prepare_database() -> None:
             f"DATABASE_URL: the database does not answer ({reason})."
         ) from error
     check_encryption_key()
+
+
+def _answers() -> bool:
+    """Whether the database does; where it does not, that is what has to be said."""
+    try:
+        connection.ensure_connection()
+    except DatabaseError:
+        return False
+    return True
 
 
 @contextmanager

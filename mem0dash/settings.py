@@ -6,12 +6,12 @@ import re
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import dj_database_url
 from cryptography.fernet import Fernet
 
-from mem0dash import engines, env, hosts
+from mem0dash import engines, env, first_start, folders, hosts
 from mem0dash.env import ConfigurationError
 from mem0dash.version import VERSION
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES
@@ -24,13 +24,17 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(env.text("MEM0DASH_DATA_DIR", str(BASE_DIR / "data"))).expanduser().resolve()
+# What people tell their agents is private: every file that this process makes is its user's alone,
+# the database's and the index's too. Here, for every way to start reads the settings first.
+os.umask(0o077)
 try:
-    # For its owner alone: what people tell their agents is private.
-    DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    DATA_DIR.mkdir(parents=True, exist_ok=True)
 except OSError as _error:
     raise ConfigurationError(
-        f"MEM0DASH_DATA_DIR: {DATA_DIR} cannot be used as a directory ({_error.strerror})."
+        f"MEM0DASH_DATA_DIR: {folders.unmakeable(DATA_DIR, _error)}"
     ) from _error
+if _why := folders.unwritable(DATA_DIR):
+    raise ConfigurationError(f"MEM0DASH_DATA_DIR: {_why}")
 MODEL_DIR = Path(env.text("MEM0DASH_MODEL_DIR", str(DATA_DIR / "models"))).expanduser().resolve()
 os.environ["MEM0_DIR"] = str(DATA_DIR / "mem0")
 
@@ -38,14 +42,66 @@ HOST = env.text("HOST", "127.0.0.1")
 PORT = env.integer("PORT", 8000, low=0, high=65535)
 DEBUG = False
 
+# --- Database ------------------------------------------------------------------------------------
+# Where SQLite's database is; None for PostgreSQL.
+DATABASE_FILE: Path | None = None
+try:
+    _database = dj_database_url.parse(
+        env.text("DATABASE_URL", f"sqlite:///{DATA_DIR / 'mem0dash.sqlite3'}"),
+        conn_max_age=None,
+        conn_health_checks=True,
+    )
+except (ValueError, KeyError) as _error:
+    raise ConfigurationError(
+        "DATABASE_URL must look like postgres://user:password@host:5432/name "
+        "or sqlite:////path/to/file."
+    ) from _error
+_is_postgresql = _database["ENGINE"] == "django.db.backends.postgresql"
+if _database["ENGINE"] == "django.db.backends.sqlite3":
+    if _database["NAME"] in {"", ":memory:"}:
+        raise ConfigurationError("DATABASE_URL must name a file, such as sqlite:////path/to/file.")
+    _database["CONN_HEALTH_CHECKS"] = False
+    DATABASE_FILE = Path(_database["NAME"]).expanduser().resolve()
+    _database["OPTIONS"] = {
+        # Seconds that a write waits for another program; then it is refused as busy.
+        "timeout": 10,
+        "transaction_mode": "IMMEDIATE",
+        # FULL: an acknowledged memory survives a power cut, not only a killed process. The log is
+        # cut down to 8 MiB when it begins again: it keeps the size of the busiest hour otherwise.
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+        "PRAGMA cache_size=-4000; PRAGMA journal_size_limit=8388608;",
+    }
+    if _why := folders.unusable_database(DATABASE_FILE):
+        raise ConfigurationError(f"DATABASE_URL: {_why}")
+    if folders.is_read_only_file(DATABASE_FILE):
+        # A disk that can only be read has no room for the journal's shared memory. Where a journal
+        # is left from before, SQLite has to read it, and says so where it cannot.
+        _journal = DATABASE_FILE.with_name(f"{DATABASE_FILE.name}-wal")
+        _how = "mode=ro" if _journal.exists() else "mode=ro&immutable=1"
+        _database["NAME"] = f"file:{quote(str(DATABASE_FILE))}?{_how}"
+        _database["OPTIONS"]["init_command"] = "PRAGMA cache_size=-4000;"
+elif _is_postgresql:
+    # Seconds, and milliseconds: a machine that is away, and says nothing, is given up on.
+    _database["OPTIONS"] = {
+        "connect_timeout": 5,
+        "tcp_user_timeout": 10_000,
+        **_database.get("OPTIONS", {}),
+    }
+else:
+    raise ConfigurationError("DATABASE_URL must name a SQLite or a PostgreSQL database.")
+
 # --- Secrets -------------------------------------------------------------------------------------
-SECRET_KEY = env.kept_secret("SECRET_KEY", DATA_DIR / "secret_key", make=secrets.token_urlsafe(50))
-if len(SECRET_KEY) < 32:
-    raise ConfigurationError("SECRET_KEY must have at least 32 characters.")
+# Before the others. Where the database was set up and the key is gone, no file is written at all: a
+# new key would open nothing. What needs it refuses with this sentence; "" where all is well.
+_encryption_key = DATA_DIR / "encryption_key"
+ENCRYPTION_KEY_LOST = ""
+if not env.text("ENCRYPTION_KEY"):
+    ENCRYPTION_KEY_LOST = first_start.lost_key(_database, DATABASE_FILE, _encryption_key)
+_keep = not ENCRYPTION_KEY_LOST
 ENCRYPTION_KEYS = env.listed(
     "ENCRYPTION_KEY",
     env.kept_secret(
-        "ENCRYPTION_KEY", DATA_DIR / "encryption_key", make=Fernet.generate_key().decode()
+        "ENCRYPTION_KEY", _encryption_key, make=Fernet.generate_key().decode(), keep=_keep
     ),
 ) or [""]
 for _key in ENCRYPTION_KEYS:
@@ -56,8 +112,16 @@ for _key in ENCRYPTION_KEYS:
             "ENCRYPTION_KEY must be 32 url-safe base64-encoded bytes (44 characters); "
             "several, newest first, are separated by commas."
         ) from _error
+# A new one ends sessions and nothing else, as a new JWT_SECRET does: both may be made again.
+SECRET_KEY = env.kept_secret(
+    "SECRET_KEY", DATA_DIR / "secret_key", make=secrets.token_urlsafe(50), keep=_keep
+)
+if len(SECRET_KEY) < 32:
+    raise ConfigurationError("SECRET_KEY must have at least 32 characters.")
 # Signs the session tokens of the REST dialects.
-JWT_SECRET = env.kept_secret("JWT_SECRET", DATA_DIR / "jwt_secret", make=secrets.token_urlsafe(50))
+JWT_SECRET = env.kept_secret(
+    "JWT_SECRET", DATA_DIR / "jwt_secret", make=secrets.token_urlsafe(50), keep=_keep
+)
 if len(JWT_SECRET) < 32:
     raise ConfigurationError("JWT_SECRET must have at least 32 characters.")
 # Who sends it may register the first owner; accounts.setup makes one where it is not set.
@@ -171,41 +235,7 @@ CSRF_FAILURE_VIEW = "mem0dash.pages.csrf_failure"
 CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"] if PUBLIC_URL else []
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 
-# --- Database ------------------------------------------------------------------------------------
-try:
-    _database = dj_database_url.parse(
-        env.text("DATABASE_URL", f"sqlite:///{DATA_DIR / 'mem0dash.sqlite3'}"),
-        conn_max_age=None,
-        conn_health_checks=True,
-    )
-except (ValueError, KeyError) as _error:
-    raise ConfigurationError(
-        "DATABASE_URL must look like postgres://user:password@host:5432/name "
-        "or sqlite:////path/to/file."
-    ) from _error
-_is_postgresql = _database["ENGINE"] == "django.db.backends.postgresql"
-if _database["ENGINE"] == "django.db.backends.sqlite3":
-    if _database["NAME"] in {"", ":memory:"}:
-        raise ConfigurationError("DATABASE_URL must name a file, such as sqlite:////path/to/file.")
-    _database["CONN_HEALTH_CHECKS"] = False
-    _database["OPTIONS"] = {
-        # Seconds that a write waits for another program; then it is refused as busy.
-        "timeout": 10,
-        "transaction_mode": "IMMEDIATE",
-        # FULL: an acknowledged memory survives a power cut, not only a killed process. The log is
-        # cut down to 8 MiB when it begins again: it keeps the size of the busiest hour otherwise.
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
-        "PRAGMA cache_size=-4000; PRAGMA journal_size_limit=8388608;",
-    }
-elif _is_postgresql:
-    # Seconds, and milliseconds: a machine that is away, and says nothing, is given up on.
-    _database["OPTIONS"] = {
-        "connect_timeout": 5,
-        "tcp_user_timeout": 10_000,
-        **_database.get("OPTIONS", {}),
-    }
-else:
-    raise ConfigurationError("DATABASE_URL must name a SQLite or a PostgreSQL database.")
+# --- Connections ---------------------------------------------------------------------------------
 # PostgreSQL only. Without a pool every thread keeps a connection of its own.
 DATABASE_POOL_SIZE = env.integer("DATABASE_POOL_SIZE", 0, low=0, high=1000)
 if DATABASE_POOL_SIZE and _is_postgresql:
@@ -343,9 +373,12 @@ USE_I18N = False
 HEALTH_CHECKS = {
     "database": "operations.health.check_database",
     "index": "memories.runtime.check_index",
+    "disk": "mem0dash.disk.check",
 }
 # The table that writes go to, which the health route asks a database server about.
 HEALTH_TABLE = "memories_memory"
+# Of these, the ones that are told only where something is wrong with them.
+QUIET_HEALTH_CHECKS = frozenset({"disk"})
 
 # Whether the health route tells everybody the version and each part, as it tells who has a key.
 HEALTH_DETAILS = env.flag("HEALTH_DETAILS")
@@ -361,6 +394,10 @@ METRICS_GAUGES = {
     "mem0dash_index_points": (
         "Memories in the search index, of all projects.",
         "memories.runtime.points",
+    ),
+    "mem0dash_disk_free_bytes": (
+        "Free bytes where this process stores memories, for users other than root.",
+        "mem0dash.disk.free_bytes",
     ),
 }
 # What counts every finished request, called as REQUEST_LOG is.

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from django.db import transaction
 
-from mem0dash import limits
+from mem0dash import disk, limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Principal, Scope
 from memories import ingest, queries, records, runtime
@@ -62,8 +62,9 @@ def add_memories(
     white space, is not stored again while a live memory of it is there, a rejected one included.
 
     Raises InvalidInputError, PermissionDeniedError (scope `write`, or an id outside the entity
-    limit), ConflictError (the key was used for something else), and EngineError when the embedder
-    or the LLM fails: then the input is kept as a failed add.
+    limit), DiskFullError (before anything is kept), ConflictError (the key was used for something
+    else), and EngineError when the embedder or the LLM fails: then the input is kept as a failed
+    add.
     """
     principal.require(Scope.WRITE)
     chosen = _writable_entities(principal, entities, adopted_app(metadata or {}))
@@ -75,6 +76,7 @@ def add_memories(
         raise InvalidInputError("A procedural memory needs an agent_id.")
     if all(map(_is_system, messages)):
         return Added([], "verbatim")
+    disk.check_room(sum(len(str(message.get("content"))) for message in messages))
     options = {
         "entities": chosen,
         "metadata": dict(metadata or {}),
@@ -125,6 +127,7 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
         raise ConflictError(f"The add {input_id} has not failed: it is {kept.outcome}.")
     if not kept.messages:
         raise ConflictError(f"The input of the add {input_id} has been erased.")
+    disk.check_room()
     options = dict(kept.options)
     options.pop(RESUMED, None)
     scopes = options.pop("scopes", principal.scopes)

@@ -1,6 +1,6 @@
 """Reads what a search ranks: candidates re-checked in SQL, and the turns around them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -14,6 +14,7 @@ from django.db.models import QuerySet
 from memories.models import Memory
 from memories.ranking import Candidate, Key
 from memories.records import Vector
+from memories.token_states import text_sum
 
 # The ids come first: left to itself, SQLite reads every memory of the project instead of these.
 _IDS: Final = {
@@ -22,7 +23,8 @@ _IDS: Final = {
 }
 _WANTED: Final = "{ids} memories_memory ON memories_memory.id = wanted.value"
 _KEPT: Final = """
-SELECT {key}, kept.data FROM {ids} {table} AS kept ON kept.memory_id = wanted.value AND {of}"""
+SELECT {key}, kept.data{more}
+FROM {ids} {table} AS kept ON kept.memory_id = wanted.value AND {of}"""
 # An id as Key; a UUID of PostgreSQL's would be made into one of Python's first.
 _KEY: Final = {"sqlite": "{}", "postgresql": "encode(uuid_send({}), 'hex')"}
 # As text, with its zone: what Django and psycopg read instants with takes several times as long.
@@ -90,14 +92,25 @@ class CandidateReader:
         found = _kept("memories_memoryvector", ids, of, [model_key, len(vector)])
         if not found:
             return {}
-        kept = np.frombuffer(b"".join(found.values()), "<f4").reshape(len(found), -1)
+        kept = np.frombuffer(b"".join(data for (data,) in found.values()), "<f4").reshape(
+            len(found), -1
+        )
         nearness: list[float] = (kept @ vector).tolist()
         return dict(zip(found, nearness, strict=True))
 
     @staticmethod
-    def tokens(ids: Collection[Key], states_key: str) -> dict[Key, bytes]:
-        """The packed token states of `ids`; those without any of this key are left out."""
-        return _kept("memories_memorytokens", ids, "kept.states_key = %s", [states_key])
+    def tokens(texts: Mapping[Key, str], states_key: str) -> dict[Key, bytes]:
+        """The packed token states of these memories; left out are those without any of this key,
+        or with states of another text than the given one."""
+        of = "kept.states_key = %s"
+        found = _kept(
+            "memories_memorytokens", texts.keys(), of, [states_key], more=", kept.text_sum"
+        )
+        return {
+            id_: data
+            for id_, (data, read_from) in found.items()
+            if read_from == text_sum(texts[id_])
+        }
 
     def memories(self, ids: Collection[UUID]) -> dict[UUID, Memory]:
         """Whole rows, through the predicate once more."""
@@ -144,18 +157,20 @@ def _parameter(ids: Collection[Key]) -> Any:
     return list(ids) if connection.vendor == "postgresql" else orjson.dumps(list(ids)).decode()
 
 
-def _kept(table: str, ids: Collection[Key], of: str, parameters: list[Any]) -> dict[Key, bytes]:
-    """What a table beside the memories keeps of `ids`, in one statement."""
+def _kept(
+    table: str, ids: Collection[Key], of: str, parameters: list[Any], *, more: str = ""
+) -> dict[Key, tuple[Any, ...]]:
+    """What a table beside the memories keeps of `ids`, in one statement: the data, and `more`."""
     if not ids:
         return {}
     vendor = connection.vendor
     key = _KEY[vendor].format("kept.memory_id")
-    sql = _KEPT.format(key=key, ids=_IDS[vendor], table=table, of=of)
+    sql = _KEPT.format(key=key, ids=_IDS[vendor], table=table, of=of, more=more)
     wanted = [_parameter(ids), *parameters]
     if vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute(sql, wanted)
-            return dict(cursor.fetchall())
+            return {row[0]: row[1:] for row in cursor.fetchall()}
     # By a cursor that gives bytes as they are: Django's gets them as hexadecimal text.
     from django.db.backends.postgresql.base import ServerBindingCursor
 
@@ -164,4 +179,4 @@ def _kept(table: str, ids: Collection[Key], of: str, parameters: list[Any]) -> d
         open_cursor: Any = ServerBindingCursor  # which is psycopg's, but its stub does not say so
         raw = open_cursor(connection.connection)
         raw.execute(sql, wanted, binary=True)
-        return dict(raw.fetchall())
+        return {row[0]: row[1:] for row in raw.fetchall()}

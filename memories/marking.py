@@ -14,7 +14,7 @@ from mem0dash.errors import IndexUnavailableError
 from memories import runtime
 from memories.models import Memory, MemoryTokens
 from memories.records import embedded_text
-from memories.token_states import QueryTokens, TokenStates, unpack
+from memories.token_states import QueryTokens, TokenStates, text_sum, unpack
 
 if TYPE_CHECKING:
     from memories.engine.token_reader import TokenReader
@@ -73,7 +73,7 @@ def _of_each(
     for row in rows:
         memory = by_id[row.memory_id]
         text = embedded_text(memory)
-        if not row.data:
+        if not row.data or row.text_sum != text_sum(memory.text):
             continue
         states, spans = unpack(row.data), reader.words(text)
         if len(spans) != len(states.pieces):

@@ -203,6 +203,8 @@ class MemoryTokens(models.Model):
     text can be read.
 
     `states_key` names model, projection and version; states of another key are made anew.
+    `text_sum` (token_states.text_sum) tells the text that they were read from: others are never
+    compared, and made anew. None where nobody knows yet, as of before there was the column.
     """
 
     memory = models.OneToOneField(
@@ -210,6 +212,7 @@ class MemoryTokens(models.Model):
     )
     states_key = models.CharField(max_length=100)
     data = models.BinaryField()
+    text_sum = models.BigIntegerField(null=True)
 
     def __str__(self) -> str:
         return f"{self.memory_id} {self.states_key}"

@@ -24,7 +24,7 @@ from memories.models import (
     ReviewStatus,
     Revision,
 )
-from memories.token_states import TokenStates, pack
+from memories.token_states import TokenStates, pack, text_sum
 
 BAD_REPLY: Final = "provider_bad_reply"
 # PostgreSQL keeps at most 2,704 bytes in an entry of an index, and the browser's indexes hold all
@@ -303,7 +303,7 @@ def insert_readings(
         ignore_conflicts=others_may_have,
     )
     tokens = [
-        MemoryTokens(memory=memory, states_key=states_key, data=pack(reading.tokens))
+        tokens_row(memory, reading.tokens, states_key)
         for memory, reading in zip(memories, readings, strict=True)
         if reading.tokens is not None
     ]
@@ -313,13 +313,20 @@ def insert_readings(
         MemoryTokens.objects.bulk_create(tokens)
 
 
+def tokens_row(memory: Memory, tokens: TokenStates, states_key: str) -> MemoryTokens:
+    """Unsaved token states, read from the text that `memory` has."""
+    return MemoryTokens(
+        memory=memory, states_key=states_key, data=pack(tokens), text_sum=text_sum(memory.text)
+    )
+
+
 def insert_tokens(tokens: Sequence[MemoryTokens]) -> None:
     """Writes token states over those that may be there, as of a former model."""
     MemoryTokens.objects.bulk_create(
         tokens,
         update_conflicts=True,
         unique_fields=["memory"],
-        update_fields=["states_key", "data"],
+        update_fields=["states_key", "data", "text_sum"],
     )
 
 

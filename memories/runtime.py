@@ -13,9 +13,11 @@ from uuid import UUID
 from django.db import Error as AnyDatabaseError
 from django.utils import timezone
 
+from mem0dash.datastore import problem_of
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import (
     ConflictError,
+    IndexPausedError,
     IndexUnavailableError,
     InvalidInputError,
     Mem0dashError,
@@ -67,10 +69,21 @@ class Runtime:
         """Engine and index of one and the same model, for a search; errors as `index`."""
         if self.indexer is None:
             raise IndexUnavailableError("The memory index is not open in this process.")
+        if self.indexer.problem:
+            raise IndexUnavailableError(self.indexer.problem)
         if not self.indexer.complete:
             raise IndexUnavailableError("The memory index is being rebuilt; try again shortly.")
         with self.indexer.swap_lock:
             return self.engine, self.indexer.index
+
+    @property
+    def has_words_alone(self) -> bool:
+        """Whether this process has the embedded index to itself, and cannot ask it now: while it is
+        built again, or closed. Until then the database's own index of words answers."""
+        indexer = self.indexer
+        if indexer is None or not indexer.is_alone:
+            return False
+        return not indexer.complete or bool(getattr(indexer.index, "damage", ""))
 
     def apply(self, memories: list[Memory]) -> None:
         """Shows the index what was just committed. Never fails the caller: the rows are stored,
@@ -82,6 +95,9 @@ class Runtime:
             return
         try:
             self.indexer.follow([memory.id for memory in memories])
+        except IndexPausedError as error:
+            # Said once by the round that tries it again, not by each write.
+            logger.debug("index not updated", extra={"why": error.message})
         except (Mem0dashError, AnyDatabaseError) as error:
             # One line: there may be one for each write until the index answers again.
             cause = str(error.__cause__ or error).strip()[:300]
@@ -173,6 +189,7 @@ class Runtime:
         """One round: a rebuild where one is wanted, what is pending, now and then to disk."""
         if self.indexer is None:
             return
+        self.indexer.tend()
         if self.indexer.rebuild_wanted():
             count = self.indexer.rebuild()
             logger.info("index rebuilt", extra={"memories": count})
@@ -253,7 +270,12 @@ def open_runtime(*, index_root: Path | None = None) -> Runtime:
     indexer = open_indexer(*_indexed_model(engine), root=index_root)
     if indexer.is_alone:
         # Adds that are still marked as running died with the process that ran them.
-        ingest.take_over()
+        try:
+            ingest.take_over()
+        except AnyDatabaseError as error:
+            if problem_of(error) not in {"full", "read-only"}:
+                raise
+            logger.warning("adds of before are not ended yet", extra={"cause": str(error)[:300]})
     return Runtime(engine, indexer, wanted.version)
 
 

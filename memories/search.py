@@ -34,6 +34,7 @@ from memories.ranking import (
 )
 from memories.records import Vector
 from memories.token_states import QueryTokens
+from memories.words_in_sql import WordsInSql
 
 POOL: Final = 100
 # A filter that the index cannot answer is resolved in SQL up to this many memories.
@@ -129,15 +130,47 @@ def search_memories(
     if top_k == 0:
         return Found([], _mode(runtime.current().engine.embedder))
     wanted = _Wanted(top_k, threshold, show_expired, recency)
-    engine, index = runtime.current().pair()
+    current = runtime.current()
+    try:
+        return _searched(current, principal, query, where, wanted)
+    except IndexUnavailableError as error:
+        if not current.has_words_alone:
+            raise
+        return _by_words(principal, query, where, wanted, error)
+
+
+def _searched(
+    current: runtime.Runtime, principal: Principal, query: str, where: Node, wanted: _Wanted
+) -> Found:
+    engine, index = current.pair()
     try:
         return _search(engine, index, principal, query, where, wanted)
     except IndexUnavailableError:
-        engine, swapped = runtime.current().pair()
+        engine, swapped = current.pair()
         if swapped is index:
             raise
         # Rebuilt meanwhile, perhaps for another model.
         return _search(engine, swapped, principal, query, where, wanted)
+
+
+def _by_words(
+    principal: Principal,
+    query: str,
+    where: Node,
+    wanted: _Wanted,
+    problem: IndexUnavailableError,
+) -> Found:
+    """What the database's own index of words finds, while there is no other; `problem` rises where
+    it finds nothing, for that may be the outage's doing."""
+    with _turns:
+        asked = _prepare(principal, query, where, wanted)
+        index = WordsInSql(asked.rows)
+        words = _by_key(index.search_text(asked.text, limit=asked.pool))
+        ranked = _ranked(index, asked, ({}, words), wanted.threshold)
+        hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
+    if not hits:
+        raise problem
+    return Found(hits, "keyword", problem.code)
 
 
 def _search(
@@ -240,7 +273,7 @@ def _named(index: VectorIndex, asked: _Query) -> tuple[dict[Key, float], dict[Ke
 
 
 def _ranked(
-    index: VectorIndex,
+    index: VectorIndex | WordsInSql,
     asked: _Query,
     named: tuple[dict[Key, float], dict[Key, float]],
     threshold: float,
@@ -252,7 +285,7 @@ def _ranked(
     coverage = _coverage(index, asked.text, candidates)
     scores, late = base_scores(members, coverage), None
     if asked.tokens is not None:
-        compared = [c.id for c in worth_comparing(members, scores)]
+        compared = {c.id: c.text for c in worth_comparing(members, scores)}
         for id_, states in asked.reader.tokens(compared, asked.states_key).items():
             pool[id_].tokens = states
         late = late_scores(asked.tokens, members, scores)
@@ -296,7 +329,9 @@ def _dated(asked: _Query) -> set[Key]:
     return {id_.hex for id_ in found}
 
 
-def _coverage(index: VectorIndex, query: str, candidates: Iterable[Candidate]) -> float:
+def _coverage(
+    index: VectorIndex | WordsInSql, query: str, candidates: Iterable[Candidate]
+) -> float:
     """The share (0..1) of the query's content words that the best matches by words hold."""
     asked = index.words(query)
     best = sorted((c for c in candidates if c.bm25 > 0), key=lambda c: -c.bm25)[:COVERAGE_OF]
@@ -306,7 +341,10 @@ def _coverage(index: VectorIndex, query: str, candidates: Iterable[Candidate]) -
 
 
 def _passing(
-    index: VectorIndex, asked: _Query, candidates: Iterable[Candidate], threshold: float
+    index: VectorIndex | WordsInSql,
+    asked: _Query,
+    candidates: Iterable[Candidate],
+    threshold: float,
 ) -> set[Key]:
     """Who passes the threshold: by cosine, by holding half of the query's content words, or by
     being of the day that the query names."""

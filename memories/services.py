@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from mem0dash import limits
+from mem0dash import disk, limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories import purge, queries, records, runtime
@@ -43,8 +43,8 @@ def update_memory(
     """Changes text, metadata (merged key by key, or replaced) or expiry, whichever is given.
 
     Only a new text is embedded. Raises NotFoundError, InvalidInputError, PermissionDeniedError
-    (scope `write`), ConflictError when the memory is no longer at `expected_rev`, EngineError when
-    the embedder fails: then nothing has changed.
+    (scope `write`), DiskFullError, ConflictError when the memory is no longer at `expected_rev`,
+    EngineError when the embedder fails: then nothing has changed.
     """
     principal.require(Scope.WRITE)
     if text is None and metadata is None and isinstance(expiration_date, Unset):
@@ -55,6 +55,7 @@ def update_memory(
         raise InvalidInputError("text cannot be empty or whitespace-only.")
     limits.check_text(text or "")
     limits.check_metadata(metadata or {})
+    disk.check_room(len(text or ""))
     for _ in range(UPDATE_ATTEMPTS):
         seen = queries.find(principal, memory_id)
         reading = Reading(None)

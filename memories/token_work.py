@@ -11,14 +11,16 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+import numpy as np
 from django.db import transaction
 from django.db.models import Avg, QuerySet
 from django.db.models.functions import Length
 
+from mem0dash import disk
 from memories import configuration, records
 from memories.models import Memory, MemoryTokens
 from memories.runtime import Runtime
-from memories.token_states import pack
+from memories.token_states import text_sum, unpack
 
 if TYPE_CHECKING:
     from memories.engine.token_reader import TokenReader
@@ -33,6 +35,7 @@ MOST_REST_SECONDS: Final = 1.0
 # Ids are random, so the first of them are a fair sample: sizes need not be read one by one.
 SAMPLE: Final = 1000
 _DROPPED_AT_ONCE: Final = 2000
+_CHECKED_AT_ONCE: Final = 500
 _NEVER: Final = threading.Event()
 Progress = Callable[[int], object]
 
@@ -102,6 +105,7 @@ def make_for(runtime: Runtime, ids: Collection[UUID]) -> int:
 
 def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
     """Reads these memories and keeps the states of those that still say the same."""
+    disk.check_room()
     texts = [records.embedded_text(row) for row in rows]
     found = reader.read(texts)
     with transaction.atomic():
@@ -111,7 +115,7 @@ def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
         locked = Memory.objects.select_for_update().filter(id__in=[row.id for row in rows])
         now = {row.id: records.embedded_text(row) for row in locked.order_by("id")}
         kept = [
-            MemoryTokens(memory=row, states_key=reader.states_key, data=pack(reading.tokens))
+            records.tokens_row(row, reading.tokens, reader.states_key)
             for row, text, reading in zip(rows, texts, found, strict=True)
             # Whoever changed the text has taken the old states away; revisions do not tell, for
             # they count other changes too.
@@ -119,6 +123,56 @@ def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
         ]
         records.insert_tokens(kept)
     return len(kept)
+
+
+def check_texts(
+    states_key: str, reader: "TokenReader | None", stop: threading.Event = _NEVER
+) -> int:
+    """Looks over all states that are kept, and takes away those of another text than the memory has
+    now, as a version before this one leaves behind; how many. Then they are lacking, and made anew.
+
+    States of which nobody knows are compared with the word pieces of the text, where there is a
+    reader: a hundred times as fast as to read them anew.
+    """
+    dropped, last = 0, None
+    while not stop.is_set():
+        kept = MemoryTokens.objects.filter(states_key=states_key, memory__deleted_at=None)
+        rows = kept.select_related("memory").defer("data").order_by("memory_id")
+        page = list((rows.filter(memory_id__gt=last) if last else rows)[:_CHECKED_AT_ONCE])
+        if not page:
+            break
+        last = page[-1].memory_id
+        started = time.monotonic()
+        dropped += _check(page, reader)
+        stop.wait(min(time.monotonic() - started, MOST_REST_SECONDS))
+    if dropped:
+        logger.warning("token states of former texts are made anew", extra={"memories": dropped})
+    return dropped
+
+
+def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
+    """Of these, drops the wrong ones, and writes down what the unknown ones are of."""
+    unknown = [row.memory_id for row in page if row.text_sum is None] if reader else []
+    data = dict(MemoryTokens.objects.filter(pk__in=unknown).values_list("memory_id", "data"))
+    wrong: list[MemoryTokens] = []
+    right: list[MemoryTokens] = []
+    for row in page:
+        now = text_sum(row.memory.text)
+        if row.text_sum is None and reader is not None and row.memory_id in data:
+            pieces = reader.pieces(records.embedded_text(row.memory))
+            same = np.array_equal(unpack(data[row.memory_id]).pieces, pieces)
+            row.text_sum = now
+            (right if same else wrong).append(row)
+        elif row.text_sum not in {None, now}:
+            wrong.append(row)
+    with transaction.atomic():
+        MemoryTokens.objects.bulk_update(right, ["text_sum"])
+        # Not what was made of the new text in the meantime.
+        for row in wrong:
+            MemoryTokens.objects.filter(pk=row.pk).exclude(
+                text_sum=text_sum(row.memory.text)
+            ).delete()
+    return len(wrong)
 
 
 def progress(states_key: str) -> tuple[int, int]:

@@ -14,7 +14,15 @@ from typing import Final
 from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
-from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
+from mem0dash import disk
+from mem0dash.errors import (
+    ConflictError,
+    DiskFullError,
+    IndexPausedError,
+    IndexUnavailableError,
+    Mem0dashError,
+    StorageError,
+)
 from mem0dash.sqlite3 import logs
 from memories import bulk_work, ingest, leases, purge, reembedding, resuming, token_work, vectors
 from memories.engine.opening import LateLlm
@@ -38,6 +46,8 @@ RECONCILE_LEASE_SECONDS: Final = 60.0
 # Nobody's lease: as long as it lasts, the index was compared not long ago. Apart from the lease of
 # who compares, so that one who dies at it keeps the others from it for a minute, not for an hour.
 RECONCILED: Final = "reconciled"
+# While the disk is full, one line of the log in so many seconds says what rests for it.
+PAUSED_SECONDS: Final = 60.0
 # All workers renew it, as one holder: the web processes see that there is a worker.
 WORKERS: Final = "workers"
 WORKERS_SECONDS: Final = 20.0
@@ -58,6 +68,8 @@ class Upkeep:
         self._threads: list[threading.Thread] = []
         self._last: dict[str, float] = {}
         self._asked: set[str] = set()
+        self._told: dict[str, float] = {}
+        self._was_full = False
 
     def start(self) -> None:
         """Starts the background threads."""
@@ -92,10 +104,32 @@ class Upkeep:
         connection.close()
 
     def _quick_round(self) -> None:
+        self._guarded(self._watch_disk)
         self._follow()
         if self._on_duty():
             for work in (self.runtime.tick, self._flip, self._end_claims, self._purge, self._log):
                 self._guarded(work)
+
+    def _watch_disk(self) -> None:
+        """Says when the disk is full, and when it no longer is; meanwhile deletes get what room
+        there is."""
+        problem = ""
+        try:
+            disk.check_room()
+        except DiskFullError as error:
+            problem = error.message
+        if problem and not self._was_full:
+            logger.error(
+                "the disk is full: nothing is stored until there is room", extra={"why": problem}
+            )
+        elif self._was_full and not problem:
+            logger.info("the disk has room again: memories are stored")
+        self._was_full = bool(problem)
+        disk.tend_reserve()
+        if problem and connection.vendor == "sqlite" and disk.is_low():
+            # What is in the journal already is moved to its place, and its room used again.
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _follow(self) -> None:
         """What other processes and commands changed: the providers, the index."""
@@ -229,7 +263,10 @@ class Upkeep:
     def _sweep_states(self) -> None:
         """Looks for memories that lack their states: at once after the start and after a change of
         the configuration, and then now and then."""
-        name = f"states {self.runtime.version}"
+        indexer = self.runtime.indexer
+        built = indexer.state.generation if indexer is not None else 0
+        # Also after the index was built again: somebody found something wrong.
+        name = f"states {self.runtime.version} {built}"
         if not self._due(name, STATES_SECONDS):
             return
         again = STATES_AGAIN_SECONDS
@@ -238,10 +275,20 @@ class Upkeep:
                 return
             # A command may be at it as well, so the only server takes the lease too.
             with leases.held(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
+                self._check_states(_WhileHeld(self._stop, lease))
                 token_work.make_missing(self.runtime, _WhileHeld(self._stop, lease))
             again = STATES_SECONDS
         finally:
             self._last[name] = time.monotonic() + again - STATES_SECONDS
+
+    def _check_states(self, stop: threading.Event) -> None:
+        """Once after the start, and with each new index: an older version may have been here."""
+        reader, indexer = self.runtime.engine.reader, self.runtime.indexer
+        built = indexer.state.generation if indexer is not None else 0
+        if reader is not None and f"checked {reader.states_key} {built}" not in self._asked:
+            token_work.check_texts(reader.states_key, reader, stop)
+            if not stop.is_set():
+                self._asked.add(f"checked {reader.states_key} {built}")
 
     # --- When and by whom ------------------------------------------------------------------------
     def _first(self, name: str) -> bool:
@@ -273,6 +320,12 @@ class Upkeep:
             work()
         except ConflictError as error:
             logger.info("background work is left to another process", extra={"why": error.message})
+        except (StorageError, IndexPausedError) as error:
+            # It goes on by itself once there is room, and is tried each second until then.
+            now = time.monotonic()
+            if now - self._told.get(error.code, float("-inf")) >= PAUSED_SECONDS:
+                self._told[error.code] = now
+                logger.warning("background work rests", extra={"why": error.message})
         except (Mem0dashError, AnyDatabaseError) as error:
             # One line: while something is away, this comes every second.
             outage = isinstance(error, IndexUnavailableError | AnyDatabaseError)

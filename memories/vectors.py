@@ -8,6 +8,7 @@ from typing import Final
 from django.db import transaction
 from django.db.models import QuerySet
 
+from mem0dash import disk
 from memories import records
 from memories.engine.engine import Engine
 from memories.models import Memory
@@ -51,7 +52,11 @@ def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
 
 
 def store(rows: Sequence[Memory], engine: Engine) -> None:
-    """Embeds these memories with `engine` and keeps the vectors beside those of other models."""
+    """Embeds these memories with `engine` and keeps the vectors beside those of other models.
+
+    DiskFullError, before the embedder is asked.
+    """
+    disk.check_room(len(rows) * 4 * engine.dims)
     made = engine.read([records.embedded_text(row) for row in rows])
     with transaction.atomic():
         # A text that changed meanwhile got its vector with the change.

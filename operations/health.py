@@ -16,10 +16,12 @@ from django.utils.module_loading import import_string
 from mem0dash.datastore import explained, is_busy
 from mem0dash.errors import (
     DatastoreBusyError,
-    DatastoreFullError,
-    DatastoreReadOnlyError,
     DatastoreUnavailableError,
+    DiskFullError,
+    EngineError,
     Mem0dashError,
+    ReadOnlyError,
+    StorageError,
 )
 from mem0dash.sqlite3.turns import Turns, at_most
 
@@ -34,8 +36,8 @@ TRY_SECONDS: Final = 0.5
 # What a condition is called that is more than "it does not answer".
 STATES: Final = {
     DatastoreBusyError.code: "locked",
-    DatastoreFullError.code: "full",
-    DatastoreReadOnlyError.code: "read-only",
+    DiskFullError.code: "full",
+    ReadOnlyError.code: "read-only",
 }
 
 
@@ -53,10 +55,10 @@ class Writing:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._until = 0.0
-        self._error: DatastoreUnavailableError | None = None
+        self._error: EngineError | None = None
 
     def check(self) -> None:
-        """Raises the DatastoreUnavailableError that a write would meet."""
+        """Raises the error that a write would meet."""
         # Of several at once one tries; the others have what was found before.
         if time.monotonic() >= self._until and self._guard.acquire(blocking=False):
             try:
@@ -72,7 +74,7 @@ class Writing:
         """Tries again with the next question."""
         self._until, self._error = 0.0, None
 
-    def _tried(self) -> DatastoreUnavailableError | None:
+    def _tried(self) -> EngineError | None:
         try:
             if connection.vendor == "sqlite":
                 _try_file()
@@ -130,8 +132,9 @@ _since: dict[str, tuple[str, datetime]] = {}
 
 
 def conditions() -> list[Condition]:
-    """Asks every part in settings.HEALTH_CHECKS."""
-    return [_asked(name, path) for name, path in settings.HEALTH_CHECKS.items()]
+    """Asks every part in settings.HEALTH_CHECKS; the quiet ones count only while unwell."""
+    asked = [_asked(name, path) for name, path in settings.HEALTH_CHECKS.items()]
+    return [c for c in asked if not (c.is_well and c.name in settings.QUIET_HEALTH_CHECKS)]
 
 
 def _asked(name: str, path: str) -> Condition:
@@ -139,7 +142,7 @@ def _asked(name: str, path: str) -> Condition:
     started, problem, cause, state = time.perf_counter(), "", "", "ok"
     try:
         check()
-    except DatastoreUnavailableError as error:
+    except (DatastoreUnavailableError, StorageError) as error:
         problem = cause = error.message
         state = STATES.get(error.code, "failing")
     except Mem0dashError as error:

@@ -17,6 +17,7 @@ from django.db import Error as AnyDatabaseError
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from django.utils import timezone
 
+from mem0dash import disk
 from mem0dash.middleware import Handled
 from operations import strangers
 from operations.models import RefusedRequests, RequestLog
@@ -78,8 +79,11 @@ class RequestLogWriter:
             self._thread.join(timeout=30)
 
     def write(self) -> bool:
-        """Writes all that is waiting; False when the database is away, and the rows are kept."""
+        """Writes all that is waiting; False when the database is away or the disk full, and the
+        rows are kept."""
         self._tell_dropped()
+        if disk.is_low():
+            return False  # what room there is is for deletes
         while rows := self._kept or self._next_batch():
             self._kept = rows
             try:

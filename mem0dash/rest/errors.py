@@ -112,7 +112,7 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
     return _answer(error, request_id) if isinstance(error, Mem0dashError) else None
 
 
-def database_trouble(error: Exception, away: str, request_id: str) -> DatastoreUnavailableError:
+def database_trouble(error: Exception, away: str, request_id: str) -> EngineError:
     """What the caller gets for an error of the database, which is logged."""
     told = explained(error, away)
     extra = {"request_id": request_id, "cause": str(error).strip()[:300]}

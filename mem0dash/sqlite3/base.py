@@ -4,7 +4,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED, ProgrammingError
 from sqlite3 import OperationalError as SqliteError
 from typing import Any, Final, TypeVar
@@ -46,7 +45,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         name = str(conn_params["database"])
         if not self.is_in_memory_db():
-            files.check(Path(name))
+            files.check(files.path_of(name))
         self.turns = turns_of(name)
         self._seconds = float(conn_params.get("timeout", 5.0))
         # With the whole time-out: what is done here, such as choosing the journal, may meet others.

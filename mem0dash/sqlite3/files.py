@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from mem0dash import schema_version
 from mem0dash.env import ConfigurationError
@@ -19,6 +19,11 @@ _HEADER_BYTES: Final = 100
 RESTORE: Final = "Nothing was changed: restore the file from a backup, or name another one."
 
 _checked: set[str] = set()
+
+
+def path_of(name: str) -> Path:
+    """The file that a connection's name means: a path, or a URI as https://sqlite.org/uri.html."""
+    return Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
 
 
 def check(path: Path) -> None:

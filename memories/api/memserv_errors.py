@@ -15,6 +15,7 @@ from mem0dash.errors import (
     Mem0dashError,
     NotFoundError,
     NotUnderstoodError,
+    StorageError,
 )
 from mem0dash.rest.errors import BodyError, database_trouble, log_failure, oss_exception_handler
 
@@ -66,7 +67,7 @@ def _answer(error: Mem0dashError, request_id: str) -> Response:
         status = 503 if status == 502 else status
         if isinstance(error, IndexUnavailableError):
             detail = INDEX_DOWN
-    elif isinstance(error, EngineError):
+    elif isinstance(error, EngineError) and not isinstance(error, StorageError):
         # Which of the ways to fail it was, the dialect has no word for.
         headers[PROBLEM_HEADER] = code
         status, code, detail = 502, "upstream_provider_error", PROVIDER_DOWN

@@ -17,7 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from memories.engine.local_model import DIMS, MAX_TOKENS, MODEL_KEY, prepared_model
 from memories.engine.token_reader import STATES_KEY, Projection, pieces_that_count
 from memories.records import Reading, Vector
-from memories.token_states import QueryTokens, TokenStates
+from memories.token_states import Pieces, QueryTokens, TokenStates
 
 T = TypeVar("T")
 
@@ -90,6 +90,10 @@ class LocalEmbedder:
         places = list(words)
         pieces = np.array(encoding.ids, np.uint16)[places]
         return vector, QueryTokens(pieces, self._project(states[places]), tuple(words.values()))
+
+    def pieces(self, text: str) -> Pieces:
+        """The word pieces that `read` has states of, without reading the text."""
+        return np.array(self._encoded(text)[0].ids[1:-1], np.uint16)
 
     def words(self, text: str) -> list[tuple[int, int]]:
         """Where in the text the word of each piece stands that `read` has states of: first

@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,6 +102,11 @@ def prepared_model(model_dir: Path) -> PreparedModel | None:
         sums = (manifest["sha256"], SHA256["tokenizer.json"])
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise WeightsError(
+            f"{model_dir / _MANIFEST} cannot be read by user id {os.geteuid()}: give it, and what "
+            "is beside it, to the user of the server."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{model_dir / _MANIFEST} is not readable: run prepare_embedder to build it again."
@@ -298,6 +304,9 @@ def _check_output(model: bytes) -> None:
 def _install(content: bytes, weights: Path, model_dir: Path) -> Path:
     """Write the files, the manifest last: it alone makes the others count."""
     model_dir.mkdir(parents=True, exist_ok=True)
+    # Nothing private: an image is built by one user and run by another.
+    with suppress(OSError):
+        model_dir.chmod(0o755)
     digest = hashlib.sha256(content).hexdigest()
     # The sum in the name: a build that runs at the same time, or the old model while it is in use,
     # has another file.
@@ -319,6 +328,7 @@ def _write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -328,5 +338,5 @@ def _sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
+    except OSError:
         return "missing"

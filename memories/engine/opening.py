@@ -15,6 +15,7 @@ from memories.engine.calls import Calls
 from memories.engine.catalogue import Choice
 from memories.engine.embedders import Embedder
 from memories.engine.engine import Engine
+from memories.engine.local_model import WeightsError
 from memories.engine.remote import Llm, Message
 
 if TYPE_CHECKING:
@@ -143,4 +144,9 @@ def open_reader() -> "TokenReader | None":
 
 def _load_local() -> Embedder | None:
     load: Callable[[], Embedder | None] = import_string(settings.EMBEDDER_LOADER)
-    return load()
+    try:
+        return load()
+    except WeightsError as error:
+        # Reading, and search by words, need no model.
+        logger.error("the local embedding model cannot be loaded", extra={"cause": str(error)})
+        return None

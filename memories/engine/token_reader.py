@@ -20,7 +20,7 @@ from memories.engine.embedders import Embedder
 from memories.engine.local_model import DIMS, MODEL_KEY
 from memories.records import Reading, Vector
 from memories.token_states import DIMS as STATE_DIMS
-from memories.token_states import QueryTokens
+from memories.token_states import Pieces, QueryTokens
 
 # Model, projection and mean: states of another key are never compared with these.
 STATES_KEY: Final = f"{MODEL_KEY}/states-1"
@@ -42,6 +42,9 @@ class TokenReader(Embedder, Protocol):
     def read_query(self, query: str) -> tuple[Vector, QueryTokens | None]:
         """Vector and word pieces of a query; None for pieces that this model does not know well
         enough to compare them, or that say nothing."""
+
+    def pieces(self, text: str) -> Pieces:
+        """The word pieces that `read` has states of, without reading the text."""
 
     def words(self, text: str) -> list[tuple[int, int]]:
         """Where in the text the word of each piece stands that `read` has states of: first

@@ -92,3 +92,6 @@ class VectorIndex(Protocol):
 
     def close(self) -> None:
         """Flushes and lets go of the files."""
+
+    def abandon(self) -> None:
+        """Lets go of the files without writing to them."""

@@ -1,20 +1,22 @@
 """The embedded index: Qdrant Edge in this process, one process per directory."""
 
-import fcntl
-import os
-import weakref
+import ctypes
+import functools
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 import qdrant_edge as edge
 
-from mem0dash.errors import IndexUnavailableError
+from mem0dash import disk
+from mem0dash.errors import IndexDamagedError, IndexPausedError, IndexUnavailableError
 from memories.filters import Node
-from memories.index import fields
+from memories.index import fields, folder
 from memories.index.base import Hits, Point
-from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, translated
+from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV
 from memories.records import Vector
 
 DENSE: Final = ""
@@ -22,11 +24,33 @@ _RESCORED: Final = edge.SearchParams(
     quantization=edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
 )
 _SCAN_PAGE: Final = 5000
+_FIRST_LOOK: Final = 20
+# What a new index takes on disk, and what a point takes beside its vector and its text.
+_CREATED_BYTES: Final = disk.MB
+_POINT_BYTES: Final = 2000
+# An error of the engine's own, no mistake of the caller's.
+_BROKEN: Final = ("Service runtime error", "IO Error")
+# What the engine's language throws where it gives up: pyo3 derives it from BaseException.
+_PANIC: Final = "PanicException"
 # Of so many points on, a filter that lets this share of them through, by the engine's estimate, is
 # checked on the nearest of all: on so many times what is needed.
 _MANY: Final = 30_000
 _WIDE: Final = 0.4
 _SPARE: Final = 1.25
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _guarded(method: Method) -> Method:
+    """The one door to the engine; see EdgeIndex._at_work."""
+
+    @functools.wraps(method)
+    def guarded(self: "EdgeIndex", *args: Any, **kwargs: Any) -> Any:
+        with self._at_work():
+            return method(self, *args, **kwargs)
+
+    return cast("Method", guarded)
 
 
 class _Filters:
@@ -51,37 +75,111 @@ _FILTERS: Final = _Filters()
 
 
 class EdgeIndex:
-    """VectorIndex on Qdrant Edge. `dims` 0 makes an index of words only."""
+    """VectorIndex on Qdrant Edge. `dims` 0 makes an index of words only.
+
+    What the engine writes to is mapped to memory, so nothing is written while the disk is full:
+    IndexPausedError. `damage` says what is wrong with the files, once the engine has found it out.
+    """
 
     is_remote = False
 
     def __init__(self, path: Path, dims: int) -> None:
-        """Opens the index in `path`, or makes it; IndexUnavailableError when it is in use."""
+        """Opens the index in `path`, or makes it. IndexInUseError when another process has it,
+        IndexPausedError when the disk is full or can only be read, IndexDamagedError when the files
+        are not as they were left, or are not of such an index."""
         self.path, self.dims = path, dims
+        self.damage = ""
+        self._is_open = True
         self._words = fields.Words()
-        self._let_go = self._hold(path)
+        self._let_go_of_root = folder.hold(path.parent)
         try:
-            if (path / "edge_config.json").exists():
-                self._shard = edge.EdgeShard.load(str(path))
-            else:
-                self._shard = self._create(path, dims)
-        except Exception as error:
-            self._let_go()
-            raise _unopened(path) from error
+            self._shard, self.was_left_in_order = self._opened()
+        except BaseException:
+            self._let_go_of_root()
+            raise
+        self.identity = folder.identity(path)
 
-    def _hold(self, path: Path) -> Callable[[], object]:
-        """Locks the folder; what lets go of it again. The engine would refuse a second process as
-        well, but only after it has cut off the journals of the first, which could never flush its
-        index again."""
-        path.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        let_go = weakref.finalize(self, os.close, folder)
+    def _opened(self) -> tuple[Any, bool]:
+        """The engine's shard, and whether it was closed in an orderly way the last time."""
+        self._pause_when_full(_CREATED_BYTES)
+        if not self.path.exists():
+            self._pause_when_read_only(self.path.parent)
+            self.path.mkdir(mode=0o700, parents=True)
+        self._let_go = folder.hold_folder(self, self.path)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            let_go()
-            raise _unopened(path) from error
-        return let_go
+            self._pause_when_read_only(self.path)
+            if not any(self.path.iterdir()):
+                with self._at_work():
+                    return self._create(self.path, self.dims), True
+            return self._loaded()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _loaded(self) -> tuple[Any, bool]:
+        in_order, damage = folder.take_note(self.path)
+        damage = damage or self._wrong_config()
+        if not damage and not folder.note_opening(self.path):
+            damage = "the process that opened it died of it, more than once"
+        if damage:
+            raise self._damaged(damage)
+        with self._at_work(loading=True):
+            shard = edge.EdgeShard.load(str(self.path))
+            # What cannot be counted and read cannot be searched either.
+            shard.count(edge.CountRequest(exact=True))
+            shard.scroll(edge.ScrollRequest(limit=_FIRST_LOOK, with_payload=True))
+        folder.note_opened(self.path)
+        return shard, in_order
+
+    def _wrong_config(self) -> str:
+        """Why the engine's own description of the index does not fit; "" when it does."""
+        try:
+            config = json.loads((self.path / folder.CONFIG).read_text(encoding="utf-8"))
+            vectors = config.get("vectors") or {}
+            dims = int(vectors.get(DENSE, {}).get("size", 0))
+        except FileNotFoundError:
+            return f"{folder.CONFIG} is missing"
+        except (OSError, ValueError, AttributeError, TypeError):
+            return f"{folder.CONFIG} cannot be read"
+        return "" if dims == self.dims else f"it is of {dims} dimensions, not of {self.dims}"
+
+    # --- What keeps the engine from harm ---------------------------------------------------------
+    @contextmanager
+    def _at_work(self, *, loading: bool = False) -> Iterator[None]:
+        """Every call of the engine: what goes wrong becomes an IndexUnavailableError, also a panic,
+        which no `except Exception` would see. Whether it is damage depends on the disk."""
+        if not self._is_open:
+            raise IndexUnavailableError("The memory index is closed.")
+        try:
+            yield
+        except IndexUnavailableError:
+            raise
+        except BaseException as error:
+            panicked = type(error).__name__ == _PANIC
+            if not panicked and not isinstance(error, Exception):
+                raise
+            broken = panicked or loading or str(error).startswith(_BROKEN)
+            if not broken:
+                raise IndexUnavailableError("The memory index failed.") from error
+            self._pause_when_read_only(self.path)
+            self._pause_when_full(0)
+            raise self._damaged(str(error).partition("\n")[0][:200]) from error
+
+    def _damaged(self, damage: str) -> IndexDamagedError:
+        self.damage = damage
+        error = IndexDamagedError("The files of the memory index are damaged.")
+        error.add_note(damage)
+        return error
+
+    def _pause_when_full(self, wanted: int) -> None:
+        room = disk.room_of(self.path)
+        if room.free < room.floor + wanted:
+            error = disk.full(room, room.floor + wanted)
+            raise IndexPausedError(f"The memory index is not written: {error.message}") from error
+
+    def _pause_when_read_only(self, path: Path) -> None:
+        if not folder.is_writable(path):
+            raise IndexPausedError(f"The memory index in {path} can only be read by this process.")
 
     @staticmethod
     def _create(path: Path, dims: int) -> Any:
@@ -109,25 +207,29 @@ class EdgeIndex:
         shard.update(edge.UpdateOperation.create_field_index(EXPIRES, number))
         return shard
 
-    @translated()
+    @_guarded
     def upsert(self, points: Sequence[Point]) -> None:
         if not points:
             return
-        rows = []
+        rows, size = [], 0
         for point in points:
+            size += _POINT_BYTES + 4 * self.dims + 12 * len(point.text)
             vectors: dict[str, Any] = {LEXICAL: self._words.document(point.text)}
             if point.vector is not None and self.dims:
                 vectors[DENSE] = point.vector.tolist()
             rows.append(edge.Point(str(point.id), vectors, fields.payload(point)))
+        # Once in the journal, once in place, and pages that are not filled.
+        self._pause_when_full(3 * size)
         self._shard.update(edge.UpdateOperation.upsert_points(rows))
 
-    @translated()
+    @_guarded
     def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
         # Nothing is on its way: there is one writer, in this process.
         if ids:
+            self._pause_when_full(0)
             self._shard.update(edge.UpdateOperation.delete_points([str(i) for i in ids]))
 
-    @translated()
+    @_guarded
     def search(
         self,
         vector: Vector,
@@ -158,7 +260,7 @@ class EdgeIndex:
         found = self._query(nearest, limit, where, now, known)
         return found if len(found) == limit else None
 
-    @translated()
+    @_guarded
     def search_text(
         self,
         query: str,
@@ -206,7 +308,7 @@ class EdgeIndex:
     def words(self, text: str) -> frozenset[int]:
         return self._words.of(text)
 
-    @translated()
+    @_guarded
     def scan_ids(self) -> Iterator[tuple[UUID, int]]:
         return iter(self._scan())
 
@@ -220,29 +322,54 @@ class EdgeIndex:
             if offset is None:
                 return found
 
-    @translated()
+    @_guarded
     def revisions(self, ids: Collection[UUID]) -> dict[UUID, int]:
         records = self._shard.retrieve(list(ids), with_payload=True, with_vector=False)
         return dict(_revisions(records))
 
-    @translated()
+    @_guarded
     def count(self) -> int:
         return int(self._shard.count(edge.CountRequest(exact=True)))
 
-    @translated()
+    @_guarded
     def flush(self) -> None:
+        room = disk.room_of(self.path)
+        # Writing stops earlier than this: what was written before can go to disk.
+        if room.free < room.floor // 2:
+            self._pause_when_full(0)
         self._shard.flush()
 
-    @translated()
     def close(self) -> None:
+        if not self._is_open:
+            return
+        try:
+            self._close()
+        finally:
+            self._is_open = False
+            self._let_go()
+            self._let_go_of_root()
+
+    @_guarded
+    def _close(self) -> None:
+        try:
+            self.flush()
+        except IndexUnavailableError:
+            self._keep_shard()
+            raise
         self._shard.close()
-        self._let_go()
+        folder.note_left(self.path)
 
+    def abandon(self) -> None:
+        if self._is_open:
+            self._keep_shard()
+            self._is_open = False
+            self._let_go()
+            self._let_go_of_root()
 
-def _unopened(path: Path) -> IndexUnavailableError:
-    return IndexUnavailableError(
-        f"The memory index in {path} cannot be opened; is another mem0dash using it?"
-    )
+    def _keep_shard(self) -> None:
+        """For ever: to let go of the engine's shard is to have it write to its files all the same,
+        and it would die of that on a full disk."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._shard))
 
 
 def _revisions(records: Sequence[Any]) -> list[tuple[UUID, int]]:

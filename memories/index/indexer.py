@@ -3,8 +3,9 @@
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +15,16 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError
-from memories.index import rows
+from mem0dash import disk
+from mem0dash.errors import (
+    ConflictError,
+    IndexUnavailableError,
+)
+from memories.index import folder, rows
 from memories.index.base import VectorIndex
 from memories.index.compare import Differences, differences
 from memories.index.rows import BATCH, expiry_second
+from memories.index.tended import HEAL_SECONDS, OpenIndex, Tended
 from memories.models import Memory
 from memories.server_state import IndexState
 
@@ -28,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 # The most changes that may wait to be settled, and so be applied again after a crash.
 UNSETTLED: Final = 20_000
-OpenIndex = Callable[[Path, int], VectorIndex]
+# What a point takes on disk beside its vector, as measured: text, fields, journal.
+POINT_BYTES: Final = 2000
 Progress = Callable[[int, int], None]
 Model = tuple[str, int]
 
@@ -51,7 +58,7 @@ class Building:
     started: datetime
 
 
-class Indexer:
+class Indexer(Tended):
     """The one writer of an index. Safe to call from any thread.
 
     A change is applied right after its commit, so that a search sees it at once; that it was
@@ -64,21 +71,18 @@ class Indexer:
     # Whether no other process can have the same index.
     is_alone = True
 
-    index: VectorIndex
-    state: IndexState
-
     def __init__(self, root: Path, model_key: str, dims: int, open_index: OpenIndex) -> None:
-        """Opens, or makes, the index of the embedder `model_key` below the folder `root`."""
+        """Opens, or makes, the index of the embedder `model_key` below the folder `root`.
+
+        IndexInUseError when another process has it. Where it is damaged, it is moved aside and to
+        be built again; where the disk does not let it be opened, it stays closed until `tend`.
+        """
         self._root, self._open = root, open_index
         self._lock = threading.RLock()
         self._applied: dict[UUID, int] = {}
         self._prepare(model_key, dims)
         self.state = self._ensure_state()
-        existed = self._path(self.state.generation).exists()
-        self.index = open_index(self._path(self.state.generation), dims)
-        self._drop_other_folders()
-        if not existed:
-            self._begin_anew()
+        self._tend_from_now(folder.prepare(root))
 
     def _prepare(self, model_key: str, dims: int) -> None:
         self.swap_lock = threading.Lock()
@@ -96,26 +100,14 @@ class Indexer:
             state.save()
         return state
 
-    def _begin_anew(self) -> None:
-        """The folder was lost or the embedder is new: all that there is has to be applied again."""
-        there_is_some = Memory.objects.filter(deleted_at=None).exists()
-        self.state.built_at = None if there_is_some else timezone.now()
-        self.state.save(update_fields=["built_at"])
-
     @property
     def complete(self) -> bool:
         """Whether the index holds all memories: an answer from it would be an empty list for an
         outage otherwise."""
-        return self.state.built_at is not None
+        return self.state.built_at is not None and not self.problem
 
     def _path(self, generation: int) -> Path:
         return self._root / f"{generation:06d}"
-
-    def _drop_other_folders(self) -> None:
-        keep = self._path(self.state.generation)
-        for folder in self._root.iterdir():
-            if folder.is_dir() and folder != keep:
-                shutil.rmtree(folder, ignore_errors=True)
 
     # --- Following -------------------------------------------------------------------------------
     def refresh(self) -> None:
@@ -139,6 +131,8 @@ class Indexer:
         if not ids:
             return
         with self._lock:
+            if self.problem:
+                return  # they stay pending, and are drained once it is open
             for id_ in ids:
                 self._applied.pop(id_, None)
             found = rows.read(ids, self.model_key)
@@ -150,6 +144,8 @@ class Indexer:
 
     def drain(self) -> int:
         """Applies what SQL has and the index has not seen; how many memories that were."""
+        if self.problem:
+            return 0
         with self._lock:
             left = rows.pending().values_list("id", "rev")
             ids = [id_ for id_, rev in left[:UNSETTLED] if self._applied.get(id_) != rev]
@@ -175,9 +171,11 @@ class Indexer:
         the interpreter's lock), so it is done now and then, not after every change.
         """
         with self._lock:
-            applied, self._applied = self._applied, {}
+            applied = self._applied
             if applied:
+                # Where that fails, they stay unsettled.
                 self.index.flush()
+            self._applied = {}
         for rev, same in by_rev(applied).items():
             for at in range(0, len(same), BATCH):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
@@ -203,7 +201,9 @@ class Indexer:
     # --- Rebuilding ------------------------------------------------------------------------------
     def rebuild_wanted(self) -> bool:
         """Whether the index has to be built."""
-        return IndexState.objects.get(pk=self.state.pk).wants_rebuild
+        if self.problem or time.monotonic() < self._heal_at:
+            return False
+        return IndexState.objects.get(pk=self.state.pk).wants_rebuild or not self.complete
 
     def rebuild(
         self,
@@ -242,6 +242,8 @@ class Indexer:
         swapped: Callable[[], object] | None,
     ) -> int:
         building = self._begin(model)
+        # Should it fail, not again at once.
+        self._heal_at = time.monotonic() + HEAL_SECONDS
         try:
             total = Memory.objects.filter(deleted_at=None).count()
             done = 0
@@ -253,9 +255,11 @@ class Indexer:
         except BaseException:
             self._give_up(building)
             raise
+        self._heal_at = 0.0
         return done
 
     def _begin(self, model: Model) -> Building:
+        self._check_room(model[1])
         generation = IndexState.objects.get(pk=self.state.pk).generation + 1
         shutil.rmtree(self._path(generation), ignore_errors=True)
         fresh = self._open(self._path(generation), model[1])
@@ -264,10 +268,18 @@ class Indexer:
             self._building = building
         return building
 
+    def _check_room(self, dims: int) -> None:
+        """DiskFullError where a second index does not fit on the disk beside the first."""
+        count = Memory.objects.filter(deleted_at=None).count()
+        room, wanted = disk.room_of(self._root), count * (POINT_BYTES + 5 * dims)
+        if room.free < room.floor + wanted:
+            raise disk.full(room, room.floor + wanted)
+
     def _give_up(self, building: Building) -> None:
         with self._lock:
             self._building = None
-        building.index.close()
+        with suppress(IndexUnavailableError):
+            building.index.close()
         shutil.rmtree(self._path(building.generation), ignore_errors=True)
 
     def _copy(self, ids: Sequence[UUID], building: Building) -> int:
@@ -290,8 +302,9 @@ class Indexer:
                     commit()
             old = self._take(building, state, swapped)
         # A search that is under way in the old one starts over in the new one.
-        old.close()
-        self._drop_other_folders()
+        with suppress(IndexUnavailableError):
+            old.close()
+        folder.drop_others(self._root, self._path(state.generation))
 
     def _write_down(self, building: Building) -> IndexState:
         """The flip in SQL, in the caller's transaction."""
@@ -310,6 +323,7 @@ class Indexer:
         """Goes over to the new index; the old one."""
         with self.swap_lock:
             old, self.index, self._building = self.index, building.index, None
+            self.problem = ""
             self.model_key, self.dims = building.model
             self.state = state
             if swapped is not None:
@@ -318,9 +332,11 @@ class Indexer:
 
     def close(self) -> None:
         """Writes down what is on disk and lets go of the index."""
-        self.settle()
-        with self._lock:
-            self.index.close()
+        try:
+            self.settle()
+        finally:
+            with self._lock:
+                self.index.close()
 
 
 def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.Row]) -> None:

@@ -337,6 +337,9 @@ class QdrantIndex:
         """Ends this view; the client stays open for the other generations."""
         self._closed = True
 
+    def abandon(self) -> None:
+        self.close()
+
 
 def _request(query: Any, using: str, limit: int, chosen: Any) -> models.QueryRequest:
     return models.QueryRequest.model_construct(

@@ -283,6 +283,9 @@ class SharedIndexer(Indexer):
     def settle(self) -> None:
         """Nothing is left to do."""
 
+    def tend(self) -> None:
+        """Nothing: `rebuild_wanted` looks whether the server still has it."""
+
     # --- Rebuilding ------------------------------------------------------------------------------
     def rebuild_wanted(self) -> bool:
         """Whether the index has to be built, and nobody is at it."""

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand
 from accounts import setup
 from accounts.services import ensure_owner
 from accounts.setup import offer_setup_token
-from mem0dash import collecting
+from mem0dash import collecting, disk
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import Mem0dashError
 from mem0dash.migration import prepare_database
@@ -26,6 +26,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
+        disk.tend_reserve(may_make=False)
         prepare_database()
         self.check()
         ensure_owner()

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from mem0dash.errors import ConflictError, IndexUnavailableError
+from mem0dash.errors import ConflictError, IndexInUseError, IndexUnavailableError
 from memories.index.indexer import Indexer
 from memories.index.opening import open_indexer
 from memories.index.rows import pending
@@ -29,8 +28,13 @@ class Command(BaseCommand):
             raise CommandError("There is no index yet: the first start of the server makes it.")
         try:
             indexer = open_indexer(state.model_key, state.dims)
+        except IndexInUseError as error:
+            raise CommandError(
+                "The server has the index open and keeps it equal to the database itself. Stop the "
+                "server to compare them, or run rebuild_index, which the server carries out."
+            ) from error
         except IndexUnavailableError as error:
-            raise CommandError(_unopened(error)) from error
+            raise CommandError(error.message) from error
         try:
             self._check(indexer, repair=options["repair"])
         except (ConflictError, IndexUnavailableError) as error:
@@ -39,6 +43,8 @@ class Command(BaseCommand):
             indexer.close()
 
     def _check(self, indexer: Indexer, *, repair: bool) -> None:
+        if indexer.problem:
+            raise CommandError(indexer.problem)
         if not indexer.complete:
             if not repair:
                 raise CommandError("The index is not built; --repair or a running server does it.")
@@ -74,12 +80,3 @@ class Command(BaseCommand):
             some = ", ".join(str(id_) for id_ in ids[:SHOWN])
             more = ", …" if len(ids) > SHOWN else ""
             self.stdout.write(f"{len(ids):,} {what}: {some}{more}")
-
-
-def _unopened(error: IndexUnavailableError) -> str:
-    if settings.QDRANT_URL:
-        return error.message
-    return (
-        "The embedded index is in use: stop the server and run check_index again, or run "
-        "rebuild_index, which a running server carries out."
-    )

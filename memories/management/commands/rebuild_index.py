@@ -3,11 +3,17 @@
 import time
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, IndexUnavailableError
-from memories import runtime, vectors
+from mem0dash.errors import (
+    ConflictError,
+    IndexInUseError,
+    Mem0dashError,
+)
+from memories import runtime, token_work, vectors
+from memories.index.folder import is_held
 from memories.models import Memory
 from memories.server_state import IndexState
 
@@ -22,17 +28,24 @@ class Command(BaseCommand):
         IndexState.objects.update(rebuild_wanted_at=asked_at)
         try:
             running = runtime.open_runtime()
-        except IndexUnavailableError:
+        except IndexInUseError:
             self._wait(asked_at)  # the embedded index, which the server holds
             return
         assert running.indexer is not None  # noqa: S101  (open_runtime gives one)
+        if why := running.indexer.problem:
+            running.close()
+            raise CommandError(f"The index cannot be built now. {why}")
         try:
             vectors.embed_missing(running)
             count = running.indexer.rebuild(self._show)
+            # A running server reads those anew that this takes away.
+            from memories.engine.token_reader import STATES_KEY  # which other commands can spare
+
+            token_work.check_texts(STATES_KEY, None)
         except ConflictError:
             self._wait(asked_at)
             return
-        except IndexUnavailableError as error:
+        except Mem0dashError as error:
             raise CommandError(error.message) from error
         finally:
             running.close()
@@ -42,9 +55,14 @@ class Command(BaseCommand):
         self.stdout.write(f"{done:,} of {total:,}")
 
     def _wait(self, asked_at: Any) -> None:
-        """The server holds the index, or a worker is at it: that one rebuilds, this waits."""
+        """The server holds the index, or a worker is at it: that one rebuilds, this waits, for as
+        long as there is one."""
         self.stdout.write("The server is running and rebuilds its index now.")
         for _ in range(WAIT_SECONDS):
+            if not settings.QDRANT_URL and not is_held(settings.DATA_DIR / "index"):
+                raise CommandError(
+                    "The server has stopped. Run rebuild_index again to build the index without it."
+                )
             state = IndexState.objects.first()
             if state is not None and state.built_at is not None and state.built_at > asked_at:
                 count = Memory.objects.filter(deleted_at=None).count()

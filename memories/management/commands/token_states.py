@@ -58,6 +58,7 @@ class Command(BaseCommand):
         if reader is None:
             raise CommandError(MODEL["missing"])
         runtime = Runtime(Engine(None, reader=reader), None)
+        token_work.check_texts(reader.states_key, reader)
         while token_work.lacking(reader.states_key).exists():
             try:
                 with leases.held(token_work.LEASE, token_work.LEASE_SECONDS) as lease:

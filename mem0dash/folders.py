@@ -1,0 +1,107 @@
+"""Whether this process may write where it has to, and what to do where it may not."""
+
+import errno
+import os
+import pwd
+from pathlib import Path
+
+_REFUSED = frozenset({errno.EPERM, errno.EROFS, errno.EACCES})
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether the kernel refuses to write there: mounted so, immutable, or another user's."""
+    try:
+        if os.statvfs(path).f_flag & os.ST_RDONLY or not os.access(path, os.W_OK):
+            return True
+        # Root may write anywhere but where a file is immutable, which only an attempt tells. The
+        # times stay what they were.
+        found = path.stat()
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    except OSError as error:
+        return error.errno in _REFUSED
+    return False
+
+
+def is_read_only_file(path: Path) -> bool:
+    """Whether a file is there that no user could write now: its file system is mounted so, or it,
+    or its folder, is immutable. A file that merely belongs to somebody else is not meant."""
+    if not path.is_file():
+        return False
+    return any(_is_fixed(place) for place in (path, path.parent))
+
+
+def _is_fixed(place: Path) -> bool:
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return True
+    return os.access(place, os.W_OK) and is_read_only(place)
+
+
+def unwritable(folder: Path) -> str:
+    """Why this process cannot write in `folder`, as a sentence with what to do; "" where it can, or
+    where nobody can: a disk that can only be read is another matter."""
+    if os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return ""
+    me, owner = os.geteuid(), folder.stat().st_uid
+    if me == owner:
+        return (
+            f"{folder} is not writable for user {_name(me)}, who owns it. Run: chmod u+rwx {folder}"
+        )
+    return (
+        f"{folder} is not writable for user {_name(me)}: it belongs to {_name(owner)}. "
+        f"Run chown -R {me} {folder}, or start the server as its owner."
+    )
+
+
+def unmakeable(folder: Path, error: OSError) -> str:
+    """Why `folder` could not be made."""
+    above = folder
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if above.is_dir() and (why := unwritable(above)):
+        return why
+    return f"{folder} cannot be used as a directory ({error.strerror})."
+
+
+def unusable_database(path: Path) -> str:
+    """Why SQLite could not write the database `path`, or the files beside it; "" where it can, and
+    on a disk that can only be read."""
+    if not path.parent.is_dir():
+        return f"The folder {path.parent} does not exist. Make it first."
+    if why := unwritable(path.parent):
+        return why
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        if why := _strangers(path.with_name(name)):
+            return why
+    return ""
+
+
+def _strangers(path: Path) -> str:
+    if not path.exists() or os.access(path, os.R_OK | os.W_OK):
+        return ""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return ""
+    me = os.geteuid()
+    return (
+        f"{path} is not writable for user {_name(me)}: it belongs to {_name(path.stat().st_uid)}. "
+        f"Run: chown {me} {path}"
+    )
+
+
+def tighten(path: Path) -> None:
+    """Takes other users' rights from a database file of this user's, and from those beside it."""
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        file = path.with_name(name)
+        try:
+            found = file.stat()
+            if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+                file.chmod(0o600)
+        except OSError:
+            continue  # not there, or on a disk that can only be read
+
+
+def _name(uid: int) -> str:
+    """`mem0dash (uid 10001)`, or `uid 10001` where the machine has no name for it."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

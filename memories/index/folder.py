@@ -1,0 +1,271 @@
+"""The folder of the embedded index: who has it, whether it is as it was left, what is set aside."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from mem0dash import disk
+from mem0dash.errors import IndexInUseError
+from mem0dash.folders import is_read_only
+
+CONFIG: Final = "edge_config.json"
+# What each file was like when the index was closed, and how often it was begun to open it since.
+_LEFT: Final = "left.json"
+_OPENING: Final = "opening"
+# So many starts may die while they open it, before it is taken for what kills them.
+_MOST_OPENINGS: Final = 2
+_ASIDE: Final = "damaged-"
+_KEEP_ASIDE_SECONDS: Final = 7 * 86_400
+_SECOND: Final = 1_000_000_000
+
+
+# --- Who has it ----------------------------------------------------------------------------------
+class _Lock:
+    """The lock file beside the folder of an index, held once however often this process asks."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        self._descriptor = _opened(path)
+        self.users = 0
+        if self._descriptor is None:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 20, 0).decode(errors="replace").strip()
+            self.close()
+            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                return  # the file system knows no locks: the folder's own has to do
+            raise in_use(root, holder) from error
+        with suppress(OSError):  # a full or read-only disk: the lock holds without it
+            os.truncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _opened(path: Path) -> int | None:
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        with suppress(OSError):
+            return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    return None
+
+
+_locks: dict[Path, _Lock] = {}
+_guard = threading.Lock()
+
+
+def hold(root: Path) -> Callable[[], None]:
+    """Makes sure that no other process works below `root`; what lets go of it again.
+
+    IndexInUseError names the process that has it.
+    """
+    path = root.resolve().with_name(f"{root.name}.lock")
+    with _guard:
+        lock = _locks.get(path) or _locks.setdefault(path, _Lock(path, root))
+        lock.users += 1
+
+    def let_go() -> None:
+        with _guard:
+            lock.users -= 1
+            if not lock.users:
+                _locks.pop(path, None)
+                lock.close()
+
+    return let_go
+
+
+def is_held(root: Path) -> bool:
+    """Whether another process works below `root` now."""
+    try:
+        hold(root)()
+    except IndexInUseError:
+        return True
+    return False
+
+
+def hold_folder(owner: object, path: Path) -> Callable[[], object]:
+    """Locks the folder of one generation for as long as `owner` lives; what lets go of it.
+
+    The engine would refuse a second process as well, but only after it has cut off the journals of
+    the first, which could never flush its index again. Also versions without a lock file see it.
+    """
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    let_go = weakref.finalize(owner, os.close, folder)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        let_go()
+        raise in_use(path) from error
+    except OSError:
+        pass  # the file system knows no locks
+    return let_go
+
+
+def in_use(path: Path, holder: str = "") -> IndexInUseError:
+    who = f"another mem0dash (process {holder})" if holder else "another mem0dash"
+    return IndexInUseError(
+        f"The memory index in {path} is in use by {who}. Stop that one first: only one server may "
+        "use a data directory."
+    )
+
+
+# --- Whether it is as it was left ----------------------------------------------------------------
+def note_left(path: Path) -> None:
+    """Writes down what every file is like, after the index was closed."""
+    files = {name: list(stamp) for name, stamp in _stamps(path).items()}
+    with suppress(OSError):  # then it is compared with SQL after the next start
+        draft = path / f"{_LEFT}.new"
+        draft.write_text(json.dumps(files), encoding="utf-8")
+        draft.replace(path / _LEFT)
+
+
+def take_note(path: Path) -> tuple[bool, str]:
+    """Whether the index was closed in an orderly way, and what is not as it was left then; "" for
+    nothing. The note is gone afterwards: from now on the files change."""
+    note = path / _LEFT
+    try:
+        left = json.loads(note.read_text(encoding="utf-8"))
+        note.unlink()
+    except FileNotFoundError:
+        return False, ""
+    except (OSError, ValueError):
+        return False, ""
+    now = _stamps(path)
+    for name, (size, at) in left.items():
+        if name not in now:
+            return True, f"{name} is missing"
+        if now[name][0] != size or not _same_time(now[name][1], at):
+            return True, f"{name} was changed"
+    return True, ""
+
+
+def _same_time(now: int, then: int) -> bool:
+    """Copies may keep whole seconds alone."""
+    return now == then or (now % _SECOND == 0 and now // _SECOND == then // _SECOND)
+
+
+def _stamps(path: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change (ns) of each of the engine's files."""
+    found = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.startswith((_LEFT, _OPENING)):
+                continue
+            file = Path(folder, name)
+            stat = file.stat()
+            found[str(file.relative_to(path))] = (stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+def note_opening(path: Path) -> bool:
+    """Notes that the engine is about to open it; False where earlier starts died of that."""
+    marker = path / _OPENING
+    try:
+        before = len(marker.read_bytes())
+    except OSError:
+        before = 0
+    if before >= _MOST_OPENINGS:
+        return False
+    with suppress(OSError):
+        marker.write_bytes(b"x" * (before + 1))
+    return True
+
+
+def note_opened(path: Path) -> None:
+    with suppress(OSError):
+        (path / _OPENING).unlink(missing_ok=True)
+
+
+def is_writable(path: Path) -> bool:
+    """Whether the engine may write all of its files, which it maps to memory for that."""
+    if is_read_only(path):
+        return False
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                os.close(os.open(Path(folder, name), os.O_RDWR | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno in {errno.EPERM, errno.EACCES, errno.EROFS}:
+                    return False
+    return True
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which folder this is, None for none: one that was deleted and made again is another one."""
+    try:
+        (path / CONFIG).stat()
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+# --- What is set aside ---------------------------------------------------------------------------
+def prepare(root: Path) -> str:
+    """Makes the folder of all generations; what was in its way and is set aside, "" for nothing."""
+    moved = ""
+    if root.exists() and not root.is_dir():
+        target = root.with_name(f"{root.name}.{_ASIDE}{int(time.time())}")
+        root.rename(target)
+        moved = f"{root} is a file"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return moved
+
+
+def set_aside(path: Path) -> Path | None:
+    """Moves a damaged generation out of the way, to be looked at; where to, None for nowhere.
+
+    One is kept at a time, for a week, and none while the disk is full: it is a cache.
+    """
+    if not path.exists():
+        return None
+    drop_aside(path.parent, all_of_them=True)
+    if disk.room_of(path.parent).is_low:
+        _remove(path)
+        return None
+    target = path.parent / f"{_ASIDE}{path.name}-{int(time.time())}"
+    try:
+        path.rename(target)
+    except OSError:
+        _remove(path)
+        return None
+    return target
+
+
+def drop_aside(root: Path, *, all_of_them: bool = False) -> None:
+    """Removes what was set aside more than a week ago, or all of it."""
+    for folder in root.glob(f"{_ASIDE}*"):
+        with suppress(ValueError):
+            age = time.time() - int(folder.name.rpartition("-")[2])
+            if all_of_them or age > _KEEP_ASIDE_SECONDS:
+                _remove(folder)
+
+
+def drop_others(root: Path, keep: Path) -> None:
+    """Removes all generations but one, and what was set aside long ago."""
+    drop_aside(root)
+    for folder in root.iterdir():
+        if folder.is_dir() and folder != keep and not folder.name.startswith(_ASIDE):
+            _remove(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -1,0 +1,158 @@
+"""Keeps the embedded index open: sets a damaged one aside, and tries a closed one again."""
+
+import logging
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from django.db import Error as AnyDatabaseError
+from django.utils import timezone
+
+from mem0dash.errors import IndexDamagedError, IndexPausedError
+from memories.index import folder
+from memories.index.base import VectorIndex
+from memories.index.closed import ClosedIndex
+from memories.index.compare import Differences
+from memories.models import Memory
+from memories.server_state import IndexState
+
+logger = logging.getLogger(__name__)
+
+# A closed index is tried again this often; one that was damaged is built again after a pause that
+# doubles each time, for what damages it may go on doing so.
+TRY_AGAIN_SECONDS: Final = 5.0
+HEAL_SECONDS: Final = 10.0
+MOST_HEAL_SECONDS: Final = 3600.0
+OpenIndex = Callable[[Path, int], VectorIndex]
+
+
+class Tended:
+    """The half of an Indexer that opens its index, and opens it again."""
+
+    index: VectorIndex
+    state: IndexState
+    # Why the index does not answer although this process has it; "" where it does. For people.
+    problem = ""
+    # Before this, on the monotonic clock, it is not built by itself.
+    _heal_at = 0.0
+
+    dims: int
+    swap_lock: threading.Lock
+    _root: Path
+    _open: OpenIndex
+    _lock: threading.RLock
+    _applied: dict[UUID, int]
+
+    @property
+    @abstractmethod
+    def complete(self) -> bool: ...
+    @abstractmethod
+    def _path(self, generation: int) -> Path: ...
+    @abstractmethod
+    def differences(self) -> Differences: ...
+    @abstractmethod
+    def repair(self, found: Differences) -> None: ...
+
+    def _tend_from_now(self, damage: str) -> None:
+        self._heals, self._try_at, self._doubtful = 0, 0.0, False
+        with self._lock:
+            self._open_index(damage)
+
+    def _open_index(self, damage: str = "") -> None:
+        """Opens the generation in use. `damage` says what was found wrong with its files."""
+        path = self._path(self.state.generation)
+        existed = path.exists()
+        try:
+            if damage:
+                raise IndexDamagedError(damage)
+            self._use(self._open(path, self.dims))
+        except IndexPausedError as error:
+            self._stay_closed(error.message)
+            return
+        except IndexDamagedError as error:
+            existed = False
+            self._set_aside(path, "; ".join(getattr(error, "__notes__", [error.message])))
+        folder.drop_others(self._root, path)
+        if not existed:
+            self._begin_anew()
+
+    def _set_aside(self, path: Path, damage: str) -> None:
+        """Makes room for a new index, which is built at once the first time."""
+        aside = folder.set_aside(path)
+        logger.error(
+            "the search index is damaged: it is built again from the database",
+            extra={"cause": damage[:300], "aside": str(aside or "")},
+        )
+        now = time.monotonic()
+        if now - self._heal_at > MOST_HEAL_SECONDS:
+            self._heals = 0  # the last time was long ago
+        pause = min(HEAL_SECONDS * 2 ** (self._heals - 1), MOST_HEAL_SECONDS) if self._heals else 0
+        self._heals += 1
+        self._heal_at = now + pause
+        try:
+            self._use(self._open(path, self.dims))
+        except (IndexPausedError, IndexDamagedError) as error:
+            self._stay_closed(error.message)
+
+    def _use(self, index: VectorIndex) -> None:
+        with self.swap_lock:
+            self.index, self.problem = index, ""
+        self._applied = {}
+        # What was not closed in an orderly way may lack what a crash took: the journal is replayed,
+        # but nobody knows whether it was whole.
+        self._doubtful = not getattr(index, "was_left_in_order", True)
+
+    def _stay_closed(self, reason: str) -> None:
+        with self.swap_lock:
+            self.index, self.problem = ClosedIndex(self.dims, reason), reason
+        self._try_at = time.monotonic() + TRY_AGAIN_SECONDS
+        logger.error("the search index stays closed: search is by words", extra={"why": reason})
+
+    def tend(self) -> None:
+        """A look at the index, once a second: opens one that stayed closed, and has one built again
+        that is damaged, or that somebody has deleted."""
+        with self._lock:
+            if isinstance(self.index, ClosedIndex):
+                if time.monotonic() >= self._try_at:
+                    self._open_index()
+                return
+            if damage := self._damage():
+                # What is left of it is not worth being brought to disk.
+                self.index.abandon()
+                self._open_index(damage)
+            elif self._doubtful and self.complete:
+                self._doubtful = False
+                self._compare()
+
+    def _damage(self) -> str:
+        """What has become of the files since they were opened; "" for nothing."""
+        found = str(getattr(self.index, "damage", ""))
+        was = getattr(self.index, "identity", None)
+        if not found and was is not None:
+            path = self._path(self.state.generation)
+            if folder.identity(path) != was:
+                found = f"the folder {path} was deleted or replaced"
+        return found
+
+    def _compare(self) -> None:
+        found = self.differences()
+        if found.all:
+            logger.warning(
+                "the index lacked changes after a crash: repaired",
+                extra={"memories": len(found.all)},
+            )
+            self.repair(found)
+
+    def _begin_anew(self) -> None:
+        """The folder was lost or the embedder is new: all that there is has to be applied again."""
+        there_is_some = Memory.objects.filter(deleted_at=None).exists()
+        self.state.built_at = None if there_is_some else timezone.now()
+        try:
+            self.state.save(update_fields=["built_at"])
+        except AnyDatabaseError:
+            # A full disk: after a restart the missing folder says the same.
+            logger.warning("that the index is to be built is not written down")
