@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('memories', '0009_token_states'),
+        ('memories', '0010_adds_by_digest'),
     ]
 
     operations = [
