@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +74,9 @@ def require_setup_token(sent: str, *, address: str) -> None:
 
 def forget_setup_token() -> None:
     """Removes the kept token."""
-    _path().unlink(missing_ok=True)
+    # On a disk that can only be read it stays; it opens nothing any more.
+    with suppress(OSError):
+        _path().unlink(missing_ok=True)
 
 
 def _path() -> Path:

@@ -86,10 +86,19 @@ def hold(root: Path) -> Callable[[], None]:
     return let_go
 
 
+class _Asker:
+    """Holds a folder for a moment."""
+
+
 def is_held(root: Path) -> bool:
-    """Whether another process works below `root` now."""
+    """Whether another process works below `root` now, of this version or an older one."""
+    if not root.is_dir():
+        return False
     try:
         hold(root)()
+        for path in root.glob("[0-9]*"):
+            if path.is_dir():
+                hold_folder(_Asker(), path)()
     except IndexInUseError:
         return True
     return False

@@ -8,7 +8,6 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from mem0dash.errors import IndexUnavailableError
 from mem0dash.management import copying
 from mem0dash.management.copying import CopyError, Table
 
@@ -80,14 +79,10 @@ class Command(BaseCommand):
 
 def check_stopped(root: Path) -> None:
     """CopyError when a server has the embedded index below `root` open."""
-    from memories.index.edge import EdgeIndex
+    from memories.index.folder import is_held
 
-    for folder in root.glob("[0-9]*"):
-        if (folder / "edge_config.json").exists():
-            try:
-                EdgeIndex(folder, 0).close()
-            except IndexUnavailableError as error:
-                raise CopyError(
-                    f"The index in {root} cannot be opened. If a server uses it, stop it: what it "
-                    "takes would be left behind. If it is damaged, remove it, it is a cache."
-                ) from error
+    if is_held(root):
+        raise CopyError(
+            f"The index in {root} is in use. If a server uses it, stop it: what it takes would be "
+            "left behind."
+        )
