@@ -39,6 +39,7 @@ ONE_FORM = frozenset(
         *("settings", "snippets", "steps", "trial", "word_diff"),
         *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
         *("late", "many_points", "marking", "pages_marks", "settings_page"),
+        *("browser_narrowing", "narrowing", "pages_narrowing"),
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
     )
 )
