@@ -138,6 +138,8 @@ def test_a_wrong_type_in_any_field_of_an_add_is_refused(raw: Raw) -> None:
         for field in TEXT_FIELDS:
             raw.refuses("POST", "/memories", {**good, field: value}, f"{field}: {what}")
         for field in ("role", "content", "name"):
+            if (field, what) == ("content", "list"):
+                continue  # parts, of which some clients write those with text as plain texts
             message = {**good["messages"][0], field: value}  # type: ignore[dict-item]
             raw.refuses("POST", "/memories", {**good, "messages": [message]}, f"{field}: {what}")
         if what != "object":
