@@ -138,6 +138,8 @@ def _all_collections(qdrant: QdrantServer) -> Iterator[Any]:
     from memories.index.qdrant import Collections, Server
 
     made = Collections(Server(qdrant.url, qdrant.api_key))
+    # A busy machine is no server that does not answer.
+    made.patience.writing.seconds = made.patience.looking.seconds = 60.0
     yield made
     made.close()
 
