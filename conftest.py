@@ -34,7 +34,14 @@ ONE_FORM = frozenset(
     for name in (
         *("browser", "configuration", "copy_database", "failures", "filters", "finding"),
         *("finding_data", "local_embedder", "logs", "middleware", "model_listing", "openapi"),
-        *("outbound", "probes", "provider_failures", "provider_secrets", "provider_stub"),
+        *(
+            "outbound",
+            "patience",
+            "probes",
+            "provider_failures",
+            "provider_secrets",
+            "provider_stub",
+        ),
         *("browser_pages", "headless", "provider", "provider_keys", "ranking", "replies"),
         *("settings", "snippets", "steps", "trial", "word_diff"),
         *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
