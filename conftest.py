@@ -36,7 +36,14 @@ ONE_FORM = frozenset(
     for name in (
         *("browser", "configuration", "copy_database", "failures", "filters", "finding"),
         *("finding_data", "local_embedder", "logs", "middleware", "model_listing", "openapi"),
-        *("outbound", "probes", "provider_failures", "provider_secrets", "provider_stub"),
+        *(
+            "outbound",
+            "patience",
+            "probes",
+            "provider_failures",
+            "provider_secrets",
+            "provider_stub",
+        ),
         *("browser_pages", "headless", "provider", "provider_keys", "ranking", "replies"),
         *(
             "settings",
@@ -154,6 +161,8 @@ def _all_collections(qdrant: QdrantServer) -> Iterator[Any]:
     from memories.index.qdrant import Collections, Server
 
     made = Collections(Server(qdrant.url, qdrant.api_key))
+    # A busy machine is no server that does not answer.
+    made.patience.writing.seconds = made.patience.looking.seconds = 60.0
     yield made
     made.close()
 
