@@ -60,7 +60,7 @@ def folders() -> list[Path]:
     found = []
     if settings.DATABASE_FILE is not None:
         found.append(settings.DATABASE_FILE.parent)
-    if not settings.QDRANT_URL:
+    if not settings.QDRANT_URL and settings.DATA_DIR not in found:
         found.append(settings.DATA_DIR)
     return found
 

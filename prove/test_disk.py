@@ -2,6 +2,7 @@
 file systems: nothing acknowledged is lost, reads and deletes go on, and a restart comes up."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,8 +159,12 @@ def test_a_read_only_disk_is_said_and_reading_goes_on(
     assert len(found(client, "bees")) == 2
 
 
+def generations(server: Server) -> list[Path]:
+    return [f for f in (server.data_dir / "index").iterdir() if f.name.isdigit()]
+
+
 def generation(server: Server) -> Path:
-    [folder] = [f for f in (server.data_dir / "index").iterdir() if f.name.isdigit()]
+    [folder] = generations(server)
     return folder
 
 
@@ -176,18 +181,27 @@ def missing(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("harm", [emptied, overwritten, missing], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("pattern", ["edge_config.json", "*id_tracker.mappings", "**/page_0.dat"])
+@pytest.mark.parametrize(
+    ("harm", "name", "killed"),
+    [
+        (emptied, "edge_config.json", True),
+        (overwritten, "page_0.dat", False),
+        (missing, "mutable_id_tracker.mappings", False),
+    ],
+)
 def test_harmed_index_files_are_set_aside_and_built_again(
-    harm: Callable[[Path], None], pattern: str, model: str, make_server: MakeServer
+    harm: Callable[[Path], None], name: str, killed: bool, model: str, make_server: MakeServer
 ) -> None:
     server = make_server()
     server.start()
     server.bootstrap()
     client = server.client()
     ids = {client.add(f"I keep bees in hive {n}", **ALICE)[0]["id"] for n in range(5)}
-    server.stop()
-    files = [f for f in generation(server).rglob(pattern.removeprefix("**/")) if f.is_file()]
+    if killed:
+        server.kill9()
+    else:
+        server.stop()
+    files = [f for f in generation(server).rglob(name) if f.is_file()]
     assert files
     for file in files:
         harm(file)
@@ -198,4 +212,8 @@ def test_harmed_index_files_are_set_aside_and_built_again(
     assert found(client, "bees") == ids
     [said] = [line for line in server.logged("error") if "damaged" in line["message"]]
     assert said["aside"]
+    # And its folder is deleted while it runs.
+    shutil.rmtree(generation(server))
+    wait_for("a new index", lambda: bool(generations(server)) and not health(client), server)
+    assert found(client, "bees") == ids
     server.stop()

@@ -346,7 +346,7 @@ def test_the_commands_say_whether_a_server_has_the_index(
     monkeypatch.setattr("memories.engine.embedders.load_embedder", lambda: embedder)
     add(owner, "green tea")
     settled(engine)
-    with pytest.raises(CommandError, match="Stop the server to compare"):
+    with pytest.raises(CommandError, match="stop the server and run check_index"):
         call_command("check_index", stdout=StringIO())
     engine.indexer.close()
     (tmp_path / "index" / "000001" / "edge_config.json").write_bytes(b"")

@@ -30,8 +30,8 @@ class Command(BaseCommand):
             indexer = open_indexer(state.model_key, state.dims)
         except IndexInUseError as error:
             raise CommandError(
-                "The server has the index open and keeps it equal to the database itself. Stop the "
-                "server to compare them, or run rebuild_index, which the server carries out."
+                "The running server has the index open. To compare it with the database, stop the "
+                "server and run check_index again. rebuild_index works while the server runs."
             ) from error
         except IndexUnavailableError as error:
             raise CommandError(error.message) from error
