@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -71,6 +72,10 @@ class Runtime:
             raise IndexUnavailableError("The memory index is being rebuilt; try again shortly.")
         with self.indexer.swap_lock:
             return self.engine, self.indexer.index
+
+    def briefly(self) -> AbstractContextManager[None]:
+        """As the indexer's: for what is no more than welcome."""
+        return self.indexer.briefly() if self.indexer is not None else nullcontext()
 
     def apply(self, memories: list[Memory]) -> None:
         """Shows the index what was just committed. Never fails the caller: the rows are stored,
