@@ -119,7 +119,8 @@ def _similar(principal: Principal, memory: Memory) -> list[Similar]:
             )
         )
         vector = np.frombuffer(bytes(row.data), dtype="<f4")
-        hits = index.search(vector, limit=_ASKED, where=where)
+        with runtime.current().briefly():
+            hits = index.search(vector, limit=_ASKED, where=where)
     except EngineError:
         return []
     others = [(id_, score) for id_, score in hits if id_ != memory.id]

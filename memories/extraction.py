@@ -153,7 +153,7 @@ def _finder(
         project = Condition("project", "in", (str(principal.project.id),))
         where, _ = pushdown(AllOf((project, *named)))
         try:
-            with running.indexer.briefly():
+            with running.briefly():
                 hits = running.index.search(vector, limit=limit, where=where)
         except IndexUnavailableError:
             # It is no reason to lose an add.

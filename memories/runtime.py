@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -84,6 +85,10 @@ class Runtime:
         if indexer is None or not indexer.is_alone:
             return False
         return not indexer.complete or bool(getattr(indexer.index, "damage", ""))
+
+    def briefly(self) -> AbstractContextManager[None]:
+        """As the indexer's: for what is no more than welcome."""
+        return self.indexer.briefly() if self.indexer is not None else nullcontext()
 
     def apply(self, memories: list[Memory]) -> None:
         """Shows the index what was just committed. Never fails the caller: the rows are stored,

@@ -115,8 +115,8 @@ class Indexer(Tended):
 
     @contextmanager
     def briefly(self) -> Iterator[None]:
-        """What somebody waits for: an index over a network has a second for it and then raises
-        IndexUnavailableError, and what did not get there stays pending."""
+        """What is asked of the index within is no more than welcome: one over a network has a
+        second for it, and then raises IndexUnavailableError."""
         yield
 
     def follow(self, ids: Sequence[UUID]) -> None:

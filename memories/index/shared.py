@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -138,8 +138,13 @@ class SharedIndexer(Indexer):
     @contextmanager
     def briefly(self) -> Iterator[None]:
         patience = self._collections.patience
-        with patience.on(patience.writing):
+        with patience.on(patience.looking):
             yield
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """A second for what somebody waits for; what does not get there stays pending."""
+        patience = self._collections.patience
+        return patience.on(patience.writing)
 
     def apply(self, ids: Sequence[UUID]) -> None:
         if ids:
@@ -151,15 +156,15 @@ class SharedIndexer(Indexer):
         one that comes has by who has not."""
         if not ids:
             return
-        with self.briefly():
+        with self._writing():
             generation, is_marked = self._apply(ids)
         if not is_marked and self._has_gone_over(generation):
-            with self.briefly():
+            with self._writing():
                 self._apply(ids)
         former = self._former
         if former is not None and time.monotonic() - former.left_at < FORMER_SECONDS:
             # It may be gone already, and with it everybody who searched in it.
-            with suppress(IndexUnavailableError), self.briefly():
+            with suppress(IndexUnavailableError), self._writing():
                 self._bring(former.index, former.model_key, ids)
 
     def _as_former(self) -> Former | None:

@@ -8,7 +8,7 @@ from django.db import connection
 from qdrant_client.http.exceptions import ResponseHandlingException
 
 from mem0dash.errors import IndexUnavailableError
-from memories import search
+from memories import detail, search
 from memories.filters import EVERYTHING
 from memories.index.patience import FAILURES, PAUSE_SECONDS, Line, Patience
 from memories.search import search_memories
@@ -190,6 +190,17 @@ def test_health_metrics_and_pages_go_on_and_say_so(owner, client, key, silent, s
     assert answer.status_code == 200
     assert "mem0dash_index_points" not in answer.content.decode()
     assert "Traceback" not in caplog.text
+
+
+def test_what_is_no_more_than_welcome_on_a_page_is_left_out(owner, engine, silent, qdrant):
+    qdrant.tell()
+    one, two = add(owner, "green tea", "green tea leaves")
+    assert [near.memory.id for near in detail.one(owner, one).similar] == [two]
+    qdrant.tell(hang=60, times=200)
+    asked = len(silent)
+    for _ in range(FAILURES + 3):
+        assert detail.one(owner, one).similar == []
+    assert len(silent) == asked + FAILURES
 
 
 def test_a_search_over_the_api_says_when_to_come_again(api, silent):
