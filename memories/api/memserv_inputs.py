@@ -8,7 +8,7 @@ from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
 from mem0dash.rest.bodies import Named
 from memories.api.inputs import Identifier
-from memories.api.messages import Turn, listed
+from memories.api.messages import OrLone, Turn, listed
 from memories.filters import AllOf, Condition, Node, entity_id
 from memories.models import Confidence, ReviewStatus
 
@@ -47,7 +47,7 @@ class TranscriptMessage(Turn):
     role: Role
 
 
-Transcript = list[TranscriptMessage]
+Transcript = Annotated[list[TranscriptMessage], OrLone]
 
 
 class AddMemory(_Scoped):
@@ -55,10 +55,7 @@ class AddMemory(_Scoped):
     unless `dedup` is false."""
 
     content: StrictStr | None = None
-    messages: Annotated[
-        Transcript | None,
-        BeforeValidator(listed, json_schema_input_type=Transcript | TranscriptMessage | str | None),
-    ] = None
+    messages: Annotated[Transcript | None, BeforeValidator(listed)] = None
     metadata: dict[str, Any] | None = None
     dedup: bool = True
 
