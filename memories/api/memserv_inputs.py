@@ -12,7 +12,7 @@ from mem0dash.rest.bodies import Named
 from mem0dash.rest.json import field_of
 from mem0dash.waiting import Asked, Waits
 from memories.api.inputs import Identifier
-from memories.api.messages import Turn, listed
+from memories.api.messages import OrLone, Turn, listed
 from memories.filters import AllOf, Condition, Node, entity_id
 from memories.models import Confidence, ReviewStatus
 
@@ -51,7 +51,7 @@ class TranscriptMessage(Turn):
     role: Role
 
 
-Transcript = list[TranscriptMessage]
+Transcript = Annotated[list[TranscriptMessage], OrLone]
 
 
 class AddMemory(_Scoped):
@@ -59,10 +59,7 @@ class AddMemory(_Scoped):
     unless `dedup` is false."""
 
     content: StrictStr | None = None
-    messages: Annotated[
-        Transcript | None,
-        BeforeValidator(listed, json_schema_input_type=Transcript | TranscriptMessage | str | None),
-    ] = None
+    messages: Annotated[Transcript | None, BeforeValidator(listed)] = None
     metadata: dict[str, Any] | None = None
     dedup: bool = True
 

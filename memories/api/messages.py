@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic import GetJsonSchemaHandler as Handler
+from pydantic_core import CoreSchema
 
 # Of what kinds OpenAI's and Anthropic's parts of a message hold text that somebody said.
 _SAID: Final = frozenset({"text", "input_text", "output_text"})
@@ -30,11 +39,9 @@ def _said(part: dict[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
-_Parts = list[str | dict[str, Any]]
-Content = Annotated[
-    StrictStr,
-    BeforeValidator(text_of, json_schema_input_type=str | _Parts | dict[str, Any] | None),
-]
+_PART: Final = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+_CONTENT: Final = [*_PART["anyOf"], {"type": "array", "items": _PART}, {"type": "null"}]
+Content = Annotated[StrictStr, BeforeValidator(text_of), WithJsonSchema({"anyOf": _CONTENT})]
 
 
 class Turn(BaseModel):
@@ -67,7 +74,13 @@ def listed(messages: Any) -> Any:
     return [messages] if isinstance(messages, dict) else messages
 
 
-Messages = Annotated[
-    list[Message],
-    BeforeValidator(listed, json_schema_input_type=list[Message] | Message | str),
-]
+class OrLone:
+    """Publishes a list of turns as what `listed` takes: the list, one turn, or a text."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: Handler) -> dict[str, Any]:
+        several = handler(core)
+        return {"anyOf": [several, several["items"], {"type": "string"}]}
+
+
+Messages = Annotated[list[Message], OrLone, BeforeValidator(listed)]

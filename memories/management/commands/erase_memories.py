@@ -27,9 +27,8 @@ class Command(BaseCommand):
         for name, value in entities.items():
             # Left out, an empty one would erase more than was asked for.
             if not value.strip():
-                raise CommandError(
-                    f"--{name.replace('_', '-')} is empty. Name it, or leave it out."
-                )
+                option = f"--{name.replace('_', '-')}"
+                raise CommandError(f"{option} is empty. Name it, or leave it out.")
         if bool(options["ids"]) == bool(entities):
             raise CommandError("Name ids, or an entity such as --user-id, and not both.")
         try:
