@@ -87,7 +87,12 @@ def step(view: StepView) -> View:
         if not account.is_owner:
             raise PermissionDeniedError("The owner of this server sets it up. Ask them to go on.")
         known = cast(StepRequest, identified(request, account))
-        known.progress, _ = Progress.objects.select_related("key").get_or_create(id=1)
+        rows = Progress.objects.select_related("key")
+        # To look at a page writes nothing; what a form sends is written to the row.
+        if request.method == "POST":
+            known.progress, _ = rows.get_or_create(id=1)
+        else:
+            known.progress = rows.filter(id=1).first() or Progress()
         return view(known)
 
     update_wrapper(guarded, view)

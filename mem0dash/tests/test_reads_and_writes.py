@@ -14,7 +14,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import Account
+from accounts.models import Account, InstanceState
 from apikeys import usage
 from apikeys.models import ApiKey
 from mem0dash import schema_version
@@ -75,25 +75,40 @@ def ask(api: Any, browser: Client, right: Right, method: str, id_: str) -> Any:
     return answer
 
 
+@contextmanager
+def watched(written: list[str]) -> Iterator[None]:
+    """Notes statements that write. That a page has shown its message is kept where that can be done
+    at once; see below."""
+
+    def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.lstrip().upper().startswith(WRITES) and "django_session" not in sql:
+            written.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(watch):
+        yield
+
+
 def test_no_read_writes_anything(api: Any, browser: Client, noted: usage.UsageWriter) -> None:
     """Also not when the key was used, or the session was opened, long ago."""
     id_ = api.add("Alice drinks tea")
-    written: list[tuple[str, str, str]] = []
     for name, method in READS:
         ApiKey.objects.update(last_used_at=timezone.now() - timedelta(hours=1))
-
-        def watch(
-            execute: Any, sql: str, params: Any, many: bool, context: Any, name=name, method=method
-        ) -> Any:
-            # That a page has shown its message is kept where that can be done at once; see below.
-            if sql.lstrip().upper().startswith(WRITES) and "django_session" not in sql:
-                written.append((method, name, sql))
-            return execute(sql, params, many, context)
-
-        with connection.execute_wrapper(watch):
+        written: list[str] = []
+        with watched(written):
             answer = ask(api, browser, TABLE[name, method], method, id_)
         assert answer.status_code < 500, name
-    assert not written
+        assert not written, (method, name)
+
+
+def test_the_pages_of_set_up_write_nothing_before_they_are_sent(browser: Client) -> None:
+    InstanceState.objects.update(setup_completed_at=None)
+    pages = {right.path for (_, method), right in TABLE.items() if method == "GET"}
+    for page in sorted(path for path in pages if path.startswith("/setup")):
+        written: list[str] = []
+        with watched(written):
+            assert browser.get(page).status_code in {200, 302}, page
+        assert not written, page
 
 
 @ON_SQLITE

@@ -128,9 +128,8 @@ class SearchView(MemservView):
         return Response({"results": results}, headers=headers)
 
     def _by_words(self, body: inputs.SearchMemories) -> Response:
-        """The whole store of the user, whoever wrote it and in whatever run."""
         principal = self.caller()
-        where = inputs.read_filter(principal, body, entities=False)
+        where = inputs.read_filter(principal, body)
         rows = (
             keyword.find(
                 principal,

@@ -126,12 +126,11 @@ def owner_of(principal: Principal, user_id: str | None) -> str | None:
     return user_id or principal.project.default_user_id or None
 
 
-def read_filter(principal: Principal, asked: _Read, *, entities: bool = True) -> Node:
+def read_filter(principal: Principal, asked: _Read) -> Node:
     """Which memories a read is about; InvalidInputError where it names nobody and there is no
-    default user. `entities` False leaves agent and run out."""
+    default user."""
     ids = {"user_id": owner_of(principal, asked.user_id)}
-    if entities:
-        ids |= {name: getattr(asked, name) for name in ("agent_id", "app_id", "run_id")}
+    ids |= {name: getattr(asked, name) for name in ("agent_id", "app_id", "run_id")}
     return _filter(ids, asked.source, asked.confidence, asked.review_status)
 
 

@@ -122,10 +122,12 @@ def test_what_words_find_is_flat(rest: Memserv) -> None:
     assert "metadata" not in one and "content_fp" not in one
 
 
-def test_words_span_the_users_whole_store_and_no_other_users(rest: Memserv) -> None:
+def test_words_span_what_is_named_and_no_more(rest: Memserv) -> None:
     rest.add("tea", agent_id="one", run_id="r1")
     rest.add("more tea", user_id="ann")
-    assert rest.texts("tea", mode="keyword", agent_id="two", run_id="r2") == ["tea"]
+    assert rest.texts("tea", mode="keyword") == ["tea"]
+    assert rest.texts("tea", mode="keyword", agent_id="one", run_id="r1") == ["tea"]
+    assert rest.texts("tea", mode="keyword", agent_id="two") == []
     assert rest.texts("tea", mode="keyword", user_id="ann") == ["more tea"]
 
 
