@@ -53,7 +53,7 @@ def begun(principal: Principal, shown: Planned, state: Operation.State) -> Opera
         state=state,
         entity_limit=bulk_changes.plain_limit(principal),
         created_at=timezone.now(),
-        **bulk_changes.name_of(principal),
+        **Operation.columns(principal.actor),
     )
     operation.save(force_insert=True)
     return operation
@@ -89,8 +89,7 @@ def check(principal: Principal, shown: Planned, found: Survey) -> None:
 
 def begin_undo(operation: Operation, principal: Principal) -> None:
     """Writes down who takes it back; the caller has it locked."""
-    by = {name: str(value) for name, value in bulk_changes.name_of(principal).items() if value}
-    operation.state, operation.undone_by = State.UNDOING, by
+    operation.state, operation.undone_by = State.UNDOING, principal.actor.plain()
     operation.save(update_fields=["state", "undone_by"])
 
 

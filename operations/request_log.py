@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -18,6 +19,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 
 from mem0dash.middleware import Handled
+from mem0dash.principal import Actor
 from operations.models import RequestLog
 
 logger = logging.getLogger(__name__)
@@ -174,18 +176,18 @@ def record(handled: Handled) -> None:
     if _writer is None or not is_logged(handled.method, handled.path):
         return
     who = handled.principal
+    actor = who.actor if who else Actor()
+    # Also a request that nobody is known to have made has its id.
+    actor = replace(actor, client=_clean(actor.client, 200), request_id=handled.request_id)
     _writer.put(
         RequestLog(
+            **RequestLog.columns(actor),
             project_id=who.project.id if who else None,
-            account_id=who.account_id if who else None,
-            key_prefix=who.key_prefix if who else "",
-            client=_clean(who.client if who else "", 200),
             method=_clean(handled.method, 10),
             path=_clean(handled.path, 500),
             status_code=handled.status,
             latency_ms=handled.ms,
             auth_type=handled.auth_type,
-            request_id=handled.request_id,
             created_at=handled.at,
         )
     )
