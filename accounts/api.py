@@ -11,6 +11,7 @@ from accounts import services, sessions, setup, throttle
 from accounts.models import Account
 from accounts.queries import account_of, role_name
 from accounts.throttle import Limit
+from accounts.web import visitor
 from mem0dash.errors import ConflictError
 from mem0dash.middleware import client_address
 from mem0dash.rest.bodies import Email, body_of
@@ -118,10 +119,15 @@ class RegisterView(OpenView):
     def post(self, request: Request) -> Response:
         body = body_of(request, Register)
         sent = request.headers.get("X-Setup-Token") or body.setup_token or ""
-        setup.require_setup_token(sent, address=_subject(request))
+        address, actor = _subject(request), visitor(request._request)
+        setup.require_setup_token(sent, address=address, visitor=actor)
         try:
             owner = services.register_owner(
-                email=body.email, name=body.name, password=body.password
+                email=body.email,
+                name=body.name,
+                password=body.password,
+                actor=actor,
+                address=address,
             )
         except ConflictError:  # another registration was faster
             raise setup.SetupClosedError(setup.CLOSED) from None
@@ -138,7 +144,12 @@ class LoginView(OpenView):
     def post(self, request: Request) -> Response:
         body = body_of(request, Login)
         address = _limit(request, throttle.LOGIN)
-        account = sessions.sign_in(email=body.email, password=body.password, address=address)
+        account = sessions.sign_in(
+            email=body.email,
+            password=body.password,
+            address=address,
+            visitor=visitor(request._request),
+        )
         return Response(_tokens(account))
 
 
@@ -151,8 +162,11 @@ class RefreshView(OpenView):
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, Refresh)
-        _limit(request, throttle.REFRESH)
-        return Response(_token_shape(sessions.refresh_session(body.refresh_token)))
+        address = _limit(request, throttle.REFRESH)
+        tokens = sessions.refresh_session(
+            body.refresh_token, address=address, visitor=visitor(request._request)
+        )
+        return Response(_token_shape(tokens))
 
 
 class MeView(OssView):
@@ -171,9 +185,10 @@ class MeView(OssView):
         principal = self.caller()
         account = account_of(principal)
         services.require_whole_account(principal, account)
-        return Response(
-            self._shape(services.update_account(account, name=body.name, email=body.email))
+        made = services.update_account(
+            account, name=body.name, email=body.email, actor=principal.actor
         )
+        return Response(self._shape(made))
 
     def _shape(self, account: Account) -> dict[str, Any]:
         return {
@@ -197,7 +212,12 @@ class ChangePasswordView(OssView):
         principal = self.caller()
         account = account_of(principal)
         services.require_whole_account(principal, account)
-        services.change_password(account, current=body.current_password, new=body.new_password)
+        services.change_password(
+            account,
+            current=body.current_password,
+            new=body.new_password,
+            actor=principal.actor,
+        )
         return Response({"message": "Password updated."})
 
 

@@ -9,15 +9,17 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.audit import Action
 from accounts.models import ROLE_SCOPES, Account, Project
 from accounts.queries import default_user_of, scopes_in
-from apikeys import imported
+from apikeys import history, imported
 from apikeys.models import ApiKey
 from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError
-from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
+from mem0dash.principal import ALL_SCOPES, OPERATOR, Actor, Principal, ProjectView, Scope
 
 PREFIX: Final = "m0sk_"
 # For secret scanners as well: docs/api-keys.md publishes it.
@@ -40,8 +42,10 @@ def create_api_key(
     expires_at: datetime | None = None,
     entity_limit: Mapping[str, Collection[str]] | None = None,
     maker: Principal | None = None,
+    actor: Actor | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its plain text, which is nowhere kept.
+    """A new key and its plain text, which is nowhere kept. `actor` makes it, where that is not the
+    `maker`; None is the operator at the command line.
 
     `scopes` None gives all that the owner (and the `maker`, the key that makes it) has. A key never
     makes a key with more than it has, nor one that lasts longer: PermissionDeniedError.
@@ -63,7 +67,7 @@ def create_api_key(
     if not wanted <= most:
         raise PermissionDeniedError("A key cannot be given more than its maker has.")
     key = PREFIX + secrets.token_urlsafe(32)
-    row = ApiKey.objects.create(
+    row = ApiKey(
         owner=owner,
         project=project,
         label=label,
@@ -74,6 +78,9 @@ def create_api_key(
         expires_at=_checked_end(expires_at, maker),
         entity_limit=_checked_limit(entity_limit, maker),
     )
+    with transaction.atomic():
+        row.save(force_insert=True)
+        history.record(Action.KEY_MADE, row, actor or (maker.actor if maker else OPERATOR))
     return row, key
 
 
@@ -104,12 +111,14 @@ def _checked_limit(
     return {field: sorted(values) for field, values in merged.items()}
 
 
-def revoke_api_key(*, key_id: UUID, owner: Account) -> None:
+def revoke_api_key(*, key_id: UUID, owner: Account, actor: Actor = OPERATOR) -> None:
     """Ends the key at once; NotFoundError when it is not the owner's, InvalidInputError when it has
     been revoked before."""
     mine = ApiKey.objects.filter(id=key_id, owner=owner)
-    if mine.filter(revoked_at=None).update(revoked_at=timezone.now()):
-        return
+    with transaction.atomic():
+        if mine.filter(revoked_at=None).update(revoked_at=timezone.now()):
+            history.record(Action.KEY_REVOKED, mine.select_related("owner").get(), actor)
+            return
     if mine.exists():
         raise InvalidInputError("API key is already revoked.")
     raise NotFoundError("API key not found.")
@@ -135,7 +144,7 @@ def revoke_own_api_key(principal: Principal, owner: Account, *, key_id: UUID) ->
     rows = ApiKey.objects.filter(id=key_id, owner=owner, project_id=principal.project.id)
     if not _within_reach(rows, principal, owner):
         raise NotFoundError("API key not found.")
-    revoke_api_key(key_id=key_id, owner=owner)
+    revoke_api_key(key_id=key_id, owner=owner, actor=principal.actor)
 
 
 def _within_reach(rows: Iterable[ApiKey], principal: Principal, owner: Account) -> list[ApiKey]:

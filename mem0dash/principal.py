@@ -1,7 +1,7 @@
 """Who is calling: what every kind of credential yields, and all that the rooms below need of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -48,6 +48,10 @@ class Actor:
     client: str = field(default="", repr=False)
     request_id: str = ""
 
+    def signed_in(self, account_id: UUID) -> "Actor":
+        """The same caller, known to be this account by now."""
+        return replace(self, account_id=account_id, via="session")
+
     def plain(self) -> dict[str, str]:
         """For JSON; what is empty is left out."""
         values = {name: getattr(self, name) for name in ACTOR_FIELDS}
@@ -63,6 +67,7 @@ class Actor:
 
 
 ACTOR_FIELDS: Final = tuple(Actor.__dataclass_fields__)
+NOBODY: Final = Actor()
 # Whoever works at the server's own command line, and the server itself.
 OPERATOR: Final = Actor(via="internal")
 

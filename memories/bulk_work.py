@@ -16,6 +16,8 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action, Target
 from mem0dash.errors import ConflictError, Mem0dashError
 from mem0dash.principal import Principal
 from memories import bulk_changes
@@ -244,5 +246,20 @@ def finish(operation: Operation, state: Operation.State, problem: str = "") -> N
             days = operation.project.retention_days
             values["undo_until"] = operation.created_at + timedelta(days=days)
     Operation.objects.filter(pk=operation.pk).update(**values)
+    if operation.action == ERASE:
+        _record_erased(operation)
     told = {"operation": str(operation.pk), "action": operation.action, "state": state.value}
     logger.info("a bulk change has ended", extra=told)
+
+
+def _record_erased(operation: Operation) -> None:
+    """Of what can be undone the operation itself tells; what is gone for good is told at once."""
+    operation.refresh_from_db(fields=["done"])
+    if operation.done:
+        audit.record(
+            Action.MEMORIES_ERASED,
+            actor=operation.actor,
+            project_id=operation.project_id,
+            target=Target("operation", operation.pk, operation.project.slug),
+            details={"memories": operation.done},
+        )

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from django.db import transaction
+
+from accounts import audit
+from accounts.audit import Action, Target
 from accounts.queries import instructions_of
 from accounts.services import set_instructions
 from mem0dash.errors import (
@@ -115,7 +119,11 @@ def configure(principal: Principal, change: Mapping[str, Any]) -> None:
         principal.require_instance(PROVIDERS_OF)
         _change(principal, sections)
     if "custom_instructions" in change:
-        set_instructions(project_id=principal.project.id, instructions=instructions or "")
+        set_instructions(
+            project_id=principal.project.id,
+            instructions=instructions or "",
+            actor=principal.actor,
+        )
 
 
 def _change(principal: Principal, sections: Mapping[str, Any]) -> None:
@@ -175,7 +183,14 @@ def use(principal: Principal, wanted: Configuration, former: Configuration) -> N
         _check_embedder(engine, current.engine)
 
     def commit() -> int:
-        kept = configuration.save(wanted, account_id=principal.account_id, reason="configured")
+        with transaction.atomic():
+            kept = configuration.save(wanted, account_id=principal.account_id, reason="configured")
+            audit.record(
+                Action.PROVIDERS_CONFIGURED,
+                actor=principal.actor,
+                target=Target("providers"),
+                details=configuration.differences(former, wanted),
+            )
         return kept.version
 
     current.use(engine, commit)

@@ -120,7 +120,7 @@ def contents(alias: str) -> dict[str, list[tuple[Any, ...]]]:
                 tuple(bytes(v) if isinstance(v, memoryview) else v for v in row)
                 for row in model._base_manager.using(alias).values_list()
             ),
-            key=lambda row: str(row[0]),
+            key=str,
         )
         for model in copying.models_in_order()
     }
