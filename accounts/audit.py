@@ -73,6 +73,21 @@ class Action(StrEnum):
     DATABASE_COPIED = "database.copied"
 
 
+# What entries are about, for whoever looks for some of them: kind -> nouns of actions.
+_NOUNS: Final = {
+    "keys": ("key",),
+    "people": ("account", "password"),
+    "sign-ins": ("session",),
+    "set-up": ("setup",),
+    "settings": ("providers", "reembedding", "vectors", "late_interaction", "instructions"),
+    "data": ("project", "memories", "demo", "encryption_key", "database"),
+}
+KINDS: Final = {
+    kind: tuple(action for action in Action if action.partition(".")[0] in nouns)
+    for kind, nouns in _NOUNS.items()
+}
+
+
 class Target(NamedTuple):
     """To what something was done; the label is for people, also when the thing is gone."""
 

@@ -137,7 +137,7 @@ class InstanceState(models.Model):
 
 
 class UnchangingRows(models.QuerySet["AuditEntry"]):
-    """Rows that are written once, and read. accounts.audit alone removes them, when they are old."""
+    """Rows that are written once. accounts.audit alone removes them, when they are old."""
 
     def update(self, **values: Any) -> NoReturn:
         raise TypeError(UNCHANGING)
