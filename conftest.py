@@ -40,6 +40,7 @@ ONE_FORM = frozenset(
         *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
         *("late", "many_points", "marking", "pages_marks", "settings_page"),
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
+        *("audit_doors",),
     )
 )
 
