@@ -147,6 +147,8 @@ def _told(entry: Entry | Deed, labels: Mapping[str, str], *, may_manage: bool) -
     words = deeds.WORDS[Action(entry.row.action)]
     if entry.row.action in KINDS["sign-ins"]:
         told["via"] = ""  # a session is what it brings, by page or by the API
+    elif entry.row.account_id is None:
+        told["via"] = ""  # the sentence says it
     return {
         **told,
         "word": words.word,

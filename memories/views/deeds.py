@@ -144,7 +144,6 @@ _SECTIONS: Final = {
     "embedder": "Embedding model",
 }
 _FIELDS: Final = {
-    "model": "name",
     "api_key": "API key",
     "embedding_dims": "dimensions",
     "email": "E-mail address",
@@ -156,6 +155,7 @@ _FIELDS: Final = {
     "unchanged": "Encrypted with it before",
     "changed": "Encrypted anew",
 }
+_ADDRESSES: Final = ("base_url", "endpoint")
 # Said in the sentence, or of no use to people.
 _UNTOLD: Final = frozenset({"owner", "memories"})
 # First characters of keys are for administrators.
@@ -211,9 +211,11 @@ def facts(row: AuditEntry, *, may_manage: bool) -> Iterator[Fact]:
 def _label(name: str) -> str:
     section, _, key = name.rpartition(".")
     words = _FIELDS.get(key, key.replace("_", " "))
-    return (
-        f"{_SECTIONS.get(section, section)}: {words}" if section else words[:1].upper() + words[1:]
-    )
+    if not section:
+        return words[:1].upper() + words[1:]
+    if key == "model":
+        return _SECTIONS[section]
+    return f"{_SECTIONS[section]}: {'address' if key.endswith(_ADDRESSES) else words}"
 
 
 def _told(value: Any) -> str:
