@@ -253,7 +253,7 @@ def set_instructions(*, project_id: UUID, instructions: str, actor: Actor) -> No
     """What the extraction of this project's memories is told; "" for nothing."""
     wanted = instructions.strip()
     with transaction.atomic():
-        project = Project.objects.select_for_update().get(id=project_id)
+        project = Project.objects.select_for_update(no_key=True).get(id=project_id)
         if project.instructions == wanted:
             return
         Project.objects.filter(id=project_id).update(instructions=wanted)

@@ -54,16 +54,20 @@ def sign_in(
     email = email.strip().lower()
     account = Account.objects.filter(email=email, is_active=True).first()
     # Known and unknown addresses are counted alike, so that the limit tells nobody which is which.
-    attempts = _count_attempt(email, address, account, browser)
+    target = account_target(account) if account else Target("account", "", email)
+    try:
+        attempts = _count_attempt(email, address, account, browser)
+    except throttle.RateLimitedError:
+        audit.refuse(Action.SESSION_REFUSED, actor=visitor, target=target, address=address)
+        raise
     if account is None:
         Account().set_password(password)  # takes as long as checking one
     if account is None or not account.check_password(password):
-        target = account_target(account) if account else Target("account", "", email)
         audit.refuse(Action.SESSION_REFUSED, actor=visitor, target=target, address=address)
         raise InvalidCredentialError("Invalid email or password.")
     for attempt in attempts:
         throttle.give_back(attempt)
-    actor, target = visitor.signed_in(account.id), account_target(account)
+    actor = visitor.signed_in(account.id)
     audit.note(Action.SESSION_OPENED, actor=actor, target=target, address=address)
     return account
 

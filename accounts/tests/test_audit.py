@@ -1,6 +1,7 @@
 """The audit: entries are as they were written, are bounded where anybody can bring them about, and
 are seen by those whom they concern."""
 
+import json
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -108,6 +109,14 @@ def test_what_no_database_keeps_is_replaced_and_what_is_too_long_is_cut(db: None
     row = AuditEntry.objects.get()
     assert row.target_label.startswith("a\ufffdb") and len(row.target_label) == 254
     assert len(row.address) == 45
+
+
+def test_an_actor_comes_back_from_json_and_from_its_columns_as_it_was(alice: Account) -> None:
+    full = Actor(alice.id, "api_key", uuid4(), "m0sk_aaaaaaa", "Firefox", "r-1")
+    for actor in (full, OPERATOR, Actor()):
+        assert Actor.of_plain(json.loads(json.dumps(actor.plain()))) == actor
+        audit.record(Action.KEY_MADE, actor=actor)
+        assert AuditEntry.objects.latest("id").actor == actor
 
 
 # --- Bounds --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bcrypt
@@ -13,6 +14,7 @@ from django.core.management import call_command
 from django.db import OperationalError
 from django.test import Client
 
+from accounts import throttle
 from accounts.audit import Action
 from accounts.models import Account, AuditEntry, InstanceState, Project
 from accounts.queries import operator_of, project_view, scopes_in
@@ -545,3 +547,17 @@ def test_a_wrong_password_leaves_where_it_came_from(world: World) -> None:
         str(world.alice.id),
     )
     assert row.request_id and row.project_id is None and row.account_id is None
+
+
+def test_attempts_that_came_too_often_are_counted_as_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No minute ends in the middle of it.
+    monkeypatch.setattr(throttle, "time", SimpleNamespace(time=lambda: 1_800_000_000.0))
+    for n in range(16):
+        body = {"email": world.alice.email, "password": "not that one"}
+        status = Client().post("/login", body, REMOTE_ADDR=f"192.0.2.{n}").status_code
+        assert status == (422 if n < 14 else 429)
+    rows = AuditEntry.objects.filter(action=Action.SESSION_REFUSED).order_by("id")
+    counts = list(rows.values_list("count", flat=True))
+    assert counts[:5] == [1] * 5 and len(counts) in {6, 7} and sum(counts) == 16
