@@ -184,6 +184,8 @@ class AuditEntry(ActedModel):
             # What is rare is among a million that are not.
             models.Index(fields=["project", "action", "at"], name="audit_action"),
             models.Index(fields=["project", "account", "at"], name="audit_account"),
+            models.Index(fields=["project", "key_prefix", "at"], name="audit_key"),
+            models.Index(fields=["project", "client", "at"], name="audit_client"),
             models.Index(fields=["at"], name="audit_oldest"),
         )
 

@@ -180,10 +180,10 @@ def update_account(
         }
         try:
             with transaction.atomic():
-                Account.objects.filter(pk=account.pk).update(**changes)
-                if told:
+                if told:  # first, for it names people as they were called until now
                     target = account_target(account)
                     audit.record(Action.ACCOUNT_CHANGED, actor=actor, target=target, details=told)
+                Account.objects.filter(pk=account.pk).update(**changes)
         except IntegrityError:
             raise ConflictError("Email is already in use.") from None
         account.refresh_from_db()

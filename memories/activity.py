@@ -17,6 +17,7 @@ import orjson
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from accounts import audit
+from accounts.audit import Action
 from accounts.models import Account, AuditEntry
 from mem0dash.errors import InvalidInputError
 from mem0dash.forms import end_of, start_of
@@ -149,13 +150,20 @@ def _sources(principal: Principal, chosen: Chosen) -> list[Source]:
         sources.append(of_memories)
     if chosen.memory or chosen.kind == MEMORIES or chosen.event in EVENTS:
         return sources
-    wanted = {
-        "action": chosen.event,
-        "action__in": audit.KINDS.get(chosen.kind, ()),
-        **_alike(chosen),
-    }
-    meant = {name: value for name, value in wanted.items() if value}
-    return sources + [rows.filter(**meant) for rows in audit.visible(principal)]
+    meant = {name: value for name, value in _alike(chosen).items() if value}
+    for rows in audit.visible(principal):
+        found = rows.filter(**meant)
+        if chosen.kind or chosen.event:
+            # Each action for itself: no index has several together in the order of time.
+            sources += [found.filter(action=action) for action in _actions(chosen)]
+        else:
+            sources.append(found)
+    return sources
+
+
+def _actions(chosen: Chosen) -> list[Action]:
+    of_kind = audit.KINDS[chosen.kind] if chosen.kind else tuple(Action)
+    return [action for action in of_kind if chosen.event in {"", action}]
 
 
 def entries(

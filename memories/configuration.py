@@ -10,12 +10,11 @@ from uuid import UUID
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
-from accounts import audit
 from mem0dash import crypto
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.outbound import check_provider_url
-from memories.engine import catalogue, choices
+from memories.engine import choices
 from memories.engine.catalogue import ADDRESSES, LOCAL, NONE, PROVIDERS, SECRETS, Choice, Kind
 from memories.engine.choices import AZURE, NESTED
 from memories.server_state import EngineConfig
@@ -165,34 +164,6 @@ def _unseal(secret: Any) -> Any:
 def redacted(choice: Choice) -> dict[str, Any]:
     """The configuration of a provider as it may be shown: without any secret."""
     return _each_secret(choice.config, lambda _: REDACTED)
-
-
-def differences(former: Configuration, wanted: Configuration) -> dict[str, Any]:
-    """What changed, as {"llm.model": [before, after]}; of a secret only that it did, and of an
-    address not what follows its path, where some services want a key."""
-    before, after = _flattened(former), _flattened(wanted)
-    changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
-    return {name: _told(name, before.get(name), after.get(name)) for name in sorted(changed)}
-
-
-def _told(name: str, *pair: Any) -> Any:
-    key = name.rpartition(".")[2]
-    if key in SECRETS:
-        return audit.CHANGED
-    if key in ADDRESSES:
-        return [value and str(value).partition("?")[0] for value in pair]
-    return list(pair)
-
-
-def _flattened(configuration: Configuration) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for section in SECTIONS:
-        choice: Choice | None = getattr(configuration, section)
-        found[f"{section}.provider"] = choice.provider if choice else None
-        for key, value in catalogue.walk(choice.config) if choice else ():
-            if key in SECRETS or not isinstance(value, Mapping):
-                found[f"{section}.{key}"] = value
-    return found
 
 
 def has_key(choice: Choice) -> bool:

@@ -189,7 +189,7 @@ def use(principal: Principal, wanted: Configuration, former: Configuration) -> N
                 Action.PROVIDERS_CONFIGURED,
                 actor=principal.actor,
                 target=Target("providers"),
-                details=configuration.differences(former, wanted),
+                details=_differences(former, wanted),
             )
         return kept.version
 
@@ -202,6 +202,34 @@ def use(principal: Principal, wanted: Configuration, former: Configuration) -> N
             "project": principal.project.slug,
         },
     )
+
+
+def _differences(former: Configuration, wanted: Configuration) -> dict[str, Any]:
+    """What changed, as {"llm.model": [before, after]}; of a secret only that it did, and of an
+    address not what follows its path, where some services want a key."""
+    before, after = _flattened(former), _flattened(wanted)
+    changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
+    return {name: _told(name, before.get(name), after.get(name)) for name in sorted(changed)}
+
+
+def _told(name: str, *pair: Any) -> Any:
+    key = name.rpartition(".")[2]
+    if key in catalogue.SECRETS:
+        return audit.CHANGED
+    if key in catalogue.ADDRESSES:
+        return [value and str(value).partition("?")[0] for value in pair]
+    return list(pair)
+
+
+def _flattened(configured: Configuration) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        choice: Choice | None = getattr(configured, section)
+        found[f"{section}.provider"] = choice.provider if choice else None
+        for key, value in catalogue.walk(choice.config) if choice else ():
+            if key in catalogue.SECRETS or not isinstance(value, Mapping):
+                found[f"{section}.{key}"] = value
+    return found
 
 
 def _check_embedder(engine: Engine, former: Engine) -> None:

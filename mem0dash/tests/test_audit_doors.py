@@ -302,9 +302,9 @@ DOORS: dict[str, tuple[Door, list[tuple[Action, tuple[str, str], str]]]] = {
         wrong_setup_token,
         [(Action.SETUP_REFUSED, NOBODY, ""), (Action.SETUP_REFUSED, NOBODY, "")],
     ),
-    "the page of the own account": (
+    "one's own account changed": (
         lambda w: w.api("PATCH", "/auth/me", {"name": "Alicia"}),
-        [(Action.ACCOUNT_CHANGED, ("api_key", "Alicia"), "Alice (alice@example.org)")],
+        [(Action.ACCOUNT_CHANGED, BY_KEY, "Alice (alice@example.org)")],
     ),
     "a password changed": (
         lambda w: w.api(
