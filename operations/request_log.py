@@ -9,7 +9,6 @@ import logging
 import queue
 import threading
 import time
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -19,7 +18,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 
 from mem0dash.middleware import Handled
-from mem0dash.principal import Actor
+from mem0dash.principal import NOBODY
 from operations.models import RequestLog
 
 logger = logging.getLogger(__name__)
@@ -176,12 +175,12 @@ def record(handled: Handled) -> None:
     if _writer is None or not is_logged(handled.method, handled.path):
         return
     who = handled.principal
-    actor = who.actor if who else Actor()
-    # Also a request that nobody is known to have made has its id.
-    actor = replace(actor, client=_clean(actor.client, 200), request_id=handled.request_id)
+    columns = RequestLog.columns(who.actor if who else NOBODY)
+    columns["client"] = _clean(columns["client"], 200)
+    columns["request_id"] = handled.request_id  # also where nobody is known to have made it
     _writer.put(
         RequestLog(
-            **RequestLog.columns(actor),
+            **columns,
             project_id=who.project.id if who else None,
             method=_clean(handled.method, 10),
             path=_clean(handled.path, 500),
