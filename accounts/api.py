@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from accounts import services, sessions, setup, throttle
 from accounts.models import Account
 from accounts.queries import account_of, role_name
+from accounts.web import visitor
 from mem0dash.errors import ConflictError, InvalidCredentialError
 from mem0dash.middleware import client_address
 from mem0dash.rest.bodies import Email, body_of
@@ -110,10 +111,15 @@ class RegisterView(OpenView):
     def post(self, request: Request) -> Response:
         body = body_of(request, Register)
         sent = request.headers.get("X-Setup-Token") or body.setup_token or ""
-        setup.require_setup_token(sent, address=_subject(request))
+        address, actor = _subject(request), visitor(request._request)
+        setup.require_setup_token(sent, address=address, visitor=actor)
         try:
             owner = services.register_owner(
-                email=body.email, name=body.name, password=body.password
+                email=body.email,
+                name=body.name,
+                password=body.password,
+                actor=actor,
+                address=address,
             )
         except ConflictError:  # another registration was faster
             raise setup.SetupClosedError(setup.CLOSED) from None
@@ -130,7 +136,10 @@ class LoginView(OpenView):
     def post(self, request: Request) -> Response:
         body = body_of(request, Login)
         account = sessions.sign_in(
-            email=body.email, password=body.password, address=_subject(request)
+            email=body.email,
+            password=body.password,
+            address=_subject(request),
+            visitor=visitor(request._request),
         )
         return Response(_tokens(account))
 
@@ -144,10 +153,13 @@ class RefreshView(OpenView):
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, Refresh)
+        address = _subject(request)
         try:
-            tokens = sessions.refresh_session(body.refresh_token)
+            tokens = sessions.refresh_session(
+                body.refresh_token, address=address, visitor=visitor(request._request)
+            )
         except InvalidCredentialError:
-            throttle.take(throttle.REFRESH, _subject(request))
+            throttle.take(throttle.REFRESH, address)
             raise
         return Response(_token_shape(tokens))
 
@@ -168,9 +180,10 @@ class MeView(OssView):
         principal = self.caller()
         account = account_of(principal)
         services.require_whole_account(principal, account)
-        return Response(
-            self._shape(services.update_account(account, name=body.name, email=body.email))
+        made = services.update_account(
+            account, name=body.name, email=body.email, actor=principal.actor
         )
+        return Response(self._shape(made))
 
     def _shape(self, account: Account) -> dict[str, Any]:
         return {
@@ -194,7 +207,12 @@ class ChangePasswordView(OssView):
         principal = self.caller()
         account = account_of(principal)
         services.require_whole_account(principal, account)
-        services.change_password(account, current=body.current_password, new=body.new_password)
+        services.change_password(
+            account,
+            current=body.current_password,
+            new=body.new_password,
+            actor=principal.actor,
+        )
         return Response({"message": "Password updated."})
 
 

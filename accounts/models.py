@@ -1,12 +1,13 @@
 """People and what they belong to: accounts, projects, memberships, and the instance itself."""
 
 import uuid
-from typing import Any
+from typing import Any, NoReturn
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
 from django.utils.crypto import salted_hmac
 
+from accounts.actor import ActedModel
 from mem0dash.principal import Scope
 
 
@@ -133,3 +134,68 @@ class InstanceState(models.Model):
 
     def __str__(self) -> str:
         return "set up" if self.setup_completed_at else "not set up"
+
+
+class UnchangingRows(models.QuerySet["AuditEntry"]):
+    """Rows that are written once. accounts.audit alone removes them, when they are old."""
+
+    def update(self, **values: Any) -> NoReturn:
+        raise TypeError(UNCHANGING)
+
+    def delete(self) -> NoReturn:
+        raise TypeError(UNCHANGING)
+
+
+UNCHANGING = "An entry of the audit is never changed or deleted."
+
+
+class AuditEntry(ActedModel):
+    """Something that was done, tried or refused: by whom, when, to what. Nobody changes it.
+
+    `action` is one of accounts.audit.Action. What belongs to the whole instance has no project.
+    """
+
+    project = models.ForeignKey(
+        Project, models.SET_NULL, null=True, db_index=False, related_name="+"
+    )
+    # Also of an account that is gone, with what it was called then: "" without one.
+    account = models.ForeignKey(
+        Account, models.DO_NOTHING, null=True, db_index=False, db_constraint=False, related_name="+"
+    )
+    actor_label = models.CharField(max_length=150, blank=True)
+    action = models.CharField(max_length=40)
+    # To what it was done; the label is what people called it then.
+    target_kind = models.CharField(max_length=20, blank=True)
+    target_id = models.CharField(max_length=64, blank=True)
+    target_label = models.CharField(max_length=254, blank=True)
+    # What changed, as {field: [before, after]}, and whatever else tells; never a secret.
+    details = models.JSONField(default=dict)
+    # Of the client, as accounts.throttle.address_subject gives it; "" where it says nothing.
+    address = models.CharField(max_length=45, blank=True)
+    # How often: more than 1 only for refusals that are counted in one entry.
+    count = models.PositiveIntegerField(default=1)
+    at = models.DateTimeField()
+
+    objects = UnchangingRows.as_manager()
+
+    class Meta:
+        indexes = (
+            models.Index(fields=["project", "at"], name="audit_newest"),
+            # What is rare is among a million that are not.
+            models.Index(fields=["project", "action", "at"], name="audit_action"),
+            models.Index(fields=["project", "account", "at"], name="audit_account"),
+            models.Index(fields=["project", "key_prefix", "at"], name="audit_key"),
+            models.Index(fields=["project", "client", "at"], name="audit_client"),
+            models.Index(fields=["at"], name="audit_oldest"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.target_label}".strip()
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if not self._state.adding:
+            raise TypeError(UNCHANGING)
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(UNCHANGING)

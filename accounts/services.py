@@ -10,7 +10,8 @@ from django.db import DEFAULT_DB_ALIAS, IntegrityError, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from accounts import setup, throttle
+from accounts import audit, setup, throttle
+from accounts.audit import Action, Target, account_target
 from accounts.models import Account, InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT, scopes_in
 from accounts.setup import forget_setup_token
@@ -23,7 +24,7 @@ from mem0dash.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
-from mem0dash.principal import Principal
+from mem0dash.principal import OPERATOR, Actor, Principal
 
 NAME_LENGTH = 150
 EMAIL_LENGTH = 254
@@ -81,8 +82,11 @@ def _check_password(password: str, account: Account) -> None:
         raise InvalidInputError(" ".join(error.messages)) from error
 
 
-def create_owner(*, email: str, name: str, password: str) -> Account:
-    """Makes the first instance owner, and closes that door for ever.
+def create_owner(
+    *, email: str, name: str, password: str, actor: Actor = OPERATOR, address: str = ""
+) -> Account:
+    """Makes the first instance owner, and closes that door for ever. An `actor` who is nobody yet
+    is the account itself from then on; `address` is where they are.
 
     Of any number of callers at once exactly one succeeds: the winner is who flips the instance row.
     ConflictError for the others; InvalidInputError for an unusable e-mail address or password.
@@ -100,22 +104,34 @@ def create_owner(*, email: str, name: str, password: str) -> Account:
         if not won:
             raise ConflictError("Set-up is closed: this instance has an owner already.")
         account.save(force_insert=True)
+        audit.record(
+            Action.ACCOUNT_MADE,
+            actor=actor if actor.via else actor.signed_in(account.id),
+            target=account_target(account),
+            details={"owner": True},
+            address=address,
+        )
         transaction.on_commit(forget_setup_token)
     return account
 
 
-def complete_setup() -> None:
+def complete_setup(*, actor: Actor = OPERATOR) -> None:
     """Marks set-up as done; it never opens again."""
-    InstanceState.objects.filter(id=1, setup_completed_at=None).update(
-        setup_completed_at=timezone.now()
-    )
-
-
-def register_owner(*, email: str, name: str, password: str) -> Account:
-    """Makes the first owner and closes set-up; raises what create_owner does."""
     with transaction.atomic():
-        account = create_owner(email=email, name=name, password=password)
-        complete_setup()
+        open_still = InstanceState.objects.filter(id=1, setup_completed_at=None)
+        if open_still.update(setup_completed_at=timezone.now()):
+            audit.record(Action.SETUP_COMPLETED, actor=actor)
+
+
+def register_owner(
+    *, email: str, name: str, password: str, actor: Actor = OPERATOR, address: str = ""
+) -> Account:
+    """Makes the first owner and closes set-up; takes and raises what create_owner does."""
+    with transaction.atomic():
+        account = create_owner(
+            email=email, name=name, password=password, actor=actor, address=address
+        )
+        complete_setup(actor=actor if actor.via else actor.signed_in(account.id))
     return account
 
 
@@ -143,7 +159,9 @@ def require_whole_account(principal: Principal, account: Account) -> None:
         raise PermissionDeniedError("This API key may not change the account of its owner.")
 
 
-def update_account(account: Account, *, name: str | None, email: str | None) -> Account:
+def update_account(
+    account: Account, *, name: str | None, email: str | None, actor: Actor = OPERATOR
+) -> Account:
     """Changes name and address; blank or None leaves them.
 
     ConflictError when another account has the address; InvalidInputError for an unusable value.
@@ -155,8 +173,16 @@ def update_account(account: Account, *, name: str | None, email: str | None) -> 
     if email is not None and email.strip():
         changes["email"] = normalise_email(email)
     if changes:
+        told = {
+            field: [getattr(account, field), value]
+            for field, value in changes.items()
+            if getattr(account, field) != value
+        }
         try:
             with transaction.atomic():
+                if told:  # first, for it names people as they were called until now
+                    target = account_target(account)
+                    audit.record(Action.ACCOUNT_CHANGED, actor=actor, target=target, details=told)
                 Account.objects.filter(pk=account.pk).update(**changes)
         except IntegrityError:
             raise ConflictError("Email is already in use.") from None
@@ -164,7 +190,7 @@ def update_account(account: Account, *, name: str | None, email: str | None) -> 
     return account
 
 
-def change_password(account: Account, *, current: str, new: str) -> None:
+def change_password(account: Account, *, current: str, new: str, actor: Actor = OPERATOR) -> None:
     """Gives the account a new password and ends all of its sessions.
 
     InvalidCredentialError for a wrong current password, RateLimitedError after too many of them;
@@ -172,30 +198,38 @@ def change_password(account: Account, *, current: str, new: str) -> None:
     """
     attempt = throttle.take(throttle.WRONG_PRESENT_PASSWORDS, account.email)
     if not account.check_password(current):
+        audit.refuse(Action.PASSWORD_REFUSED, actor=actor, target=account_target(account))
         raise InvalidCredentialError("Current password is incorrect.")
     throttle.give_back(attempt)
-    _set_password(account, new)
+    _set_password(account, new, Action.PASSWORD_CHANGED, actor)
 
 
-def reset_password(*, email: str, password: str) -> None:
+def reset_password(*, email: str, password: str, actor: Actor = OPERATOR) -> None:
     """Gives the account a new password and ends all of its sessions. What wrong passwords were
     tried before counts no longer.
 
     NotFoundError when there is no such account; InvalidInputError for an unusable password.
     """
     account = _account_with(email)
-    _set_password(account, password)
+    _set_password(account, password, Action.PASSWORD_RESET, actor)
     throttle.forget(throttle.WRONG_PASSWORDS, account.email)
 
 
-def set_active(*, email: str, active: bool) -> None:
+def set_active(*, email: str, active: bool, actor: Actor = OPERATOR) -> None:
     """Deactivates an account, with its sessions and keys, or lets it in again; NotFoundError.
 
     Sessions from before stay ended when it is let in again; its keys work once more.
     """
-    Account.objects.filter(pk=_account_with(email).pk).update(
-        is_active=active, session_epoch=F("session_epoch") + 1
-    )
+    account = _account_with(email)
+    with transaction.atomic():
+        Account.objects.filter(pk=account.pk).update(
+            is_active=active, session_epoch=F("session_epoch") + 1
+        )
+        audit.record(
+            Action.ACCOUNT_ACTIVATED if active else Action.ACCOUNT_DEACTIVATED,
+            actor=actor,
+            target=account_target(account),
+        )
 
 
 def _account_with(email: str) -> Account:
@@ -205,14 +239,28 @@ def _account_with(email: str) -> Account:
     return account
 
 
-def _set_password(account: Account, password: str) -> None:
+def _set_password(account: Account, password: str, action: Action, actor: Actor) -> None:
     _check_password(password, account)
     account.set_password(password)
-    Account.objects.filter(pk=account.pk).update(
-        password=account.password, session_epoch=F("session_epoch") + 1
-    )
+    with transaction.atomic():
+        Account.objects.filter(pk=account.pk).update(
+            password=account.password, session_epoch=F("session_epoch") + 1
+        )
+        audit.record(action, actor=actor, target=account_target(account))
 
 
-def set_instructions(*, project_id: UUID, instructions: str) -> None:
+def set_instructions(*, project_id: UUID, instructions: str, actor: Actor) -> None:
     """What the extraction of this project's memories is told; "" for nothing."""
-    Project.objects.filter(id=project_id).update(instructions=instructions.strip())
+    wanted = instructions.strip()
+    with transaction.atomic():
+        project = Project.objects.select_for_update(no_key=True).get(id=project_id)
+        if project.instructions == wanted:
+            return
+        Project.objects.filter(id=project_id).update(instructions=wanted)
+        audit.record(
+            Action.INSTRUCTIONS_CHANGED,
+            actor=actor,
+            project_id=project_id,
+            target=Target("project", project_id, project.name),
+            details={"instructions": [project.instructions, wanted]},
+        )

@@ -16,10 +16,12 @@ from django.core import signing
 from django.db import transaction
 from django.utils import timezone
 
-from accounts import throttle
+from accounts import audit, throttle
+from accounts.audit import Action, Target, account_target
 from accounts.models import Account, RefreshToken
 from accounts.queries import role_name
 from mem0dash.errors import InvalidCredentialError
+from mem0dash.principal import NOBODY, Actor
 
 ALGORITHM: Final = "HS256"
 ACCESS_LIFETIME: Final = timedelta(minutes=30)
@@ -39,8 +41,10 @@ class Tokens(NamedTuple):
     refresh: str
 
 
-def sign_in(*, email: str, password: str, address: str, browser: str = "") -> Account:
-    """The account with this e-mail address and password, asked for from `address`.
+def sign_in(
+    *, email: str, password: str, address: str, browser: str = "", visitor: Actor = NOBODY
+) -> Account:
+    """The account with this e-mail address and password, asked for from `address` by `visitor`.
 
     `browser` is what `known_browser` gave when the account was signed in there before. There, the
     failures of others do not count: nobody can shut an account's owner out by failing for long, be
@@ -52,13 +56,21 @@ def sign_in(*, email: str, password: str, address: str, browser: str = "") -> Ac
     email = email.strip().lower()
     account = Account.objects.filter(email=email, is_active=True).first()
     # Known and unknown addresses are counted alike, so that the limit tells nobody which is which.
-    attempts = _count_attempt(email, address, account, browser)
+    target = account_target(account) if account else Target("account", "", email)
+    try:
+        attempts = _count_attempt(email, address, account, browser)
+    except throttle.RateLimitedError:
+        audit.refuse(Action.SESSION_REFUSED, actor=visitor, target=target, address=address)
+        raise
     if account is None:
         Account().set_password(password)  # takes as long as checking one
     if account is None or not account.check_password(password):
+        audit.refuse(Action.SESSION_REFUSED, actor=visitor, target=target, address=address)
         raise InvalidCredentialError("Invalid email or password.")
     for attempt in attempts:
         throttle.give_back(attempt)
+    actor = visitor.signed_in(account.id)
+    audit.note(Action.SESSION_OPENED, actor=actor, target=target, address=address)
     return account
 
 
@@ -124,7 +136,7 @@ def open_session(account: Account) -> Tokens:
     return Tokens(_encode(access), _encode(refresh))
 
 
-def refresh_session(token: str) -> Tokens:
+def refresh_session(token: str, *, address: str = "", visitor: Actor = NOBODY) -> Tokens:
     """A new pair for a refresh token, which is used up by that.
 
     A token that comes a second time was copied: every refresh token of the account's present
@@ -142,8 +154,10 @@ def refresh_session(token: str) -> Tokens:
         now = timezone.now()
         if mine.filter(id=jti, used_at=None, expires_at__gt=now).update(used_at=now):
             return open_session(account)
-        if mine.filter(id=jti).exists():
-            mine.filter(used_at=None).update(used_at=now)
+        # What comes a third time ends nothing any more, and leaves no entry.
+        if mine.filter(id=jti).exists() and mine.filter(used_at=None).update(used_at=now):
+            target = account_target(account)
+            audit.record(Action.SESSION_REPLAYED, actor=visitor, target=target, address=address)
     raise InvalidCredentialError(USED_UP)
 
 

@@ -8,10 +8,12 @@ from typing import Final
 
 from django.conf import settings
 
-from accounts import throttle
+from accounts import audit, throttle
+from accounts.audit import Action
 from accounts.models import InstanceState
 from mem0dash import env
 from mem0dash.errors import PermissionDeniedError
+from mem0dash.principal import NOBODY, Actor
 
 TOKEN_FILE: Final = "setup_token"  # noqa: S105  (the name of a file)
 CLOSED: Final = "Registration is closed. An admin account already exists."
@@ -56,7 +58,7 @@ def is_setup_token(sent: str) -> bool:
     return bool(expected) and hmac.compare_digest(sent.encode(), expected.encode())
 
 
-def require_setup_token(sent: str, *, address: str) -> None:
+def require_setup_token(sent: str, *, address: str, visitor: Actor = NOBODY) -> None:
     """Lets through who sends the setup token while nobody owns the instance.
 
     SetupClosedError once somebody does, PermissionDeniedError for another text, RateLimitedError
@@ -69,6 +71,7 @@ def require_setup_token(sent: str, *, address: str) -> None:
     if not needs_setup():
         raise SetupClosedError(CLOSED)
     throttle.take(throttle.WRONG_SETUP_TOKENS, address)
+    audit.refuse(Action.SETUP_REFUSED, actor=visitor, address=address)
     raise PermissionDeniedError(HOW_TO_REGISTER)
 
 

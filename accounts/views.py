@@ -10,10 +10,11 @@ from django.shortcuts import redirect, render, resolve_url
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import sessions, setup, throttle
+from accounts import audit, sessions, setup, throttle
+from accounts.audit import Action, account_target
 from accounts.services import EMAIL_LENGTH
 from accounts.throttle import RateLimitedError
-from accounts.web import local_path, signed_in, start_session
+from accounts.web import local_path, signed_in, start_session, visitor
 from mem0dash.errors import InvalidCredentialError
 from mem0dash.forms import PageForm
 from mem0dash.middleware import client_address
@@ -71,7 +72,13 @@ def login(request: HttpRequest) -> HttpResponse:
 @require_POST
 def logout(request: HttpRequest) -> HttpResponse:
     """Ends the session of this browser."""
+    account = signed_in(request)
     end_browser_session(request)
+    if account is not None:
+        actor = visitor(request).signed_in(account.id)
+        address = throttle.address_subject(client_address(request))
+        target = account_target(account)
+        audit.note(Action.SESSION_CLOSED, actor=actor, target=target, address=address)
     return redirect(settings.LOGIN_URL)
 
 
@@ -87,6 +94,7 @@ def _signed_in(request: HttpRequest, form: LoginForm, address: str, after: str) 
         password=form.cleaned_data["password"],
         address=address,
         browser=known,
+        visitor=visitor(request),
     )
     start_session(request, account)
     answer = HttpResponseRedirect(after)

@@ -20,7 +20,7 @@ from accounts import setup
 from accounts.models import Account, Project
 from accounts.queries import project_named, project_of, project_view, scopes_in
 from mem0dash.errors import PermissionDeniedError
-from mem0dash.principal import ALL_SCOPES, Principal
+from mem0dash.principal import ALL_SCOPES, Actor, Principal
 
 P = ParamSpec("P")
 
@@ -106,6 +106,14 @@ def _principal(request: PageRequest) -> Principal:
         is_owner=account.is_owner if account else True,
         request_id=str(getattr(request, "request_id", "")),
         client=request.headers.get("User-Agent", "")[:200],
+    )
+
+
+def visitor(request: HttpRequest) -> Actor:
+    """Who sends a request before it is known who they are."""
+    return Actor(
+        client=request.headers.get("User-Agent", "")[:200],
+        request_id=str(getattr(request, "request_id", "")),
     )
 
 

@@ -20,11 +20,14 @@ from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q
 
 from accounts import throttle
+from accounts.audit import Action
 from accounts.models import Account, Project
 from accounts.queries import scopes_in
 from accounts.throttle import Limit, RateLimitedError, Taken
+from apikeys import history
 from apikeys.models import ApiKey
 from mem0dash.errors import InvalidInputError
+from mem0dash.principal import OPERATOR, Actor
 from mem0dash.sqlite3.turns import at_most
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ def import_api_key(
     bcrypt_hash: str,
     created_at: datetime,
     last_used_at: datetime | None,
+    actor: Actor = OPERATOR,
 ) -> ApiKey:
     """Takes over a key of mem0's own server: with all its owner's scopes and without an end.
 
@@ -87,6 +91,7 @@ def import_api_key(
         )
         # The field sets itself when a row is made.
         ApiKey.objects.filter(pk=row.pk).update(created_at=created_at)
+        history.record(Action.KEY_IMPORTED, row, actor)
     row.refresh_from_db()
     return row
 

@@ -6,7 +6,10 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
+from accounts.audit import Action
+from apikeys import history
 from apikeys.models import ApiKey
+from mem0dash.principal import Actor
 
 # A revoked key has no live ones below it, so the way down stops there.
 _LIVE_BELOW: Final = """
@@ -38,11 +41,16 @@ def is_below(key_id: UUID, maker_id: UUID) -> bool:
     return maker_id in _ids(_ABOVE, key_id)
 
 
-def end(key_id: UUID) -> int:
-    """Revokes the key and all that it made; how many. For a transaction that holds the lock of
-    their owner: otherwise one of them may make another one meanwhile."""
+def end(key_id: UUID, *, actor: Actor) -> int:
+    """Revokes the key and all that it made, each with an entry of the audit; how many. For a
+    transaction that holds the lock of their owner: otherwise one of them may make another one
+    meanwhile."""
     rows = ApiKey.objects.filter(id__in=live_below(key_id), revoked_at=None)
-    return rows.update(revoked_at=timezone.now())
+    ended = list(rows.select_related("owner").order_by("created_at", "id"))
+    rows.update(revoked_at=timezone.now())
+    for row in ended:
+        history.record(Action.KEY_REVOKED, row, actor)
+    return len(ended)
 
 
 def _ids(statement: str, key_id: UUID) -> list[UUID]:

@@ -13,9 +13,10 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from accounts.audit import Action
 from accounts.models import ROLE_SCOPES, Account, Project
 from accounts.queries import default_user_of, scopes_in
-from apikeys import imported, lineage
+from apikeys import history, imported, lineage
 from apikeys.models import ApiKey
 from mem0dash.errors import (
     ConflictError,
@@ -24,7 +25,7 @@ from mem0dash.errors import (
     NotFoundError,
     PermissionDeniedError,
 )
-from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope, Via
+from mem0dash.principal import ALL_SCOPES, OPERATOR, Actor, Principal, ProjectView, Scope, Via
 
 PREFIX: Final = "m0sk_"
 # For secret scanners as well: docs/api-keys.md publishes it.
@@ -48,8 +49,10 @@ def create_api_key(
     expires_at: datetime | None = None,
     entity_limit: Mapping[str, Collection[str]] | None = None,
     maker: Principal | None = None,
+    actor: Actor | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its plain text, which is nowhere kept.
+    """A new key and its plain text, which is nowhere kept. `actor` makes it, where that is not the
+    `maker`; None is the operator at the command line.
 
     `scopes` None gives all that the owner (and the `maker`, who makes it) has. A key needs scope
     `write` to make another one, never gives it more than it has, and never lets it last longer:
@@ -77,6 +80,7 @@ def create_api_key(
             made_by=maker.key_id if maker else None,
             made_via=maker.via if maker else "",
         )
+        history.record(Action.KEY_MADE, row, actor or (maker.actor if maker else OPERATOR))
     return row, key
 
 
@@ -151,7 +155,7 @@ def _checked_limit(
     return {field: sorted(values) for field, values in merged.items()}
 
 
-def revoke_api_key(*, key_id: UUID, owner: Account) -> int:
+def revoke_api_key(*, key_id: UUID, owner: Account, actor: Actor = OPERATOR) -> int:
     """Ends the key and every key that it made, directly or through others, at once; how many.
 
     NotFoundError when it is not the owner's, InvalidInputError when it has been revoked before.
@@ -160,12 +164,12 @@ def revoke_api_key(*, key_id: UUID, owner: Account) -> int:
         _lock(owner)
         if not ApiKey.objects.filter(id=key_id, owner=owner).exists():
             raise NotFoundError("API key not found.")
-        if ended := lineage.end(key_id):
+        if ended := lineage.end(key_id, actor=actor):
             return ended
     raise InvalidInputError("API key is already revoked.")
 
 
-def revoke_made_via(via: Via, *, owner: Account | None = None) -> int:
+def revoke_made_via(via: Via, *, owner: Account | None = None, actor: Actor = OPERATOR) -> int:
     """Ends all keys that callers of this kind made (of one account, or of all), each with what it
     made; how many. For what cannot be revoked key by key: a static key that leaked, sessions."""
     rows = ApiKey.objects.filter(made_via=via, revoked_at=None).select_related("owner")
@@ -173,7 +177,7 @@ def revoke_made_via(via: Via, *, owner: Account | None = None) -> int:
     for row in rows if owner is None else rows.filter(owner=owner):
         with transaction.atomic():
             _lock(row.owner)
-            ended += lineage.end(row.id)
+            ended += lineage.end(row.id, actor=actor)
     return ended
 
 
@@ -202,7 +206,7 @@ def revoke_own_api_key(principal: Principal, owner: Account, *, key_id: UUID) ->
     maker_id = principal.key_id
     if not mine.exists() or not (maker_id is None or lineage.is_below(key_id, maker_id)):
         raise NotFoundError("API key not found.")
-    revoke_api_key(key_id=key_id, owner=owner)
+    revoke_api_key(key_id=key_id, owner=owner, actor=principal.actor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Who is calling: what every kind of credential yields, and all that the rooms below need of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from mem0dash.errors import PermissionDeniedError
@@ -35,6 +35,44 @@ class ProjectView:
 
 
 @dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did something, and how they came in, as every record of it names them.
+
+    `via` is "" for a caller without a credential. accounts.actor has the columns for it.
+    """
+
+    account_id: UUID | None = None
+    via: Via | Literal[""] = ""
+    key_id: UUID | None = None
+    key_prefix: str = ""
+    client: str = field(default="", repr=False)
+    request_id: str = ""
+
+    def signed_in(self, account_id: UUID) -> "Actor":
+        """The same caller, known to be this account by now."""
+        return replace(self, account_id=account_id, via="session")
+
+    def plain(self) -> dict[str, str]:
+        """For JSON; what is empty is left out."""
+        values = {name: getattr(self, name) for name in ACTOR_FIELDS}
+        return {name: str(value) for name, value in values.items() if value}
+
+    @classmethod
+    def of_plain(cls, kept: Mapping[str, Any]) -> "Actor":
+        """What `plain` made of it."""
+        values: dict[str, Any] = {name: kept[name] for name in ACTOR_FIELDS if kept.get(name)}
+        for name in {"account_id", "key_id"} & set(values):
+            values[name] = UUID(values[name])
+        return cls(**values)
+
+
+ACTOR_FIELDS: Final = tuple(Actor.__dataclass_fields__)
+NOBODY: Final = Actor()
+# Whoever works at the server's own command line, and the server itself.
+OPERATOR: Final = Actor(via="internal")
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """A caller inside one project.
 
@@ -52,6 +90,39 @@ class Principal:
     entity_limit: Mapping[str, frozenset[str]] | None = None
     request_id: str = ""
     client: str = field(default="", repr=False)
+
+    @classmethod
+    def standing_in(
+        cls,
+        actor: Actor,
+        project: ProjectView,
+        entity_limit: Mapping[str, frozenset[str]] | None = None,
+    ) -> "Principal":
+        """For work that is done later in the name of `actor`; what they may do was checked when
+        they asked for it."""
+        return cls(
+            project=project,
+            scopes=ALL_SCOPES,
+            via=actor.via or "internal",
+            account_id=actor.account_id,
+            key_id=actor.key_id,
+            key_prefix=actor.key_prefix,
+            entity_limit=entity_limit,
+            request_id=actor.request_id,
+            client=actor.client,
+        )
+
+    @property
+    def actor(self) -> Actor:
+        """The caller as records name them."""
+        return Actor(
+            account_id=self.account_id,
+            via=self.via,
+            key_id=self.key_id,
+            key_prefix=self.key_prefix,
+            client=self.client[:200],
+            request_id=self.request_id,
+        )
 
     def require(self, scope: Scope, message: str = "") -> None:
         """Raises PermissionDeniedError unless the caller holds `scope`."""

@@ -408,6 +408,8 @@ REQUEST_LOG = "operations.request_log.record"
 # What the keys with these prefixes are called, for rooms that do not know keys.
 KEY_LABELS = "apikeys.labels.labels_of"
 REQUEST_LOG_RETENTION_DAYS = env.integer("REQUEST_LOG_RETENTION_DAYS", 30, low=1, high=3650)
+# How long accounts.audit keeps what was done; 0 is for ever.
+AUDIT_RETENTION_DAYS = env.integer("AUDIT_RETENTION_DAYS", 365, low=0, high=36_500)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["apikeys.authentication.CredentialAuthentication"],

@@ -1,19 +1,22 @@
-"""Who did what to which memory, and when: the history of all memories of a project as one list.
+"""Who did what, and when: the history of a project's memories, and beside it, in one list by time,
+what was done to keys, people, providers and settings (accounts.audit).
 
-It is read here, and written with each change alone (records.revision): nothing changes an entry,
-but that erasing a memory takes the words out of it.
+It is read here, and written with each change alone: nothing changes an entry, but that erasing a
+memory takes the words out of its history.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from accounts.models import Account
+from accounts import audit
+from accounts.audit import Action
+from accounts.models import Account, AuditEntry
 from mem0dash import spreadsheets
 from mem0dash.errors import InvalidInputError
 from mem0dash.forms import end_of, start_of
@@ -24,22 +27,28 @@ from memories import queries, word_diff
 from memories.filters import to_q
 from memories.models import Memory, Revision
 
+MEMORIES: Final = "memories"
 EVENTS: Final = ("ADD", "UPDATE", "DELETE", "RESTORE", "ERASE")
 # Format -> media type.
 FORMATS: Final = {"csv": spreadsheets.MEDIA_TYPE, "jsonl": "application/x-ndjson"}
 BATCH: Final = 500
+# The end of a place in the list that one of the audit's entries has.
+_DEED: Final = "-a"
 COLUMNS: Final = (
     *("at", "event", "memory_id", "account_id", "account", "via", "old_text", "new_text"),
     *("changes", "actor_id", "role", "memory_created_at"),
+    *("target_kind", "target_id", "target", "count"),
 )
-# Which key or client it was is for administrators.
-DETAILS: Final = ("key_id", "key_prefix", "client", "request_id")
+# Which key or client it was, and from where, is for administrators.
+DETAILS: Final = ("key_id", "key_prefix", "client", "request_id", "address")
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which entries are meant; what is empty leaves nothing out. Days are in UTC."""
+    """Which entries are meant; what is empty leaves nothing out. `kind` is MEMORIES or one of
+    audit.KINDS, `event` one of EVENTS or an audit.Action. Days are in UTC."""
 
+    kind: str = ""
     event: str = ""
     account: UUID | None = None
     key: str = ""
@@ -67,9 +76,45 @@ class Entry:
         return self.row.new_text or self.row.old_text or ""
 
 
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """An entry about something else than a memory."""
+
+    row: AuditEntry
+
+
+Row = Revision | AuditEntry
+Source = QuerySet[Revision] | QuerySet[AuditEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where an entry stands in the list of both tables: of what was done at the same moment, the
+    audit's entries come first."""
+
+    place: Place
+    is_deed: bool = False
+
+    def __str__(self) -> str:
+        """As addresses have it."""
+        return f"{self.place}{_DEED if self.is_deed else ''}"
+
+    @classmethod
+    def of(cls, written: str) -> "Spot | None":
+        """What `str` made of it; None for "". InvalidInputError for anything else."""
+        place = Place.of(written.removesuffix(_DEED))
+        return None if place is None else cls(place, written.endswith(_DEED))
+
+    def older(self, model: type[Row]) -> Q:
+        """Holds for the rows of this table that stand behind it."""
+        if (model is AuditEntry) == self.is_deed:
+            return self.place.older("at")
+        return Q(at__lte=self.place.at) if self.is_deed else Q(at__lt=self.place.at)
+
+
 def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
-    """The entries of the caller's project that are meant; scope `read`, and `admin` for asking by
-    key, client or request."""
+    """The entries of memories in the caller's project that are meant; scope `read`, and `admin` for
+    asking by key, client or request."""
     principal.require(Scope.READ)
     if chosen.key or chosen.client or chosen.request:
         principal.require(Scope.ADMIN, "Only administrators see keys, clients and requests.")
@@ -79,38 +124,79 @@ def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
         rows = rows.filter(
             memory_id__in=Memory.objects.filter(limit, project_id=principal.project.id).values("id")
         )
-    wanted = {
-        "event": chosen.event,
+    wanted = {"event": chosen.event, "memory_id": chosen.memory, **_alike(chosen)}
+    return rows.filter(**{name: value for name, value in wanted.items() if value})
+
+
+def _alike(chosen: Chosen) -> dict[str, Any]:
+    """What is asked of both tables in the same way."""
+    return {
         "account_id": chosen.account,
         "key_prefix": chosen.key,
         "client": chosen.client,
-        "memory_id": chosen.memory,
         "request_id": chosen.request,
         "at__gte": chosen.since and start_of(chosen.since),
         "at__lt": chosen.until and end_of(chosen.until),
     }
-    return rows.filter(**{name: value for name, value in wanted.items() if value})
+
+
+def _sources(principal: Principal, chosen: Chosen) -> list[Source]:
+    """The lists that the entries come from, each in an order of its own index."""
+    of_memories = revisions(principal, chosen)
+    sources: list[Source] = []
+    if chosen.kind in {"", MEMORIES} and chosen.event in {"", *EVENTS}:
+        sources.append(of_memories)
+    if chosen.memory or chosen.kind == MEMORIES or chosen.event in EVENTS:
+        return sources
+    meant = {name: value for name, value in _alike(chosen).items() if value}
+    for rows in audit.visible(principal):
+        found = rows.filter(**meant)
+        if chosen.kind or chosen.event:
+            # Each action for itself: no index has several together in the order of time.
+            sources += [found.filter(action=action) for action in _actions(chosen)]
+        else:
+            sources.append(found)
+    return sources
+
+
+def _actions(chosen: Chosen) -> list[Action]:
+    of_kind = audit.KINDS[chosen.kind] if chosen.kind else tuple(Action)
+    return [action for action in of_kind if chosen.event in {"", action}]
 
 
 def entries(
-    principal: Principal, chosen: Chosen, *, limit: int, behind: Place | None = None
-) -> list[Entry]:
-    """At most `limit` of them, newest first, that stand behind a place in the list. Two
-    statements."""
-    found = _batch(revisions(principal, chosen), behind, limit)
-    states = _states(principal, [row.memory_id for row in found])
-    return [_entry(row, states.get(row.memory_id, "gone")) for row in found]
+    principal: Principal, chosen: Chosen, *, limit: int, behind: Spot | None = None
+) -> list[Entry | Deed]:
+    """At most `limit` of them, newest first, that stand behind a place in the list. As many
+    statements for a thousand as for one."""
+    found = _batch(_sources(principal, chosen), behind, limit)
+    states = _states(principal, [row.memory_id for row in found if isinstance(row, Revision)])
+    return [
+        _entry(row, states.get(row.memory_id, "gone")) if isinstance(row, Revision) else Deed(row)
+        for row in found
+    ]
 
 
-def _batch(rows: QuerySet[Revision], behind: Place | None, limit: int) -> list[Revision]:
-    if behind is not None:
-        rows = rows.filter(behind.older("at"))
-    return list(rows.select_related("account").order_by("-at", "-id")[:limit])
+def _batch(sources: Sequence[Source], behind: Spot | None, limit: int) -> list[Row]:
+    """The newest of all sources: of each as many as all may be, for it may have them alone."""
+    found: list[Row] = []
+    for rows in sources:
+        later = rows if behind is None else rows.filter(behind.older(rows.model))
+        found += later.select_related("account").order_by("-at", "-id")[:limit]
+    return sorted(found, key=_order, reverse=True)[:limit]
 
 
-def place_of(entry: Entry) -> Place:
+def _order(row: Row) -> tuple[datetime, bool, int]:
+    return row.at, isinstance(row, AuditEntry), row.pk
+
+
+def place_of(entry: Entry | Deed) -> Spot:
     """Where it stands in the list."""
-    return Place(entry.row.at, entry.row.pk)
+    return _spot(entry.row)
+
+
+def _spot(row: Row) -> Spot:
+    return Spot(Place(row.at, row.pk), isinstance(row, AuditEntry))
 
 
 def _states(principal: Principal, ids: Sequence[UUID]) -> dict[UUID, str]:
@@ -154,10 +240,13 @@ def _plain(value: Any) -> str:
 
 
 def people(principal: Principal) -> list[tuple[UUID, str]]:
-    """Who has done anything in the project: id and name, by name; scope `read`."""
+    """Who has done anything that the caller may see: id and name, by name; scope `read`."""
     principal.require(Scope.READ)
-    acted = Revision.objects.filter(project_id=principal.project.id, account_id=OuterRef("id"))
-    found = Account.objects.filter(Exists(acted)).order_by("name", "id")
+    of_memories = Revision.objects.filter(project_id=principal.project.id)
+    acted = Q()
+    for rows in (of_memories, *audit.visible(principal)):
+        acted |= Q(Exists(rows.filter(account_id=OuterRef("id"))))
+    found = Account.objects.filter(acted).order_by("name", "id")
     return list(found.values_list("id", "name"))
 
 
@@ -171,27 +260,40 @@ def export(principal: Principal, chosen: Chosen, format_: str) -> Iterator[bytes
     if format_ not in FORMATS:
         raise InvalidInputError(f"Export as {' or '.join(FORMATS)}.")
     names = (*COLUMNS, *DETAILS) if Scope.ADMIN in principal.scopes else COLUMNS
-    batches = _batches(revisions(principal, chosen))
+    batches = _batches(_sources(principal, chosen))
     if format_ == "csv":
         rows = ([[_value(row, name) for name in names] for row in batch] for batch in batches)
         return spreadsheets.lines(names, rows)
     return _lines(batches, names)
 
 
-def _batches(rows: QuerySet[Revision]) -> Iterator[list[Revision]]:
-    behind: Place | None = None
-    while found := _batch(rows, behind, BATCH):
+def _batches(sources: Sequence[Source]) -> Iterator[list[Row]]:
+    behind: Spot | None = None
+    while found := _batch(sources, behind, BATCH):
         yield found
-        behind = Place(found[-1].at, found[-1].pk)
+        behind = _spot(found[-1])
 
 
-def _value(row: Revision, name: str) -> Any:
+def _value(row: Row, name: str) -> Any:
+    if isinstance(row, AuditEntry):
+        return _value_of_deed(row, name)
     if name == "account":
         return row.account.name if row.account else ""
-    return getattr(row, name)
+    of_memory = {"target_kind": "memory", "target_id": row.memory_id, "target": "", "count": 1}
+    return of_memory[name] if name in of_memory else getattr(row, name, "")
 
 
-def _lines(batches: Iterator[list[Revision]], names: Sequence[str]) -> Iterator[bytes]:
+def _value_of_deed(row: AuditEntry, name: str) -> Any:
+    known = {
+        "event": row.action,
+        "account": row.account.name if row.account else row.actor_label,
+        "changes": row.details,
+        "target": row.target_label,
+    }
+    return known[name] if name in known else getattr(row, name, None)
+
+
+def _lines(batches: Iterator[list[Row]], names: Sequence[str]) -> Iterator[bytes]:
     for batch in batches:
         records = [{name: _value(row, name) for name in names} for row in batch]
         yield b"".join(dumps(record) + b"\n" for record in records)

@@ -6,7 +6,7 @@ All of it belongs into one transaction, in which the caller has locked the opera
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from django.db.models import F
@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from accounts.models import Account
 from accounts.queries import project_view
-from mem0dash.principal import ALL_SCOPES, Principal, Via
+from mem0dash.principal import Actor, Principal
 from memories import purge, queries, records
 from memories.bulk_actions import DELETE, ERASE, RESTORE, Act, from_plain, overwritten
 from memories.models import Memory, Revision
@@ -24,18 +24,6 @@ Item = OperationItem.State
 
 
 # --- In whose name -------------------------------------------------------------------------------
-def name_of(principal: Principal) -> dict[str, Any]:
-    """The caller as an operation's row keeps it."""
-    return {
-        "account_id": principal.account_id,
-        "via": principal.via,
-        "key_id": principal.key_id,
-        "key_prefix": principal.key_prefix,
-        "client": principal.client[:200],
-        "request_id": principal.request_id,
-    }
-
-
 def plain_limit(principal: Principal) -> dict[str, list[str]] | None:
     """The caller's entity limit for JSON; None for none."""
     if principal.entity_limit is None:
@@ -44,34 +32,19 @@ def plain_limit(principal: Principal) -> dict[str, list[str]] | None:
 
 
 def asker(operation: Operation) -> Principal:
-    """Who asked for it, as the history is to name them; what they may do was checked then."""
+    """Who asked for it, as the history is to name them."""
     limit = operation.entity_limit
-    return Principal(
-        project=project_view(operation.project),
-        scopes=ALL_SCOPES,
-        via=cast(Via, operation.via),
-        account_id=operation.account_id,
-        key_id=operation.key_id,
-        key_prefix=operation.key_prefix,
-        client=operation.client,
-        request_id=operation.request_id,
+    return Principal.standing_in(
+        operation.actor,
+        project_view(operation.project),
         entity_limit=None if limit is None else {k: frozenset(v) for k, v in limit.items()},
     )
 
 
 def undoer(operation: Operation) -> Principal:
     """Who asked to take it back."""
-    by = operation.undone_by
-    return Principal(
-        project=project_view(operation.project),
-        scopes=ALL_SCOPES,
-        via=by.get("via", "internal"),
-        account_id=UUID(by["account_id"]) if by.get("account_id") else None,
-        key_id=UUID(by["key_id"]) if by.get("key_id") else None,
-        key_prefix=by.get("key_prefix", ""),
-        client=by.get("client", ""),
-        request_id=by.get("request_id", ""),
-    )
+    by = Actor.of_plain(operation.undone_by)
+    return Principal.standing_in(by, project_view(operation.project))
 
 
 def reviewer_of(principal: Principal) -> str:

@@ -16,6 +16,8 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action, Target
 from mem0dash.errors import ConflictError, Mem0dashError
 from mem0dash.principal import Principal
 from memories import bulk_changes
@@ -54,7 +56,7 @@ def begun(principal: Principal, shown: Planned, state: Operation.State) -> Opera
         state=state,
         entity_limit=bulk_changes.plain_limit(principal),
         created_at=timezone.now(),
-        **bulk_changes.name_of(principal),
+        **Operation.columns(principal.actor),
     )
     operation.save(force_insert=True)
     return operation
@@ -90,8 +92,7 @@ def check(principal: Principal, shown: Planned, found: Survey) -> None:
 
 def begin_undo(operation: Operation, principal: Principal) -> None:
     """Writes down who takes it back; the caller has it locked."""
-    by = {name: str(value) for name, value in bulk_changes.name_of(principal).items() if value}
-    operation.state, operation.undone_by = State.UNDOING, by
+    operation.state, operation.undone_by = State.UNDOING, principal.actor.plain()
     operation.save(update_fields=["state", "undone_by"])
 
 
@@ -246,5 +247,20 @@ def finish(operation: Operation, state: Operation.State, problem: str = "") -> N
             days = operation.project.retention_days
             values["undo_until"] = operation.created_at + timedelta(days=days)
     Operation.objects.filter(pk=operation.pk).update(**values)
+    if operation.action == ERASE:
+        _record_erased(operation)
     told = {"operation": str(operation.pk), "action": operation.action, "state": state.value}
     logger.info("a bulk change has ended", extra=told)
+
+
+def _record_erased(operation: Operation) -> None:
+    """Of what can be undone the operation itself tells; what is gone for good is told at once."""
+    operation.refresh_from_db(fields=["done"])
+    if operation.done:
+        audit.record(
+            Action.MEMORIES_ERASED,
+            actor=operation.actor,
+            project_id=operation.project_id,
+            target=Target("operation", operation.pk, operation.project.slug),
+            details={"memories": operation.done},
+        )

@@ -16,6 +16,8 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action, Target
 from accounts.models import Project
 from mem0dash.errors import ConflictError
 from mem0dash.principal import Principal
@@ -133,6 +135,14 @@ def remove_demo(principal: Principal) -> int:
             project_id=principal.project.id, request_id=SIGNATURE, key_id=None
         ).delete()
         _empty(rows)
+        if rows:
+            audit.record(
+                Action.DEMO_REMOVED,
+                actor=principal.actor,
+                project_id=principal.project.id,
+                target=Target("project", principal.project.id, principal.project.slug),
+                details={"memories": len(rows)},
+            )
     runtime.current().apply(rows)
     return len(rows)
 

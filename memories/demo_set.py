@@ -118,11 +118,9 @@ def _input(entry: Entry, draft: Draft, rows: list[Memory], principal: Principal)
         },
         outcome=AddInput.Outcome.STORED,
         results=results,
-        account_id=principal.account_id,
-        key_id=principal.key_id,
-        request_id=principal.request_id,
         created_at=rows[0].created_at,
         finished_at=rows[-1].created_at + timedelta(seconds=1),
+        **AddInput.columns(principal.actor),
     )
 
 

@@ -246,10 +246,8 @@ def _claim(
         options={**request.options, **request.notes},
         digest=digest,
         idempotency_key=request.idempotency_key,
-        account_id=principal.account_id,
-        key_id=principal.key_id,
-        request_id=principal.request_id,
         created_at=now,
+        **AddInput.columns(principal.actor),
     )
     lease = now + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
     with transaction.atomic():

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
+from django.db import transaction
 
+from accounts import audit
+from accounts.audit import Action
 from mem0dash.errors import ConflictError, IndexUnavailableError
 from mem0dash.principal import Principal
 from memories import configuration, runtime, token_work
@@ -83,8 +86,13 @@ def switch(principal: Principal, on: bool) -> None:
 def _use(principal: Principal, wanted: Configuration) -> None:
     reason = f"late interaction {'on' if wanted.late_interaction else 'off'}"
 
+    action = Action.LATE_INTERACTION_ON if wanted.late_interaction else Action.LATE_INTERACTION_OFF
+
     def commit() -> int:
-        return configuration.save(wanted, account_id=principal.account_id, reason=reason).version
+        with transaction.atomic():
+            kept = configuration.save(wanted, account_id=principal.account_id, reason=reason)
+            audit.record(action, actor=principal.actor)
+        return kept.version
 
     running = _running()
     if running is None:
@@ -102,7 +110,10 @@ def drop(principal: Principal, *, seconds: float = math.inf) -> int:
         # Each time, for somebody may switch it on meanwhile, and then they are wanted again.
         if configuration.current().late_interaction:
             raise ConflictError("Late interaction is on: switch it off before removing its data.")
-        some = token_work.drop_some()
+        with transaction.atomic():
+            some = token_work.drop_some()
+            if some and not total:
+                audit.record(Action.LATE_INTERACTION_REMOVED, actor=principal.actor)
         if not some:
             break
         total += some

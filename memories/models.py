@@ -6,6 +6,7 @@ from typing import Final
 from django.db import models
 from django.db.models import F, Q
 
+from accounts.actor import ActedModel
 from memories.operation import Operation, OperationItem  # noqa: F401  (tables of ours as well)
 from memories.server_state import (  # noqa: F401  (as those)
     EngineConfig,
@@ -218,7 +219,7 @@ class MemoryTokens(models.Model):
         return f"{self.memory_id} {self.states_key}"
 
 
-class Revision(models.Model):
+class Revision(ActedModel):
     """One entry of a memory's history, which is the audit as well: who, when, what changed.
 
     It outlives its memory. `changes` maps a field to [before, after].
@@ -233,12 +234,6 @@ class Revision(models.Model):
     memory_created_at = models.DateTimeField()
     actor_id = models.CharField(max_length=255, blank=True)
     role = models.CharField(max_length=50, blank=True)
-    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
-    via = models.CharField(max_length=20, blank=True)
-    key_id = models.UUIDField(null=True)
-    key_prefix = models.CharField(max_length=12, blank=True)
-    client = models.CharField(max_length=200, blank=True)
-    request_id = models.CharField(max_length=64, blank=True)
     at = models.DateTimeField()
 
     class Meta:
@@ -255,7 +250,7 @@ class Revision(models.Model):
         return f"{self.event} {self.memory_id}"
 
 
-class AddInput(models.Model):
+class AddInput(ActedModel):
     """What an add was given and what became of it: evidence for review, and a retry after failure.
 
     `results` is the answer that was given; requests that came in while this one ran get the same,
@@ -283,9 +278,7 @@ class AddInput(models.Model):
     code = models.CharField(max_length=40, blank=True)
     cause = models.TextField(blank=True)
     results = models.JSONField(default=list)
-    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
-    key_id = models.UUIDField(null=True)
-    request_id = models.CharField(max_length=64, blank=True)
+    via = key_prefix = client = None  # type: ignore[assignment]  # its revisions have them
     created_at = models.DateTimeField(db_index=True)
     finished_at = models.DateTimeField(null=True)
 

@@ -5,8 +5,10 @@ from typing import Final
 
 from django.db import models
 
+from accounts.actor import ActedModel
 
-class Operation(models.Model):
+
+class Operation(ActedModel):
     """A bulk change: who wanted what, how far it has come, and until when it can be undone.
 
     It stays as a part of the audit; its items go when the retention time ends.
@@ -47,15 +49,9 @@ class Operation(models.Model):
     # Of `done`, by an undo: brought back; left alone, for they were changed since.
     undone = models.PositiveIntegerField(default=0)
     left = models.PositiveIntegerField(default=0)
-    # In whose name.
-    account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
-    via = models.CharField(max_length=20, blank=True)
-    key_id = models.UUIDField(null=True)
-    key_prefix = models.CharField(max_length=12, blank=True)
-    client = models.CharField(max_length=200, blank=True)
-    request_id = models.CharField(max_length=64, blank=True)
+    # The actor's, who asked for it.
     entity_limit = models.JSONField(null=True)
-    # Who undid it: {account_id, via, key_id, key_prefix, client, request_id}.
+    # Who undid it, as Actor.plain.
     undone_by = models.JSONField(default=dict)
     created_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)

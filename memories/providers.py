@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from django.db import transaction
+
+from accounts import audit
+from accounts.audit import Action, Target
 from accounts.queries import instructions_of
 from accounts.services import set_instructions
 from mem0dash.errors import (
@@ -117,7 +121,11 @@ def configure(principal: Principal, change: Mapping[str, Any]) -> None:
         principal.require_instance(PROVIDERS_OF)
         _change(principal, sections)
     if "custom_instructions" in change:
-        set_instructions(project_id=principal.project.id, instructions=instructions or "")
+        set_instructions(
+            project_id=principal.project.id,
+            instructions=instructions or "",
+            actor=principal.actor,
+        )
 
 
 def _change(principal: Principal, sections: Mapping[str, Any]) -> None:
@@ -177,7 +185,14 @@ def use(principal: Principal, wanted: Configuration, former: Configuration) -> N
         _check_embedder(engine, current.engine)
 
     def commit() -> int:
-        kept = configuration.save(wanted, account_id=principal.account_id, reason="configured")
+        with transaction.atomic():
+            kept = configuration.save(wanted, account_id=principal.account_id, reason="configured")
+            audit.record(
+                Action.PROVIDERS_CONFIGURED,
+                actor=principal.actor,
+                target=Target("providers"),
+                details=_differences(former, wanted),
+            )
         return kept.version
 
     current.use(engine, commit)
@@ -189,6 +204,34 @@ def use(principal: Principal, wanted: Configuration, former: Configuration) -> N
             "project": principal.project.slug,
         },
     )
+
+
+def _differences(former: Configuration, wanted: Configuration) -> dict[str, Any]:
+    """What changed, as {"llm.model": [before, after]}; of a secret only that it did, and of an
+    address not what follows its path, where some services want a key."""
+    before, after = _flattened(former), _flattened(wanted)
+    changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
+    return {name: _told(name, before.get(name), after.get(name)) for name in sorted(changed)}
+
+
+def _told(name: str, *pair: Any) -> Any:
+    key = name.rpartition(".")[2]
+    if key in catalogue.SECRETS:
+        return audit.CHANGED
+    if key in catalogue.ADDRESSES:
+        return [value and str(value).partition("?")[0] for value in pair]
+    return list(pair)
+
+
+def _flattened(configured: Configuration) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        choice: Choice | None = getattr(configured, section)
+        found[f"{section}.provider"] = choice.provider if choice else None
+        for key, value in catalogue.walk(choice.config) if choice else ():
+            if key in catalogue.SECRETS or not isinstance(value, Mapping):
+                found[f"{section}.{key}"] = value
+    return found
 
 
 def _check_embedder(engine: Engine, former: Engine) -> None:

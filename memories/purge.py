@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from accounts import audit
 from accounts.models import Project
 from memories.connections import streamed
 from memories.models import (
@@ -38,6 +39,7 @@ def purge_all() -> int:
     ).delete()
     IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)).delete()
     purge_operations(now)
+    audit.prune()
     total = sum(
         purge_deleted(project, older_than=now - timedelta(days=project.retention_days))
         for project in Project.objects.all()

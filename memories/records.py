@@ -364,11 +364,6 @@ def revision(
         memory_created_at=memory.created_at,
         actor_id=memory.actor_id,
         role=memory.role,
-        account_id=principal.account_id,
-        via=principal.via,
-        key_id=principal.key_id,
-        key_prefix=principal.key_prefix,
-        client=principal.client,
-        request_id=principal.request_id,
         at=at,
+        **Revision.columns(principal.actor),
     )

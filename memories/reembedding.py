@@ -10,8 +10,10 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action, Target
 from mem0dash.errors import ConflictError, ProviderError
-from mem0dash.principal import Principal
+from mem0dash.principal import OPERATOR, Actor, Principal
 from memories import configuration, leases, providers, runtime, vectors
 from memories.configuration import Configuration
 from memories.engine import failures
@@ -74,7 +76,7 @@ def _begin(wanted: Configuration, former: Configuration, principal: Principal) -
         raise ConflictError(f"The memories are embedded with {engine.model_key} already.")
     try:
         with transaction.atomic():
-            return Reembedding.objects.create(
+            job = Reembedding.objects.create(
                 config=configuration.sealed(wanted),
                 model_key=engine.model_key,
                 dims=engine.dims,
@@ -83,6 +85,8 @@ def _begin(wanted: Configuration, former: Configuration, principal: Principal) -
                 former_dims=of_index[1],
                 account_id=principal.account_id,
             )
+            _record(Action.REEMBEDDING_BEGUN, job, principal.actor)
+            return job
     except IntegrityError as error:
         raise ConflictError("The memories are being embedded anew already.") from error
 
@@ -91,8 +95,10 @@ def cancel(principal: Principal) -> Reembedding:
     """Ends the passage that is under way; its vectors go, search was never touched."""
     principal.require_instance(providers.PROVIDERS_OF)
     job = running()
-    if job is None or not _end(job, Reembedding.State.CANCELLED):
-        raise ConflictError("The memories are not being embedded anew.")
+    with transaction.atomic():
+        if job is None or not _end(job, Reembedding.State.CANCELLED):
+            raise ConflictError("The memories are not being embedded anew.")
+        _record(Action.REEMBEDDING_CANCELLED, job, principal.actor)
     _drop(job.model_key)
     return job
 
@@ -105,7 +111,11 @@ def drop_former(principal: Principal) -> int:
         raise ConflictError("The memories are being embedded anew; wait for it, or cancel it.")
     state = IndexState.objects.first()
     keys = MemoryVector.objects.values_list("model_key", flat=True).distinct()
-    return sum(_drop(key) for key in list(keys) if state and key != state.model_key)
+    former = [key for key in keys if state and key != state.model_key]
+    for key in former:
+        # Before they go, a portion at a time: a process that ends in between has begun to.
+        audit.record(Action.VECTORS_REMOVED, actor=principal.actor, target=Target("model", "", key))
+    return sum(_drop(key) for key in former)
 
 
 def progress(job: Reembedding) -> tuple[int, int]:
@@ -200,14 +210,27 @@ def flip(current: Runtime) -> bool:
     engine = runtime.engine_of(wanted, current.engine)
 
     def commit() -> int:
-        if not _end(job, Reembedding.State.FLIPPED):
-            raise ConflictError("The passage to another embedder was cancelled.")
-        kept = configuration.save(wanted, account_id=job.account_id, reason="embedded anew")
+        with transaction.atomic():
+            if not _end(job, Reembedding.State.FLIPPED):
+                raise ConflictError("The passage to another embedder was cancelled.")
+            kept = configuration.save(wanted, account_id=job.account_id, reason="embedded anew")
+            # The server did it, for who began it.
+            by = replace(OPERATOR, account_id=job.account_id)
+            _record(Action.REEMBEDDING_DONE, job, by)
         return kept.version
 
     current.use(engine, commit)
     logger.info("search has changed to the new embedder", extra={"model": job.model_key})
     return True
+
+
+def _record(action: Action, job: Reembedding, actor: Actor) -> None:
+    audit.record(
+        action,
+        actor=actor,
+        target=Target("reembedding", str(job.pk), job.model_key),
+        details={"embedding model": [job.former_model_key or None, job.model_key]},
+    )
 
 
 def _end(job: Reembedding, state: Reembedding.State) -> bool:

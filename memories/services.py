@@ -10,6 +10,8 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action, Target
 from mem0dash import disk, limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
@@ -189,6 +191,9 @@ def reset_project(principal: Principal) -> int:
 
     It can be undone until the retention time ends, as every deletion.
     """
+    principal.require(Scope.ADMIN, "Admin role required.")
+    # Before the first portion goes: a reset that ends half-way has begun as well.
+    _record(Action.PROJECT_RESET, principal, {})
     return delete_matching(principal, EVERYTHING)
 
 
@@ -265,8 +270,24 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
         Revision.objects.bulk_create(
             records.revision(row, "ERASE", principal, at=now) for row in rows
         )
+        if rows:
+            _record(Action.MEMORIES_ERASED, principal, {"memories": len(rows)})
     runtime.current().apply(rows)
     return len(rows)
+
+
+def _record(action: Action, principal: Principal, details: Mapping[str, Any]) -> None:
+    """What was done to the project, as far as the caller's limit reaches."""
+    limit = principal.entity_limit
+    within = {"only": {name: sorted(ids) for name, ids in limit.items()}} if limit else {}
+    slug = principal.project.slug
+    audit.record(
+        action,
+        actor=principal.actor,
+        project_id=principal.project.id,
+        target=Target("project", principal.project.id, slug),
+        details={**details, **within},
+    )
 
 
 def erase_added_with(principal: Principal, *, key_id: UUID) -> int:

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from mem0dash import disk
 from mem0dash.middleware import Handled
+from mem0dash.principal import NOBODY
 from operations import strangers
 from operations.models import RefusedRequests, RequestLog
 
@@ -200,18 +201,18 @@ def record(handled: Handled) -> None:
             _writer.strangers.count(handled)
         if not strangers.rows.take()[0]:
             return
+    columns = RequestLog.columns(who.actor if who else NOBODY)
+    columns["client"] = _clean(columns["client"], 200)
+    columns["request_id"] = handled.request_id  # also where nobody is known to have made it
     _writer.put(
         RequestLog(
+            **columns,
             project_id=who.project.id if who else None,
-            account_id=who.account_id if who else None,
-            key_prefix=who.key_prefix if who else "",
-            client=_clean(who.client if who else "", 200),
             method=_clean(handled.method, 10),
             path=_clean(handled.path, 500),
             status_code=handled.status,
             latency_ms=handled.ms,
             auth_type=handled.auth_type,
-            request_id=handled.request_id,
             created_at=handled.at,
         )
     )

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods
 from accounts import setup, throttle
 from accounts.services import create_owner, update_account
 from accounts.throttle import RateLimitedError
-from accounts.web import lead, signed_in, start_session
+from accounts.web import lead, signed_in, start_session, visitor
 from mem0dash.errors import ConflictError, InvalidInputError, PermissionDeniedError
 from mem0dash.middleware import client_address
 from setup_wizard.forms import AdministratorForm, OwnAccountForm
@@ -54,7 +54,7 @@ def administrator(request: StepRequest) -> HttpResponseBase:
     form = OwnAccountForm(request.POST)
     if form.is_valid():
         try:
-            update_account(account, **form.cleaned_data)
+            update_account(account, **form.cleaned_data, actor=request.principal.actor)
         except (InvalidInputError, ConflictError) as error:
             form.add_error("email", error.message)
         else:
@@ -68,13 +68,15 @@ def _claim(request: HttpRequest) -> HttpResponse:
     sent = request.POST.get("setup_token", "")
     try:
         address = throttle.address_subject(client_address(request))
-        setup.require_setup_token(sent, address=address)
+        setup.require_setup_token(sent, address=address, visitor=visitor(request))
         if not form.is_valid():
             return _shown(request, form, status=422, has_token=sent)
         account = create_owner(
             email=form.cleaned_data["email"],
             name=form.cleaned_data["name"],
             password=form.cleaned_data["password"],
+            actor=visitor(request),
+            address=address,
         )
     except RateLimitedError as error:
         wait = math.ceil((error.retry_after or 60) / 60)

@@ -19,7 +19,16 @@ from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.principal import Scope
 from setup_wizard.forms import KeyForm
 from setup_wizard.models import Progress
-from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of, while_open
+from setup_wizard.steps import (
+    StepRequest,
+    may_enter,
+    next_step,
+    shown,
+    step,
+    took,
+    url_of,
+    while_open,
+)
 
 MADE_MEANWHILE = "A key was made already, perhaps in another tab, and shown there."
 AGENT = (Scope.READ, Scope.WRITE)
@@ -63,13 +72,15 @@ def _made(request: StepRequest, form: KeyForm) -> tuple[ApiKey, str]:
             label=form.cleaned_data["label"],
             scopes=AGENT if form.cleaned_data["rights"] == "agent" else None,
             expires_at=ends,
+            actor=request.principal.actor,
         )
         former = _former(request)
         if not Progress.objects.filter(id=1, key=former).update(key=row):
             raise ConflictError(MADE_MEANWHILE)
+        took(request, "key")
         if former is not None:
             with suppress(InvalidInputError):  # it was revoked elsewhere
-                revoke_api_key(key_id=former, owner=request.account)
+                revoke_api_key(key_id=former, owner=request.account, actor=request.principal.actor)
     return row, key
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.contrib import messages
+from django.db import transaction
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -20,7 +21,7 @@ from memories.configuration import Configuration
 from memories.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted
 from setup_wizard.forms import ProviderFieldsForm, SameProviderForm
 from setup_wizard.models import Progress
-from setup_wizard.steps import StepRequest, shown, step, url_of, while_open
+from setup_wizard.steps import StepRequest, shown, step, took, url_of, while_open
 
 if TYPE_CHECKING:
     from memories.engine.catalogue import Kind
@@ -219,7 +220,9 @@ def _saved(
         page.fail("embedder", error.message)
         return _shown(request, page, trial=trial, status=422)
     request.session.pop(DRAFT, None)
-    Progress.objects.filter(id=1).update(provider_chosen_at=timezone.now())
+    with transaction.atomic():
+        Progress.objects.filter(id=1).update(provider_chosen_at=timezone.now())
+        took(request, "provider")
     if trial.ok and (trial.llm or trial.embedder):
         messages.success(request, f"Saved. {_told(draft, trial)}")
     return lead(request, url_of("key"))

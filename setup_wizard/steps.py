@@ -10,7 +10,8 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 
-from accounts import setup
+from accounts import audit, setup
+from accounts.audit import Action, Target
 from accounts.models import Account
 from accounts.web import PageRequest, identified, lead, sign_in_url, signed_in
 from mem0dash.errors import PermissionDeniedError
@@ -97,6 +98,12 @@ def step(view: StepView) -> View:
 
     update_wrapper(guarded, view)
     return guarded
+
+
+def took(request: StepRequest, name: str) -> None:
+    """Says in the audit that a step was taken, in the transaction that notes it down."""
+    target = Target("step", name, STEPS[NAMES.index(name)][1])
+    audit.record(Action.SETUP_STEP, actor=request.principal.actor, target=target)
 
 
 def next_step(progress: Progress) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.contrib import messages
+from django.db import transaction
 from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.utils import timezone
@@ -26,7 +27,16 @@ from memories import services
 from setup_wizard.forms import TrialForm
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
-from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of, while_open
+from setup_wizard.steps import (
+    StepRequest,
+    may_enter,
+    next_step,
+    shown,
+    step,
+    took,
+    url_of,
+    while_open,
+)
 
 KEY_MINUTES: Final = 10
 SHOWN_CHARS: Final = 4000
@@ -88,8 +98,10 @@ def finish(request: StepRequest) -> HttpResponseBase:
     """Closes set-up for ever."""
     if not may_enter("test", request.progress):
         return lead(request, url_of(next_step(request.progress)))
-    complete_setup()
-    Progress.objects.all().delete()
+    with transaction.atomic():
+        took(request, "test")
+        complete_setup(actor=request.principal.actor)
+        Progress.objects.all().delete()
     messages.success(request, "mem0dash is set up. What your agents store appears here.")
     return lead(request, resolve_url(settings.LOGIN_REDIRECT_URL))
 
@@ -153,11 +165,12 @@ def _short_key(request: StepRequest, user_id: str) -> Iterator[str]:
         scopes=(Scope.READ, Scope.WRITE),
         expires_at=timezone.now() + timedelta(minutes=KEY_MINUTES),
         entity_limit={"user_id": [user_id]},
+        actor=request.principal.actor,
     )
     try:
         yield key
     finally:
-        revoke_api_key(key_id=row.id, owner=request.account)
+        revoke_api_key(key_id=row.id, owner=request.account, actor=request.principal.actor)
         services.erase_added_with(request.principal, key_id=row.id)
 
 

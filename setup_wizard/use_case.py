@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db import transaction
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils import timezone
@@ -17,7 +18,16 @@ from memories.drafts import NONE
 from setup_wizard.forms import UseCaseForm
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
-from setup_wizard.steps import StepRequest, may_enter, next_step, shown, step, url_of, while_open
+from setup_wizard.steps import (
+    StepRequest,
+    may_enter,
+    next_step,
+    shown,
+    step,
+    took,
+    url_of,
+    while_open,
+)
 
 WRITE_SOMETHING = "Say in a sentence what memories are for, or choose one of the others."
 
@@ -79,8 +89,14 @@ def _written(request: StepRequest, form: UseCaseForm) -> HttpResponse:
 def _saved(
     request: StepRequest, *, preset: str, use_case: str, instructions: str
 ) -> HttpResponseBase:
-    set_instructions(project_id=request.project.id, instructions=instructions)
-    _keep(request, preset=preset, use_case=use_case.strip(), use_case_chosen_at=timezone.now())
+    with transaction.atomic():
+        set_instructions(
+            project_id=request.project.id,
+            instructions=instructions,
+            actor=request.principal.actor,
+        )
+        _keep(request, preset=preset, use_case=use_case.strip(), use_case_chosen_at=timezone.now())
+        took(request, "use-case")
     return lead(request, url_of("test"))
 
 

@@ -20,9 +20,12 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Model
 from django.db.models.sql import InsertQuery
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
 from mem0dash import engines
+from mem0dash.principal import OPERATOR
 from memories import fulltext
 from memories.models import Memory
 from memories.server_state import IndexState, Lease
@@ -197,6 +200,8 @@ def copy(source: str, target: str, progress: Progress) -> list[Table]:
             copied.append(table)
             progress(table)
         _set_sequences(target)
+        rows = sum(table.rows for table in copied)
+        audit.record(Action.DATABASE_COPIED, actor=OPERATOR, details={"rows": rows}, using=target)
     if connections[target].vendor == "postgresql":
         # Queries are planned by what it knows of the tables.
         with connections[target].cursor() as cursor:

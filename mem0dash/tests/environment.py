@@ -21,6 +21,7 @@ if "MEM0DASH_TEST_PROCESS" not in os.environ:  # workers inherit what this proce
     os.environ["MEM0DASH_DATA_DIR"] = scratch.name
     for name in (
         "ADMIN_API_KEY",
+        "AUDIT_RETENTION_DAYS",
         "AUTH_DISABLED",
         "DASHBOARD_URL",
         "DATABASE_POOL_SIZE",

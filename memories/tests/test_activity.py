@@ -15,11 +15,16 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts.models import Account, Membership, Project, Role
+from accounts import audit
+from accounts.audit import Action, Target, account_target
+from accounts.models import Account, AuditEntry, Membership, Project, Role
 from accounts.queries import operator_of
+from apikeys.services import create_api_key
+from mem0dash.principal import OPERATOR, Actor
 from memories import activity, services
 from memories.activity import Chosen
 from memories.models import Memory, Revision
+from memories.views import deeds
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
 
@@ -43,7 +48,7 @@ def text_of(browser: Client, expected: int = 200, /, **params: Any) -> str:
 
 def entries_of(text: str) -> list[tuple[str, str]]:
     """(what, the text as it is marked up), in the order of the page."""
-    pattern = r'<span class="op [a-z]*">(\w+)</span>.*?<p class="entry-text[^>]*>(.*?)</p>'
+    pattern = r'<span class="op [a-z]*">([\w ]+)</span>.*?<p class="entry-text[^>]*>(.*?)</p>'
     return re.findall(pattern, text)
 
 
@@ -77,18 +82,18 @@ def test_what_is_done_to_a_memory_is_told_with_who_and_how(
     id_ = api.add("Drinks green tea")
     api.put(f"/memories/{id_}", {"text": "Drinks black tea", "metadata": {"mood": "calm"}})
     api.delete(f"/memories/{id_}")
-    text = text_of(browser)
+    text = text_of(browser, kind="memories")
     assert entries_of(text) == [
         ("Deleted", "Drinks black tea"),
         ("Changed", "Drinks <del>green</del><ins>black</ins> tea"),
         ("Added", "Drinks green tea"),
     ]
-    assert "<dt>metadata: mood</dt>" in text and "<ins>calm</ins>" in text
+    assert "<dt>Metadata: mood</dt>" in text and "<ins>calm</ins>" in text
     assert "Alice" in text and "with an API key" in text
     assert api.headers["X-API-Key"][:12] in text and api.headers["X-API-Key"] not in text
     assert "Open memory" not in text and "History of the deleted memory" in text
     services.restore_memories(owner, [Memory.objects.get(id=id_).id])
-    text = text_of(browser)
+    text = text_of(browser, kind="memories")
     assert entries_of(text)[0] == ("Restored", "Drinks black tea")
     assert f'href="/dashboard/memories?id={id_}"' in text
 
@@ -98,7 +103,7 @@ def test_erased_words_are_gone_and_who_erased_them_is_not(
 ) -> None:
     id_ = api.add("Has a secret cinnamon recipe", metadata={"note": "cinnamon"})
     services.erase_memories(owner, [Memory.objects.get(id=id_).id])
-    text = text_of(browser)
+    text = text_of(browser, kind="memories")
     assert "cinnamon" not in text
     assert [what for what, _ in entries_of(text)] == ["Erased", "Added"]
     assert "All its words were removed" in text and "Its words are no longer kept" in text
@@ -180,7 +185,7 @@ def test_each_filter_leaves_what_it_says(
         assert listed(browser, **params) == [("Restored", "wanted")], params
     assert listed(browser, until=f"{now - timedelta(days=6):%Y-%m-%d}") == [("Added", "other")]
     text = text_of(browser, event="ERASE", client="laptop")
-    assert "Nothing fits" in text and "What: Erased, Client: laptop" in text
+    assert "Nothing fits" in text and "What: Memory erased, Client: laptop" in text
 
 
 @pytest.mark.parametrize(
@@ -329,3 +334,211 @@ def test_a_key_limited_to_some_entities_sees_their_entries_alone(
     limited = replace(operator_of(project.slug), entity_limit={"user_id": frozenset({"alice"})})
     found = activity.entries(limited, Chosen(), limit=9)
     assert [str(entry.row.memory_id) for entry in found] == [mine]
+
+
+# --- Beside memories -----------------------------------------------------------------------------
+def did(
+    action: Action = Action.KEY_MADE,
+    by: Account | None = None,
+    project: Project | None = None,
+    label: str = "laptop",
+    **rest: Any,
+) -> AuditEntry:
+    actor = Actor(account_id=by.id, via="session", client="Firefox") if by else OPERATOR
+    project_id = project.id if project else None
+    audit.record(action, actor=actor, project_id=project_id, target=Target("", "", label), **rest)
+    return AuditEntry.objects.latest("id")
+
+
+def sentences(text: str) -> list[str]:
+    return [words for _, words in entries_of(text)]
+
+
+def test_what_is_done_to_keys_people_and_settings_is_told_in_words(
+    browser: Client, project: Project, alice: Account, bob: Account
+) -> None:
+    create_api_key(
+        owner=bob,
+        project=project,
+        label="laptop",
+        entity_limit={"user_id": ["bob"]},
+        actor=Actor(account_id=alice.id, via="session"),
+    )
+    did(Action.INSTRUCTIONS_CHANGED, alice, project, "Default", details={"instructions": ["", "x"]})
+    details = {"llm.model": ["gpt-4", "gpt-5"], "llm.api_key": "changed"}
+    did(Action.PROVIDERS_CONFIGURED, None, None, "", details=details)
+    audit.note(
+        Action.SESSION_OPENED,
+        actor=Actor(account_id=bob.id, via="session"),
+        target=account_target(bob),
+        address="192.0.2.7",
+    )
+    text = text_of(browser)
+    assert sentences(text) == [
+        "Bob signed in",
+        "An operator at the command line changed the model providers",
+        "Alice changed the instructions of ‘Default’",
+        "Alice made the API key ‘laptop’ for Bob",
+    ]
+    for told in (
+        "<dt>Language model</dt><dd><del>gpt-4</del>",
+        "<ins>gpt-5</ins>",
+        "<dt>Language model: API key</dt><dd>changed</dd>",
+        "<dt>Permissions</dt><dd>read, write</dd>",
+        "<dt>Limited to</dt><dd>user_id bob</dd>",
+        "<dt>Expires</dt><dd>Never</dd>",
+        "from 192.0.2.7",
+    ):
+        assert told in text
+    assert "{" not in " ".join(sentences(text))
+
+
+def test_every_action_has_words_and_a_kind_to_filter_by(
+    browser: Client, project: Project, alice: Account
+) -> None:
+    for action in Action:
+        did(action, alice, project, "the thing", details={"memories": 2})
+    told = {}
+    for action in Action:
+        [entry] = listed(browser, event=action)
+        assert entry[1] and "{" not in entry[1]
+        told[action] = entry
+    assert set(audit.KINDS) | {"memories"} == set(deeds.KINDS)
+    for kind, actions in audit.KINDS.items():
+        assert sorted(listed(browser, kind=kind)) == sorted(told[action] for action in actions)
+    assert listed(browser, kind="memories") == []
+
+
+def test_failures_that_were_counted_together_are_told_so(browser: Client) -> None:
+    AuditEntry(
+        action=Action.SESSION_REFUSED, target_kind=audit.MANY, count=1200, at=timezone.now()
+    ).save()
+    assert sentences(text_of(browser)) == [
+        "1,200 more failed sign-ins within an hour, counted together"
+    ]
+
+
+def test_members_see_neither_others_sign_ins_nor_what_is_for_administrators(
+    browser: Client, project: Project, alice: Account, bob: Account, charlie: Account
+) -> None:
+    did(Action.SESSION_OPENED, alice, None, "Alice")
+    did(Action.SESSION_REFUSED, None, None, "Bob")
+    did(Action.PROVIDERS_CONFIGURED, alice, None, "")
+    did(Action.KEY_MADE, alice, project, "of Alice")
+    did(Action.SESSION_OPENED, bob, None, "Bob", address="192.0.2.9")
+    happened(project, new_text="Drinks tea", account=alice)
+    member = signed_in(bob)
+    assert sentences(text_of(member)) == ["Drinks tea", "Bob signed in"]
+    assert "Firefox" not in text_of(member) and "192.0.2" not in text_of(member)
+    exported_ = b"".join(member.get("/dashboard/activity/export?format=jsonl")).decode()
+    assert "of Alice" not in exported_ and "providers" not in exported_
+    # Whose entries one does not see is nobody to filter by, but for their memories.
+    assert sentences(text_of(member, account=alice.id)) == ["Drinks tea"]
+    Membership.objects.filter(account=bob).update(role=Role.ADMIN)
+    assert set(sentences(text_of(member))) == {
+        "Drinks tea",
+        "Bob signed in",
+        "Alice made the API key ‘of Alice’",
+    }
+    # Charlie works elsewhere.
+    assert sentences(text_of(signed_in(charlie))) == []
+    assert len(sentences(text_of(browser))) == 6
+
+
+def test_each_filter_leaves_of_both_what_it_says(
+    browser: Client, project: Project, alice: Account, bob: Account
+) -> None:
+    old = timezone.now() - timedelta(days=9)
+    AuditEntry(project=project, action=Action.KEY_REVOKED, target_label="old", at=old).save()
+    did(Action.KEY_MADE, bob, project, "wanted")
+    happened(project, new_text="added", account=alice, client="curl")
+    told = ["Bob made the API key ‘wanted’"]
+    for params in (
+        {"kind": "keys", "account": bob.id},
+        {"account": bob.id},
+        {"event": "key.made"},
+        {"client": "Firefox"},
+        {"kind": "keys", "since": f"{timezone.now() - timedelta(days=2):%Y-%m-%d}"},
+    ):
+        assert sentences(text_of(browser, **params)) == told, params
+    assert sentences(text_of(browser, event="ADD")) == ["added"]
+    assert sentences(text_of(browser, client="curl")) == ["added"]
+    assert sentences(text_of(browser, kind="memories", event="key.made")) == []
+    assert sentences(text_of(browser, kind="keys", event="ADD")) == []
+    assert len(sentences(text_of(browser))) == 3
+    text_of(browser, 422, kind="secrets")
+
+
+def test_paging_over_both_shows_each_entry_once_also_of_the_same_moment(
+    browser: Client, project: Project, alice: Account
+) -> None:
+    start = timezone.now() - timedelta(hours=1)
+    expected = set()
+    for n in range(130):
+        at = start + timedelta(minutes=n // 40)
+        words = f"entry {n:03}"
+        if n % 3:
+            happened(project, new_text=words, at=at)
+            expected.add(words)
+        else:
+            place = project if n % 2 else None
+            AuditEntry(project=place, action=Action.KEY_REVOKED, target_label=words, at=at).save()
+            expected.add(f"Someone revoked the API key ‘{words}’")
+    seen: list[str] = []
+    address: str | None = "/dashboard/activity"
+    while address:
+        text = re.sub(r"\s+", " ", browser.get(address).content.decode())
+        seen += sentences(text)
+        happened(project, new_text="came later")
+        did(Action.KEY_MADE, alice, project, "came later")
+        older = re.search(r'href="(\?[^"]*)" rel="next"', text)
+        address = "/dashboard/activity" + older[1].replace("&amp;", "&") if older else None
+    assert sorted(seen) == sorted(expected)
+    assert "leads to no place" in text_of(browser, 400, behind="1-a")
+
+
+def test_both_are_exported_as_the_filter_shows_them(
+    browser: Client, project: Project, alice: Account, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(activity, "BATCH", 3)
+    for n in range(5):
+        happened(project, new_text=f"fact {n}", account=alice)
+        did(Action.KEY_MADE, alice, project, f"=key {n}", address="192.0.2.7", details={"a": n})
+    records = [json.loads(line) for line in exported(browser, format="jsonl").splitlines()]
+    assert [record["event"] for record in records] == ["key.made", "ADD"] * 5
+    assert records[0]["target"] == "=key 4" and records[0]["changes"] == {"a": 4}
+    assert records[0]["account"] == "Alice" and records[0]["address"] == "192.0.2.7"
+    assert records[1]["target_kind"] == "memory"
+    assert records[1]["target_id"] == records[1]["memory_id"]
+    table = list(csv.DictReader(io.StringIO(exported(browser, kind="keys").decode())))
+    assert [row["target"] for row in table] == [f"'=key {n}" for n in range(4, -1, -1)]
+    assert exported(browser, kind="people", format="jsonl") == b""
+
+
+def test_the_number_of_statements_does_not_grow_with_either(
+    browser: Client, project: Project, alice: Account, bob: Account, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
+
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as caught:
+            text_of(browser)
+        return len(caught)
+
+    happened(project, account=alice)
+    did(Action.KEY_MADE, alice, project)
+    text_of(browser)
+    before = statements()
+    for n in range(20):
+        happened(project, account=(alice, bob)[n % 2])
+        did(Action.KEY_MADE, (alice, bob)[n % 2], project)
+        did(Action.SESSION_OPENED, (alice, bob)[n % 2])
+    assert statements() == before
+
+
+def test_what_was_typed_is_inert_in_entries_as_well(browser: Client, project: Project) -> None:
+    row = did(Action.KEY_MADE, None, project, HOSTILE, details={HOSTILE: [HOSTILE, HOSTILE]})
+    text = text_of(browser)
+    assert "<img" not in text and "<script>alert" not in text
+    for method in ("post", "put", "patch", "delete"):
+        assert getattr(browser, method)("/dashboard/activity", {"id": row.pk}).status_code == 405

@@ -1,6 +1,6 @@
-"""The page that tells who did what."""
+"""The page that tells who did what: to memories, and to keys, people and settings."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final, cast
 from uuid import UUID
 
@@ -14,15 +14,27 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
+from accounts.audit import KINDS, Action
 from accounts.web import PageRequest, page
 from mem0dash.errors import InvalidInputError
 from mem0dash.forms import DayField, FilterForm
-from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
-from memories.activity import EVENTS, FORMATS, Chosen, Entry, entries, export, people, place_of
+from memories.activity import (
+    EVENTS,
+    FORMATS,
+    Chosen,
+    Deed,
+    Entry,
+    Spot,
+    entries,
+    export,
+    people,
+    place_of,
+)
+from memories.views import deeds
 
 PER_PAGE: Final = 50
-# Event -> (its word, its colour).
+# Event of a memory -> (its word, its colour).
 WORDS: Final = {
     "ADD": ("Added", "add"),
     "UPDATE": ("Changed", "update"),
@@ -42,10 +54,20 @@ _VIA: Final = {
 class ActivityForm(FilterForm):
     """Which entries the page shows. Keys, clients and requests are for administrators."""
 
+    kind = forms.ChoiceField(
+        label="About",
+        required=False,
+        choices=[("", "Anything"), *deeds.KINDS.items()],
+        widget=forms.Select(attrs={"class": "form-select"}),
+    )
     event = forms.ChoiceField(
         label="What",
         required=False,
-        choices=[("", "Anything"), *((event, WORDS[event][0]) for event in EVENTS)],
+        choices=[
+            ("", "Anything"),
+            *((event, f"Memory {WORDS[event][0].lower()}") for event in EVENTS),
+            *((action.value, words.name) for action, words in deeds.WORDS.items()),
+        ],
         widget=forms.Select(attrs={"class": "form-select"}),
     )
     account = forms.TypedChoiceField(
@@ -87,7 +109,7 @@ class ActivityForm(FilterForm):
 @require_safe
 @page
 def activity(request: PageRequest) -> HttpResponseBase:
-    """Who did what to which memory, newest first; scope `read`."""
+    """Who did what, newest first; scope `read`. Whose entries they may see: accounts.audit."""
     principal = request.principal
     form = ActivityForm(request.GET, principal=principal)
     if not form.is_valid():
@@ -95,33 +117,50 @@ def activity(request: PageRequest) -> HttpResponseBase:
     if form.untidy():
         query = form.query_string()
         return redirect(f"{reverse('memories:activity')}{'?' if query else ''}{query}")
-    behind = Place.of(request.GET.get("behind", ""))
+    behind = Spot.of(request.GET.get("behind", ""))
     found = entries(principal, form.meant(), limit=PER_PAGE + 1, behind=behind)
     shown = found[:PER_PAGE]
     labels = _labels(principal, shown) if Scope.ADMIN in principal.scopes else {}
+    may_manage = Scope.ADMIN in principal.scopes
     context = {
         "form": form,
-        "entries": [
-            {
-                "is": entry,
-                "word": word,
-                "look": look,
-                "via": _VIA.get(entry.row.via, ""),
-                "key": labels.get(entry.row.key_prefix) or f"{entry.row.key_prefix}…",
-            }
-            for entry in shown
-            for word, look in [WORDS.get(entry.row.event, (entry.row.event, ""))]
-        ],
+        "entries": [_told(entry, labels, may_manage=may_manage) for entry in shown],
         "older": place_of(shown[-1]) if len(found) > PER_PAGE else None,
         "is_top": behind is None,
-        "may_manage": Scope.ADMIN in principal.scopes,
+        "may_manage": may_manage,
         "may_review": Scope.REVIEW in principal.scopes,
         "query": form.query_string(),
     }
     return render(request, "memories/activity.html", context)
 
 
-def _labels(principal: Principal, shown: Iterable[Entry]) -> dict[str, str]:
+def _told(entry: Entry | Deed, labels: Mapping[str, str], *, may_manage: bool) -> dict[str, Any]:
+    """An entry as the template draws it."""
+    row = entry.row
+    told = {
+        "is": entry,
+        "via": _VIA.get(row.via, ""),
+        "key": labels.get(row.key_prefix) or f"{row.key_prefix}…",
+    }
+    if isinstance(entry, Entry):
+        word, look = WORDS.get(entry.row.event, (entry.row.event, ""))
+        return {**told, "word": word, "look": look}
+    words = deeds.WORDS[Action(entry.row.action)]
+    if entry.row.action in KINDS["sign-ins"]:
+        told["via"] = ""  # a session is what it brings, by page or by the API
+    elif entry.row.account_id is None:
+        told["via"] = ""  # the sentence says it
+    return {
+        **told,
+        "word": words.word,
+        "look": words.look,
+        "sentence": deeds.sentence(entry.row),
+        "who": deeds.who(entry.row),
+        "facts": list(deeds.facts(entry.row, may_manage=may_manage)),
+    }
+
+
+def _labels(principal: Principal, shown: Iterable[Entry | Deed]) -> dict[str, str]:
     labels_of: Callable[[UUID, Iterable[str]], dict[str, str]] = import_string(settings.KEY_LABELS)
     return labels_of(principal.project.id, [entry.row.key_prefix for entry in shown])
 

@@ -39,6 +39,32 @@ for n in range(900):
         request_id=f"{{n:032x}}", created_at=now - timedelta(minutes=ago)))
 RequestLog.objects.bulk_create(rows)
 """
+DEEDS = f"""
+from dataclasses import replace
+from accounts import audit
+from accounts.audit import Action, Target, account_target
+from accounts.models import Account, Project
+from apikeys.services import create_api_key
+from mem0dash.principal import OPERATOR, Actor
+project, owner = Project.objects.get(), Account.objects.get()
+actor = Actor(account_id=owner.id, via="session", client="Mozilla/5.0 (X11; Linux) Firefox/140.0")
+create_api_key(owner=owner, project=project, label="laptop", actor=actor,
+    entity_limit={{"user_id": ["mara", "jonas"]}})
+ghost = Target("account", "", "ghost@example.org")
+for n in range(9):
+    audit.refuse(Action.SESSION_REFUSED, actor=Actor(client="curl/8.5"), target=ghost,
+        address="203.0.113.7")
+audit.record(Action.PROVIDERS_CONFIGURED, actor=actor, details={{
+    "llm.model": ["gpt-5-mini", "gpt-5"], "llm.api_key": "changed",
+    "llm.openai_base_url": [None, "https://llm.example.org/v1"]}})
+told = ["Remember what people eat.", "Remember what people eat, and " * 40]
+audit.record(Action.INSTRUCTIONS_CHANGED, actor=actor, project_id=project.id,
+    target=Target("project", project.id, project.name), details={{"instructions": told}})
+audit.record(Action.KEY_REVOKED, actor=OPERATOR, project_id=project.id,
+    target=Target("key", "", {HOSTILE!r}), details={{"prefix": "m0sk_Qd7x2Ka"}})
+audit.record(Action.PROJECT_RESET, actor=replace(actor, via="api_key", key_prefix="m0sk_Qd7x2Ka"),
+    project_id=project.id, target=Target("project", project.id, "default"))
+"""
 
 
 def run(server: Server, code: str) -> None:
@@ -63,6 +89,7 @@ def used(site: Site) -> Iterator[Site]:
     client.add("يفضل الشاي على القهوة", user_id="mara")
     client.close()
     run(site.server, REQUESTS)
+    run(site.server, DEEDS)
     yield site
 
 

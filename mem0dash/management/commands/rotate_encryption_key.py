@@ -5,8 +5,11 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 from django.db import models, transaction
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.models import InstanceState
 from mem0dash import crypto
+from mem0dash.principal import OPERATOR
 from memories.configuration import SEALED
 from memories.server_state import EngineConfig, Reembedding
 
@@ -58,7 +61,12 @@ class Command(BaseCommand):
         with transaction.atomic():
             for model, column in SECRETS:
                 self._rotate(rotation, model, column)
-        already = rotation.secrets - rotation.changed
+            already = rotation.secrets - rotation.changed
+            audit.record(
+                Action.ENCRYPTION_KEY_ROTATED,
+                actor=OPERATOR,
+                details={"changed": rotation.changed, "unchanged": already},
+            )
         self.stdout.write(
             f"{rotation.changed} stored secrets are encrypted anew with the first key of "
             f"ENCRYPTION_KEY, {already} were already.\n"

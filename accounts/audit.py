@@ -1,0 +1,241 @@
+"""What is done to keys, people, providers and settings leaves an entry that nothing changes.
+
+An entry is written in the transaction of the change that it tells of: there is never one without
+the other. Signing in and out, and what was refused, must not fail for its entry, and who holds no
+credential must not fill the disk with entries: see `note` and `refuse`.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import Error as AnyDatabaseError
+from django.db.models import F, QuerySet
+from django.utils import timezone
+
+from accounts import throttle
+from accounts.models import Account, AuditEntry, UnchangingRows
+from accounts.throttle import Limit, RateLimitedError
+from mem0dash.principal import Actor, Principal, Scope
+from mem0dash.sqlite3.turns import at_most
+
+logger = logging.getLogger(__name__)
+
+PRUNE_ROWS: Final = 5_000
+# How long signing in and out, and what was refused, wait for others that write.
+WRITING_SECONDS: Final = 5.0
+# Of refusals, so many have an entry of their own: from one address, about one account, and in all.
+# Those beyond are counted in one entry an hour.
+REFUSED_HERE: Final = Limit("audit-refused-here", 5, 60, 60)
+REFUSED_ACCOUNT: Final = Limit("audit-refused-account", 5, 60, 60)
+REFUSED: Final = Limit("audit-refused", 100, 3600, 3600)
+# The target of an entry that counts them.
+MANY: Final = "many"
+# Stands for a secret among the details.
+CHANGED: Final = "changed"
+
+
+class Action(StrEnum):
+    """What entries tell of, as noun and verb."""
+
+    KEY_MADE = "key.made"
+    KEY_REVOKED = "key.revoked"
+    KEY_IMPORTED = "key.imported"
+    ACCOUNT_MADE = "account.made"
+    ACCOUNT_CHANGED = "account.changed"
+    ACCOUNT_DEACTIVATED = "account.deactivated"
+    ACCOUNT_ACTIVATED = "account.activated"
+    PASSWORD_CHANGED = "password.changed"  # noqa: S105  (no password)
+    PASSWORD_RESET = "password.reset"  # noqa: S105  (as that)
+    PASSWORD_REFUSED = "password.refused"  # noqa: S105  (as that)
+    SESSION_OPENED = "session.opened"
+    SESSION_CLOSED = "session.closed"
+    SESSION_REFUSED = "session.refused"
+    SESSION_REPLAYED = "session.replayed"
+    SETUP_REFUSED = "setup.refused"
+    SETUP_STEP = "setup.step_done"
+    SETUP_COMPLETED = "setup.completed"
+    PROVIDERS_CONFIGURED = "providers.configured"
+    REEMBEDDING_BEGUN = "reembedding.begun"
+    REEMBEDDING_CANCELLED = "reembedding.cancelled"
+    REEMBEDDING_DONE = "reembedding.done"
+    VECTORS_REMOVED = "vectors.removed"
+    LATE_INTERACTION_ON = "late_interaction.on"
+    LATE_INTERACTION_OFF = "late_interaction.off"
+    LATE_INTERACTION_REMOVED = "late_interaction.removed"
+    INSTRUCTIONS_CHANGED = "instructions.changed"
+    PROJECT_RESET = "project.reset"
+    MEMORIES_ERASED = "memories.erased"
+    DEMO_REMOVED = "demo.removed"
+    ENCRYPTION_KEY_ROTATED = "encryption_key.rotated"
+    DATABASE_COPIED = "database.copied"
+
+
+# What entries are about, for whoever looks for some of them: kind -> nouns of actions.
+_NOUNS: Final = {
+    "keys": ("key",),
+    "people": ("account", "password"),
+    "sign-ins": ("session",),
+    "set-up": ("setup",),
+    "settings": ("providers", "reembedding", "vectors", "late_interaction", "instructions"),
+    "data": ("project", "memories", "demo", "encryption_key", "database"),
+}
+KINDS: Final = {
+    kind: tuple(action for action in Action if action.partition(".")[0] in nouns)
+    for kind, nouns in _NOUNS.items()
+}
+
+
+class Target(NamedTuple):
+    """To what something was done; the label is for people, also when the thing is gone."""
+
+    kind: str = ""
+    id: UUID | str = ""
+    label: str = ""
+
+
+NOTHING: Final = Target()
+
+
+def account_target(account: Account) -> Target:
+    """An account as entries name it."""
+    name = account.name or account.email
+    label = name if name == account.email else f"{name} ({account.email})"
+    return Target("account", account.id, label)
+
+
+def record(
+    action: Action,
+    *,
+    actor: Actor,
+    project_id: UUID | None = None,
+    target: Target = NOTHING,
+    details: Mapping[str, Any] | None = None,
+    address: str = "",
+    using: str = DEFAULT_DB_ALIAS,
+) -> None:
+    """Writes an entry, in the caller's transaction. What cannot be written raises: without its
+    entry the change is not to be either.
+
+    `details` must be fit for JSON, and hold no secret: of one they say CHANGED.
+    """
+    AuditEntry(
+        **AuditEntry.columns(actor),
+        actor_label=_fit(_name_of(actor, using), 150),
+        action=action,
+        project_id=project_id,
+        target_kind=target.kind,
+        target_id=str(target.id),
+        target_label=_fit(target.label, 254),
+        details=dict(details or {}),
+        address=_fit(address, 45),
+        at=timezone.now(),
+    ).save(using=using, force_insert=True)
+
+
+def _name_of(actor: Actor, using: str) -> str:
+    if actor.account_id is None:
+        return ""
+    account = Account.objects.using(using).filter(id=actor.account_id).first()
+    return (account.name or account.email) if account else ""
+
+
+def _fit(text: str, length: int) -> str:
+    """Text that every database can keep."""
+    return text.replace("\0", "\ufffd")[:length]
+
+
+def note(action: Action, *, actor: Actor, target: Target = NOTHING, address: str = "") -> None:
+    """As `record`, for signing in and out: where it cannot be written, the log says so instead."""
+    try:
+        with at_most(WRITING_SECONDS), transaction.atomic():
+            record(action, actor=actor, target=target, address=address)
+    except AnyDatabaseError:
+        told = {"action": action.value, "account": str(actor.account_id)}
+        logger.warning("an entry of the audit could not be written", extra=told, exc_info=True)
+
+
+def refuse(action: Action, *, actor: Actor, target: Target = NOTHING, address: str = "") -> None:
+    """As `note`, for what was refused, which anybody can bring about as often as they like: the
+    limits above hold, and what is beyond them is counted in one entry."""
+    try:
+        with at_most(WRITING_SECONDS), transaction.atomic():
+            if _has_room(target, address):
+                record(action, actor=actor, target=target, address=address)
+            else:
+                _count(action)
+    except AnyDatabaseError:
+        told = {"action": action.value}
+        logger.warning("an entry of the audit could not be written", extra=told, exc_info=True)
+
+
+def _has_room(target: Target, address: str) -> bool:
+    try:
+        throttle.take(REFUSED_HERE, address)
+        throttle.take(REFUSED_ACCOUNT, str(target.id or target.label))
+        throttle.take(REFUSED, "")
+    except RateLimitedError:
+        return False
+    return True
+
+
+def _count(action: Action) -> None:
+    """One more in this hour's entry. Two that begin an hour at once make two of them."""
+    now = timezone.now()
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    rows = _changing()
+    this_hour = rows.filter(project=None, action=action, at__gte=hour, target_kind=MANY)
+    found = this_hour.order_by("at", "id").values_list("pk", flat=True).first()
+    if found is None:
+        AuditEntry(action=action, target_kind=MANY, at=now).save(force_insert=True)
+    else:
+        rows.filter(pk=found).update(count=F("count") + 1)
+
+
+def _changing() -> "QuerySet[AuditEntry]":
+    """The rows without their guard, for this module alone."""
+    return QuerySet(AuditEntry)
+
+
+def prune() -> int:
+    """Removes entries beyond AUDIT_RETENTION_DAYS, in portions that lock nobody out for long; how
+    many. 0 days keep them for ever."""
+    if not settings.AUDIT_RETENTION_DAYS:
+        return 0
+    oldest = timezone.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
+    rows, total = _changing(), 0
+    old = rows.filter(at__lt=oldest).order_by("at").values_list("id", flat=True)
+    while portion := list(old[:PRUNE_ROWS]):
+        total += rows.filter(id__in=portion).delete()[0]
+    if total:
+        logger.info("audit pruned", extra={"rows": total})
+    return total
+
+
+def visible(principal: Principal) -> tuple[UnchangingRows, UnchangingRows]:
+    """What the caller may see: the entries of their project, and those of the whole instance, each
+    a list of its own by time. Scope `read`.
+
+    An administrator sees the project's, an instance owner the instance's, and everybody what they
+    did themselves.
+    """
+    principal.require(Scope.READ)
+    is_admin = Scope.ADMIN in principal.scopes and principal.entity_limit is None
+    in_project = AuditEntry.objects.filter(project_id=principal.project.id)
+    of_instance = AuditEntry.objects.filter(project=None)
+    if not is_admin:
+        in_project = _own(in_project, principal)
+    if not (is_admin and principal.is_owner):
+        of_instance = _own(of_instance, principal)
+    return in_project, of_instance
+
+
+def _own(rows: UnchangingRows, principal: Principal) -> UnchangingRows:
+    if principal.account_id is None or principal.entity_limit is not None:
+        return rows.none()
+    return rows.filter(account_id=principal.account_id)

@@ -1,0 +1,25 @@
+"""What is done to keys, as the audit keeps it."""
+
+from accounts import audit
+from accounts.audit import Action, Target
+from apikeys.models import ApiKey
+from mem0dash.principal import Actor
+
+
+def record(action: Action, row: ApiKey, actor: Actor) -> None:
+    """An entry about this key, in the caller's transaction: what it may do, whose it is, and its
+    first characters, which are no secret."""
+    details = {
+        "prefix": row.prefix,
+        "owner": row.owner.name or row.owner.email,
+        "scopes": row.scopes,
+        "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+        "entity_limit": row.entity_limit,
+    }
+    audit.record(
+        action,
+        actor=actor,
+        project_id=row.project_id,
+        target=Target("key", row.id, row.label),
+        details=details,
+    )
