@@ -27,6 +27,7 @@ from django.db import connection
 django_application = get_wsgi_application()
 
 # After the set-up, which models need.
+from jobs.runner import Runner  # noqa: E402
 from mem0dash.middleware import TOO_LARGE  # noqa: E402
 from memories import ingest, runtime  # noqa: E402
 from memories.upkeep import Upkeep  # noqa: E402
@@ -72,10 +73,13 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     request_log.start()
     upkeep = Upkeep(runtime.current())
     upkeep.start()
+    runner = Runner(on_duty=upkeep.is_on_duty)
+    runner.start()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     # In threads: they write to the database, which Django refuses on the event loop.
     await asyncio.to_thread(_give_up)
+    await asyncio.to_thread(runner.stop)
     await asyncio.to_thread(upkeep.stop)
     await asyncio.to_thread(request_log.stop)
     await send({"type": "lifespan.shutdown.complete"})

@@ -1,4 +1,4 @@
-"""What happens behind the scenes: index, vectors and retention are kept in order.
+"""What happens behind the scenes: index and vectors are kept in order.
 
 Embedded, one process does it all. Distributed, every process follows what the others did; the rest
 is the workers' work, and that of the web processes only while there is no worker. What one process
@@ -15,7 +15,7 @@ from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
 from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError
-from memories import bulk_work, ingest, leases, purge, reembedding, token_work, vectors
+from memories import bulk_work, ingest, leases, reembedding, token_work, vectors
 from memories.engine.opening import LateLlm
 from memories.leases import Held
 from memories.runtime import Runtime
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 1.0
 CLAIMS_SECONDS: Final = 30.0
-PURGE_SECONDS: Final = 600.0
 EMBED_SECONDS: Final = 600.0
 STATES_SECONDS: Final = 600.0
 # After a look for missing token states that failed, or that another process was at.
@@ -83,7 +82,7 @@ class Upkeep:
     def _quick_round(self) -> None:
         self._follow()
         if self._on_duty():
-            for work in (self.runtime.tick, self._flip, self._end_claims, self._purge):
+            for work in (self.runtime.tick, self._flip, self._end_claims):
                 self._guarded(work)
 
     def _follow(self) -> None:
@@ -91,6 +90,10 @@ class Upkeep:
         self.runtime.refresh()
         if self.runtime.indexer is not None:
             self.runtime.indexer.refresh()
+
+    def is_on_duty(self) -> bool:
+        """Whether this process takes the jobs that any process may do."""
+        return self.is_alone or self.is_worker or not leases.is_taken(WORKERS)
 
     def _on_duty(self) -> bool:
         """Whether the work that is no process's own is this one's."""
@@ -112,13 +115,6 @@ class Upkeep:
             ingest.abandon_claims()
         elif self._due("claims", CLAIMS_SECONDS):
             ingest.end_expired(of_all_times=self._first("claims of all times"))
-
-    def _purge(self) -> None:
-        # Not right after the start, which has enough to do.
-        if self._first("purge"):
-            self._due("purge", PURGE_SECONDS)
-        elif self._due("purge", PURGE_SECONDS) and self._may("purge", PURGE_SECONDS):
-            purge.purge_all()
 
     # --- What takes long -------------------------------------------------------------------------
     def _slow(self) -> None:
