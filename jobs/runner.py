@@ -49,9 +49,10 @@ class Runner:
         self._on_duty, self._has_index = on_duty, has_index
         self._stop = threading.Event()
         self._turns = Turns()
-        # Held while a job is claimed, and for what is at work.
+        # Held while a job is claimed, so that what is at work is known until it is among that.
         self._lock = threading.Lock()
-        self._at_work: dict[threading.Thread, Kind] = {}
+        # None between two jobs.
+        self._at_work: dict[threading.Thread, Kind | None] = {}
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -64,9 +65,11 @@ class Runner:
         self._stop.set()
         queue.woken.set()
         until = time.monotonic() + STOP_SECONDS
-        for thread in [self._thread, *list(self._at_work)]:
-            if thread is not None:
-                thread.join(timeout=max(0.0, until - time.monotonic()))
+        if self._thread is not None:
+            # First, for it may be about to start another.
+            self._thread.join(timeout=STOP_SECONDS)
+        for thread in list(self._at_work):
+            thread.join(timeout=max(0.0, until - time.monotonic()))
 
     # --- Looking ---------------------------------------------------------------------------------
     def _look(self) -> None:
@@ -105,9 +108,10 @@ class Runner:
 
     def _claim(self) -> Job | None:
         """The next job that this process can begin now; the caller holds the lock."""
-        if len(self._at_work) >= THREADS or self._stop.is_set():
+        busy = [kind for kind in self._at_work.values() if kind is not None]
+        if len(busy) >= THREADS or self._stop.is_set():
             return None
-        is_busy = any(kind.is_heavy for kind in self._at_work.values())
+        is_busy = any(kind.is_heavy for kind in busy)
         names = [
             name
             for name, kind in kinds.known().items()
@@ -131,7 +135,7 @@ class Runner:
     def _next(self, thread: threading.Thread) -> Job | None:
         """The next job of a thread that has ended one."""
         with self._lock:
-            self._at_work.pop(thread, None)
+            self._at_work[thread] = None
             job = self._claim()
             if job is not None:
                 self._at_work[thread] = kinds.known()[job.kind]

@@ -90,7 +90,7 @@ def jobs(request: PageRequest) -> HttpResponse:
 
 
 def _tabs(shown: _Shown, counts: dict[Group, int], scheduled: int) -> list[dict[str, Any]]:
-    numbers: dict[str, int] = {"": sum(counts.values()), **counts}
+    numbers = {"": sum(counts.values())} | {group.value: count for group, count in counts.items()}
     tabs = [(state, label, numbers[state]) for state, label in _TABS]
     if scheduled:
         tabs.append((SCHEDULES, "Schedules", scheduled))
