@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError, IndexUnavailableError
-from memories import ingest, leases, purge, upkeep
+from memories import ingest, leases, upkeep
 from memories.index.opening import open_indexer
 from memories.models import AddInput, IngestClaim, Memory, MemoryVector
 from memories.server_state import IndexState, Lease
@@ -85,19 +85,12 @@ def test_a_server_follows_a_flip_although_a_worker_does_the_work(
     assert said(shared_engine.index, "tea") == {one}
 
 
-def test_what_one_process_at_a_time_does_is_done_by_one_in_its_time(shared_engine, monkeypatch):
-    done = []
-    monkeypatch.setattr(purge, "purge_all", lambda: done.append(True))
-    worker = Upkeep(shared_engine, is_worker=True)
-    worker._purge()
-    assert done == []  # not right after the start
-    worker._last.clear()
-    worker._purge()
-    assert done == [True]
-    Lease.objects.filter(name="purge").update(holder="another")
-    worker._last.clear()
-    worker._purge()
-    assert done == [True]
+def test_jobs_are_the_workers_and_the_servers_while_there_is_none(shared_engine):
+    web = Upkeep(shared_engine)
+    assert web.is_on_duty()
+    leases.acquire(WORKERS, holder=WORKERS)
+    assert not web.is_on_duty()
+    assert Upkeep(shared_engine, is_worker=True).is_on_duty()
 
 
 def test_a_failing_round_is_logged_in_one_line_and_the_next_one_comes(

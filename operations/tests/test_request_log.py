@@ -14,9 +14,13 @@ from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
 from accounts.sessions import open_session
+from jobs import claims, schedules
+from jobs.models import Schedule
+from jobs.runner import run_job
 from mem0dash.middleware import Handled
 from operations import request_log
 from operations.models import RequestLog
+from operations.pruning import PRUNING
 from operations.request_log import RequestLogWriter, prune
 
 ADMIN_KEY = "an-admin-key-of-the-instance"
@@ -441,13 +445,18 @@ def test_the_command_line_prunes_as_well(db: None) -> None:
     assert RequestLog.objects.count() == 1
 
 
-def test_the_running_log_prunes_by_itself(transactional_db: None) -> None:
+def test_the_server_prunes_by_itself_every_hour(db: None) -> None:
     row(created_at=timezone.now() - timedelta(days=31)).save()
-    request_log.start()
-    try:
-        eventually(lambda: not RequestLog.objects.exists())
-    finally:
-        request_log.stop()
+    row(created_at=timezone.now()).save()
+    schedules.ensure()
+    Schedule.objects.filter(kind=PRUNING.name).update(next_run_at=timezone.now())
+    schedules.fire_due()
+    job = claims.claim([PRUNING.name], claims.Turns())
+    assert job is not None
+    run_job(job, threading.Event())
+    job.refresh_from_db()
+    assert (job.state, job.result) == ("succeeded", "1 request removed")
+    assert RequestLog.objects.count() == 1
 
 
 def test_a_record_needs_nothing_of_the_request_itself(kept: Kept) -> None:
