@@ -29,7 +29,7 @@ from mem0dash.errors import (
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
-THREADS: Final = 6
+THREADS: Final = 4
 # Jobs that hear of the end give themselves back; what does not is left to its lease.
 STOP_SECONDS: Final = 10.0
 # Doing the same again will not help.
