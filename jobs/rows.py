@@ -78,7 +78,7 @@ class Source(Protocol):
     def rows(self, principal: Principal, group: Group, limit: int) -> list[Row]:
         """The newest of a group."""
 
-    def cancel(self, principal: Principal, id: str) -> None:  # noqa: A002  (as Row has it)
+    def cancel(self, principal: Principal, row_id: str) -> None:
         """NotFoundError where there is none; ConflictError where it cannot be cancelled now."""
 
 

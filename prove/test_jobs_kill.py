@@ -2,12 +2,10 @@
 jobs of a lane keep their order."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
 
 from prove.job_kinds import STEP_COUNT
 from prove.job_worker import EVENTS, KILLS, LANES, OF_LANE, WITHOUT_LANE
@@ -45,7 +43,7 @@ def _prove(folder: Path, seed: str, **environment: str) -> None:
 
     run("fill")
     worked = run("work", seed)
-    assert len(os.listdir(deaths)) == DEATHS
+    assert len(list(deaths.iterdir())) == DEATHS
     assert worked["deaths"] >= max(DEATHS, KILLS)
     found = run("report")
     print(worked, found)

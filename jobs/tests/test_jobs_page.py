@@ -35,12 +35,12 @@ class Elsewhere:
     def rows(self, principal: Any, group: Group, limit: int) -> list[Row]:
         return [row for row in self.found if row.group == group][:limit]
 
-    def cancel(self, principal: Any, id: str) -> None:
-        if not any(row.id == id for row in self.found):
+    def cancel(self, principal: Any, row_id: str) -> None:
+        if not any(row.id == row_id for row in self.found):
             raise NotFoundError("No such job.")
         if self.cancelled:
             raise ConflictError("It has ended already.")
-        self.cancelled.append(id)
+        self.cancelled.append(row_id)
 
 
 @pytest.fixture(autouse=True)

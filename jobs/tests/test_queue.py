@@ -3,8 +3,8 @@
 import os
 import subprocess
 import sys
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -115,25 +115,18 @@ def test_processes_that_claim_at_once_take_each_job_once(put):
     for n in range(24):
         put(lane=f"lane {n % 4}")
     taken: list[tuple[str, int]] = []
-    errors: list[BaseException] = []
 
-    def work() -> None:
+    def work(_: int) -> None:
         try:
             while Job.objects.filter(state__in=("queued", "running")).exists():
                 if (job := claim()) is not None:
                     taken.append((job.lane, job.pk))
                     finish(job)
-        except BaseException as error:
-            errors.append(error)
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert errors == []
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(work, range(3)))
     assert Counter(pk for _, pk in taken).most_common(1)[0][1] == 1
     assert states() == [State.SUCCEEDED] * 24
     for n in range(4):

@@ -64,8 +64,8 @@ class BulkChanges:
         found = bulk.recent(principal, limit, states=states) if states else []
         return [self._row(one, group) for one in found]
 
-    def cancel(self, principal: Principal, id: str) -> None:  # noqa: A002  (as Source has it)
-        bulk.cancel(principal, id)
+    def cancel(self, principal: Principal, row_id: str) -> None:
+        bulk.cancel(principal, row_id)
 
     def _row(self, one: Operation, group: Group) -> Row:
         is_back = one.state == Operation.State.UNDOING
@@ -117,11 +117,11 @@ class Reembeddings:
         found = reembedding.all_of().filter(state__in=self._GROUPS[group]).order_by("-id")
         return [self._row(one, group) for one in found.select_related("account")[:limit]]
 
-    def cancel(self, principal: Principal, id: str) -> None:  # noqa: A002  (as Source has it)
+    def cancel(self, principal: Principal, row_id: str) -> None:
         if not _is_owner(principal):
             raise NotFoundError("No such job.")
         running = reembedding.running()
-        if running is None or str(running.pk) != id:
+        if running is None or str(running.pk) != row_id:
             raise ConflictError("The re-embedding has ended already.")
         reembedding.cancel(principal, drop_later=True)
 
@@ -177,7 +177,7 @@ class WordVectors:
             )
         ]
 
-    def cancel(self, principal: Principal, id: str) -> None:  # noqa: A002  (as Source has it)
+    def cancel(self, principal: Principal, row_id: str) -> None:
         if not _is_owner(principal):
             raise NotFoundError("No such job.")
         raise ConflictError("Switch late interaction off in Settings to end this.")
