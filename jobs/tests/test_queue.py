@@ -300,3 +300,12 @@ def test_a_look_is_one_statement_that_writes_nothing(put, django_assert_num_quer
     assert claims.look().ready
     claim()
     assert claims.look() == claims.Found(ready=False, running=True, due=False)
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL plans by its statistics")
+def test_a_look_reads_no_job_that_has_ended(db):
+    with connection.cursor() as cursor:
+        now = claims._NOW[connection.vendor]
+        cursor.execute(f"EXPLAIN QUERY PLAN {claims._LOOK.format(now=now)}")
+        plan = [row[-1] for row in cursor.fetchall()]
+    assert not [step for step in plan if step.startswith("SCAN jobs")], plan
