@@ -138,7 +138,8 @@ def _state_words(job: Job, parked: Parked | None) -> str:
     if job.state == State.QUEUED and not job.blocked:
         until = max(job.run_at, parked.until) if parked else job.run_at
         if until > timezone.now():
-            return f"Waiting until {until:%H:%M}"
+            day = "" if until.date() == timezone.now().date() else f"{until:%d %b} "
+            return f"Waiting until {day}{until:%H:%M} UTC"
     return ""
 
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from django.db.models import Min, Q, QuerySet
+from django.db.models import Max, Min, Q, QuerySet
 from django.db.models.functions import Now
 
 from jobs import queue
@@ -13,8 +13,6 @@ from jobs.running import Run
 
 State = Job.State
 DONE_DAYS: Final = 7
-# Schedules run often, and what they did is of little interest soon.
-SCHEDULED_DAYS: Final = 1
 FAILED_DAYS: Final = 30
 EVENT_DAYS: Final = 30
 _PORTION: Final = 1000
@@ -34,7 +32,10 @@ def _over() -> QuerySet[Job]:
     def ended(days: int, *states: State) -> Q:
         return Q(state__in=states, finished_at__lt=Now() - timedelta(days=days))
 
-    scheduled = ended(SCHEDULED_DAYS, State.SUCCEEDED) & Q(schedule__isnull=False)
+    # Schedules run often: what they did before the last time is of no interest.
+    of_schedules = Job.objects.filter(schedule__isnull=False).order_by()
+    last = of_schedules.values("schedule").annotate(last=Max("id")).values("last")
+    scheduled = Q(state=State.SUCCEEDED, schedule__isnull=False) & ~Q(id__in=last)
     done = ended(DONE_DAYS, State.SUCCEEDED)
     return Job.objects.filter(scheduled | done | ended(FAILED_DAYS, State.FAILED, State.CANCELLED))
 

@@ -31,7 +31,7 @@ RETENTION: Final = Kind(
 )
 DROPPING: Final = Kind(
     name=reembedding.DROP,
-    title="Remove vectors of a cancelled re-embedding",
+    title="Remove unused vectors",
     about=lambda payload: str(payload.get("model_key", "")),
     handler=_drop,
 )

@@ -27,7 +27,7 @@ def job(kind, state, **rest):
     Job.objects.create(kind=kind, state=state, project=rest.pop("project", project), **rest)
 def run(minutes): return dict(started_at=ago(minutes), created_at=ago(minutes))
 def end(minutes): return dict(run(minutes), finished_at=ago(minutes))
-job("memories.drop-vectors", "running", payload={{"model_key": "openai/text-embedding-3-large/3072"}},
+job("memories.drop-vectors", "running", payload={{"model_key": "openai/text-embedding-3-large"}},
     holder="elsewhere", leased_until=now + timedelta(days=1), done=371, total=1204,
     account=owner, **run(9))
 job("memories.drop-vectors", "queued", payload={{"model_key": "ollama/nomic-embed-text/768"}},

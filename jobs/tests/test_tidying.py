@@ -45,11 +45,12 @@ def test_ended_jobs_go_by_their_age(put, tidy, make_kind):
         ended(put, State.SUCCEEDED, 6.5),
         ended(put, State.FAILED, 29.5),
         ended(put, State.CANCELLED, 29.5),
-        ended(put, State.SUCCEEDED, 0.5, schedule=schedule),
+        ended(put, State.FAILED, 1.5, schedule=schedule),
         put(delay=3600).pk,
     }
     ended(put, State.SUCCEEDED, 7.5)
-    ended(put, State.SUCCEEDED, 1.5, schedule=schedule)
+    # Of a schedule the last run stays, which is the tidying itself here.
+    ended(put, State.SUCCEEDED, 0.1, schedule=schedule)
     ended(put, State.FAILED, 30.5)
     ended(put, State.CANCELLED, 30.5)
     job = tidy()
