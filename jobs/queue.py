@@ -172,19 +172,22 @@ def cancelled(job: Job) -> None:
 
 
 def requeue(job: Job, **told: Any) -> None:
-    """Gives a job back that is still to be done; it stays the head of its lane. JobLostError."""
+    """Gives a job back that is still to be done, unless somebody has cancelled it meanwhile; it
+    stays the head of its lane. JobLostError."""
     freed = {"state": State.QUEUED, "leased_until": None, "holder": ""}
-    if not of_attempt(job).update(**freed, **told):
+    mine = of_attempt(job)
+    if mine.filter(cancel_wanted=False).update(**freed, **told):
+        return
+    if not mine.exists():
         raise JobLostError("Another process has taken over the job.")
+    cancelled(job)
 
 
 def lost(job: Job, kind: Kind | None) -> None:
-    """The process that held this attempt is gone: the job comes again, unless it was to be
-    cancelled or is likely to be what its processes die of."""
+    """The process that held this attempt is gone: the job comes again, unless it is likely to be
+    what its processes die of."""
     losses = job.losses + 1
-    if job.cancel_wanted:
-        cancelled(job)
-    elif kind is not None and losses > kind.most_losses:
+    if kind is not None and losses > kind.most_losses:
         reason = f"It was lost {losses} times in a row: its process ended or stopped responding."
         _leave(job, State.FAILED, reason=reason, code="process_died", losses=losses)
     else:

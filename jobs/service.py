@@ -25,6 +25,8 @@ State = Job.State
 QUEUE: Final = "queue"
 # Of another room's long work, at the same time.
 MOST_RUNNING: Final = 100
+# In one request.
+MOST_RETRIED: Final = 1000
 _STATES: Final[Mapping[Group, tuple[State, ...]]] = {
     Group.RUNNING: (State.RUNNING,),
     Group.WAITING: (State.QUEUED,),
@@ -105,7 +107,9 @@ def scheduled(principal: Principal) -> list[Scheduled]:
 
 def _told(jobs: list[Job]) -> list[Row]:
     """Jobs in the words of the page."""
-    parked = {row.kind: row for row in Parked.objects.filter(until__gt=timezone.now())}
+    parked: dict[str, Parked] = {}
+    if any(job.state == State.QUEUED for job in jobs):
+        parked = {row.kind: row for row in Parked.objects.filter(until__gt=timezone.now())}
     return [_row(job, parked.get(job.kind)) for job in jobs]
 
 
@@ -199,9 +203,11 @@ def retry(principal: Principal, job_id: str) -> None:
 
 
 def retry_failed(principal: Principal) -> int:
-    """Queues all failed jobs again; how many. Those that an open job does already stay."""
+    """Queues failed jobs again, up to MOST_RETRIED at a time, the oldest first; how many. Those
+    that an open job does already stay."""
     count = 0
-    for job in _visible(principal).filter(state=State.FAILED, kind__in=kinds.known()):
+    jobs = _visible(principal).filter(state=State.FAILED, kind__in=kinds.known())
+    for job in jobs.order_by("id")[:MOST_RETRIED]:
         try:
             count += queue.retry(job)
         except ConflictError:

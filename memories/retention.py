@@ -27,6 +27,7 @@ RETENTION: Final = Kind(
     title="Remove deleted memories",
     about=lambda _: "Those whose retention time is over, with old inputs and undo data",
     handler=_purge,
+    lease_seconds=120.0,
     schedule="every hour",
 )
 DROPPING: Final = Kind(

@@ -20,5 +20,6 @@ PRUNING: Final = Kind(
     title="Prune request log",
     about=lambda _: f"Requests older than {settings.REQUEST_LOG_RETENTION_DAYS} days",
     handler=_prune,
+    lease_seconds=120.0,
     schedule="every hour",
 )

@@ -181,6 +181,17 @@ def test_many_jobs_are_paged(browser, put):
     assert f'{PAGE}?state=done"' in page
 
 
+def test_more_jobs_cost_no_more_statements(
+    browser, put, hourly, owner, django_assert_max_num_queries
+):
+    for _ in range(30):
+        put(principal=owner)
+    claim()
+    for state in ("", "waiting", "schedules"):
+        with django_assert_max_num_queries(25):
+            shown(browser, **({"state": state} if state else {}))
+
+
 def test_htmx_gets_the_list_and_what_changes_with_it(browser, put):
     put()
     answer = browser.get(PAGE, headers={"HX-Request": "true"}).content.decode()

@@ -170,6 +170,16 @@ def test_a_running_job_hears_that_it_is_cancelled(put, make_kind):
     assert noted() == {"before"}
 
 
+def test_a_cancelled_job_that_fails_is_not_tried_again(put, make_kind):
+    def work(run: Run) -> None:
+        queue.cancel(run.job)
+        raise IndexUnavailableError("Away.")
+
+    make_kind(work, backoff=(0.0,))
+    put()
+    assert run_next().state == State.CANCELLED
+
+
 def test_beating_keeps_the_job_and_shows_how_far_it_is(put, make_kind):
     make_kind(lease_seconds=0.0)
     put()
