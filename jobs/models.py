@@ -95,7 +95,7 @@ class Job(models.Model):
                 condition=Q(state__in=("queued", "running")) & ~Q(lane=""),
                 name="job_lane",
             ),
-            models.Index(fields=["project", "state", "id"], name="job_listed"),
+            models.Index(fields=["project", "state", "finished_at", "id"], name="job_listed"),
             models.Index(
                 fields=["schedule", "id"], condition=Q(schedule__isnull=False), name="job_schedule"
             ),

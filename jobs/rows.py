@@ -26,7 +26,8 @@ class Group(StrEnum):
 class Row:
     """One line of the page.
 
-    `at` is when it began, None where nobody knows. `state` is its word there where that says more
+    `at` is when it began, None where nobody knows; what has ended stands in the order of
+    `ended_at`. `state` is its word there where that says more
     than the group, `note` what stands beside: how far it is, why it waits or failed, or what it
     came to; `problem` what it has to do with meanwhile. `done` of `total` makes the bar.
     `started_by` is in words, "" for unknown.
@@ -37,6 +38,7 @@ class Row:
     title: str
     group: Group
     at: datetime | None
+    ended_at: datetime | None = None
     about: str = ""
     state: str = ""
     note: str = ""

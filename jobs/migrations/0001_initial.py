@@ -114,7 +114,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(fields=['project', 'state', 'id'], name='job_listed'),
+            index=models.Index(fields=['project', 'state', 'finished_at', 'id'], name='job_listed'),
         ),
         migrations.AddIndex(
             model_name='job',

@@ -188,7 +188,7 @@ def test_more_jobs_cost_no_more_statements(
         put(principal=owner)
     claim()
     for state in ("", "waiting", "schedules"):
-        with django_assert_max_num_queries(25):
+        with django_assert_max_num_queries(32):
             shown(browser, **({"state": state} if state else {}))
 
 
@@ -373,3 +373,13 @@ def test_schedules_are_the_owners(alice, project, hourly):
     assert admin.post(f"{PAGE}/schedules/{hourly.pk}/run").status_code == 404
     assert signed_in(alice).post(f"{PAGE}/schedules/999/run").status_code == 404
     assert not Job.objects.exists()
+
+
+def test_what_ended_last_stands_first(browser, put, make_kind):
+    make_kind(title="Old job", name="test.old")
+    make_kind(title="New job", name="test.new")
+    old = put("test.old")
+    put("test.new", project_id=None)
+    queue.finish(claim("test.new"))
+    queue.cancel(old)
+    assert titles(browser, state="done") == ["Old job", "New job"]
