@@ -38,7 +38,7 @@ ONE_FORM = frozenset(
         *("browser_pages", "headless", "provider", "provider_keys", "ranking", "replies"),
         *("settings", "snippets", "steps", "trial", "word_diff"),
         *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
-        *("late", "many_points", "marking", "pages_marks", "settings_page"),
+        *("jobs_page", "late", "many_points", "marking", "pages_marks", "settings_page"),
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
     )
 )

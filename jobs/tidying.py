@@ -24,7 +24,8 @@ def tidy(run: Run) -> None:
     removed += _remove(run, _heard())
     mended = _mend_lanes(run)
     told = f"{removed:,} old jobs and events removed"
-    with run.finishing(f"{told}, {mended:,} waiting lanes freed" if mended else told):
+    freed = f", {mended:,} stuck {'job' if mended == 1 else 'jobs'} freed" if mended else ""
+    with run.finishing(told + freed):
         pass
 
 

@@ -76,7 +76,7 @@ def test_lanes_are_mended_and_those_without_jobs_forgotten(put, tidy):
     Job.objects.filter(pk=stuck.pk).update(blocked=True)
     # Urgent, so that it comes before those.
     job = tidy(priority=-1)
-    assert job.result.endswith("1 waiting lanes freed")
+    assert job.result.endswith("1 stuck job freed")
     assert set(Lane.objects.values_list("key", flat=True)) == {"stuck", "well"}
     assert {claim("test.work").lane for _ in range(2)} == {"stuck", "well"}
     assert claim("test.work") is None
