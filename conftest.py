@@ -57,7 +57,7 @@ ONE_FORM = frozenset(
         ),
         *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
         *("late", "many_points", "marking", "pages_marks", "settings_page"),
-        *("browser_narrowing", "narrowing", "pages_narrowing"),
+        *("browser_narrowing", "jobs_page", "narrowing", "pages_narrowing"),
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
         *("damaged_index", "disk", "folders"),
         *("write_turns", "database_file", "bounds", "strangers", "waiting"),

@@ -6,7 +6,7 @@ credential must not fill the disk with entries: see `note` and `refuse`.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -202,9 +202,9 @@ def _changing() -> "QuerySet[AuditEntry]":
     return QuerySet(AuditEntry)
 
 
-def prune() -> int:
+def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
     """Removes entries beyond AUDIT_RETENTION_DAYS, in portions that lock nobody out for long; how
-    many. 0 days keep them for ever."""
+    many. `beat` hears of each portion. 0 days keep them for ever."""
     if not settings.AUDIT_RETENTION_DAYS:
         return 0
     oldest = timezone.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
@@ -212,6 +212,7 @@ def prune() -> int:
     old = rows.filter(at__lt=oldest).order_by("at").values_list("id", flat=True)
     while portion := list(old[:PRUNE_ROWS]):
         total += rows.filter(id__in=portion).delete()[0]
+        beat(total)
     if total:
         logger.info("audit pruned", extra={"rows": total})
     return total

@@ -47,6 +47,7 @@ NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
             Link("memories:entities", "Entities", "users", below=("memories:entity-delete",)),
             Link("memories:activity", "Activity", "clock"),
             Link("requests-page", "Requests", "activity", Scope.ADMIN),
+            Link("jobs:jobs", "Jobs", "list-check", Scope.ADMIN, below=("jobs:job-cancel",)),
         ),
     ),
     (

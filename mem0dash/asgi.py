@@ -34,6 +34,7 @@ from django.urls import Resolver404, ResolverMatch, get_resolver
 django.setup(set_prefix=False)
 
 # After the set-up, which models need.
+from jobs.runner import Runner  # noqa: E402
 from mem0dash import bodies  # noqa: E402
 from mem0dash.bodies import Body  # noqa: E402
 from mem0dash.errors import IndexUnavailableError  # noqa: E402
@@ -93,10 +94,13 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     usage.start()
     upkeep = Upkeep(runtime.current())
     upkeep.start()
+    runner = Runner(on_duty=upkeep.is_on_duty)
+    runner.start()
     await send({"type": "lifespan.startup.complete"})
     await receive()
     # In threads: they write to the database, which Django refuses on the event loop.
     await asyncio.to_thread(_give_up)
+    await asyncio.to_thread(runner.stop)
     await asyncio.to_thread(upkeep.stop)
     await asyncio.to_thread(usage.stop)
     await asyncio.to_thread(request_log.stop)

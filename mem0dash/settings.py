@@ -312,6 +312,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "mem0dash.apps.Mem0dashConfig",
     "accounts.apps.AccountsConfig",
+    "jobs.apps.JobsConfig",
     "apikeys.apps.ApikeysConfig",
     "operations.apps.OperationsConfig",
     "memories.apps.MemoriesConfig",
@@ -402,6 +403,22 @@ METRICS_GAUGES = {
 }
 # What counts every finished request, called as REQUEST_LOG is.
 REQUEST_METRICS = "operations.metrics.record"
+
+# The kinds of background jobs, as jobs.kinds.Kind describes them.
+JOB_KINDS = [
+    "jobs.tidying.TIDYING",
+    "operations.pruning.PRUNING",
+    "memories.retention.RETENTION",
+    "memories.retention.DROPPING",
+]
+# Long work with a state of its own, for the page of the jobs: name -> jobs.rows.Source.
+JOB_SOURCES = {
+    "bulk": "memories.views.long_work.BULK",
+    "reembedding": "memories.views.long_work.REEMBEDDING",
+    "late-interaction": "memories.views.long_work.TOKEN_STATES",
+}
+# Who hears of what happens, as jobs.outbox.Subscriber describes it.
+EVENT_SUBSCRIBERS: list[str] = []
 
 # What takes note of every finished request: called with a mem0dash.middleware.Handled.
 REQUEST_LOG = "operations.request_log.record"

@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
@@ -30,6 +30,7 @@ __all__ = [
     "Operation",
     "Plan",
     "cancel",
+    "counts",
     "entity_plan",
     "get",
     "plan",
@@ -156,9 +157,17 @@ def get(principal: Principal, operation_id: UUID | str) -> Operation:
     return operation
 
 
-def recent(principal: Principal, limit: int = 20) -> list[Operation]:
-    """The newest bulk changes of the project. Scope `review`."""
-    return list(_visible(principal).order_by("-created_at", "-id")[:limit])
+def recent(
+    principal: Principal, limit: int = 20, *, states: Sequence[Operation.State] = ()
+) -> list[Operation]:
+    """The newest bulk changes of the project, of all states or of these. Scope `review`."""
+    rows = _visible(principal).order_by("-created_at", "-id")
+    return list((rows.filter(state__in=states) if states else rows)[:limit])
+
+
+def counts(principal: Principal) -> dict[str, int]:
+    """How many bulk changes the project has in each state. Scope `review`."""
+    return dict(_visible(principal).order_by().values_list("state").annotate(Count("id")))
 
 
 def _visible(principal: Principal) -> QuerySet[Operation]:

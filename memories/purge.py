@@ -1,13 +1,13 @@
 """Removes for good: what was deleted long enough ago, old inputs, and what is erased on demand."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from accounts import audit
@@ -31,25 +31,40 @@ BATCH: Final = 500
 _CONVERSATION: Final = ("user_id", "agent_id", "run_id")
 
 
-def purge_all() -> int:
-    """Purges every project by its own retention, and inputs after 30 days; how many memories."""
-    now = timezone.now()
-    AddInput.objects.filter(created_at__lt=now - timedelta(days=INPUT_DAYS)).exclude(
+def _nobody(total: int) -> None:
+    """Nobody has to hear of a portion."""
+
+
+def purge_all(beat: Callable[[int], object] = _nobody) -> int:
+    """Purges every project by its own retention, and inputs after 30 days; how many memories.
+    `beat` hears of each portion."""
+    now, total = timezone.now(), 0
+    old = AddInput.objects.filter(created_at__lt=now - timedelta(days=INPUT_DAYS)).exclude(
         outcome=AddInput.Outcome.RUNNING
-    ).delete()
-    IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)).delete()
-    purge_operations(now)
-    audit.prune()
-    total = sum(
-        purge_deleted(project, older_than=now - timedelta(days=project.retention_days))
-        for project in Project.objects.all()
     )
+    _in_portions(old, beat)
+    _in_portions(IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)), beat)
+    purge_operations(now, beat)
+    audit.prune(beat=lambda _: beat(0))
+    for project in Project.objects.all():
+        before = total
+        total += purge_deleted(
+            project,
+            older_than=now - timedelta(days=project.retention_days),
+            beat=lambda gone, before=before: beat(before + gone),  # type: ignore[misc]
+        )
     if total:
         logger.info("purged deleted memories", extra={"memories": total})
     return total
 
 
-def purge_operations(now: datetime) -> int:
+def _in_portions(rows: QuerySet[Any], beat: Callable[[int], object]) -> None:
+    while ids := list(rows.values_list("pk", flat=True)[:BATCH]):
+        rows.filter(pk__in=ids).delete()
+        beat(0)
+
+
+def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> int:
     """Removes what bulk changes kept for an undo whose time is over; how many notes.
 
     That they were made, by whom, when and of how many memories, stays for the audit; what they
@@ -63,11 +78,14 @@ def purge_operations(now: datetime) -> int:
         items = OperationItem.objects.filter(operation_id=id_)
         while some := list(items.values_list("id", flat=True)[:BATCH]):
             total += OperationItem.objects.filter(id__in=some).delete()[0]
+            beat(0)
         Operation.objects.filter(id=id_).update(match={}, words="")
     return total
 
 
-def purge_deleted(project: Project, *, older_than: object) -> int:
+def purge_deleted(
+    project: Project, *, older_than: object, beat: Callable[[int], object] = _nobody
+) -> int:
     """Removes memories deleted before `older_than` whose deletion the index has on disk.
 
     Their history stays: actor, event and time for the audit, texts for the undo that no longer is
@@ -91,6 +109,7 @@ def purge_deleted(project: Project, *, older_than: object) -> int:
             _forget_texts(gone)
             Memory.objects.filter(id__in=gone).delete()
         total += len(gone)
+        beat(total)
 
 
 def erase(ids: Sequence[UUID]) -> None:

@@ -8,10 +8,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts import audit
 from accounts.audit import Action, Target
+from jobs import queue
 from mem0dash.errors import ConflictError, ProviderError
 from mem0dash.principal import OPERATOR, Actor, Principal
 from memories import configuration, leases, providers, runtime, vectors
@@ -25,6 +27,8 @@ from memories.server_state import IndexState, Reembedding
 logger = logging.getLogger(__name__)
 
 LEASE: Final = "reembedding"
+# The kind of job that removes the vectors of a cancelled passage.
+DROP: Final = "memories.drop-vectors"
 BATCH: Final = 100
 # Longer than a call with its attempts and the pause after it take.
 LEASE_SECONDS: Final = 120.0
@@ -91,16 +95,36 @@ def _begin(wanted: Configuration, former: Configuration, principal: Principal) -
         raise ConflictError("The memories are being embedded anew already.") from error
 
 
-def cancel(principal: Principal) -> Reembedding:
-    """Ends the passage that is under way; its vectors go, search was never touched."""
+def all_of() -> QuerySet[Reembedding]:
+    """All passages, the one under way and those of before."""
+    return Reembedding.objects.all()
+
+
+def cancel(principal: Principal, *, drop_later: bool = False) -> Reembedding:
+    """Ends the passage that is under way; its vectors go, search was never touched. With
+    `drop_later` a job removes them: a request is not to take that long."""
     principal.require_instance(providers.PROVIDERS_OF)
-    job = running()
     with transaction.atomic():
+        job = running()
         if job is None or not _end(job, Reembedding.State.CANCELLED):
             raise ConflictError("The memories are not being embedded anew.")
         _record(Action.REEMBEDDING_CANCELLED, job, principal.actor)
-    _drop(job.model_key)
+        if drop_later:
+            payload = {"model_key": job.model_key}
+            queue.enqueue(DROP, project_id=None, principal=principal, payload=payload)
+    if not drop_later:
+        _drop(job.model_key)
     return job
+
+
+def drop_some(model_key: str) -> int:
+    """Removes a portion of the vectors of a model that is not in use, nor about to be; how many,
+    0 for none left."""
+    state, passage = IndexState.objects.first(), running()
+    if model_key in {state and state.model_key, passage and passage.model_key}:
+        return 0
+    ids = list(MemoryVector.objects.filter(model_key=model_key).values_list("id", flat=True)[:500])
+    return MemoryVector.objects.filter(id__in=ids).delete()[0] if ids else 0
 
 
 def drop_former(principal: Principal) -> int:

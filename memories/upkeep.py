@@ -1,4 +1,4 @@
-"""What happens behind the scenes: index, vectors and retention are kept in order.
+"""What happens behind the scenes: index and vectors are kept in order.
 
 Embedded, one process does it all. Distributed, every process follows what the others did; the rest
 is the workers' work, and that of the web processes only while there is no worker. What one process
@@ -24,7 +24,7 @@ from mem0dash.errors import (
     StorageError,
 )
 from mem0dash.sqlite3 import logs
-from memories import bulk_work, ingest, leases, purge, reembedding, resuming, token_work, vectors
+from memories import bulk_work, ingest, leases, reembedding, resuming, token_work, vectors
 from memories.engine.opening import LateLlm
 from memories.index.indexer import Indexer
 from memories.leases import Held
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS: Final = 1.0
 RESUME_SECONDS: Final = 30.0
 CLAIMS_SECONDS: Final = 30.0
-PURGE_SECONDS: Final = 600.0
 EMBED_SECONDS: Final = 600.0
 STATES_SECONDS: Final = 600.0
 # After a look for missing token states that failed, or that another process was at.
@@ -107,7 +106,7 @@ class Upkeep:
         self._guarded(self._watch_disk)
         self._follow()
         if self._on_duty():
-            for work in (self.runtime.tick, self._flip, self._end_claims, self._purge, self._log):
+            for work in (self.runtime.tick, self._flip, self._end_claims, self._log):
                 self._guarded(work)
 
     def _watch_disk(self) -> None:
@@ -137,6 +136,10 @@ class Upkeep:
         if self.runtime.indexer is not None:
             self.runtime.indexer.refresh()
 
+    def is_on_duty(self) -> bool:
+        """Whether this process takes the jobs that any process may do."""
+        return self.is_alone or self.is_worker or not leases.is_taken(WORKERS)
+
     def _on_duty(self) -> bool:
         """Whether the work that is no process's own is this one's."""
         if self.is_alone:
@@ -157,13 +160,6 @@ class Upkeep:
             ingest.abandon_claims()
         elif self._due("claims", CLAIMS_SECONDS):
             ingest.end_expired(of_all_times=self._first("claims of all times"))
-
-    def _purge(self) -> None:
-        # Not right after the start, which has enough to do.
-        if self._first("purge"):
-            self._due("purge", PURGE_SECONDS)
-        elif self._due("purge", PURGE_SECONDS) and self._may("purge", PURGE_SECONDS):
-            purge.purge_all()
 
     def _log(self) -> None:
         if connection.vendor == "sqlite" and self._due("log", LOG_SECONDS):
@@ -308,10 +304,6 @@ class Upkeep:
     def _free(self, lease: str) -> bool:
         """Whether nobody is at it: to try all the same would be refused, and logged, each time."""
         return self.is_alone or not leases.is_taken(lease)
-
-    def _may(self, name: str, seconds: float) -> bool:
-        """Whether this process is the one to do it in the next `seconds`."""
-        return self.is_alone or leases.acquire(name, seconds)
 
     def _guarded(self, work: Callable[[], object]) -> None:
         """One failing round must not end the loop: whatever it was, the next may go well."""

@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -30,7 +31,6 @@ BATCH_SECONDS: Final = 1.0
 QUEUE_ROWS: Final = 10_000
 # How long a failed batch waits for the next attempt, at most.
 RETRY_SECONDS: Final = 30.0
-PRUNE_SECONDS: Final = 3600.0
 PRUNE_ROWS: Final = 5_000
 # Numbers of what has no row of its own are written this often.
 COUNT_SECONDS: Final = 10.0
@@ -101,7 +101,7 @@ class RequestLogWriter:
         strangers.write(self.strangers)
 
     def _run(self) -> None:
-        wait, pruned_at = BATCH_SECONDS, float("-inf")
+        wait = BATCH_SECONDS
         while not self._stop.is_set():
             if wait > BATCH_SECONDS:
                 self._stop.wait(wait)  # the database is away: a full batch changes nothing
@@ -109,9 +109,6 @@ class RequestLogWriter:
                 self._full.wait(wait)
             self._full.clear()
             wait = BATCH_SECONDS if self._guarded_write() else min(wait * 2, RETRY_SECONDS)
-            if time.monotonic() - pruned_at >= PRUNE_SECONDS:
-                pruned_at = time.monotonic()
-                self._guarded_prune()
         self._guarded_write()
         self._drop(len(self._kept) + self._queue.qsize())
         self._tell_dropped()
@@ -133,13 +130,6 @@ class RequestLogWriter:
             self._drop(len(self._kept))
             self._kept = []
             return False
-
-    def _guarded_prune(self) -> None:
-        try:
-            prune(stop=self._stop)
-        except AnyDatabaseError as error:
-            cause = str(error).strip()[:300]
-            logger.error("request log not pruned; trying again", extra={"cause": cause})
 
     def _next_batch(self) -> list[RequestLog]:
         rows: list[RequestLog] = []
@@ -223,17 +213,15 @@ def _clean(text: str, length: int) -> str:
     return text.replace("\0", "\ufffd")[:length]
 
 
-def prune(*, stop: threading.Event | None = None) -> int:
+def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
     """Deletes rows beyond REQUEST_LOG_RETENTION_DAYS, in portions that lock nobody out for long;
-    how many they were."""
+    how many they were. `beat` hears of each portion."""
     oldest = timezone.now() - timedelta(days=settings.REQUEST_LOG_RETENTION_DAYS)
     total = 0
-    while stop is None or not stop.is_set():
-        ids = RequestLog.objects.filter(created_at__lt=oldest).order_by("created_at")
-        portion = list(ids.values_list("id", flat=True)[:PRUNE_ROWS])
-        if not portion:
-            break
+    old = RequestLog.objects.filter(created_at__lt=oldest).order_by("created_at")
+    while portion := list(old.values_list("id", flat=True)[:PRUNE_ROWS]):
         total += RequestLog.objects.filter(id__in=portion).delete()[0]
+        beat(total)
     RefusedRequests.objects.filter(hour__lt=oldest).delete()
     if total:
         logger.info("request log pruned", extra={"rows": total})

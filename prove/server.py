@@ -50,6 +50,7 @@ _SETTINGS: Final = frozenset(
         "QDRANT_TIMEOUT",
         "QDRANT_URL",
         "REQUEST_LOG_RETENTION_DAYS",
+        "AUDIT_RETENTION_DAYS",
         "SECRET_KEY",
         "SETUP_TOKEN",
         "THREADS",

@@ -41,6 +41,8 @@ def marked(answer: Any) -> list[tuple[str, str]]:
         (ENTITY, "/dashboard/entities", "true"),
         ("/dashboard/activity", "/dashboard/activity", "page"),
         ("/dashboard/settings", "/dashboard/settings", "page"),
+        ("/dashboard/jobs", "/dashboard/jobs", "page"),
+        ("/dashboard/jobs?state=done", "/dashboard/jobs", "page"),
     ],
 )
 def test_one_page_is_marked(browser: Client, owner: Any, path: str, link: str, how: str) -> None:

@@ -30,7 +30,7 @@ from memories import fulltext
 from memories.models import Memory
 from memories.server_state import IndexState, Lease
 
-ROOMS: Final = ("accounts", "apikeys", "operations", "memories")
+ROOMS: Final = ("accounts", "jobs", "apikeys", "operations", "memories")
 # Who of the running processes does what: they are not running.
 LEFT_BEHIND: Final = {Lease}
 BATCH_ROWS: Final = 500

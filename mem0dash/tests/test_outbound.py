@@ -269,7 +269,7 @@ def test_other_urls_are_refused_with_a_sentence(url: str, said: str) -> None:
 
 
 # --- Who may open connections ---------------------------------------------------------------------
-ROOMS = ("mem0dash", "accounts", "apikeys", "operations", "memories")
+ROOMS = ("mem0dash", "accounts", "jobs", "apikeys", "operations", "memories")
 GENERAL = {
     *("requests", "httpx", "httpx2", "urllib.request", "urllib3", "aiohttp", "http.client"),
     *("ftplib", "smtplib", "telnetlib", "websockets", "pycurl", "xmlrpc.client"),

@@ -19,6 +19,7 @@ ASKS_NOBODY = frozenset(
         *("overview", "theme", "settings", "late-interaction", "late-interaction-remove"),
         *("activity", "activity-export", "requests-page", "entities", "entity-delete"),
         *("filters", "memories-export", "bulk-plan", "bulk-run"),
+        *("jobs", "retry-failed", "job-retry", "job-run", "job-cancel", "schedule-run"),
         *("operations", "operation", "operation-undo", "operation-cancel"),
         *("memory-delete", "memory-restore", "memory-review", "memory-confidence"),
         *("memory-expiry", "views", "view-save", "view-rename", "view-delete"),

@@ -14,11 +14,16 @@ from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
 from accounts.sessions import open_session
+from jobs import claims, schedules
+from jobs.models import Schedule
+from jobs.runner import run_job
 from mem0dash.middleware import Handled
 from operations import request_log
 from operations.models import RequestLog
+from operations.pruning import PRUNING
 from operations.request_log import RequestLogWriter, prune
 
+OLD = "2020-01-01T00:00:00Z"
 ADMIN_KEY = "an-admin-key-of-the-instance"
 
 
@@ -301,7 +306,18 @@ def test_the_server_starts_and_stops_the_log(monkeypatch: Any) -> None:
         def stop(self) -> None:
             told.append("upkeep stops")
 
+        def is_on_duty(self) -> bool:
+            return True
+
+    class Runner(Upkeep):
+        def start(self) -> None:
+            told.append("jobs start")
+
+        def stop(self) -> None:
+            told.append("jobs stop")
+
     monkeypatch.setattr(asgi, "Upkeep", Upkeep)
+    monkeypatch.setattr(asgi, "Runner", Runner)
     monkeypatch.setattr(asgi.runtime, "current", lambda: None)
     monkeypatch.setattr(request_log, "start", lambda: told.append("log starts"))
     monkeypatch.setattr(request_log, "stop", lambda: told.append("log stops"))
@@ -314,7 +330,8 @@ def test_the_server_starts_and_stops_the_log(monkeypatch: Any) -> None:
 
     asyncio.run(asgi.application({"type": "lifespan"}, receive, send))
     assert told.index("log starts") < told.index("lifespan.startup.complete")
-    assert told.index("upkeep stops") < told.index("log stops")
+    assert told.index("jobs start") < told.index("lifespan.startup.complete")
+    assert told.index("jobs stop") < told.index("upkeep stops") < told.index("log stops")
     assert told[-1] == "lifespan.shutdown.complete"
 
 
@@ -441,13 +458,18 @@ def test_the_command_line_prunes_as_well(db: None) -> None:
     assert RequestLog.objects.count() == 1
 
 
-def test_the_running_log_prunes_by_itself(transactional_db: None) -> None:
+def test_the_server_prunes_by_itself_every_hour(db: None) -> None:
     row(created_at=timezone.now() - timedelta(days=31)).save()
-    request_log.start()
-    try:
-        eventually(lambda: not RequestLog.objects.exists())
-    finally:
-        request_log.stop()
+    row(created_at=timezone.now()).save()
+    schedules.ensure()
+    Schedule.objects.filter(kind=PRUNING.name).update(next_run_at=OLD)
+    schedules.fire_due()
+    job = claims.claim([PRUNING.name], claims.Turns())
+    assert job is not None
+    run_job(job, threading.Event())
+    job.refresh_from_db()
+    assert (job.state, job.result) == ("succeeded", "1 request removed")
+    assert RequestLog.objects.count() == 1
 
 
 def test_a_record_needs_nothing_of_the_request_itself(kept: Kept) -> None:

@@ -9,7 +9,7 @@ icons="activity adjustments alert-circle alert-triangle apps arrow-back-up arrow
  arrow-up-right arrows-sort bookmark bookmarks brain calendar calendar-off check checks chevron-down
  chevron-left chevron-right chevron-up chevrons-left chevrons-right circle-check clock code copy cpu
  database device-desktop download eye file-text filter-off filter-plus folders heartbeat history
- hourglass inbox info-circle key keyboard layout-dashboard link list-search lock logout menu-2
+ hourglass inbox info-circle key keyboard layout-dashboard link list-check list-search lock logout menu-2
  message moon palette pencil player-stop plug-connected plus refresh robot route search selector
  server settings stack-2 sun tag target terminal-2 trash user user-check user-x users wifi-off x"
 cd "$(mktemp -d)"

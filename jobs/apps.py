@@ -1,0 +1,7 @@
+"""Work that outlives a request."""
+
+from django.apps import AppConfig
+
+
+class JobsConfig(AppConfig):
+    name = "jobs"

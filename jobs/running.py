@@ -1,0 +1,94 @@
+"""What a handler gets: the job, and the ways to stay its holder, to show progress and to end."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from django.db import transaction
+
+from jobs import queue
+from jobs.kinds import Kind
+from jobs.models import Job
+from jobs.queue import JobLostError
+from mem0dash import disk
+
+_BEAT_SECONDS: Final = 2.0
+
+
+class JobCancelledError(Exception):
+    """Somebody has cancelled the job."""
+
+
+class JobStoppedError(Exception):
+    """The process ends; the job goes on in another one."""
+
+
+class Run:
+    """One attempt at a job."""
+
+    def __init__(self, job: Job, kind: Kind, stop: threading.Event) -> None:
+        self.job, self.kind, self.stop = job, kind, stop
+        self.payload: dict[str, Any] = job.payload
+        # What the last step wrote down.
+        self.kept: dict[str, Any] = job.kept
+        self.is_finished = False
+        self._beat_at = time.monotonic()
+
+    def beat(self, done: int | None = None, total: int | None = None) -> None:
+        """Keeps the job and shows how far it is; called often, it writes now and then.
+
+        Raises JobLostError, JobCancelledError, JobStoppedError or, while the disk is full,
+        DiskFullError, which the handler lets through.
+        """
+        self._check()
+        self._set(done, total)
+        if time.monotonic() - self._beat_at >= min(_BEAT_SECONDS, self.kind.lease_seconds / 4):
+            self._write()
+
+    @contextmanager
+    def step(
+        self, done: int | None = None, total: int | None = None, **kept: Any
+    ) -> Iterator[None]:
+        """One transaction for an effect and for how far the job is with it: after a kill either
+        both have happened or none. `kept` is there again in the next attempt. Raises as `beat`."""
+        self._check()
+        self._set(done, total)
+        with transaction.atomic():
+            self._write(kept={**self.kept, **kept}, losses=0)
+            yield
+        self.kept |= kept
+
+    @contextmanager
+    def finishing(self, result: str = "") -> Iterator[None]:
+        """One transaction for the last effect and for the job's end. JobLostError."""
+        with transaction.atomic():
+            # The lane is locked before the row, as everywhere.
+            queue.finish(self.job, result=result, done=self.job.done, total=self.job.total)
+            yield
+        self.is_finished = True
+
+    def _check(self) -> None:
+        if self.stop.is_set():
+            raise JobStoppedError
+        if disk.is_low():
+            raise disk.nothing_fits()
+
+    def _set(self, done: int | None, total: int | None) -> None:
+        self.job.done = self.job.done if done is None else done
+        self.job.total = self.job.total if total is None else total
+
+    def _write(self, **more: Any) -> None:
+        mine = queue.of_attempt(self.job)
+        kept = mine.filter(cancel_wanted=False).update(
+            leased_until=queue.after(self.kind.lease_seconds),
+            done=self.job.done,
+            total=self.job.total,
+            **more,
+        )
+        if not kept:
+            if mine.exists():
+                raise JobCancelledError
+            raise JobLostError("Another process has taken over the job.")
+        self._beat_at = time.monotonic()

@@ -1,0 +1,59 @@
+"""Jobs that come by themselves: each slot of a schedule makes one, however many processes look.
+
+A slot that nobody was there for is made up for once, however many there were of them.
+"""
+
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from jobs import kinds, queue
+from jobs.models import Job, Schedule
+from jobs.timetable import Timetable
+from mem0dash.principal import Principal
+
+
+def ensure() -> None:
+    """Makes the rows of the kinds that run by themselves, and takes up another timetable."""
+    wanted = {kind.name: kind.schedule for kind in kinds.known().values() if kind.schedule}
+    known = dict(Schedule.objects.values_list("kind", "expr"))
+    now = timezone.now()
+    for name, expr in wanted.items():
+        if known.get(name) == expr:
+            continue
+        next_run_at = Timetable(expr).after(now, now)
+        if name in known:
+            Schedule.objects.filter(kind=name).update(expr=expr, next_run_at=next_run_at)
+        else:
+            made = Schedule(kind=name, expr=expr, next_run_at=next_run_at)
+            Schedule.objects.bulk_create([made], ignore_conflicts=True)
+
+
+def fire_due() -> int:
+    """Makes the jobs of the slots that have come; how many."""
+    due = Schedule.objects.filter(next_run_at__lte=Now(), kind__in=kinds.known())
+    return sum(_fire(row, row.now) for row in due.annotate(now=Now()))
+
+
+def _fire(row: Schedule, now: datetime) -> bool:
+    following = Timetable(row.expr, row.tz).after(row.next_run_at, now)
+    with transaction.atomic():
+        # Of the processes that look now one moves it on.
+        this_slot = Schedule.objects.filter(pk=row.pk, next_run_at=row.next_run_at)
+        if not this_slot.update(next_run_at=following):
+            return False
+        run(row)
+    return True
+
+
+def run(row: Schedule, principal: Principal | None = None) -> Job:
+    """The schedule's job: a new one, or the one that still waits or runs."""
+    return queue.enqueue(
+        row.kind,
+        project_id=None,
+        principal=principal,
+        dedup_key=f"schedule:{row.kind}",
+        schedule=row,
+    )

@@ -1,0 +1,82 @@
+"""Keeps the queue small: ended jobs, events that everybody has, lanes without jobs."""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from django.db.models import Max, Min, Q, QuerySet
+from django.db.models.functions import Now
+
+from jobs import queue
+from jobs.kinds import Kind
+from jobs.models import OPEN, Event, Job, Lane
+from jobs.running import Run
+
+State = Job.State
+DONE_DAYS: Final = 7
+FAILED_DAYS: Final = 30
+EVENT_DAYS: Final = 30
+_PORTION: Final = 1000
+
+
+def tidy(run: Run) -> None:
+    """The handler. It also is the net below the lanes' locks."""
+    removed = _remove(run, _over())
+    removed += _remove(run, _heard())
+    mended = _mend_lanes(run)
+    told = f"{removed:,} old jobs and events removed"
+    freed = f", {mended:,} stuck {'job' if mended == 1 else 'jobs'} freed" if mended else ""
+    with run.finishing(told + freed):
+        pass
+
+
+def _over() -> QuerySet[Job]:
+    def ended(days: int, *states: State) -> Q:
+        return Q(state__in=states, finished_at__lt=Now() - timedelta(days=days))
+
+    # Schedules run often: what they did before the last time is of no interest.
+    of_schedules = Job.objects.filter(schedule__isnull=False).order_by()
+    last = of_schedules.values("schedule").annotate(last=Max("id")).values("last")
+    scheduled = Q(state=State.SUCCEEDED, schedule__isnull=False) & ~Q(id__in=last)
+    done = ended(DONE_DAYS, State.SUCCEEDED)
+    return Job.objects.filter(scheduled | done | ended(FAILED_DAYS, State.FAILED, State.CANCELLED))
+
+
+def _heard() -> QuerySet[Event]:
+    old = Event.objects.filter(created_at__lt=Now() - timedelta(days=EVENT_DAYS))
+    waiting = Job.objects.filter(state__in=OPEN, event__isnull=False)
+    return old.exclude(pk__in=waiting.values("event"))
+
+
+def _remove(run: Run, rows: QuerySet[Any]) -> int:
+    total = 0
+    while ids := list(rows.order_by("id").values_list("id", flat=True)[:_PORTION]):
+        total += len(ids)
+        rows.filter(id__in=ids).delete()
+        run.beat()
+    return total
+
+
+def _mend_lanes(run: Run) -> int:
+    mended = 0
+    last = ""
+    while keys := list(
+        Lane.objects.filter(key__gt=last).order_by("key").values_list("key", flat=True)[:_PORTION]
+    ):
+        last = keys[-1]
+        heads = Job.objects.filter(lane__in=keys, state__in=OPEN).exclude(lane="")
+        open_ = dict(heads.values_list("lane").annotate(head=Min("id")))
+        well = set(Job.objects.filter(pk__in=open_.values(), blocked=False).values_list("lane"))
+        for key in keys:
+            if (key,) not in well:
+                mended += queue.mend_lane(key)
+        run.beat()
+    return mended
+
+
+TIDYING: Final = Kind(
+    name="jobs.tidy",
+    title="Remove old jobs",
+    about=lambda _: f"Done: after {DONE_DAYS} days. Failed: after {FAILED_DAYS} days.",
+    handler=tidy,
+    schedule="every hour",
+)

@@ -1,0 +1,189 @@
+"""The page of jobs: what runs, waits and has failed, and why; cancel, retry, run now."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from accounts.web import PageRequest, local_path, page
+from jobs import service
+from jobs.rows import Group, Row
+from mem0dash import names
+from mem0dash.errors import ConflictError, InvalidInputError
+
+PER_PAGE: Final = 50
+# Of each group, on the page of them all.
+OF_EACH: Final = 20
+MOST_PAGES: Final = 200
+SCHEDULES: Final = "schedules"
+# What the address of the list may be narrowed by.
+NAMES: Final = frozenset({"state", "page"})
+_TABS: Final = (
+    ("", "All"),
+    (Group.RUNNING, "Running"),
+    (Group.WAITING, "Waiting"),
+    (Group.FAILED, "Failed"),
+    (Group.DONE, "Done"),
+)
+_NONE: Final = {
+    "": ("No jobs yet", "Work that takes longer than a request is listed here, with its progress."),
+    Group.RUNNING: ("Nothing is running", "Jobs appear here while they are being worked on."),
+    Group.WAITING: ("Nothing is waiting", "Jobs wait here for their turn or their next attempt."),
+    Group.FAILED: ("Nothing has failed", "A job that gave up is listed here with the reason."),
+    Group.DONE: ("Nothing is done yet", "Finished jobs stay here for a week."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What the address asks for: a group, "" for all, or the schedules; and the page."""
+
+    state: str
+    number: int
+
+    @classmethod
+    def of(cls, request: PageRequest) -> "_Shown":
+        names.check_page(request.GET, NAMES)
+        names.check_once(dict(request.GET.lists()), NAMES)
+        state, number = request.GET.get("state", ""), request.GET.get("page", "1")
+        if state not in {"", *Group, SCHEDULES}:
+            choices = ", ".join([*Group, SCHEDULES])
+            raise InvalidInputError(f"Invalid filter: `state` must be one of {choices}.")
+        is_number = number.isascii() and number.isdigit() and len(number) < 4
+        if not is_number or not 1 <= int(number) <= MOST_PAGES:
+            raise InvalidInputError(f"Invalid filter: `page` must be 1 to {MOST_PAGES}.")
+        return cls(state, int(number))
+
+    @property
+    def path(self) -> str:
+        pairs = [("state", self.state)] * bool(self.state)
+        pairs += [("page", str(self.number))] * (self.number > 1)
+        query = "&".join(f"{name}={value}" for name, value in pairs)
+        return reverse("jobs:jobs") + ("?" if query else "") + query
+
+
+@require_safe
+@page
+def jobs(request: PageRequest) -> HttpResponse:
+    """The list; scope `admin`. While something runs it asks for itself again."""
+    shown, principal = _Shown.of(request), request.principal
+    counts = service.counts(principal)
+    scheduled = service.scheduled(principal)
+    context: dict[str, Any] = {
+        "shown": shown,
+        "running": counts[Group.RUNNING],
+        "failed": service.failed(principal),
+        "scheduled": scheduled,
+        "tabs": _tabs(shown, counts, len(scheduled)),
+        # Seconds: what runs gets on, what waits may begin.
+        "look_again": 3 if counts[Group.RUNNING] else 10 if counts[Group.WAITING] else 0,
+        "here": shown.path,
+        "blank": _NONE.get(shown.state),
+    }
+    if shown.state != SCHEDULES:
+        context |= _listed(request, shown, counts)
+    partial = bool(request.htmx) and not request.htmx.history_restore_request
+    context["partial"] = partial
+    return render(request, "jobs/_jobs.html" if partial else "jobs/jobs.html", context)
+
+
+def _tabs(shown: _Shown, counts: dict[Group, int], scheduled: int) -> list[dict[str, Any]]:
+    numbers = {"": sum(counts.values())} | {group.value: count for group, count in counts.items()}
+    tabs = [(state, label, numbers[state]) for state, label in _TABS]
+    if scheduled:
+        tabs.append((SCHEDULES, "Schedules", scheduled))
+    return [
+        {
+            "url": _Shown(state, 1).path,
+            "label": label,
+            "count": count,
+            "current": state == shown.state,
+        }
+        for state, label, count in tabs
+    ]
+
+
+def _listed(request: PageRequest, shown: _Shown, counts: dict[Group, int]) -> dict[str, Any]:
+    if not shown.state:
+        found: list[Row] = []
+        for group in Group:
+            found += service.listed(request.principal, group, start=0, limit=OF_EACH)
+        return {"rows": found, "is_cut": len(found) < sum(counts.values()), "of_each": OF_EACH}
+    group, start = Group(shown.state), (shown.number - 1) * PER_PAGE
+    found = service.listed(request.principal, group, start=start, limit=PER_PAGE + 1)
+    before, after = shown.number - 1, shown.number + 1
+    has_more = len(found) > PER_PAGE and after <= MOST_PAGES
+    rows = found[:PER_PAGE]
+    return {
+        "rows": rows,
+        "first": start + 1,
+        "last": start + len(rows),
+        "count": max(counts[group], start + len(rows)),
+        "previous": _Shown(group, before).path if before else "",
+        "next": _Shown(group, after).path if has_more else "",
+    }
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def cancel(request: PageRequest, source: str, row_id: str) -> HttpResponse:
+    """GET: what cancelling means. POST: cancels."""
+    if request.method != "POST":
+        row = service.one(request.principal, source, row_id)
+        return render(request, "jobs/cancel.html", {"row": row})
+    return _acted(
+        request,
+        lambda: service.cancel(request.principal, source, row_id),
+        "Cancelled. What was done so far stays.",
+    )
+
+
+@require_POST
+@page
+def retry(request: PageRequest, job_id: str) -> HttpResponse:
+    """Queues a job again."""
+    act = "The job is queued again."
+    return _acted(request, lambda: service.retry(request.principal, job_id), act)
+
+
+@require_POST
+@page
+def hurry(request: PageRequest, job_id: str) -> HttpResponse:
+    """Lets a waiting job run now."""
+    act = "The job runs as soon as there is room."
+    return _acted(request, lambda: service.hurry(request.principal, job_id), act)
+
+
+@require_POST
+@page
+def retry_failed(request: PageRequest) -> HttpResponse:
+    """Queues all failed jobs again."""
+    count = service.retry_failed(request.principal)
+    if count:
+        messages.success(request, f"{count:,} {'job is' if count == 1 else 'jobs are'} queued.")
+    else:
+        messages.info(request, "No failed job could be retried.")
+    return redirect("jobs:jobs")
+
+
+@require_POST
+@page
+def schedule_run(request: PageRequest, schedule_id: int) -> HttpResponse:
+    """Runs what a schedule does, now."""
+    act = "The job runs as soon as there is room."
+    return _acted(request, lambda: service.run_schedule(request.principal, schedule_id), act)
+
+
+def _acted(request: PageRequest, act: Any, done: str) -> HttpResponse:
+    try:
+        act()
+    except ConflictError as error:
+        messages.warning(request, error.message)
+    else:
+        messages.success(request, done)
+    back = request.POST.get("next", "")
+    return redirect(local_path(back) if back else "jobs:jobs")

@@ -1,0 +1,198 @@
+"""Long work that keeps its own state, in the words of the page of the jobs."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from django.urls import reverse
+
+from jobs.rows import Group, Row
+from mem0dash.errors import ConflictError, NotFoundError
+from mem0dash.principal import Principal
+from memories import bulk, leases, reembedding, token_work
+from memories.late_interaction import status
+from memories.operation import Operation
+from memories.server_state import Reembedding
+from memories.views.actions import ACTIONS, counted
+from memories.views.bulk import done_words
+from memories.views.operations import STATES
+
+# A million memories take seconds to count: at most this share of the time goes into it.
+_SHARE: Final = 1 / 20
+_kept: dict[str, tuple[float, tuple[int, int]]] = {}
+
+
+def _progress(name: str, count: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+    """How much of how much is done, counted anew when that was long enough ago."""
+    started = time.monotonic()
+    until, value = _kept.get(name, (0.0, (0, 0)))
+    if started >= until:
+        value = count()
+        now = time.monotonic()
+        _kept[name] = (now + (now - started) / _SHARE, value)
+    return value
+
+
+def _far(done: int, total: int) -> str:
+    return f"{done:,} of {total:,}" if total else ""
+
+
+class BulkChanges:
+    """The bulk changes of the project."""
+
+    _GROUPS: Final[Mapping[Group, tuple[Operation.State, ...]]] = {
+        Group.RUNNING: (
+            Operation.State.PREPARING,
+            Operation.State.RUNNING,
+            Operation.State.UNDOING,
+        ),
+        Group.WAITING: (),
+        Group.FAILED: (Operation.State.STOPPED,),
+        Group.DONE: (Operation.State.DONE, Operation.State.UNDONE, Operation.State.CANCELLED),
+    }
+
+    def counts(self, principal: Principal) -> Mapping[Group, int]:
+        found = bulk.counts(principal)
+        return {
+            group: sum(found.get(state, 0) for state in states)
+            for group, states in self._GROUPS.items()
+        }
+
+    def rows(self, principal: Principal, group: Group, limit: int) -> list[Row]:
+        states = self._GROUPS[group]
+        found = bulk.recent(principal, limit, states=states) if states else []
+        return [self._row(one, group) for one in found]
+
+    def cancel(self, principal: Principal, row_id: str) -> None:
+        bulk.cancel(principal, row_id)
+
+    def _row(self, one: Operation, group: Group) -> Row:
+        is_back = one.state == Operation.State.UNDOING
+        done, total = (one.undone + one.left, one.done) if is_back else (one.handled, one.count)
+        state = Operation.State(one.state)
+        note = one.problem if group == Group.FAILED else f"{done_words(one)}"
+        by = one.account.name or one.account.email if one.account else ""
+        return Row(
+            source="bulk",
+            id=str(one.id),
+            title=f"{ACTIONS[one.action].name}: {counted(one.count)}",
+            about=one.words,
+            group=group,
+            at=one.created_at,
+            ended_at=one.finished_at,
+            state=STATES[state][0],
+            note=_far(done, total) if group == Group.RUNNING else note,
+            problem=one.problem if group == Group.RUNNING else "",
+            done=done,
+            total=total if group == Group.RUNNING else None,
+            started_by=by or (f"key {one.key_prefix}…" if one.key_prefix else ""),
+            url=reverse("memories:operation", args=[one.id]),
+            can_cancel=state in {Operation.State.PREPARING, Operation.State.RUNNING},
+        )
+
+
+class Reembeddings:
+    """Passages to another embedding model; the instance owner's."""
+
+    _GROUPS: Final[Mapping[Group, tuple[Reembedding.State, ...]]] = {
+        Group.RUNNING: (Reembedding.State.RUNNING,),
+        Group.WAITING: (),
+        Group.FAILED: (),
+        Group.DONE: (Reembedding.State.FLIPPED, Reembedding.State.CANCELLED),
+    }
+    _WARNING: Final = (
+        "The new vectors made so far are removed, and what the provider charged for them is lost. "
+        "Search is not affected: it uses the former model all along."
+    )
+
+    def counts(self, principal: Principal) -> Mapping[Group, int]:
+        if not _is_owner(principal):
+            return {}
+        states = Counter(reembedding.all_of().values_list("state", flat=True))
+        return {group: sum(states[state] for state in of) for group, of in self._GROUPS.items()}
+
+    def rows(self, principal: Principal, group: Group, limit: int) -> list[Row]:
+        if not _is_owner(principal):
+            return []
+        found = reembedding.all_of().filter(state__in=self._GROUPS[group]).order_by("-id")
+        return [self._row(one, group) for one in found.select_related("account")[:limit]]
+
+    def cancel(self, principal: Principal, row_id: str) -> None:
+        if not _is_owner(principal):
+            raise NotFoundError("No such job.")
+        running = reembedding.running()
+        if running is None or str(running.pk) != row_id:
+            raise ConflictError("The re-embedding has ended already.")
+        reembedding.cancel(principal, drop_later=True)
+
+    def _row(self, one: Reembedding, group: Group) -> Row:
+        done, total = 0, None
+        note = "In use since then" if one.state == Reembedding.State.FLIPPED else ""
+        if group == Group.RUNNING:
+            name = f"reembedding {one.pk}"
+            done, total = _progress(name, lambda: reembedding.progress(one))
+            note = "Building the index" if one.embedded_at else _far(done, total)
+        return Row(
+            source="reembedding",
+            id=str(one.pk),
+            title="Re-embed memories",
+            about=f"With {one.model_key}",
+            group=group,
+            at=one.started_at,
+            ended_at=one.finished_at,
+            state="Cancelled" if one.state == Reembedding.State.CANCELLED else "",
+            note=note,
+            problem=one.problem if group == Group.RUNNING else "",
+            done=done,
+            total=total,
+            started_by=(one.account.name or one.account.email) if one.account else "",
+            can_cancel=group == Group.RUNNING,
+            warning=self._WARNING,
+        )
+
+
+class WordVectors:
+    """Token states that are being made; the instance owner's. They are listed only meanwhile."""
+
+    def counts(self, principal: Principal) -> Mapping[Group, int]:
+        return {Group.RUNNING: len(self.rows(principal, Group.RUNNING, 1))}
+
+    def rows(self, principal: Principal, group: Group, limit: int) -> list[Row]:
+        is_at_work = group == Group.RUNNING and _is_owner(principal)
+        if not is_at_work or not leases.is_taken(token_work.LEASE):
+            return []
+        done, total = _progress("words", lambda: self._made(principal))
+        if done >= total:
+            return []
+        return [
+            Row(
+                source="late-interaction",
+                id="all",
+                title="Store word vectors",
+                about="For late interaction, which can be switched off in Settings",
+                group=group,
+                at=None,
+                note=_far(done, total),
+                done=done,
+                total=total,
+            )
+        ]
+
+    def cancel(self, principal: Principal, row_id: str) -> None:
+        if not _is_owner(principal):
+            raise NotFoundError("No such job.")
+        raise ConflictError("Switch late interaction off in Settings to end this.")
+
+    def _made(self, principal: Principal) -> tuple[int, int]:
+        found = status(principal)
+        return found.made, found.live
+
+
+def _is_owner(principal: Principal) -> bool:
+    return principal.is_owner and principal.entity_limit is None
+
+
+BULK: Final = BulkChanges()
+REEMBEDDING: Final = Reembeddings()
+TOKEN_STATES: Final = WordVectors()
