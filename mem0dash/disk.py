@@ -95,7 +95,11 @@ def nothing_fits() -> DiskFullError:
     for folder in folders():
         if not (room := room_of(folder)).holds():
             return full(room, 2 * room.floor)
-    return DiskFullError("The disk of the database is full. Reading still works.", retry_after=30)
+    free = _megabytes(room_of((settings.DATABASE_FILE or settings.DATA_DIR).parent).free)
+    return DiskFullError(
+        f"The disk of the database is full: {free} are free here. Reading still works.",
+        retry_after=30,
+    )
 
 
 def check() -> None:

@@ -172,6 +172,11 @@ DASHBOARD_ORIGIN = env.origin("DASHBOARD_URL")
 NAMED_HOSTS = [hosts.spelt("ALLOWED_HOSTS", word) for word in env.words("ALLOWED_HOSTS")]
 if _public.hostname:
     NAMED_HOSTS.append(hosts.spelt("PUBLIC_URL", _public.hostname))
+if "*" in NAMED_HOSTS and AUTH_DISABLED:
+    raise ConfigurationError(
+        "ALLOWED_HOSTS cannot be * while AUTH_DISABLED is set: any page that is open in a browser "
+        "of this machine could read all memories."
+    )
 ALLOWED_HOSTS = ["*"]
 TRUSTED_PROXIES = []
 for _network in env.words("TRUSTED_PROXIES"):

@@ -17,7 +17,6 @@ from mem0dash.errors import (
     Mem0dashError,
     NotAuthenticatedError,
     NotConfiguredError,
-    ProviderError,
 )
 
 logger = logging.getLogger(__name__)
@@ -128,8 +127,9 @@ def database_trouble(error: Exception, away: str, request_id: str) -> EngineErro
 def log_failure(error: EngineError, request_id: str) -> None:
     """Tells the log what a part behind the service answered; where that is not known, the way to
     it as well."""
-    known = isinstance(error, ProviderError | IndexUnavailableError)
-    cause = getattr(error, "cause", "") or type(error.__cause__ or error).__name__
+    told = getattr(error, "cause", "")
+    known = bool(told) or isinstance(error, IndexUnavailableError)
+    cause = told or type(error.__cause__ or error).__name__
     extra = {"request_id": request_id, "code": error.code, "cause": cause[:500]}
     logger.error("engine failed", exc_info=None if known else error, extra=extra)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from django.conf import settings
 
 from mem0dash.hosts import OWN_NAMES
 from memories.engine.catalogue import PROVIDERS
@@ -87,10 +88,7 @@ def test_a_server_reaches_the_machine_below_and_has_the_time_to_end(
     service = services[name]
     assert "host.docker.internal:host-gateway" in service["extra_hosts"]
     assert service["init"] is True
-    serve = (ROOT / "mem0dash/management/commands/serve.py").read_text()
-    graceful = re.search(r"timeout_graceful_shutdown=(\d+)", serve)
-    assert graceful is not None
-    assert int(service["stop_grace_period"].removesuffix("s")) >= int(graceful[1]) + 10
+    assert int(service["stop_grace_period"].removesuffix("s")) >= settings.STOP_SECONDS + 10
 
 
 def test_what_stands_in_env_gets_into_no_image_and_no_commit() -> None:

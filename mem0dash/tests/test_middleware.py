@@ -33,7 +33,7 @@ def test_every_kind_of_answer_has_the_security_headers(api: Any, client: Any) ->
         ("no credential", 401, client.get("/memories")),
         ("a wrong credential", 401, client.get("/memories", headers={"X-API-Key": "m0sk_x"})),
         ("an unknown path", 404, client.get("/nowhere")),
-        ("a trailing slash", 404, api.get("/memories/")),
+        ("a trailing slash", 307, api.get("/memories/")),
         ("a wrong method", 405, api("PATCH", "/memories")),
         ("a wrong method of a plain route", 405, client.post("/healthz")),
         ("a bad request", 400, api.delete("/memories")),

@@ -306,7 +306,7 @@ def test_a_full_disk_is_said_to_be_one_and_reads_go_on(
             {"messages": [{"role": "user", "content": "long " * 20_000}], "user_id": "alice"},
         )
         assert answer.status_code == 507
-        assert "is full" in answer.json()["detail"] and "KiB" in answer.json()["detail"]
+        assert "is full" in answer.json()["detail"] and "MB" in answer.json()["detail"]
         assert api.get(f"/memories/{id_}").status_code == 200
         assert browser.get("/dashboard/memories").status_code == 200
     finally:

@@ -90,7 +90,7 @@ def open_embedder(choice: Choice | None, dims: int) -> Embedder | None:
     """The embedder, None for none: the local model, or a provider's whose dimensions are known and
     that can be set up."""
     if choice is None:
-        local = _load_local()
+        local = _load_local_if_sound()
         if local is None:
             logger.warning("no embedding model is prepared: search is by words, not by meaning")
         return local
@@ -134,8 +134,8 @@ def as_reader(embedder: Embedder | None) -> "TokenReader | None":
 
 
 def open_reader() -> "TokenReader | None":
-    """The local model, to read token states beside another embedder; None when it was not prepared.
-    Takes a fifth of a second."""
+    """The local model, to read token states beside another embedder; None when it was not prepared,
+    WeightsError when it is damaged. Takes a fifth of a second."""
     local = _load_local()
     if local is None:
         logger.warning("no embedding model is prepared: there is no late interaction")
@@ -144,9 +144,13 @@ def open_reader() -> "TokenReader | None":
 
 def _load_local() -> Embedder | None:
     load: Callable[[], Embedder | None] = import_string(settings.EMBEDDER_LOADER)
+    return load()
+
+
+def _load_local_if_sound() -> Embedder | None:
+    """Reading, and search by words, need no model: one that is damaged keeps no server down."""
     try:
-        return load()
+        return _load_local()
     except WeightsError as error:
-        # Reading, and search by words, need no model.
         logger.error("the local embedding model cannot be loaded", extra={"cause": str(error)})
         return None

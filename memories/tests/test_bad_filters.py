@@ -226,7 +226,7 @@ def test_metadata_under_any_key_is_kept_and_found_by_it(api: Any, search: Any) -
 
 def test_metadata_of_any_value_is_found_by_exactly_that_value(api: Any, search: Any) -> None:
     values = ["", " ", "*", "null", "true", "1", 1, True, False, 0, 1.5, "1.5", '"', "\\", "%", "_"]
-    values += ["x" * 5000, "😀", "ﷺ", "a\u0301", "á", "\u202eabc", -1, 1e-7, "İ", "ß", "'"]
+    values += ["x" * 4000, "😀", "ﷺ", "a\u0301", "á", "\u202eabc", -1, 1e-7, "İ", "ß", "'"]
     for number, value in enumerate(values):
         api.add(f"tea {number}", metadata={"v": value})
     for number, value in enumerate(values):
