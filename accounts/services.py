@@ -14,7 +14,7 @@ from accounts import setup, throttle
 from accounts.models import Account, InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT, scopes_in
 from accounts.setup import forget_setup_token
-from mem0dash import crypto
+from mem0dash import crypto, zones
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import (
     ConflictError,
@@ -211,6 +211,17 @@ def _set_password(account: Account, password: str) -> None:
     Account.objects.filter(pk=account.pk).update(
         password=account.password, session_epoch=F("session_epoch") + 1
     )
+
+
+def set_time_zone(principal: Principal, name: str) -> None:
+    """In which zone the days of the caller's project are: an IANA name, "" for the instance's.
+
+    Scope `admin`, without an entity limit; InvalidInputError for what is no zone.
+    """
+    principal.require_project("the time zone")
+    if name and zones.find(name) is None:
+        raise InvalidInputError("Choose a time zone by its IANA name, such as Europe/Berlin.")
+    Project.objects.filter(id=principal.project.id).update(time_zone=name)
 
 
 def set_instructions(*, project_id: UUID, instructions: str) -> None:

@@ -16,10 +16,10 @@ from django.db.models import Exists, OuterRef, QuerySet
 from accounts.models import Account
 from mem0dash import spreadsheets
 from mem0dash.errors import InvalidInputError
-from mem0dash.forms import end_of, start_of
 from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from mem0dash.rest.json import dumps
+from mem0dash.zones import end_of, start_of
 from memories import queries, word_diff
 from memories.filters import to_q
 from memories.models import Memory, Revision
@@ -75,10 +75,11 @@ def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
         principal.require(Scope.ADMIN, "Only administrators see keys, clients and requests.")
     rows = Revision.objects.filter(project_id=principal.project.id)
     if principal.entity_limit:
-        limit = to_q(queries.limit_of(principal))
+        limit = to_q(queries.limit_of(principal), principal.project.zone)
         rows = rows.filter(
             memory_id__in=Memory.objects.filter(limit, project_id=principal.project.id).values("id")
         )
+    zone = principal.project.zone
     wanted = {
         "event": chosen.event,
         "account_id": chosen.account,
@@ -86,8 +87,8 @@ def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
         "client": chosen.client,
         "memory_id": chosen.memory,
         "request_id": chosen.request,
-        "at__gte": chosen.since and start_of(chosen.since),
-        "at__lt": chosen.until and end_of(chosen.until),
+        "at__gte": chosen.since and start_of(chosen.since, zone),
+        "at__lt": chosen.until and end_of(chosen.until, zone),
     }
     return rows.filter(**{name: value for name, value in wanted.items() if value})
 
