@@ -32,7 +32,7 @@ class TimeZoneForm(PageForm):
     """The time zone of a project; nothing stands for the instance's."""
 
     time_zone = forms.ChoiceField(
-        label="Time zone",
+        label="Zone of the project",
         required=False,
         error_messages={"invalid_choice": "Choose a time zone of the list."},
         widget=forms.Select(attrs={"class": "form-select"}),
@@ -74,7 +74,7 @@ def time_zone(request: PageRequest) -> HttpResponse:
         return _shown(request, form, status=422)
     chosen = form.cleaned_data["time_zone"]
     set_time_zone(request.principal, chosen)
-    where = chosen or f"{settings.DEFAULT_TIME_ZONE}, as the server's are"
+    where = chosen or f"{settings.DEFAULT_TIME_ZONE}, the server's zone"
     messages.success(request, f"Days are in {where}, from now on.")
     return redirect("dashboard:settings")
 

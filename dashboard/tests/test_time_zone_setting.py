@@ -41,7 +41,7 @@ def test_an_administrator_chooses_it_and_finds_it_again(admin: Client, project: 
     assert "Days are in Europe/Berlin, from now on." in page
     assert chosen(page) == ["Europe/Berlin"] and zone_of(project) == "Europe/Berlin"
     page = text_of(admin.post(SAVE, {"time_zone": ""}, follow=True))
-    assert "Days are in UTC, as the server's are, from now on." in page
+    assert "Days are in UTC, the server's zone, from now on." in page
     assert chosen(page) == [""] and zone_of(project) == ""
 
 
