@@ -69,6 +69,7 @@ class Action(StrEnum):
     LATE_INTERACTION_OFF = "late_interaction.off"
     LATE_INTERACTION_REMOVED = "late_interaction.removed"
     INSTRUCTIONS_CHANGED = "instructions.changed"
+    TIME_ZONE_CHANGED = "time_zone.changed"
     PROJECT_RESET = "project.reset"
     MEMORIES_ERASED = "memories.erased"
     DEMO_REMOVED = "demo.removed"
@@ -82,7 +83,9 @@ _NOUNS: Final = {
     "people": ("account", "password"),
     "sign-ins": ("session",),
     "set-up": ("setup",),
-    "settings": ("providers", "reembedding", "vectors", "late_interaction", "instructions"),
+    "settings": (
+        *("providers", "reembedding", "vectors", "late_interaction", "instructions", "time_zone"),
+    ),
     "data": ("project", "memories", "demo", "encryption_key", "database"),
 }
 KINDS: Final = {

@@ -66,6 +66,8 @@ class Project(models.Model):
     # Days until a deleted memory is purged; until then the deletion can be undone.
     retention_days = models.PositiveSmallIntegerField(default=30)
     hide_unreviewed = models.BooleanField(default=False)
+    # An IANA name, such as Europe/Berlin; "" for DEFAULT_TIME_ZONE.
+    time_zone = models.CharField(max_length=100, blank=True, default="")
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

@@ -21,6 +21,7 @@ def project_view(project: Project) -> ProjectView:
         default_user_id=default_user_of(project.slug, project.default_user_id),
         hide_unreviewed=project.hide_unreviewed,
         retention_days=project.retention_days,
+        time_zone=time_zone_of(project.time_zone),
     )
 
 
@@ -28,6 +29,11 @@ def default_user_of(slug: str, own: str) -> str:
     """Whom calls in a project speak of that name nobody: its `own` choice, else, for Default,
     MEM0_DEFAULT_USER_ID; "" for nobody."""
     return own or (settings.MEM0_DEFAULT_USER_ID if slug == DEFAULT_PROJECT else "")
+
+
+def time_zone_of(own: str) -> str:
+    """The zone that a project's days are in: its `own` choice, else the instance's."""
+    return own or settings.DEFAULT_TIME_ZONE
 
 
 def operator_of(slug: str) -> Principal:

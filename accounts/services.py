@@ -15,7 +15,7 @@ from accounts.audit import Action, Target, account_target
 from accounts.models import Account, InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT, scopes_in
 from accounts.setup import forget_setup_token
-from mem0dash import crypto
+from mem0dash import crypto, zones
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import (
     ConflictError,
@@ -247,6 +247,28 @@ def _set_password(account: Account, password: str, action: Action, actor: Actor)
             password=account.password, session_epoch=F("session_epoch") + 1
         )
         audit.record(action, actor=actor, target=account_target(account))
+
+
+def set_time_zone(principal: Principal, name: str) -> None:
+    """In which zone the days of the caller's project are: an IANA name, "" for the instance's.
+
+    Scope `admin`, without an entity limit; InvalidInputError for what is no zone.
+    """
+    principal.require_project("the time zone")
+    if name and zones.find(name) is None:
+        raise InvalidInputError("Choose a time zone by its IANA name, such as Europe/Berlin.")
+    with transaction.atomic():
+        project = Project.objects.select_for_update(no_key=True).get(id=principal.project.id)
+        if project.time_zone == name:
+            return
+        Project.objects.filter(id=project.id).update(time_zone=name)
+        audit.record(
+            Action.TIME_ZONE_CHANGED,
+            actor=principal.actor,
+            project_id=project.id,
+            target=Target("project", project.id, project.name),
+            details={"time_zone": [project.time_zone, name]},
+        )
 
 
 def set_instructions(*, project_id: UUID, instructions: str, actor: Actor) -> None:

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from accounts.audit import Action
 from accounts.models import ROLE_SCOPES, Account, Project
-from accounts.queries import default_user_of, scopes_in
+from accounts.queries import default_user_of, scopes_in, time_zone_of
 from apikeys import history, imported, lineage
 from apikeys.models import ApiKey
 from mem0dash.errors import (
@@ -231,7 +231,8 @@ class FoundKey:
 # request pays it.
 _FIND_SQL: Final = """
 SELECT k.*, o.is_active AS owner_is_active, o.is_owner AS owner_is_owner, m.role AS role,
-       p.slug AS project_slug, p.default_user_id, p.hide_unreviewed, p.retention_days
+       p.slug AS project_slug, p.default_user_id, p.hide_unreviewed, p.retention_days,
+       p.time_zone
 FROM apikeys_apikey k
 JOIN accounts_account o ON o.id = k.owner_id
 JOIN accounts_project p ON p.id = k.project_id
@@ -277,6 +278,7 @@ def find_api_key(key: str, *, address: str = "") -> FoundKey | None:
             default_user_id=default_user_of(row.project_slug, row.default_user_id),
             hide_unreviewed=bool(row.hide_unreviewed),
             retention_days=row.retention_days,
+            time_zone=time_zone_of(row.time_zone),
         ),
     )
 

@@ -15,15 +15,13 @@ from mem0dash.principal import Principal, Scope
 @dataclass(frozen=True, slots=True)
 class Link:
     """A page in the rail: its route, its words, its icon, the scope without which it is not
-    shown, the routes of the pages that one gets to from there, and whether it is the instance
-    owner's alone."""
+    shown, and the routes of the pages that one gets to from there."""
 
     route: str
     label: str
     icon: str
     scope: Scope = Scope.READ
     below: tuple[str, ...] = ()
-    is_owners: bool = False
 
 
 _OF_MEMORIES: Final = (
@@ -58,8 +56,7 @@ NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
                 "Settings",
                 "settings",
                 Scope.ADMIN,
-                below=("dashboard:late-interaction-remove",),
-                is_owners=True,
+                below=("dashboard:late-interaction-remove", "dashboard:time-zone"),
             ),
         ),
     ),
@@ -87,8 +84,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
 def _navigation(request: HttpRequest, principal: Principal) -> list[dict[str, Any]]:
     groups = []
     for title, links in NAVIGATION:
-        may = [link for link in links if link.scope in principal.scopes]
-        shown = [_shown(link, request) for link in may if principal.is_owner or not link.is_owners]
+        shown = [_shown(link, request) for link in links if link.scope in principal.scopes]
         if shown:
             groups.append({"title": title, "links": shown})
     return groups

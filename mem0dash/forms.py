@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 from typing import Any, ClassVar, Final
 from urllib.parse import urlencode
 
 from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
 
-from mem0dash import names
+from mem0dash import names, zones
 from mem0dash.errors import NotUnderstoodError
 
 
@@ -52,6 +52,14 @@ class FilterForm(PageForm):
     # What the address of such a page may say beside the fields.
     beside: ClassVar[frozenset[str]] = frozenset({"behind"})
 
+    def __init__(self, *args: Any, time_zone: str = zones.UNIVERSAL, **kwargs: Any) -> None:
+        """`time_zone` is an IANA name: where the days of the form are."""
+        super().__init__(*args, **kwargs)
+        self.time_zone = time_zone
+        for field in self.fields.values():
+            if isinstance(field, DayField):
+                field.label = f"{field.label} ({time_zone})"
+
     def clean(self) -> dict[str, Any]:
         """A name that is no field of this page would leave out nothing: it is an error."""
         cleaned = super().clean() or self.cleaned_data
@@ -92,20 +100,10 @@ _LAST_DAY: Final = date(9000, 1, 1)
 
 
 class DayField(forms.DateField):
-    """A day in UTC."""
+    """A day; in which time zone, says the label."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
         super().__init__(widget=widget, required=False, input_formats=["%Y-%m-%d"], **kwargs)
         self.error_messages["invalid"] = "Enter a day such as 2026-11-20."
         self.validators += [MinValueValidator(_FIRST_DAY), MaxValueValidator(_LAST_DAY)]
-
-
-def start_of(day: date) -> datetime:
-    """Its first moment, in UTC."""
-    return datetime.combine(day, time(), UTC)
-
-
-def end_of(day: date) -> datetime:
-    """The first moment after it, in UTC."""
-    return start_of(day + timedelta(days=1))

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import tzinfo
 from enum import StrEnum
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from mem0dash import zones
 from mem0dash.errors import PermissionDeniedError
 
 
@@ -32,6 +34,12 @@ class ProjectView:
     default_user_id: str = ""
     hide_unreviewed: bool = False
     retention_days: int = 30
+    # An IANA name; a day without a time is that day there.
+    time_zone: str = zones.UNIVERSAL
+
+    @property
+    def zone(self) -> tzinfo:
+        return zones.named(self.time_zone)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import dj_database_url
 from cryptography.fernet import Fernet
 
-from mem0dash import engines, env, first_start, folders, hosts
+from mem0dash import engines, env, first_start, folders, hosts, zones
 from mem0dash.env import ConfigurationError
 from mem0dash.version import VERSION
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES
@@ -154,6 +154,13 @@ RATE_LIMIT_AUTH_WINDOW_SECONDS = env.integer("RATE_LIMIT_AUTH_WINDOW_SECONDS", 6
 MEM0_DEFAULT_USER_ID = env.text("MEM0_DEFAULT_USER_ID")
 if len(MEM0_DEFAULT_USER_ID) > 255 or re.search(r"\s", MEM0_DEFAULT_USER_ID):
     raise ConfigurationError("MEM0_DEFAULT_USER_ID must have at most 255 characters and no space.")
+# In which zone the days of a project are that has no zone of its own.
+DEFAULT_TIME_ZONE = env.text("DEFAULT_TIME_ZONE", zones.UNIVERSAL)
+if zones.find(DEFAULT_TIME_ZONE) is None:
+    raise ConfigurationError(
+        "DEFAULT_TIME_ZONE must be an IANA time zone that this machine knows (package tzdata), "
+        f"such as Europe/Berlin, not {DEFAULT_TIME_ZONE!r}."
+    )
 
 # --- Where it is reached -------------------------------------------------------------------------
 PUBLIC_URL = env.either("PUBLIC_URL", "PUBLIC_BASE_URL").rstrip("/")

@@ -7,7 +7,7 @@ memory takes the words out of its history.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, tzinfo
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,10 +19,10 @@ from accounts.audit import Action
 from accounts.models import Account, AuditEntry
 from mem0dash import spreadsheets
 from mem0dash.errors import InvalidInputError
-from mem0dash.forms import end_of, start_of
 from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from mem0dash.rest.json import dumps
+from mem0dash.zones import end_of, start_of
 from memories import queries, word_diff
 from memories.filters import to_q
 from memories.models import Memory, Revision
@@ -120,23 +120,27 @@ def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
         principal.require(Scope.ADMIN, "Only administrators see keys, clients and requests.")
     rows = Revision.objects.filter(project_id=principal.project.id)
     if principal.entity_limit:
-        limit = to_q(queries.limit_of(principal))
+        limit = to_q(queries.limit_of(principal), principal.project.zone)
         rows = rows.filter(
             memory_id__in=Memory.objects.filter(limit, project_id=principal.project.id).values("id")
         )
-    wanted = {"event": chosen.event, "memory_id": chosen.memory, **_alike(chosen)}
+    wanted = {
+        "event": chosen.event,
+        "memory_id": chosen.memory,
+        **_alike(chosen, principal.project.zone),
+    }
     return rows.filter(**{name: value for name, value in wanted.items() if value})
 
 
-def _alike(chosen: Chosen) -> dict[str, Any]:
+def _alike(chosen: Chosen, zone: tzinfo) -> dict[str, Any]:
     """What is asked of both tables in the same way."""
     return {
         "account_id": chosen.account,
         "key_prefix": chosen.key,
         "client": chosen.client,
         "request_id": chosen.request,
-        "at__gte": chosen.since and start_of(chosen.since),
-        "at__lt": chosen.until and end_of(chosen.until),
+        "at__gte": chosen.since and start_of(chosen.since, zone),
+        "at__lt": chosen.until and end_of(chosen.until, zone),
     }
 
 
@@ -148,7 +152,7 @@ def _sources(principal: Principal, chosen: Chosen) -> list[Source]:
         sources.append(of_memories)
     if chosen.memory or chosen.kind == MEMORIES or chosen.event in EVENTS:
         return sources
-    meant = {name: value for name, value in _alike(chosen).items() if value}
+    meant = {name: value for name, value in _alike(chosen, principal.project.zone).items() if value}
     for rows in audit.visible(principal):
         found = rows.filter(**meant)
         if chosen.kind or chosen.event:

@@ -126,7 +126,7 @@ class Match:
         if "entity" in self.kept:
             type_, id_ = self.kept["entity"]
             return queries.reachable(principal).filter(
-                to_q(Condition(queries.ENTITY_TYPES[type_], "eq", id_))
+                to_q(Condition(queries.ENTITY_TYPES[type_], "eq", id_), principal.project.zone)
             )
         return _named(principal, wanted).filter(id__in=self.ids)
 
@@ -146,7 +146,7 @@ def _named(principal: Principal, wanted: Act) -> QuerySet[Memory]:
     if wanted.action != ERASE:
         return queries.reachable(principal, by_id=True)
     rows = Memory.objects.filter(queries.in_project(principal.project.id))
-    return rows.filter(to_q(queries.limit_of(principal)))
+    return rows.filter(to_q(queries.limit_of(principal), principal.project.zone))
 
 
 def _selected(principal: Principal, wanted: Act, selection: Selection) -> QuerySet[Memory]:

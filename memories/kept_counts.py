@@ -39,8 +39,10 @@ def kept(principal: Principal, key: Hashable, count: Callable[[], T]) -> T:
     ten times as long as it took.
     """
     limit = principal.entity_limit or {}
-    whole = (principal.project.id, tuple(sorted((k, tuple(sorted(v))) for k, v in limit.items())))
-    full = (*whole, principal.scopes, key)
+    limited = tuple(sorted((k, tuple(sorted(v))) for k, v in limit.items()))
+    # Days begin elsewhere in another zone, which no revision tells.
+    project = (principal.project.id, principal.project.time_zone)
+    full = (*project, limited, principal.scopes, key)
     newest = Revision.objects.aggregate(newest=Max("id"))["newest"]
     started = time.monotonic()
     with _lock:

@@ -141,7 +141,9 @@ def find(
     if statuses is None:
         rows = queries.visible(principal, where, show_expired=show_expired)
     else:
-        rows = queries.reachable(principal).filter(to_q(where), review_status__in=statuses)
+        rows = queries.reachable(principal).filter(
+            to_q(where, principal.project.zone), review_status__in=statuses
+        )
     found = Search(Source(rows, index="memory_updated"), text).ids(
         (("updated_at", True), ("id", True)), limit=limit, offset=offset
     )

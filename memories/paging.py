@@ -77,7 +77,7 @@ def rows_of(principal: Principal, selection: Selection, *, without: str = "") ->
         rows = queries.restorable(principal)
     else:
         rows = queries.reachable(principal)
-    return rows.filter(to_q(selection.where(without=without)))
+    return rows.filter(to_q(selection.where(without=without), principal.project.zone))
 
 
 def matching(principal: Principal, selection: Selection) -> QuerySet[Memory]:

@@ -60,7 +60,11 @@ def reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
     rows = Memory.objects.filter(
         in_project(project) if by_id else Q(project_id=project), deleted_at=None
     )
-    return rows.filter(to_q(limit_of(principal))) if principal.entity_limit else rows
+    return (
+        rows.filter(to_q(limit_of(principal), principal.project.zone))
+        if principal.entity_limit
+        else rows
+    )
 
 
 def restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
@@ -69,7 +73,11 @@ def restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]
     rows = Memory.objects.filter(
         in_project(project) if by_id else Q(project_id=project), deleted_at__isnull=False
     ).exclude(text="")
-    return rows.filter(to_q(limit_of(principal))) if principal.entity_limit else rows
+    return (
+        rows.filter(to_q(limit_of(principal), principal.project.zone))
+        if principal.entity_limit
+        else rows
+    )
 
 
 def not_expired(now: datetime) -> Q:
@@ -101,7 +109,7 @@ def visible(
     principal: Principal, where: Node = EVERYTHING, *, show_expired: bool = False
 ) -> QuerySet[Memory]:
     """What a search or a list may show of what is `reachable`."""
-    rows = reachable(principal).filter(to_q(where))
+    rows = reachable(principal).filter(to_q(where, principal.project.zone))
     statuses = shown_statuses(principal, where)
     if len(statuses) < len(ReviewStatus.values):
         rows = rows.filter(review_status__in=statuses)
@@ -221,7 +229,7 @@ def history(principal: Principal, memory_id: str | UUID) -> list[Revision]:
         return []
     if principal.entity_limit:
         row = Memory.objects.filter(id=wanted, project_id=principal.project.id)
-        if not row.filter(to_q(limit_of(principal))).exists():
+        if not row.filter(to_q(limit_of(principal), principal.project.zone)).exists():
             return []
     rows = Revision.objects.filter(project_id=principal.project.id, memory_id=wanted)
     return list(rows.order_by("at", "id"))
@@ -251,7 +259,7 @@ def deleted_since(principal: Principal, since: datetime) -> list[UUID]:
     """Ids of the memories deleted since then that can still be restored; scope `review`."""
     principal.require(Scope.REVIEW)
     rows = Memory.objects.filter(project_id=principal.project.id, deleted_at__gte=since)
-    rows = rows.filter(to_q(limit_of(principal))).exclude(text="")
+    rows = rows.filter(to_q(limit_of(principal), principal.project.zone)).exclude(text="")
     return list(rows.values_list("id", flat=True))
 
 
@@ -259,6 +267,8 @@ def ids_of_entities(principal: Principal, entities: Mapping[str, str]) -> list[U
     """Ids of all memories of the named entities, deleted ones included; scope `admin`."""
     principal.require(Scope.ADMIN)
     rows = Memory.objects.filter(project_id=principal.project.id, **entities)
-    ids = rows.filter(to_q(limit_of(principal))).values_list("id", flat=True)
+    ids = rows.filter(to_q(limit_of(principal), principal.project.zone)).values_list(
+        "id", flat=True
+    )
     # One by one: each has indexes of its own.
     return [*ids.filter(deleted_at__isnull=True), *ids.filter(deleted_at__isnull=False)]

@@ -6,13 +6,14 @@ import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from mem0dash import zones
 from mem0dash.errors import InvalidInputError, ProviderError
 from mem0dash.principal import Principal, Scope
 from memories.models import (
@@ -133,16 +134,13 @@ def parse_instant(value: object) -> datetime | None:
         return None
 
 
-def whole_day(value: object) -> tuple[datetime, datetime] | None:
-    """Its first instant and that after its last, in UTC, where a text is a day without a time."""
+def whole_day(value: object, zone: tzinfo) -> tuple[datetime, datetime] | None:
+    """Its first instant there and that after its last, where a text is a day without a time."""
     try:
-        first = date.fromisoformat(value) if isinstance(value, str) else None
-        if first is None:
-            return None
-        start = datetime(first.year, first.month, first.day, tzinfo=UTC)
-        return start, start + timedelta(days=1)
-    except (ValueError, OverflowError):
+        day = date.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
         return None
+    return (zones.start_of(day, zone), zones.end_of(day, zone)) if day else None
 
 
 def read_time(value: object) -> datetime | None:

@@ -113,7 +113,7 @@ def undo_change(principal: Principal, memory_id: UUID | str, revision_id: int) -
 def _reached(principal: Principal, memory_id: UUID) -> QuerySet[Memory]:
     """The caller's memory, whether it is deleted or not."""
     rows = Memory.objects.filter(project_id=principal.project.id, id=memory_id)
-    return rows.filter(to_q(queries.limit_of(principal)))
+    return rows.filter(to_q(queries.limit_of(principal), principal.project.zone))
 
 
 def _revision(principal: Principal, memory_id: UUID, revision_id: int) -> Revision:

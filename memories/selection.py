@@ -7,7 +7,7 @@ for any of the values of a field, and for all fields at once. An empty value mea
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlencode
 
@@ -232,30 +232,27 @@ def _checked(name: str, values: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _period(label: str, value: str, now: datetime) -> tuple[datetime | None, datetime | None]:
-    """From when (included) until when (not included); InvalidInputError for what is no period."""
+def _period(label: str, value: str, now: datetime) -> dict[str, str]:
+    """What holds for its times: "gte" an instant or a day, "lte" a day. A day is a whole one, in
+    the zone of the project. InvalidInputError for what is no period."""
     if ago := _AGO.fullmatch(value):
         number = int(ago[1])
-        return now - (timedelta(hours=number) if ago[2] == "h" else timedelta(days=number)), None
+        since = now - (timedelta(hours=number) if ago[2] == "h" else timedelta(days=number))
+        return {"gte": since.isoformat()}
     first, dots, last = value.partition("..")
     try:
         start = date.fromisoformat(first) if first else None
         end = date.fromisoformat(last) if last else None if dots else start
-        after = end + timedelta(days=1) if end else None
-    except (ValueError, OverflowError):
-        start = after = None
-    if start is None and after is None:
+    except ValueError:
+        start = end = None
+    if start is None and end is None:
         raise InvalidInputError(
             f"{label}: write 24h, 7d, 2026-11-01..2026-11-20, or one end of it, "
             f"not {value[:40] or 'nothing'}."
         )
-    if start and after and start >= after:
+    if start and end and start > end:
         raise InvalidInputError(f"{label}: {value} ends before it begins.")
-    return _midnight(start), _midnight(after)
-
-
-def _midnight(day: date | None) -> datetime | None:
-    return datetime.combine(day, time.min, tzinfo=UTC) if day else None
+    return {op: day.isoformat() for op, day in (("gte", start), ("lte", end)) if day}
 
 
 # --- The filter language -------------------------------------------------------------------------
@@ -263,7 +260,10 @@ def _node(name: str, values: tuple[str, ...]) -> Node:
     now = timezone.now()
     if name in {"created", "updated"}:
         periods = (_period(_LABELS[name], value, now) for value in values)
-        return _any(_within(f"{name}_at", start, end) for start, end in periods)
+        return _any(
+            AllOf(tuple(Condition(f"{name}_at", op, at) for op, at in period.items()))
+            for period in periods
+        )
     if name == "expiry":
         return _any(_expiry(value, now) for value in values)
     if name == "metadata":
@@ -279,15 +279,6 @@ def _node(name: str, values: tuple[str, ...]) -> Node:
 def _any(parts: Iterable[Node]) -> Node:
     nodes = tuple(parts)
     return nodes[0] if len(nodes) == 1 else AnyOf(nodes)
-
-
-def _within(column: str, start: datetime | None, end: datetime | None) -> Node:
-    parts: list[Node] = []
-    if start:
-        parts.append(Condition(column, "gte", start.isoformat()))
-    if end:
-        parts.append(Condition(column, "lt", end.isoformat()))
-    return AllOf(tuple(parts))
 
 
 def _ended(at: datetime) -> Node:

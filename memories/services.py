@@ -173,12 +173,14 @@ def delete_matching(principal: Principal, where: Node) -> int:
     """Deletes every reachable memory that matches, whatever its status; how many. Scope `admin`."""
     principal.require(Scope.ADMIN, "Admin role required.")
     total = 0
-    matching = queries.reachable(principal).filter(to_q(where))
+    matching = queries.reachable(principal).filter(to_q(where, principal.project.zone))
     for memories in _batches(matching):
         with transaction.atomic():
             # Once more through the filter: what changed meanwhile may not match any more.
             ids = [memory.id for memory in memories]
-            again = queries.reachable(principal, by_id=True).filter(to_q(where), id__in=ids)
+            again = queries.reachable(principal, by_id=True).filter(
+                to_q(where, principal.project.zone), id__in=ids
+            )
             locked = list(again.select_for_update())
             _mark_deleted(locked, principal)
         runtime.current().apply(locked)
@@ -227,7 +229,7 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
             Memory.objects.select_for_update()
             .filter(
                 queries.in_project(principal.project.id),
-                to_q(queries.limit_of(principal)),
+                to_q(queries.limit_of(principal), principal.project.zone),
                 id__in=wanted,
             )
             .exclude(deleted_at=None)
@@ -258,7 +260,7 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
         rows = list(
             Memory.objects.select_for_update().filter(
                 queries.in_project(principal.project.id),
-                to_q(queries.limit_of(principal)),
+                to_q(queries.limit_of(principal), principal.project.zone),
                 id__in=list(ids),
             )
         )

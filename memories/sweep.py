@@ -34,7 +34,11 @@ def sweep(principal: Principal, where: Node, *, confirm: bool) -> Swept:
     ConflictError when others keep changing these memories.
     """
     principal.require(Scope.REVIEW)
-    rows = queries.reachable(principal).filter(to_q(where)).order_by("created_at", "id")
+    rows = (
+        queries.reachable(principal)
+        .filter(to_q(where, principal.project.zone))
+        .order_by("created_at", "id")
+    )
     for _ in range(_ATTEMPTS):
         ids = list(rows.values_list("id", flat=True)[: PORTION + 1])
         chosen, has_more = ids[:PORTION], len(ids) > PORTION

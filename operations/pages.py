@@ -46,8 +46,8 @@ class RequestsForm(FilterForm):
     """Which requests the page is about."""
 
     period = _select("Time", *((value, f"Last {words}") for value, words in _PERIODS))
-    since = DayField(label="From (UTC)")
-    until = DayField(label="To (UTC)")
+    since = DayField(label="From")
+    until = DayField(label="To")
     key = _words("Key", 20, suggestions="known-keys")
     client = _words("Client", 200, suggestions="known-clients")
     method = _select("Method", ("", "Any"), *((name, name) for name in _METHODS))
@@ -73,7 +73,7 @@ class RequestsForm(FilterForm):
     def meant(self) -> Chosen:
         said: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
         slow_ms = said.pop("slow", 0)
-        return Chosen(**said, slow_ms=slow_ms)
+        return Chosen(**said, slow_ms=slow_ms, time_zone=self.time_zone)
 
 
 @require_safe
@@ -82,7 +82,7 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
     """What was asked of the API: figures by time, key and client, and the log; scope `admin`."""
     principal = request.principal
     principal.require(Scope.ADMIN, "Only administrators see what was asked of the API.")
-    form = RequestsForm(request.GET)
+    form = RequestsForm(request.GET, time_zone=principal.project.time_zone)
     if not form.is_valid():
         return render(request, "operations/requests.html", {"form": form}, status=422)
     if form.untidy():

@@ -16,7 +16,7 @@ from django.db.models import Count, F, Func, IntegerField, Max, Q, QuerySet, Tex
 from django.db.models.fields import FloatField
 from django.utils import timezone
 
-from mem0dash.forms import end_of, start_of
+from mem0dash import zones
 from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from operations.models import RequestLog
@@ -39,8 +39,8 @@ FEW: Final = 50_000
 class Chosen:
     """Which requests are meant; what is empty leaves nothing out.
 
-    `since` and `until` are days in UTC and go before `period`. `key` is a key's prefix, or one of
-    SHOWN_AUTH_TYPES; `status` the first digit of the status; `slow_ms` the least duration.
+    `since` and `until` are days in `time_zone` and go before `period`. `key` is a key's prefix, or
+    one of SHOWN_AUTH_TYPES; `status` the first digit of the status; `slow_ms` the least duration.
     """
 
     period: str = "24h"
@@ -52,12 +52,14 @@ class Chosen:
     path: str = ""
     status: str = ""
     slow_ms: int = 0
+    time_zone: str = zones.UNIVERSAL
 
     def span(self) -> tuple[datetime, datetime]:
         """From when until when, as of now; never further back than the log is kept."""
         now = timezone.now()
-        until = min(end_of(self.until), now) if self.until else now
-        since = start_of(self.since) if self.since else until - PERIODS[self.period]
+        zone = zones.named(self.time_zone)
+        until = min(zones.end_of(self.until, zone), now) if self.until else now
+        since = zones.start_of(self.since, zone) if self.since else until - PERIODS[self.period]
         return max(since, now - timedelta(days=settings.REQUEST_LOG_RETENTION_DAYS)), until
 
     def unit(self) -> str:

@@ -308,3 +308,11 @@ def test_a_project_is_seen_by_a_principal_as_it_is(project: Project) -> None:
     project.hide_unreviewed = True
     view = project_view(project)
     assert (view.slug, view.default_user_id, view.hide_unreviewed) == ("default", "house", True)
+
+
+def test_a_key_brings_its_project_as_it_is(project: Project, key: Any) -> None:
+    values = {"default_user_id": "house", "hide_unreviewed": True, "retention_days": 5}
+    Project.objects.update(**values, time_zone="Europe/Berlin")
+    found = find_api_key(key())
+    assert found is not None and found.project.time_zone == "Europe/Berlin"
+    assert found.project == project_view(Project.objects.get())

@@ -26,6 +26,7 @@ if "MEM0DASH_TEST_PROCESS" not in os.environ:  # workers inherit what this proce
         "DASHBOARD_URL",
         "DATABASE_POOL_SIZE",
         "DATABASE_URL",
+        "DEFAULT_TIME_ZONE",
         "JWT_SECRET",
         "PUBLIC_URL",
         "QDRANT_API_KEY",

@@ -393,6 +393,10 @@ DOORS: dict[str, tuple[Door, list[tuple[Action, tuple[str, str], str]]]] = {
         lambda w: w.api("POST", "/configure", {"custom_instructions": "Remember meals."}),
         [(Action.INSTRUCTIONS_CHANGED, BY_KEY, "Default")],
     ),
+    "the time zone": (
+        lambda w: w.page("/dashboard/settings/time-zone", time_zone="Europe/Berlin"),
+        [(Action.TIME_ZONE_CHANGED, ALICE, "Default")],
+    ),
     "providers by the wizard": (
         wizard_provider,
         [(Action.PROVIDERS_CONFIGURED, ALICE, ""), (STEP, ALICE, "Model provider")],

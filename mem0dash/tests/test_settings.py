@@ -43,6 +43,13 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "ADMIN_API_KEY is short": ({"ADMIN_API_KEY": "secret"}, "ADMIN_API_KEY"),
     "MEM0_API_KEY is short": ({"MEM0_API_KEY": "secret"}, "MEM0_API_KEY"),
     "MEM0_DEFAULT_USER_ID has a space": ({"MEM0_DEFAULT_USER_ID": "a b"}, "MEM0_DEFAULT_USER_ID"),
+    "DEFAULT_TIME_ZONE is no zone": ({"DEFAULT_TIME_ZONE": "Berlin"}, "DEFAULT_TIME_ZONE"),
+    "DEFAULT_TIME_ZONE is a path": ({"DEFAULT_TIME_ZONE": "../UTC"}, "DEFAULT_TIME_ZONE"),
+    "DEFAULT_TIME_ZONE is the machine's": (
+        {"DEFAULT_TIME_ZONE": "localtime"},
+        "DEFAULT_TIME_ZONE",
+    ),
+    "DEFAULT_TIME_ZONE is an offset": ({"DEFAULT_TIME_ZONE": "+02:00"}, "DEFAULT_TIME_ZONE"),
     "RATE_LIMIT_AUTH_FAILURES is negative": (
         {"RATE_LIMIT_AUTH_FAILURES": "-1"},
         "RATE_LIMIT_AUTH_FAILURES",

@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from datetime import date, datetime
+from datetime import date, datetime, tzinfo
 from typing import Any, ClassVar
 
 from django.db.models import BooleanField, Expression, F, Q
@@ -26,46 +26,50 @@ from memories.records import parse_instant, whole_day
 NOTHING = Q(pk__in=[])
 
 
-def to_q(node: Node) -> Q:
-    """A Q over Memory that holds exactly where `node` does; a missing key equals nothing."""
+def to_q(node: Node, zone: tzinfo) -> Q:
+    """A Q over Memory that holds exactly where `node` does; a missing key equals nothing.
+
+    `zone` is the project's: a day without a time is that day there.
+    """
     if isinstance(node, AllOf):
         result = Q()
         for part in node.parts:
-            result &= to_q(part)
+            result &= to_q(part, zone)
         return result
     if isinstance(node, AnyOf):
         if not node.parts:
             return NOTHING
-        result = to_q(node.parts[0])
+        result = to_q(node.parts[0], zone)
         for part in node.parts[1:]:
             # Q() | x is x in Django, but "always or x" is always.
-            other = to_q(part)
+            other = to_q(part, zone)
             if not result or not other:
                 return Q()
             result |= other
         return result
     if isinstance(node, Not):
-        inner = to_q(node.part)
+        inner = to_q(node.part, zone)
         return ~inner if inner else NOTHING
-    return _condition(node)
+    return _condition(node, zone)
 
 
-def _condition(c: Condition) -> Q:
+def _condition(c: Condition, zone: tzinfo) -> Q:
     if c.op == "ne":
-        return ~_condition(Condition(c.field, "eq", c.value, c.metadata))
+        return ~_condition(Condition(c.field, "eq", c.value, c.metadata), zone)
     if c.op == "nin":
-        return ~_condition(Condition(c.field, "in", c.value, c.metadata))
+        return ~_condition(Condition(c.field, "in", c.value, c.metadata), zone)
     if c.op == "in":
         values = c.value if isinstance(c.value, tuple) else (c.value,)
         plain = c.field not in LIST_FIELDS | TIME_FIELDS
         if not c.metadata and plain and None not in values:
             return _indexed(c, Q(**{f"{c.field}__in": [_column_value(c.field, v) for v in values]}))
-        return to_q(AnyOf(tuple(Condition(c.field, "eq", v, c.metadata) for v in values)))
+        each = tuple(Condition(c.field, "eq", v, c.metadata) for v in values)
+        return to_q(AnyOf(each), zone)
     if c.metadata:
         return Q(JsonHolds("metadata", c.op, _scalar(c), key=c.field))
     if c.field in LIST_FIELDS:
         return Q(JsonHolds(c.field, c.op, _scalar(c)))
-    return _column(c)
+    return _column(c, zone)
 
 
 def _indexed(c: Condition, q: Q) -> Q:
@@ -78,14 +82,14 @@ def _scalar(c: Condition) -> Scalar:
     return c.value
 
 
-def _column(c: Condition) -> Q:
+def _column(c: Condition, zone: tzinfo) -> Q:
     nullable = c.field in TIME_FIELDS | DATE_FIELDS
     absent = Q(**{f"{c.field}__isnull": True}) if nullable else Q(**{c.field: ""})
     if c.op == "exists":
         return ~absent
     if c.op == "eq" and c.value is None:
         return absent
-    if c.field in TIME_FIELDS and (day := whole_day(c.value)) is not None:
+    if c.field in TIME_FIELDS and (day := whole_day(c.value, zone)) is not None:
         return _on_day(c.field, c.op, *day)
     value = _column_value(c.field, _scalar(c))
     if c.op == "eq":

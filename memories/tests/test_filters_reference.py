@@ -3,8 +3,9 @@ match."""
 
 import uuid
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -38,24 +39,24 @@ EXAMPLES = settings(
 
 
 # --- The reference -------------------------------------------------------------------------------
-def holds(node: Node, memory: Memory) -> bool:
-    """Whether `memory` satisfies `node`, in plain Python."""
+def holds(node: Node, memory: Memory, zone: tzinfo = UTC) -> bool:
+    """Whether `memory` satisfies `node`, in plain Python; `zone` is where its days are."""
     if isinstance(node, AllOf):
-        return all(holds(part, memory) for part in node.parts)
+        return all(holds(part, memory, zone) for part in node.parts)
     if isinstance(node, AnyOf):
-        return any(holds(part, memory) for part in node.parts)
+        return any(holds(part, memory, zone) for part in node.parts)
     if isinstance(node, Not):
-        return not holds(node.part, memory)
-    return condition_holds(node, memory)
+        return not holds(node.part, memory, zone)
+    return condition_holds(node, memory, zone)
 
 
-def condition_holds(c: Condition, memory: Memory) -> bool:
+def condition_holds(c: Condition, memory: Memory, zone: tzinfo) -> bool:
     if c.op in {"ne", "nin"}:
         positive = Condition(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata)
-        return not condition_holds(positive, memory)
+        return not condition_holds(positive, memory, zone)
     if c.op == "in":
         return any(
-            condition_holds(Condition(c.field, "eq", value, c.metadata), memory)
+            condition_holds(Condition(c.field, "eq", value, c.metadata), memory, zone)
             for value in c.value
         )
     if c.metadata:
@@ -70,18 +71,19 @@ def condition_holds(c: Condition, memory: Memory) -> bool:
             return compare(c.op, stored, c.value)
         return any(compare(c.op, element, c.value) for element in stored)
     if c.field in TIME_FIELDS | DATE_FIELDS:
-        return time_holds(c, stored)
+        return time_holds(c, stored, zone)
     if c.op in {"eq", "exists"}:  # an empty column is an absent value
         return compare(c.op, stored or None, c.value or None)
     return compare(c.op, stored, c.value)
 
 
-def time_holds(c: Condition, stored: datetime | date | None) -> bool:
+def time_holds(c: Condition, stored: datetime | date | None, zone: tzinfo) -> bool:
     if c.field in DATE_FIELDS:
         return compare(c.op, stored, c.value and date.fromisoformat(c.value))
     if isinstance(c.value, str) and len(c.value) == len("2024-03-05"):
-        # A day against a day: whole days are compared.
-        return compare(c.op, stored and stored.date(), date.fromisoformat(c.value))
+        # A day against the day that calendars show there: whole days are compared.
+        there = stored and stored.astimezone(zone).date()
+        return compare(c.op, there, date.fromisoformat(c.value))
     return compare(c.op, stored, c.value and parse_instant(c.value))
 
 
@@ -185,6 +187,20 @@ MOMENTS = [
     datetime(2024, 3, 5, 12, 0, 0, 1, tzinfo=UTC),
     datetime(1999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
 ]
+# Where clocks are changed in spring and autumn, where at midnight, where a day was left out, and
+# where the hours of others begin in between.
+ZONES = ["Europe/Berlin", "America/Havana", "Pacific/Apia", "Asia/Kathmandu", "UTC"]
+CHANGES = ["2026-03-08", "2026-03-29", "2026-10-25", "2026-11-01", "2011-12-30", "2024-02-29"]
+minutes = st.integers(-36 * 60, 36 * 60)
+changing_moments = st.builds(
+    lambda day, minute, second: (
+        datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(minutes=minute, seconds=second)
+    ),
+    st.sampled_from(CHANGES),
+    # Near the hours at which days begin somewhere, as well as at any time.
+    st.one_of(minutes, st.builds(lambda hour: hour * 60 - 1, st.integers(-30, 30))),
+    st.sampled_from([0, 30, 59]),
+)
 INSTANTS = ["2024-03-05T12:00:00Z", "2024-03-05T13:00:00+01:00", "2024-03-05", "2000-01-01 00:00"]
 INSTANTS += ["2024-03-04", "1999-12-31"]
 TEXT_COLUMNS = {
@@ -321,8 +337,8 @@ def stored(project: Project, given_rows: list[dict[str, Any]]):
         transaction.set_rollback(True)
 
 
-def in_sql(node: Node) -> set[uuid.UUID]:
-    return set(Memory.objects.filter(to_q(node)).values_list("id", flat=True))
+def in_sql(node: Node, zone: tzinfo = UTC) -> set[uuid.UUID]:
+    return set(Memory.objects.filter(to_q(node, zone)).values_list("id", flat=True))
 
 
 # --- The properties ------------------------------------------------------------------------------
@@ -337,6 +353,28 @@ def test_sql_and_the_reference_let_the_same_memories_through(project, rows, aske
             node = parse_filters(one)
             assert in_sql(node) == {row.id for row in kept if holds(node, row)}, node
             assert in_sql(Not(node)) == {row.id for row in kept if not holds(node, row)}, node
+
+
+@pytest.mark.django_db
+@EXAMPLES
+@given(
+    moments=st.lists(changing_moments, min_size=1, max_size=6),
+    asked=st.lists(
+        conditions_on(
+            sorted(TIME_FIELDS), st.sampled_from([*CHANGES, *INSTANTS]), ["eq", "ne", *ORDER]
+        ),
+        min_size=3,
+        max_size=8,
+    ),
+    zone=st.sampled_from(ZONES).map(ZoneInfo),
+)
+def test_a_day_is_what_calendars_show_in_the_zone(project, moments, asked, zone):
+    rows = [{"text": "a", "created_at": at, "reviewed_at": at, "expires_at": at} for at in moments]
+    with stored(project, rows) as kept:
+        for one in asked:
+            node = parse_filters(one)
+            found = {row.id for row in kept if holds(node, row, zone)}
+            assert in_sql(node, zone) == found, (node, zone)
 
 
 @pytest.mark.django_db

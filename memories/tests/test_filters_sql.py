@@ -29,7 +29,9 @@ def store(project: Project):
 
 
 def matching(filters) -> set:
-    return set(Memory.objects.filter(to_q(parse_filters(filters))).values_list("id", flat=True))
+    return set(
+        Memory.objects.filter(to_q(parse_filters(filters), UTC)).values_list("id", flat=True)
+    )
 
 
 # --- What the databases cannot take ------------------------------------------------------------
@@ -54,7 +56,7 @@ def test_a_long_list_of_values_is_answered_or_refused_but_no_crash(store, field,
         node = parse_filters(filters)
     except InvalidInputError:
         return
-    assert set(Memory.objects.filter(to_q(node)).values_list("id", flat=True)) == {wanted.id}
+    assert set(Memory.objects.filter(to_q(node, UTC)).values_list("id", flat=True)) == {wanted.id}
 
 
 @pytest.mark.django_db
@@ -67,7 +69,7 @@ def test_many_long_lists_together_are_answered_or_refused_but_no_crash(store, wo
         node = parse_filters(filters)
     except InvalidInputError:
         return
-    assert Memory.objects.filter(to_q(node)).count() == (1 if word == "OR" else 0)
+    assert Memory.objects.filter(to_q(node, UTC)).count() == (1 if word == "OR" else 0)
 
 
 @pytest.mark.django_db
@@ -267,7 +269,7 @@ def test_everything_can_be_negated(store):
         (Not(AllOf((AllOf(()), AllOf(())))), 0),
         (Not(Not(EVERYTHING)), 1),
     ):
-        assert Memory.objects.filter(to_q(node)).count() == count, node
+        assert Memory.objects.filter(to_q(node, UTC)).count() == count, node
     assert matching({"NOT": [{}]}) == set()
     assert matching({"OR": [{"user_id": "x"}, {}]}) == {row.id}
 
@@ -277,7 +279,7 @@ def test_everything_can_be_negated(store):
 @pytest.mark.parametrize("op", ["eq", "contains"])
 def test_conditions_that_differ_in_the_value_alone_are_not_taken_for_one(store, pair, op):
     one, two = (store(metadata={"k": [v] if op == "contains" else v}) for v in pair)
-    first, second = (to_q(Condition("k", op, v, metadata=True)) for v in pair)
+    first, second = (to_q(Condition("k", op, v, metadata=True), UTC) for v in pair)
     assert first != second
     assert Memory.objects.filter(first | second).count() == 2
     assert not Memory.objects.filter(first & second).exists()
@@ -290,16 +292,16 @@ def test_conditions_that_differ_in_the_key_or_the_operator_alone_are_two():
     nodes = [
         Condition(key, op, "a", metadata=True) for key in ("k", "l") for op in ("eq", "contains")
     ] + [Condition("text", op, "a") for op in ("gt", "gte", "contains", "icontains")]
-    assert len({hash(to_q(node)) for node in nodes}) == len(nodes)
-    assert to_q(nodes[0]) == to_q(nodes[0])
-    assert to_q(nodes[0]) | Q() == to_q(nodes[0])
+    assert len({hash(to_q(node, UTC)) for node in nodes}) == len(nodes)
+    assert to_q(nodes[0], UTC) == to_q(nodes[0], UTC)
+    assert to_q(nodes[0], UTC) | Q() == to_q(nodes[0], UTC)
 
 
 @pytest.mark.django_db
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite compares by code point")
 @pytest.mark.parametrize("field", ["text", "tag", "categories"])
 def test_order_does_not_depend_on_the_locale_of_the_database(field):
-    sql = str(Memory.objects.filter(to_q(parse_filters({field: {"gt": "a"}}))).query)
+    sql = str(Memory.objects.filter(to_q(parse_filters({field: {"gt": "a"}}), UTC)).query)
     assert 'COLLATE "C"' in sql
 
 

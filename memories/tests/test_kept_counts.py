@@ -46,9 +46,10 @@ def test_who_may_see_less_is_answered_apart(owner, other_project):
         replace(owner, entity_limit={"user_id": frozenset({"alice"})}),
         replace(owner, entity_limit={"user_id": frozenset({"bob"})}),
         replace(owner, scopes=frozenset({Scope.READ})),
+        replace(owner, project=replace(owner.project, time_zone="Europe/Berlin")),
     )
-    assert [asked(other) for other in others] == [2, 3, 4, 5]
-    assert [asked(other) for other in others] == [2, 3, 4, 5]
+    assert [asked(other) for other in others] == [2, 3, 4, 5, 6]
+    assert [asked(other) for other in others] == [2, 3, 4, 5, 6]
 
 
 def test_every_change_of_a_memory_ends_it(owner, api, engine):

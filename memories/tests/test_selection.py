@@ -1,6 +1,6 @@
 """What an address says is read, written again, and told in words."""
 
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 import pytest
 from django.http import QueryDict
@@ -130,7 +130,7 @@ def test_periods_take_in_their_first_and_last_day(project):
     date = day.date().isoformat()
 
     def found(value: str) -> set[int]:
-        wanted = Memory.objects.filter(to_q(of(f"created={value}").where()))
+        wanted = Memory.objects.filter(to_q(of(f"created={value}").where(), UTC))
         return {rows.index(row) for row in wanted}
 
     assert found(date) == found(f"{date}..{date}") == {1, 2}
@@ -147,7 +147,7 @@ def test_metadata_keys_all_hold_and_values_of_one_key_are_alternatives(project):
         crowd.make(project, 1, seed=n, metadata=metadata)
 
     def found(query: str) -> int:
-        return Memory.objects.filter(to_q(of(query).where())).count()
+        return Memory.objects.filter(to_q(of(query).where(), UTC)).count()
 
     assert found("metadata=topic") == 2
     assert found("metadata=topic%3Dtea&metadata=topic%3Dcode") == 2

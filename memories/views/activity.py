@@ -77,8 +77,8 @@ class ActivityForm(FilterForm):
         empty_value=None,
         widget=forms.Select(attrs={"class": "form-select"}),
     )
-    since = DayField(label="From (UTC)")
-    until = DayField(label="To (UTC)")
+    since = DayField(label="From")
+    until = DayField(label="To")
     memory = forms.UUIDField(label="Memory id", required=False)
     key = forms.CharField(label="Key", required=False, max_length=12)
     client = forms.CharField(label="Client", required=False, max_length=200)
@@ -87,7 +87,7 @@ class ActivityForm(FilterForm):
     for_admins: ClassVar = ("key", "client", "request")
 
     def __init__(self, *args: Any, principal: Principal, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, time_zone=principal.project.time_zone, **kwargs)
         self.fields["memory"].error_messages["invalid"] = "Enter a whole memory id."
         account = cast(forms.ChoiceField, self.fields["account"])
         account.choices = [

@@ -107,6 +107,9 @@ WORDS: Final = {
     Action.INSTRUCTIONS_CHANGED: Words(
         "Instructions changed", "Changed", "update", "{who} changed the instructions of ‘{what}’"
     ),
+    Action.TIME_ZONE_CHANGED: Words(
+        "Time zone changed", "Changed", "update", "{who} changed the time zone of ‘{what}’"
+    ),
     Action.PROJECT_RESET: Words(
         "Project reset", "Reset", "delete", "{who} deleted all memories of the project ‘{what}’"
     ),

@@ -164,6 +164,22 @@ def test_days_are_whole_days_in_utc(browser: Client, project: Project) -> None:
     assert listed(browser, since=said, until=said) == ["/last", "/first"]
 
 
+def test_days_are_whole_days_in_the_zone_of_the_project(browser: Client, project: Project) -> None:
+    Project.objects.update(time_zone="Asia/Kathmandu")  # 5:45 before UTC
+    day = (timezone.now() - timedelta(days=3)).replace(hour=0, minute=0, second=0, microsecond=0)
+    begins = day - timedelta(hours=5, minutes=45)
+    for path, at in (
+        ("/before", begins - timedelta(microseconds=1)),
+        ("/first", begins),
+        ("/last", begins + timedelta(days=1, microseconds=-1)),
+        ("/after", begins + timedelta(days=1)),
+    ):
+        asked(project, path=path, created_at=at)
+    said = f"{day:%Y-%m-%d}"
+    assert listed(browser, since=said, until=said) == ["/last", "/first"]
+    assert "From (Asia/Kathmandu)" in text_of(browser, since=said)
+
+
 @pytest.mark.parametrize(
     "params",
     [

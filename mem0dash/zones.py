@@ -1,0 +1,73 @@
+"""Time zones by their IANA names, and when a day begins and ends in one."""
+
+import logging
+import re
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import cache, lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+logger = logging.getLogger(__name__)
+
+UNIVERSAL: Final = "UTC"
+REGIONS: Final = (
+    *("Africa", "America", "Antarctica", "Arctic", "Asia"),
+    *("Atlantic", "Australia", "Europe", "Indian", "Pacific"),
+)
+# Without what lies beside the zones in their folder: `localtime`, `posix/…`, paths.
+_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9+_-]{0,31}(/[A-Z][A-Za-z0-9+_-]{0,31}){0,2}", re.ASCII)
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
+
+
+@lru_cache(maxsize=64)
+def find(name: str) -> tzinfo | None:
+    """The zone of that name; None for what is none, or where this machine does not know it."""
+    if name == UNIVERSAL:
+        return UTC  # also on a machine without a database of zones
+    if not _NAME.fullmatch(name):
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+@lru_cache(maxsize=64)
+def named(name: str) -> tzinfo:
+    """The zone of that name, which was known when it was chosen; UTC, with a warning, where this
+    machine does not know it."""
+    zone = find(name)
+    if zone is None:
+        logger.warning("unknown time zone, days are in UTC", extra={"time_zone": name})
+        return UTC
+    return zone
+
+
+@cache
+def places() -> dict[str, list[str]]:
+    """What people choose from: the names of each region, sorted; none on a machine without a
+    database of zones."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(available_timezones()):
+        region, slash, _ = name.partition("/")
+        if slash and region in REGIONS:
+            found.setdefault(region, []).append(name)
+    return found
+
+
+def start_of(day: date, zone: tzinfo) -> datetime:
+    """Its first moment there, in UTC; at the ends of the calendar, the end."""
+    try:
+        return datetime.combine(day, time(), zone).astimezone(UTC)
+    except OverflowError:
+        return _FIRST if day.year == 1 else _LAST
+
+
+def end_of(day: date, zone: tzinfo) -> datetime:
+    """The first moment after it there, in UTC. Where clocks are changed, that is 23 or 25 hours
+    after its start."""
+    try:
+        return start_of(day + timedelta(days=1), zone)
+    except OverflowError:
+        return _LAST
