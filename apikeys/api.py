@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from drf_spectacular.utils import extend_schema
-from pydantic import BaseModel, ConfigDict, StrictStr
+from pydantic import StrictStr
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -12,7 +12,7 @@ from accounts.queries import account_of
 from apikeys import services
 from apikeys.models import ApiKey
 from mem0dash.errors import NotFoundError
-from mem0dash.rest.bodies import body_of
+from mem0dash.rest.bodies import Named, body_of
 from mem0dash.rest.schemas import (
     MESSAGE,
     TEXT,
@@ -31,10 +31,11 @@ KEYS = list_of(object_of({**_ROW, "last_used_at": TIME_OR_NULL}))
 MADE = object_of({**_ROW, "key": {**TEXT, "description": "Shown this once"}})
 
 
-class KeyCreate(BaseModel):
+class KeyCreate(Named):
     """What the new key is for."""
 
-    model_config = ConfigDict(extra="ignore")
+    # A key that is asked for with less, as scopes or an end, must not get everything.
+    REFUSES = "all"
 
     label: StrictStr
 

@@ -72,7 +72,7 @@ def listed(name: str, value: str) -> list[str]:
         inside = inside[1:-1]
     found = [word for word in re.split(r"[,;\s]+", inside) if word]
     words = [w[1:-1] if len(w) > 1 and w[0] == w[-1] and w[0] in "\"'" else w for w in found]
-    if any(not word or re.search(r"[\"'{}]", word) for word in words):
+    if any(not word or re.search(r"[\"'{}“”‘’„«»]", word) for word in words):
         raise ConfigurationError(f"{name} must be a list with commas between its words.")
     return words
 

@@ -151,6 +151,26 @@ def test_a_key_needs_scope_write_to_make_another_one(as_key: Any, key: Any) -> N
     assert not ApiKey.objects.exclude(label="test").exists()
 
 
+def test_a_key_that_is_asked_for_with_less_is_not_made_with_everything(
+    as_key: Any, key: Any
+) -> None:
+    mine = as_key(key())
+    for less in (
+        {"scopes": ["read"]},
+        {"scope": "read"},
+        {"permissions": []},
+        {"expires_at": "2030-01-01T00:00:00Z"},
+        {"expiresAt": 1893456000},
+        {"entity_limit": {"user_id": ["alice"]}},
+        {"user_id": "alice"},
+        {"project": "other"},
+    ):
+        answer = mine.post("/api-keys", {"label": "x", **less})
+        assert answer.status_code == 400, less
+        assert f"“{next(iter(less))}”" in answer.json()["detail"]
+    assert labels(mine) == ["test"]
+
+
 def test_a_key_sees_and_ends_itself_and_what_it_made_alone(
     as_key: Any, key: Any, session: Any, alice: Account
 ) -> None:

@@ -119,6 +119,15 @@ def test_what_a_session_or_a_static_key_made_can_be_ended_by_command(
     assert all(map(holds, rest))
     with pytest.raises(CommandError, match="no account"):
         call_command("revoke_api_key", made_via=via, owner="no@example.org")
+    for narrower in (
+        {"made_via": via, "owner": ""},
+        {"made_via": via, "prefix": ordinary[:12]},
+        {"prefix": ordinary[:12], "owner": bob.email},
+        {"owner": bob.email},
+    ):
+        with pytest.raises(CommandError):
+            call_command("revoke_api_key", **narrower)
+    assert all(map(holds, rest))
     call_command("revoke_api_key", made_via="session", stdout=out)
     assert not any(map(holds, made["session"]))
     assert holds(ordinary)

@@ -1,6 +1,7 @@
 """Bodies, queries and paths as pydantic models: its errors are part of the dialects' contract."""
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+import re
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.core.validators import MaxLengthValidator, validate_email
@@ -42,6 +43,8 @@ Email = Annotated[
 ]
 
 Model = TypeVar("Model", bound=BaseModel)
+# What clients that post forms send where there is nothing in one.
+_EMPTY_FORM: Final = re.compile(rb"--[^\r\n]+--\s*")
 
 
 class Named(BaseModel):
@@ -100,7 +103,15 @@ def check_names(request: Request, model: type[BaseModel] | None) -> None:
                 raise NotUnderstoodError(f"{_where(request)} takes {name} once.")
             if deletes and not said[name].strip():
                 raise NotUnderstoodError(f"{name} is empty. Name it, or leave it out.")
-    if deletes and request.data not in (None, {}):
+    if deletes:
+        check_no_body(request)
+
+
+def check_no_body(request: Request) -> None:
+    """NotUnderstoodError where a deletion has a body: nobody reads what it may leave out."""
+    if _EMPTY_FORM.fullmatch(request._request.body):
+        return
+    if request.data not in (None, {}):
         raise NotUnderstoodError(f"{_where(request)} takes no body. Nothing was deleted.")
 
 

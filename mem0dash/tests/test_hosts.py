@@ -38,7 +38,9 @@ def test_a_list_is_understood_however_it_is_written(
     assert env.words("ALLOWED_HOSTS") == words
 
 
-@pytest.mark.parametrize("written", ['"a.example', '["a"', "a'b", "{a}", '{"a": 1}', '""'])
+@pytest.mark.parametrize(
+    "written", ['"a.example', '["a"', "a'b", "{a}", '{"a": 1}', '""', "“a”", "‘a’, b"]
+)
 def test_a_list_that_is_not_whole_is_refused(monkeypatch: Any, written: str) -> None:
     monkeypatch.setenv("ALLOWED_HOSTS", written)
     with pytest.raises(ConfigurationError, match="ALLOWED_HOSTS"):

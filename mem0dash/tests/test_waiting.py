@@ -117,6 +117,12 @@ CALLS: list[tuple[str, str, Any, Waits]] = [
     ("/dashboard/memories/add", "GET", None, Waits.NOBODY),
     ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=verbatim", Waits.EMBEDDER),
     ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=extracted", Waits.LLM),
+    ("/dashboard/memories/add", "POST", "how=verbatim&how=extracted&text=Tea", Waits.LLM),
+    (
+        *("/dashboard/memories/add", "POST"),
+        '--x\r\nContent-Disposition: form-data; name="how"\r\n\r\nextracted\r\n--x--\r\n',
+        Waits.LLM,
+    ),
     ("/dashboard/memories/{id}/edit", "GET", None, Waits.NOBODY),
     (
         "/dashboard/memories/{id}/edit",

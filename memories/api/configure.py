@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
-from mem0dash.rest.bodies import body_of
+from mem0dash.rest.bodies import body_of, check_no_body
 from mem0dash.rest.schemas import ANY_OBJECT, MESSAGE, TEXT, TEXT_OR_NULL, answers, object_of
 from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
@@ -95,7 +95,9 @@ class ResetView(OssView):
         responses=answers(MESSAGE),
     )
     def post(self, request: Request) -> Response:
-        services.reset_project(self.caller())
+        principal = self.caller()
+        check_no_body(request)
+        services.reset_project(principal)
         return Response({"message": "All memories reset"})
 
 

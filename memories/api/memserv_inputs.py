@@ -12,7 +12,7 @@ from mem0dash.rest.bodies import Named
 from mem0dash.rest.json import field_of
 from mem0dash.waiting import Asked, Waits
 from memories.api.inputs import Identifier
-from memories.api.messages import OrLone, Turn, listed
+from memories.api.messages import OrLone, Turn, listed, text_if_any
 from memories.filters import AllOf, Condition, Node, entity_id
 from memories.models import Confidence, ReviewStatus
 
@@ -58,14 +58,14 @@ class AddMemory(_Scoped):
     """What to remember: a text or a conversation. What is stored already is not stored again,
     unless `dedup` is false."""
 
-    content: StrictStr | None = None
+    content: Annotated[StrictStr | None, BeforeValidator(text_if_any)] = None
     messages: Annotated[Transcript | None, BeforeValidator(listed)] = None
     metadata: dict[str, Any] | None = None
     dedup: bool = True
 
     def said(self) -> list[dict[str, Any]]:
-        """As messages; `content` counts where both are there. Empty for neither."""
-        if self.content is not None:
+        """As messages; `content` counts where both say something. Empty for neither."""
+        if self.content is not None and (self.content.strip() or not self.messages):
             return [{"role": "user", "content": self.content}]
         return [message.model_dump() for message in self.messages or ()]
 

@@ -30,8 +30,14 @@ def text_of(content: Any) -> Any:
     return " ".join(text for text in texts if text.strip())
 
 
+def text_if_any(content: Any) -> Any:
+    """The same, and None where there is no content."""
+    return None if content is None else text_of(content)
+
+
 def _said(part: dict[str, Any]) -> str:
-    if part.get("type", "text") not in _SAID:
+    kind = part.get("type") or "text"
+    if not isinstance(kind, str) or kind not in _SAID:
         return ""
     text = part.get("text")
     # OpenAI's assistants wrap it once more.
@@ -54,9 +60,13 @@ class Turn(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_calls(cls, data: Any) -> Any:
-        """A turn that calls tools needs no content."""
-        if isinstance(data, dict) and "content" not in data and data.keys() & _CALLS:
+    def _elsewhere(cls, data: Any) -> Any:
+        """A turn that calls tools needs no content; some vendors call it parts."""
+        if not isinstance(data, dict) or data.get("content"):
+            return data
+        if data.get("parts"):
+            return {**data, "content": data["parts"]}
+        if "content" not in data and data.keys() & _CALLS:
             return {**data, "content": None}
         return data
 
@@ -68,10 +78,11 @@ class Message(Turn):
 
 
 def listed(messages: Any) -> Any:
-    """A lone text is what the user says, a lone turn a conversation of one."""
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    return [messages] if isinstance(messages, dict) else messages
+    """A text is what the user says, a lone turn a conversation of one."""
+    turns = [messages] if isinstance(messages, str | dict) else messages
+    if not isinstance(turns, list):
+        return turns
+    return [{"role": "user", "content": t} if isinstance(t, str) else t for t in turns]
 
 
 class OrLone:

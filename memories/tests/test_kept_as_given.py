@@ -49,6 +49,23 @@ SENT: Final[list[tuple[str, Any, list[str]]]] = [
         [TEA, {"role": "assistant", "tool_calls": CALLS}],
         ["I like tea"],
     ),
+    ("texts", ["I like tea", TEA], ["I like tea", "I like tea"]),
+    ("parts beside content", [{"role": "user", "parts": [{"text": "I like tea"}]}], ["I like tea"]),
+    (
+        "parts beside empty content",
+        [{**TEA, "content": "", "parts": [{"type": "text", "text": "I like tea"}]}],
+        ["I like tea"],
+    ),
+    (
+        "parts of no kind that is known",
+        [
+            {
+                **TEA,
+                "content": [{"type": ["text"], "text": "x"}, {"type": None, "text": "I like tea"}],
+            }
+        ],
+        ["I like tea"],
+    ),
     ("an image alone beside", [TEA, {"role": "user", "content": [IMAGE]}], ["I like tea"]),
     ("blank turns", [{**TEA, "content": " \n"}, TEA, {**TEA, "content": ""}], ["I like tea"]),
 ]
@@ -90,6 +107,19 @@ def test_only_where_nothing_is_said_at_all_an_add_is_refused(api: Any, rest: Mem
         assert answer.status_code == 422, messages
         assert "there is no text" in answer.json()["detail"]
     assert not Memory.objects.exists()
+
+
+def test_memserv_reads_its_content_as_that_of_a_message(rest: Memserv) -> None:
+    for body in (
+        {"content": [{"type": "text", "text": "I like"}, IMAGE, {"type": "text", "text": "tea"}]},
+        {"content": " ", "messages": ["I like tea"]},
+        {"content": [IMAGE], "messages": [{**TEA, "content": "I like tea"}]},
+        {"content": "I like tea", "messages": "something else"},
+    ):
+        answer = rest.ok("POST", "", {**body, "user_id": "alice", "dedup": False})
+        assert [one["memory"] for one in answer["results"]] == ["I like tea"], body
+    for content in ("", " ", [IMAGE], []):
+        assert rest("POST", "", {"content": content, "user_id": "alice"}).status_code == 422
 
 
 def test_what_is_no_message_keeps_the_shape_of_its_error(api: Any) -> None:

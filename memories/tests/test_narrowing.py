@@ -160,6 +160,15 @@ def test_a_delete_takes_no_body(crowd: Any) -> None:
     assert crowd("DELETE", "/memories?user_id=alice", {}).status_code == 200
 
 
+def test_a_reset_takes_no_body(crowd: Any) -> None:
+    for body in ({"user_id": "alice"}, {"filters": {"app_id": "x"}}, ["x"], [], "x", 5, False):
+        answer = crowd("POST", "/reset", body)
+        assert answer.status_code in {400, 422}, body
+    assert deleted() == []
+    assert crowd("POST", "/reset", {}).status_code == 200
+    assert len(deleted()) == 16
+
+
 def test_every_route_understands_what_the_document_says_and_nothing_else(crowd: Any) -> None:
     document = crowd.get("/openapi.json").json()
     open_to_all = {"/healthz", "/metrics"}

@@ -137,6 +137,9 @@ def test_confidence_and_expiry_are_set_and_undone(browser: Client, tea: UUID) ->
         ("confidence", {"confidence": "0.7"}),
         ("expiry", {"day": "tomorrow"}),
         ("expiry", {"day": "2026-02-31"}),
+        # Which is not "never".
+        ("expiry", {}),
+        ("expiry", {"last_day": "2030-01-01"}),
     ],
 )
 def test_values_that_do_not_exist_change_nothing(

@@ -65,6 +65,8 @@ def test_a_name_that_a_page_does_not_know_shows_nothing_of_the_list(
 def test_a_value_that_a_filter_cannot_have_shows_nothing_of_the_list(
     browser: Client, query: str
 ) -> None:
+    # Neither the numbers of all others.
+    assert browser.get(f"{LIST}/filters?{query}").status_code == 400
     answer = browser.get(f"{LIST}?{query}")
     assert answer.status_code == 400
     assert SECRET not in text_of(answer)
@@ -81,6 +83,10 @@ def test_a_bulk_action_from_such_an_address_is_refused(browser: Client) -> None:
     for extra in ({"agent": "odd"}, {"status": "bogus"}, {"review_status": "bogus"}):
         answer = browser.post(f"{LIST}/bulk", {"action": "delete", "all": "1", **extra})
         assert answer.status_code == 400
+        assert "Delete 1 memory" not in text_of(answer)
+    for query in ("user_id=nobody", "agent=odd", "q=x&mode=words", "ids="):
+        answer = browser.post(f"{LIST}/bulk?{query}", {"action": "delete", "all": "1"})
+        assert answer.status_code == 400, query
         assert "Delete 1 memory" not in text_of(answer)
     assert Memory.objects.filter(deleted_at=None).count() == 1
     saved = browser.post(f"{LIST}/views/save", {"name": "Odd", "agent": "odd"})

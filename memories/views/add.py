@@ -13,7 +13,7 @@ from mem0dash.errors import EngineError, InvalidInputError, PermissionDeniedErro
 from mem0dash.principal import Scope
 from mem0dash.waiting import Asked, Waits, waits_for
 from memories.adding import add_memories, can_extract
-from memories.forms import EXTRACTED, AddForm
+from memories.forms import EXTRACTED, VERBATIM, AddForm
 from memories.models import ENTITY_FIELDS
 from memories.queries import as_uuid
 from memories.selection import Selection
@@ -21,10 +21,10 @@ from memories.views.place import Place
 
 
 def _waits(asked: Asked) -> Waits:
-    """Word for word it asks no LLM."""
+    """Word for word it asks no LLM. A form in parts is not read for that."""
     if asked.method != "POST":
         return Waits.NOBODY
-    return Waits.LLM if EXTRACTED in asked.form().get("how", ()) else Waits.EMBEDDER
+    return Waits.EMBEDDER if asked.form().get("how", ())[-1:] == [VERBATIM] else Waits.LLM
 
 
 @waits_for(_waits)

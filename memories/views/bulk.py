@@ -75,6 +75,8 @@ def plan(request: PageRequest) -> HttpResponse:
     principal = request.principal
     principal.require(Scope.REVIEW, "Only reviewers and administrators change many at once.")
     try:
+        # The form says what is meant; what stood in the address would leave out nothing.
+        names.check_page(request.GET, ())
         asked = Asked.of(request.POST)
     except (InvalidInputError, NotFoundError) as error:
         return _refused(request, error, reverse("memories:browse"))

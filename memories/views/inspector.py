@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from accounts.web import PageRequest, local_path, page
-from mem0dash.errors import ConflictError, NotFoundError
+from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Scope
 from mem0dash.waiting import Waits, waits_for
 from memories import browse as reads
@@ -183,7 +183,9 @@ def confidence(request: PageRequest, memory_id: UUID) -> HttpResponse:
 @page
 def expiry(request: PageRequest, memory_id: UUID) -> HttpResponse:
     """Sets the last day (UTC) on which the memory holds; "" for no end."""
-    day = request.POST.get("day", "").strip()
+    if "day" not in request.POST:
+        raise InvalidInputError("The form names no last day. Nothing was changed.")
+    day = request.POST["day"].strip()
     reviewing.set_expiry(request.principal, memory_id, day)
     done(request, memory_id, f"It expires after {day}." if day else "It never expires now.")
     return back(request)

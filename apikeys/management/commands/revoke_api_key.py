@@ -28,10 +28,14 @@ class Command(BaseCommand):
         parser.add_argument("--owner", help="with --made-via: the keys of this account alone")
 
     def handle(self, *args: Any, prefix: str | None, **options: Any) -> None:
+        via, owner = options["made_via"], options["owner"]
         if options["list"]:
             self._list()
-        elif options["made_via"]:
-            self._end_made_via(options["made_via"], options["owner"])
+        elif (via and prefix is not None) or (owner is not None and not via):
+            # Passed over, one of them would end more keys than were asked for.
+            raise CommandError("Name a key, or --made-via, which --owner goes with; and not both.")
+        elif via:
+            self._end_made_via(via, owner)
         elif prefix:
             self._end(prefix)
         else:
@@ -50,7 +54,7 @@ class Command(BaseCommand):
 
     def _end_made_via(self, via: Via, email: str | None) -> None:
         owner = None
-        if email:
+        if email is not None:
             owner = Account.objects.filter(email=email.strip().lower()).first()
             if owner is None:
                 raise CommandError(f"There is no account with the address {email}.")
