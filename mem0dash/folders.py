@@ -31,15 +31,24 @@ def is_read_only_file(path: Path) -> bool:
 
 
 def _is_fixed(place: Path) -> bool:
+    """Whether nobody could write there now, whoever it belongs to."""
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return True
-    return os.access(place, os.W_OK) and is_read_only(place)
+    found = place.stat()
+    if os.access(place, os.W_OK) or os.geteuid() not in {0, found.st_uid}:
+        return False
+    try:
+        # An owner may set the times of what has no right to write, but not of what is immutable.
+        os.utime(place, ns=(found.st_atime_ns, found.st_mtime_ns))
+    except OSError as error:
+        return error.errno in _REFUSED
+    return False
 
 
 def unwritable(folder: Path) -> str:
     """Why this process cannot write in `folder`, as a sentence with what to do; "" where it can, or
     where nobody can: a disk that can only be read is another matter."""
-    if os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+    if os.access(folder, os.W_OK | os.X_OK) or _is_fixed(folder):
         return ""
     me, owner = os.geteuid(), folder.stat().st_uid
     if me == owner:
@@ -78,7 +87,7 @@ def unusable_database(path: Path) -> str:
 def _strangers(path: Path) -> str:
     if not path.exists() or os.access(path, os.R_OK | os.W_OK):
         return ""
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
+    if _is_fixed(path):
         return ""
     me = os.geteuid()
     return (

@@ -15,7 +15,7 @@ from django.db import Error as AnyDatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from accounts.services import check_encryption_key
-from mem0dash.datastore import is_trouble
+from mem0dash.datastore import is_busy, is_trouble
 from mem0dash.env import ConfigurationError
 from mem0dash.folders import tighten
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Any number that nobody else in this database uses.
 _LOCK: Final = 0x6D656D30
 WAIT_SECONDS: Final = 300.0
+# So long the migrations themselves wait for locks of others.
+LOCK_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -36,15 +38,40 @@ def prepare_database() -> None:
         tighten(settings.DATABASE_FILE)
     try:
         with _alone():
-            call_command("migrate", interactive=False, verbosity=0)
+            _migrate()
     except DatabaseError as error:
         if not is_trouble(error):
             raise
         reason = str(error).strip().splitlines()[0]
+        if is_busy(error):
+            raise ConfigurationError(
+                f"The migration of the database has waited {LOCK_SECONDS:.0f} seconds for a lock "
+                f"that others hold ({reason}). No migration is half done: stop the other programs "
+                "that use the database, or what holds the lock, and start again."
+            ) from error
         raise ConfigurationError(
             f"DATABASE_URL: the database does not answer ({reason})."
         ) from error
     check_encryption_key()
+
+
+def _migrate() -> None:
+    """Migrates, and again where others hold a lock that it needs.
+
+    Each try waits as short as any statement: whoever reads stands in the line behind it.
+    """
+    until, told = time.monotonic() + LOCK_SECONDS, False
+    while True:
+        try:
+            call_command("migrate", interactive=False, verbosity=0)
+            return
+        except DatabaseError as error:
+            if not is_busy(error) or time.monotonic() >= until:
+                raise
+            if not told:
+                logger.warning("the migration waits for a lock that others hold")
+                told = True
+        time.sleep(_LOOK_SECONDS)
 
 
 def _answers() -> bool:

@@ -13,7 +13,7 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from mem0dash.datastore import explained, is_busy
+from mem0dash.datastore import READ_ONLY, explained, is_busy
 from mem0dash.errors import (
     DatastoreBusyError,
     DatastoreUnavailableError,
@@ -78,6 +78,8 @@ class Writing:
         try:
             if connection.vendor == "sqlite":
                 _try_file()
+            elif _is_read_only_server():
+                return ReadOnlyError(READ_ONLY, retry_after=60)
             else:
                 _try_server()
         except DatabaseError as error:
@@ -101,11 +103,16 @@ def _try_file() -> None:
             raise
 
 
+def _is_read_only_server() -> bool:
+    """Whether it takes no writes of ours: it follows another one, or it, the database or the role
+    is set so."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('transaction_read_only')")
+        return bool(cursor.fetchone()[0] == "on")
+
+
 def _try_server() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_is_in_recovery()")
-        if cursor.fetchone()[0]:
-            cursor.execute("SET TRANSACTION READ WRITE")  # its error says why that cannot be
         # Writes nothing, and does not wait: a lock that lets nobody write is told at once.
         table = connection.ops.quote_name(settings.HEALTH_TABLE)
         cursor.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE NOWAIT")

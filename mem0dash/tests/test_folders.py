@@ -1,6 +1,8 @@
 """Folders that cannot be written, files that others can read, and a lost encryption key."""
 
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +57,39 @@ def test_who_may_not_write_is_named_with_what_to_do(open_folder: Path) -> None:
     assert "mem0dash.sqlite3 is not writable" in told and "chown" in told
     made = folders.unmakeable(data / "a" / "b", PermissionError(13, "no"))
     assert "cannot be used as a directory" in made
+
+
+@pytest.fixture
+def immutable() -> Iterator[Callable[[Path], None]]:
+    """`immutable(path)` makes it so that nobody can write there, root neither."""
+    done: list[Path] = []
+
+    def make(path: Path) -> None:
+        found = subprocess.run(["chattr", "+i", str(path)], capture_output=True, check=False)
+        if found.returncode:
+            pytest.skip("needs root and a file system that knows immutable files")
+        done.append(path)
+
+    if shutil.which("chattr") is None:
+        pytest.skip("apt-get install e2fsprogs")
+    yield make
+    for path in done:
+        subprocess.run(["chattr", "-i", str(path)], check=True)
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_an_immutable_database_is_read_only_and_no_other_users(
+    tmp_path: Path, immutable: Callable[[Path], None], which: str
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    database = data / "mem0dash.sqlite3"
+    database.write_bytes(b"x")
+    assert not folders.is_read_only_file(database)
+    immutable(database if which == "file" else data)
+    assert folders.is_read_only_file(database)
+    assert folders.unusable_database(database) == ""
+    assert folders.unwritable(data) == ""
 
 
 def test_a_database_in_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

@@ -89,6 +89,33 @@ def test_the_lock_ends_with_the_migration_even_if_that_fails(monkeypatch):
     assert locks() == 0
 
 
+def test_a_migration_waits_for_locks_of_others_and_says_so_when_they_last(other, monkeypatch):
+    other.execute("SELECT pg_advisory_unlock_all()")
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '50ms'")
+    with other.transaction():
+        other.execute("LOCK TABLE django_migrations IN ACCESS EXCLUSIVE MODE")
+        monkeypatch.setattr(migration, "LOCK_SECONDS", 0.0)
+        with pytest.raises(ConfigurationError, match="a lock that others hold"):
+            migration.prepare_database()
+    released = threading.Event()
+    sleep = migration.time.sleep
+
+    def release(seconds: float) -> None:
+        if not released.is_set():
+            other.execute("ROLLBACK")
+            released.set()
+        sleep(seconds)
+
+    other.execute("BEGIN")
+    other.execute("LOCK TABLE django_migrations IN ACCESS EXCLUSIVE MODE")
+    monkeypatch.setattr(migration, "LOCK_SECONDS", 60.0)
+    monkeypatch.setattr(migration.time, "sleep", release)
+    migration.prepare_database()
+    assert released.is_set()
+    connection.close()
+
+
 def test_rows_are_read_with_a_cursor_of_the_server_inside_a_transaction_alone():
     def cursors() -> int:
         with connection.cursor() as cursor:

@@ -336,6 +336,25 @@ def test_a_lock_on_a_table_of_the_server_is_said_to_be_one(
     assert api.delete(f"/memories/{id_}").status_code == 200
 
 
+@pytest.mark.skipif(settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"), reason="a server")
+def test_a_server_that_lets_a_role_read_alone_is_said_to_be_read_only(
+    transactional_db: None, api: Any
+) -> None:
+    id_ = api.add("Alice drinks tea")
+    health.writing.forget()
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    try:
+        assert part(api.get("/healthz"))["state"] == "read-only"
+        assert api.get(f"/memories/{id_}").status_code == 200
+        assert api.delete(f"/memories/{id_}").status_code == 507
+    finally:
+        connection.close()
+        health.writing.forget()
+    assert part(api.get("/healthz"))["state"] == "ok"
+    assert api.delete(f"/memories/{id_}").status_code == 200
+
+
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="a file is looked at before it is opened")
 def test_code_older_than_the_servers_database_refuses_its_first_connection(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch

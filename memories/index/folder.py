@@ -225,13 +225,18 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 # --- What is set aside ---------------------------------------------------------------------------
 def prepare(root: Path) -> str:
-    """Makes the folder of all generations; what was in its way and is set aside, "" for nothing."""
+    """Makes the folder of all generations; what was in its way and is set aside, "" for nothing.
+
+    Where it cannot be made, whoever opens the index says so.
+    """
     moved = ""
-    if root.exists() and not root.is_dir():
-        target = root.with_name(f"{root.name}.{_ASIDE}{int(time.time())}")
-        root.rename(target)
-        moved = f"{root} is a file"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):
+        # Also a link to what is not there is in its way.
+        if os.path.lexists(root) and not root.is_dir():
+            target = root.with_name(f"{root.name}.{_ASIDE}{int(time.time())}")
+            root.rename(target)
+            moved = f"{root} is no folder"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
     return moved
 
 

@@ -29,5 +29,4 @@ def open_indexer(model_key: str, dims: int, *, root: Path | None = None) -> Inde
         )
         return SharedIndexer(Collections(server), model_key, dims)
     folder = root or settings.DATA_DIR / "index"
-    folder.mkdir(parents=True, exist_ok=True)
     return Indexer(folder, model_key, dims, open_index=EdgeIndex)

@@ -1,6 +1,7 @@
 """Keeps the embedded index open: sets a damaged one aside, and tries a closed one again."""
 
 import logging
+import os
 import threading
 import time
 from abc import abstractmethod
@@ -65,7 +66,8 @@ class Tended:
     def _open_index(self, damage: str = "") -> None:
         """Opens the generation in use. `damage` says what was found wrong with its files."""
         path = self._path(self.state.generation)
-        existed = path.exists()
+        # It may be in another user's folder.
+        existed = os.path.exists(path)  # noqa: PTH110  (Path.exists raises there)
         try:
             if damage:
                 raise IndexDamagedError(damage)

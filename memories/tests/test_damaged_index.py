@@ -22,6 +22,7 @@ from memories.index.base import Point
 from memories.index.closed import ClosedIndex
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
+from memories.index.opening import open_indexer
 from memories.search import search_memories
 from memories.server_state import IndexState
 from memories.tests.actions import add, pending, said, settled
@@ -227,6 +228,42 @@ def test_a_file_in_place_of_the_folder_is_moved_out_of_the_way(owner, engine, ro
     assert answers(owner, "tea") == [one]
     engine.tick()
     assert said(engine.index, "tea") == {one}
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: path.write_text("x"),
+        lambda path: path.symlink_to("/nowhere/at/all"),
+        lambda path: path.symlink_to(path.name),
+        os.mkfifo,
+    ],
+    ids=("a file", "a link to nowhere", "a link to itself", "a pipe"),
+)
+def test_a_start_gets_past_what_is_in_the_place_of_the_folder(owner, embedder, root, put):
+    put(root)
+    indexer = open_indexer(embedder.model_key, embedder.dims, root=root)
+    try:
+        assert root.is_dir() and not root.is_symlink()
+        aside = [name for name in os.listdir(root.parent) if name.startswith("index.damaged-")]
+        assert len(aside) == 1
+        assert indexer.problem == ""
+    finally:
+        indexer.close()
+
+
+def test_an_index_whose_folder_cannot_be_made_stays_closed_until_it_can(owner, embedder, tmp_path):
+    (tmp_path / "data").write_text("no folder")
+    root = tmp_path / "data" / "index"
+    indexer = open_indexer(embedder.model_key, embedder.dims, root=root)
+    assert "cannot be opened" in indexer.problem
+    (tmp_path / "data").unlink()
+    indexer._try_at = 0.0
+    indexer.tend()
+    try:
+        assert indexer.problem == "" and indexer.index.count() == 0
+    finally:
+        indexer.close()
 
 
 def test_a_panic_ends_no_thread_and_leads_to_a_new_index(owner, engine, root, monkeypatch):
