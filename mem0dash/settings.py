@@ -168,7 +168,10 @@ try:
     _public = urlsplit(PUBLIC_URL)
 except ValueError:
     _public = urlsplit("unreadable:")
-if PUBLIC_URL and (_public.scheme not in {"http", "https"} or (_public.hostname or "*")[0] in "*."):
+_is_address = _public.scheme in {"http", "https"} and (_public.hostname or "*")[0] not in "*."
+# Anything beside a host, a port and a path would stand in the middle of every link.
+_is_address &= not re.search(r"[?#@\s\\]|//|/\.\.?(/|$)", PUBLIC_URL.partition("://")[2])
+if PUBLIC_URL and not _is_address:
     raise ConfigurationError(
         "PUBLIC_URL (or PUBLIC_BASE_URL) must look like https://memory.example.org, "
         f"not {PUBLIC_URL!r}."

@@ -1,5 +1,7 @@
 """Bodies, queries and paths as pydantic models: its errors are part of the dialects' contract."""
 
+import contextlib
+import json
 import re
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -71,6 +73,8 @@ class Named(BaseModel):
 def body_of(request: Request, model: type[Model]) -> Model:
     """The body as `model`; BodyError in FastAPI's shape when it does not fit, NotUnderstoodError
     for names that a `Named` one refuses."""
+    if issubclass(model, Named) and model.REFUSES == "all":
+        _check_once(request)
     data = request.data
     if not isinstance(data, dict):
         if data is None:
@@ -81,6 +85,21 @@ def body_of(request: Request, model: type[Model]) -> Model:
     if issubclass(model, Named):
         model.check_names(data, _where(request))
     return checked
+
+
+def _check_once(request: Request) -> None:
+    """NotUnderstoodError where an object names something twice: JSON would pass over the first."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        said = dict(pairs)
+        if len(said) < len(pairs):
+            twice = next(name for name in said if [n for n, _ in pairs].count(name) > 1)
+            raise NotUnderstoodError(f"{_where(request)} takes {twice[:40]} once.")
+        return said
+
+    # What cannot be read is told by whoever reads it.
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(request._request.body, object_pairs_hook=once)
 
 
 def _where(request: Request) -> str:

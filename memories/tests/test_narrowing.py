@@ -133,6 +133,10 @@ def test_a_bulk_delete_takes_no_name_that_it_does_not_know(crowd: Any) -> None:
     spelled = [one for one in spellings(*IDS, *OTHERS) if one[0] not in known]
     assert too_much(spelled, base, send) == []
     assert send({**base, "dry_run": True}).status_code == 400
+    twice = '{"user_id": "alice", "run_id": "tuesday", "run_id": "monday", "confirm": true}'
+    answer = rest("POST", "/delete_bulk", twice)
+    assert (answer.status_code, deleted()) == (400, [])
+    assert "takes run_id once" in answer.json()["detail"]
 
 
 def test_a_delete_that_is_not_clear_is_refused_with_the_reason(crowd: Any) -> None:

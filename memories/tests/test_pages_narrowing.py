@@ -65,8 +65,6 @@ def test_a_name_that_a_page_does_not_know_shows_nothing_of_the_list(
 def test_a_value_that_a_filter_cannot_have_shows_nothing_of_the_list(
     browser: Client, query: str
 ) -> None:
-    # Neither the numbers of all others.
-    assert browser.get(f"{LIST}/filters?{query}").status_code == 400
     answer = browser.get(f"{LIST}?{query}")
     assert answer.status_code == 400
     assert SECRET not in text_of(answer)

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
-from mem0dash.errors import InvalidInputError
+from mem0dash.errors import InvalidInputError, NotUnderstoodError
 from mem0dash.principal import Principal, Scope
 from memories import browse as reads
 from memories.selection import DELETED, Selection
@@ -64,9 +64,9 @@ def filters(request: PageRequest) -> HttpResponse:
             problem = error.message
     try:
         selection = Selection.of(given, beside=_FORM)
+    except NotUnderstoodError:
+        raise
     except InvalidInputError:
-        if not problem:
-            raise  # the counts of everything are no answer
         selection = Selection()
     context = {
         "selection": selection,
