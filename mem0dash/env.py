@@ -139,6 +139,10 @@ def kept_secret(name: str, path: Path, *, make: str, keep: bool = True) -> str:
         raise ConfigurationError(
             f"{name} is not set and {path} cannot be used to keep one ({error.strerror})."
         ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{name}: the file {path} is damaged: it is no text; restore it from a backup."
+        ) from error
     if not value:
         raise ConfigurationError(f"{name}: the file {path} is empty; restore it from a backup.")
     return value

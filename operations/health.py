@@ -77,6 +77,9 @@ class Writing:
     def _tried(self) -> EngineError | None:
         try:
             if connection.vendor == "sqlite":
+                # Opened so at the start, for nobody could write it then.
+                if "mode=ro" in str(connection.settings_dict["NAME"]):
+                    return ReadOnlyError(READ_ONLY, retry_after=60)
                 _try_file()
             elif _is_read_only_server():
                 return ReadOnlyError(READ_ONLY, retry_after=60)

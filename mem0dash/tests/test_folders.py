@@ -137,6 +137,17 @@ def test_a_lost_encryption_key_stops_the_start_and_nothing_is_written(tmp_path: 
     assert not (tmp_path / "encryption_key").exists()
 
 
+@pytest.mark.parametrize("name", ["encryption_key", "secret_key", "jwt_secret"])
+def test_a_secret_that_was_overwritten_is_one_sentence_and_left_alone(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"\xf6\xff" * 22)
+    done = manage(tmp_path, "check")
+    assert done.returncode == 1 and "restore it from a backup" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / name).read_bytes() == b"\xf6\xff" * 22
+
+
 def test_lost_session_secrets_are_made_again(tmp_path: Path) -> None:
     script = "from mem0dash.migration import prepare_database; prepare_database()"
     start = ("shell", "--verbosity", "0", "--command", script)

@@ -292,6 +292,18 @@ def test_a_database_that_is_read_only_is_said_to_be_so(
 
 
 @ON_SQLITE
+def test_a_database_that_was_opened_to_be_read_alone_is_said_to_be_so(
+    transactional_db: None, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health.writing.forget()
+    connection.ensure_connection()
+    monkeypatch.setitem(connection.settings_dict, "NAME", "file:/data/x.sqlite3?mode=ro")
+    assert part(api.get("/healthz"))["state"] == "read-only"
+    monkeypatch.undo()
+    health.writing.forget()
+
+
+@ON_SQLITE
 def test_a_full_disk_is_said_to_be_one_and_reads_go_on(
     transactional_db: None, api: Any, browser: Client
 ) -> None:

@@ -79,6 +79,27 @@ class _Budget:
     until: float
 
 
+class _InTime(httpx.SyncByteStream):
+    """An answer's body, as long as there is time: a time-out counts from one byte to the next."""
+
+    def __init__(self, response: httpx.Response, until: float, clock: Callable[[], float]) -> None:
+        self._response, self._stream = response, response.stream
+        self._until, self._clock = until, clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        assert isinstance(self._stream, httpx.SyncByteStream)  # noqa: S101  (a client's without async)
+        for part in self._stream:
+            if self._clock() > self._until:
+                raise httpx.ReadTimeout(
+                    "The answer takes too long.", request=self._response.request
+                )
+            yield part
+
+    def close(self) -> None:
+        assert isinstance(self._stream, httpx.SyncByteStream)  # noqa: S101  (as above)
+        self._stream.close()
+
+
 class Patience:
     """The lines to one server. What no line is for, background work, waits as long as the client
     does: for it there is no hurry."""
@@ -105,6 +126,12 @@ class Patience:
             if tries:
                 line.tried()
 
+    def hold_to_time(self, response: httpx.Response) -> None:
+        """The client's hook for an answer whose body is still to come."""
+        until: float | None = response.request.extensions.get("until")
+        if until is not None:
+            response.stream = _InTime(response, until, self.searching.clock)
+
     def send(self, request: httpx.Request, send: Send) -> httpx.Response:
         """The client's middleware: gives a call the time that is left."""
         budget: _Budget | None = getattr(self._local, "budget", None)
@@ -115,6 +142,7 @@ class Patience:
         if left <= 0:
             raise IndexUnavailableError(_SILENT, retry_after=1)
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
+        request.extensions["until"] = budget.until
         try:
             response = send(request)
         except ResponseHandlingException as error:

@@ -111,7 +111,10 @@ class Collections:
             limits=limits,
         )
         self.patience = Patience(server.timeout)
-        self._client.http.client.add_middleware(self.patience.send)
+        api = self._client.http.client
+        api.add_middleware(self.patience.send)
+        # Middleware sees an answer only when its body is there.
+        api._client.event_hooks = {"response": [self.patience.hold_to_time]}
 
     def name(self, generation: int) -> str:
         return f"{self.server.collection}_{generation:06d}"

@@ -245,7 +245,7 @@ def test_a_start_gets_past_what_is_in_the_place_of_the_folder(owner, embedder, r
     indexer = open_indexer(embedder.model_key, embedder.dims, root=root)
     try:
         assert root.is_dir() and not root.is_symlink()
-        aside = [name for name in os.listdir(root.parent) if name.startswith("index.damaged-")]
+        aside = [one for one in root.parent.iterdir() if one.name.startswith("index.damaged-")]
         assert len(aside) == 1
         assert indexer.problem == ""
     finally:

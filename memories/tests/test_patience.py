@@ -1,6 +1,8 @@
 """An index server that does not answer: it is waited for briefly, and for a while not at all."""
 
 import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -11,6 +13,7 @@ from mem0dash.errors import IndexUnavailableError
 from memories import detail, search
 from memories.filters import EVERYTHING
 from memories.index.patience import FAILURES, PAUSE_SECONDS, Line, Patience
+from memories.index.qdrant import Collections, Server
 from memories.search import search_memories
 from memories.tests.actions import add, pending
 
@@ -254,3 +257,39 @@ def test_one_search_is_one_call_of_the_index_server(owner, engine, collections, 
     monkeypatch.setattr(client, "send_inner", noted)
     assert len(search_memories(owner, "green tea").hits) == 1
     assert len(calls) == 1
+
+
+class Trickling(BaseHTTPRequestHandler):
+    """Answers at once, and then a byte now and then."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with suppress(OSError):
+            while not self.server.ended.wait(0.02):
+                self.wfile.write(b" ")
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+def test_an_answer_that_trickles_in_is_waited_for_no_longer_than_one_that_does_not_come():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickling)
+    server.ended = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    collections = Collections(Server(url=f"http://127.0.0.1:{server.server_port}", timeout=60))
+    line = collections.patience.looking
+    line.seconds = 0.3
+    try:
+        for _ in range(FAILURES):
+            with pytest.raises(IndexUnavailableError), collections.patience.on(line):
+                collections.generations()
+        # And nobody asks for a while.
+        with pytest.raises(IndexUnavailableError, match="does not answer"):
+            line.admit()
+    finally:
+        server.ended.set()
+        server.shutdown()
+        server.server_close()
+        collections.close()
