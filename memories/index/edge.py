@@ -96,7 +96,7 @@ class EdgeIndex:
             self._shard, self.was_left_in_order = self._opened()
         except OSError as error:
             self._let_go_of_root()
-            # Another user's, or no folder can be made here: whoever may change that can do so now.
+            # Another user's, or no folder can be made: that may be changed meanwhile.
             raise IndexPausedError(
                 f"The memory index in {path} cannot be opened ({error.strerror})."
             ) from error
