@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, OperationalError
-from typing import Any
+from typing import Any, Final
+
+# How long a write waits behind a stranger's lock. To refuse it at once would let clients that try
+# again take the CPU from those who read.
+BLOCKED_SECONDS: Final = 0.5
 
 _brief = threading.local()
 
@@ -76,9 +80,10 @@ class Turns:
         """Waits until it is the turn of `who`, which gives it back with `give`. False, at once,
         where the thread's own other connection has it: SQLite says what it thinks of that.
 
-        OperationalError, as SQLite's for a locked database, after so many seconds; at once while a
-        stranger holds SQLite's lock and somebody of this process asks for it already: of a
-        thousand that wait none would be nearer to it. Whoever has the turn may take it again.
+        OperationalError, as SQLite's for a locked database, after so many seconds; after
+        BLOCKED_SECONDS while a stranger holds SQLite's lock and somebody of this process asks for
+        it already: of a thousand that wait none would be nearer to it. Whoever has the turn may
+        take it again.
         """
         thread = threading.get_ident()
         with self._guard:
@@ -86,15 +91,16 @@ class Turns:
                 self._holder, self._thread = who, thread
             if self._holder is who or self._thread == thread:
                 return self._holder is who
-            if self.blocked_since is not None:
-                raise busy("by another program")
+            is_blocked = self.blocked_since is not None
             waiting = _Waiting(who, thread)
             self._line.append(waiting)
-        if not waiting.bell.acquire(timeout=seconds):
+        if not waiting.bell.acquire(
+            timeout=min(seconds, BLOCKED_SECONDS) if is_blocked else seconds
+        ):
             with self._guard:
                 if waiting in self._line:
                     self._line.remove(waiting)
-                    raise busy("others are writing")
+                    raise busy("by another program" if is_blocked else "others are writing")
         if not waiting.is_on:
             raise busy("by another program")
         return True
