@@ -50,7 +50,7 @@ class _Infers(BaseModel):
 
 def add_waits(asked: Asked) -> Waits:
     """Whom an add may wait for: word for word it asks no LLM, and without a message nobody."""
-    if not field_of(asked.body, "messages"):
+    if field_of(asked.body, "messages") == []:
         return Waits.NOBODY
     try:
         infers = _Infers(infer=field_of(asked.body, "infer")).infer
