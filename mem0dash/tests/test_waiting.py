@@ -17,6 +17,7 @@ ASKS_NOBODY = frozenset(
         *("root", "openapi", "docs", "healthz", "metrics"),
         *("login", "logout", "start", "administrator", "key", "finish"),
         *("overview", "theme", "settings", "late-interaction", "late-interaction-remove"),
+        "time-zone",
         *("activity", "activity-export", "requests-page", "entities", "entity-delete"),
         *("filters", "memories-export", "bulk-plan", "bulk-run"),
         *("jobs", "retry-failed", "job-retry", "job-run", "job-cancel", "schedule-run"),
@@ -117,12 +118,6 @@ CALLS: list[tuple[str, str, Any, Waits]] = [
     ("/dashboard/memories/add", "GET", None, Waits.NOBODY),
     ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=verbatim", Waits.EMBEDDER),
     ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=extracted", Waits.LLM),
-    ("/dashboard/memories/add", "POST", "how=verbatim&how=extracted&text=Tea", Waits.LLM),
-    (
-        *("/dashboard/memories/add", "POST"),
-        '--x\r\nContent-Disposition: form-data; name="how"\r\n\r\nextracted\r\n--x--\r\n',
-        Waits.LLM,
-    ),
     ("/dashboard/memories/{id}/edit", "GET", None, Waits.NOBODY),
     (
         "/dashboard/memories/{id}/edit",
@@ -209,6 +204,23 @@ def test_whatever_comes_as_a_body_says_whom_it_waits_for(body: bytes) -> None:
     assert waits_of(match, "POST", Asked("POST", b"", body)) in {Waits.EMBEDDER, Waits.LLM}
     if b"u0066" in body:
         assert waits_of(match, "POST", Asked("POST", b"", body)) is Waits.EMBEDDER
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "how=verbatim&how=extracted&text=Tea",
+        '--x\r\nContent-Disposition: form-data; name="how"\r\n\r\nextracted\r\n--x--\r\n',
+    ],
+)
+def test_a_form_that_wants_the_llm_in_any_way_waits_for_it(form: str) -> None:
+    match = resolve("/dashboard/memories/add")
+    assert waits_of(match, "POST", Asked("POST", b"", form.encode())) is Waits.LLM
+
+
+def test_an_add_without_a_message_waits_for_nobody() -> None:
+    body = b'{"messages": [], "user_id": "a"}'
+    assert waits_of(resolve("/memories"), "POST", Asked("POST", b"", body)) is Waits.NOBODY
 
 
 def test_reads_and_writes_that_ask_nobody_have_threads_apart() -> None:
