@@ -720,16 +720,18 @@ def test_changes_at_once_all_hold(
 def test_a_change_that_always_comes_too_late_is_told(
     api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = configuration.save
+    inner = runtime.Runtime.use
     tries: list[int] = []
 
-    def overtaken(wanted: Any, **options: Any) -> Any:
-        tries.append(wanted.version)
-        inner(replace(configuration.current(), llm=Choice("ollama", {"model": str(len(tries))})),
-              account_id=None, reason="someone else")  # fmt: skip
-        return inner(wanted, **options)
+    def overtaken(self: Any, engine: Any, commit: Any) -> None:
+        # Somebody else commits a change after ours was put together.
+        now = configuration.current()
+        tries.append(now.version)
+        theirs = Choice("ollama", {"model": str(len(tries))})
+        configuration.save(replace(now, llm=theirs), account_id=None, reason="someone else")
+        inner(self, engine, commit)
 
-    monkeypatch.setattr(configuration, "save", overtaken)
+    monkeypatch.setattr(runtime.Runtime, "use", overtaken)
     answer = api.post("/configure", {"llm": {"provider": "ollama", "config": {"top_k": 9}}})
     assert answer.status_code == 409
     assert "changed by someone else just now; try again" in answer.json()["detail"]
