@@ -80,11 +80,14 @@ def without_secrets(value: Any) -> Any:
 
 
 def _short(value: Any) -> Any:
-    """The offending input, unless it is so long that echoing it would help nobody."""
-    if isinstance(value, str) and len(value) > 200:
-        return value[:200] + "…"
-    if isinstance(value, list) and len(value) > 20:
-        return f"[{len(value)} items]"
+    """The offending input, without what is so long that echoing it would help nobody."""
+    if isinstance(value, str):
+        return value if len(value) <= 200 else value[:200] + "…"
+    if isinstance(value, list):
+        return [_short(item) for item in value] if len(value) <= 20 else f"[{len(value)} items]"
+    if isinstance(value, dict):
+        few = {name[:200]: _short(item) for name, item in value.items()}
+        return few if len(value) <= 20 else f"{{{len(value)} fields}}"
     return value
 
 

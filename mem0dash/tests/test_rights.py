@@ -101,6 +101,7 @@ TABLE: dict[tuple[str, str], Right] = {
     ("schedule-run", "POST"): Right(PAGE, "/dashboard/jobs/schedules/1/run", {}, ok=302),
     ("theme", "POST"): Right(PAGE, "/dashboard/theme", {"theme": "dark"}, ok=302),
     ("settings", "GET"): Right(PAGE, "/dashboard/settings", ok=302),
+    ("time-zone", "POST"): Right(PAGE, "/dashboard/settings/time-zone", {}, ok=302),
     ("late-interaction", "POST"): Right(PAGE, "/dashboard/settings/late-interaction", {}, ok=302),
     **{
         ("late-interaction-remove", method): Right(
