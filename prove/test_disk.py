@@ -212,7 +212,8 @@ def test_harmed_index_files_are_set_aside_and_built_again(
     assert found(client, "bees") == ids
     [said] = [line for line in server.logged("error") if "damaged" in line["message"]]
     assert said["aside"]
-    # And its folder is deleted while it runs.
+    # And its folder is deleted while it runs, once the former one is gone.
+    wait_for("one generation", lambda: len(generations(server)) == 1, server)
     shutil.rmtree(generation(server))
     wait_for("a new index", lambda: bool(generations(server)) and not health(client), server)
     assert found(client, "bees") == ids
