@@ -120,7 +120,7 @@ def test_what_is_wrong_is_said_in_the_originals_shapes(curl: Curl) -> None:
         "At least one identifier (user_id, agent_id, run_id) is required.",
     )
     assert curl("/memories", "-X", "DELETE").status == 400
-    assert curl("/memories/?user_id=alice").status == 404
+    assert curl("/memories/?user_id=alice").status == 307
     assert curl("/memories", "-X", "PATCH").json == {"detail": "Method Not Allowed"}
     assert curl("/nowhere").json == {"detail": "Not Found"}
 

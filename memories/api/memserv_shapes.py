@@ -74,7 +74,8 @@ _ERROR = {
 
 def answers(success: Schema, *errors: int) -> dict[int, Schema]:
     """The responses of a route, with the errors that all of them can answer."""
-    codes = sorted({401, 403, 404, 413, 422, 429, 500, 502, 503, *errors})
+    # 400 is for names that are not understood, 507 for a disk that is full.
+    codes = sorted({400, 401, 403, 404, 413, 422, 429, 500, 502, 503, 507, *errors})
     return {200: success, **dict.fromkeys(codes, _ERROR)}
 
 
