@@ -18,7 +18,7 @@ class Allowance:
         self.clear()
 
     def clear(self) -> None:
-        """Begins anew."""
+        """Starts again from nothing."""
         self._minute, self._taken, self._passed = 0, 0, 0
 
     def take(self) -> tuple[bool, int]:
