@@ -222,16 +222,22 @@ def test_migrations_that_a_later_one_replaces_are_known() -> None:
 
 
 # --- The collector -------------------------------------------------------------------------------
-def test_the_collector_goes_by_pythons_own_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_collector_takes_the_young_by_their_number_and_the_old_by_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[int] = []
+    now = 0.0
     monkeypatch.setattr(collecting.gc, "collect", asked.append)
     monkeypatch.setattr(collecting.gc, "get_threshold", lambda: (700, 10, 10))
-    for counts, due in (
-        ((700, 10, 10), None),
-        ((701, 3, 2), 0),
-        ((701, 11, 2), 1),
-        ((0, 0, 11), 2),
+    monkeypatch.setattr(collecting.time, "monotonic", lambda: now)
+    collector = collecting.Collector()
+    for now, counts, due in (
+        (0.0, (700, 10, 10), None),
+        (0.1, (701, 3, 2), 0),
+        (0.2, (701, 11, 99), 1),
+        (61.0, (0, 0, 1), 2),
+        (62.0, (0, 0, 99), None),
     ):
         monkeypatch.setattr(collecting.gc, "get_count", lambda counts=counts: counts)
-        assert collecting.collect_due() == due
+        assert collector.collect_due() == due
     assert asked == [0, 1, 2]
