@@ -475,7 +475,7 @@ SPECTACULAR_SETTINGS = {
 
 # --- Memory engine -------------------------------------------------------------------------------
 # Loads what turns texts into vectors, or gives None for keyword search only.
-EMBEDDER_LOADER = "memories.engine.embedders.load_embedder"
+EMBEDDER_LOADER = "memories.engine.local_embedder.load_embedder"
 # Whether the states of tokens are kept and compared, unless the settings page says otherwise.
 LATE_INTERACTION = env.flag("LATE_INTERACTION", default=True)
 

@@ -23,7 +23,7 @@ from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from mem0dash.rest.json import dumps
 from mem0dash.zones import end_of, start_of
-from memories import queries, word_diff
+from memories import visibility, word_diff
 from memories.filters import to_q
 from memories.models import Memory, Revision
 
@@ -120,7 +120,7 @@ def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
         principal.require(Scope.ADMIN, "Only administrators see keys, clients and requests.")
     rows = Revision.objects.filter(project_id=principal.project.id)
     if principal.entity_limit:
-        limit = to_q(queries.limit_of(principal), principal.project.zone)
+        limit = to_q(visibility.limit_of(principal), principal.project.zone)
         rows = rows.filter(
             memory_id__in=Memory.objects.filter(limit, project_id=principal.project.id).values("id")
         )

@@ -12,12 +12,12 @@ from django.db import transaction
 from mem0dash import disk, limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Principal, Scope
-from memories import ingest, queries, records, runtime
+from memories import ingest, queries, records, runtime, texts
 from memories.extraction import store_extracted
-from memories.filters import entity_id
 from memories.ingest import AddRequest, Results
 from memories.models import ENTITY_FIELDS, AddInput
-from memories.records import Draft
+from memories.records import Draft, adopted_app
+from memories.texts import entity_id
 
 logger = logging.getLogger(__name__)
 
@@ -223,8 +223,8 @@ def _template(options: Mapping[str, Any]) -> Draft:
 def _fingerprint(messages: Sequence[Mapping[str, Any]]) -> str:
     """Of a lone text as of a memory that holds it word for word; of several, of the whole."""
     if len(messages) == 1 and messages[0].get("role") == "user":
-        return records.fingerprint(messages[0]["content"])
-    return records.transcript_fingerprint(messages)
+        return texts.fingerprint(messages[0]["content"])
+    return texts.transcript_fingerprint(messages)
 
 
 def _known(principal: Principal, request: AddRequest) -> UUID | None:
@@ -287,17 +287,6 @@ def _writable_entities(
         if not principal.may_use(name, chosen.get(name, "")):
             raise PermissionDeniedError(f"This credential may not write for this {name}.")
     return chosen
-
-
-def adopted_app(metadata: Mapping[str, Any]) -> str | None:
-    """`metadata.app_id`, where clients without an app field of their own keep it."""
-    value = metadata.get("app_id")
-    if not isinstance(value, str):
-        return None
-    try:
-        return entity_id(value, "app_id")
-    except InvalidInputError:
-        return None  # not usable as an id: it stays plain metadata
 
 
 def failed_adds(principal: Principal) -> list[AddInput]:

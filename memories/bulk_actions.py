@@ -10,7 +10,7 @@ from django.db.models import Q
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Scope
 from memories.models import Confidence, Memory, ReviewStatus
-from memories.records import parse_instant
+from memories.texts import parse_instant
 
 # Erased for good is the one thing that cannot be undone.
 ERASE: Final = "erase"

@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts.models import Account
 from accounts.queries import project_view
 from mem0dash.principal import Actor, Principal
-from memories import purge, queries, records
+from memories import purge, records, visibility
 from memories.bulk_actions import DELETE, ERASE, RESTORE, Act, from_plain, overwritten
 from memories.models import Memory, Revision
 from memories.operation import Operation, OperationItem
@@ -61,7 +61,7 @@ def reviewer_of(principal: Principal) -> str:
 def rows_of(operation: Operation, items: Sequence[OperationItem]) -> dict[UUID, Memory]:
     """The memories of the items, locked in one order for all."""
     rows = Memory.objects.select_for_update().filter(
-        queries.in_project(operation.project_id), id__in=[item.memory_id for item in items]
+        visibility.in_project(operation.project_id), id__in=[item.memory_id for item in items]
     )
     return {row.id: row for row in rows.order_by("id")}
 

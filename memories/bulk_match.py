@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories import browse, queries
+from memories import browse, visibility
 from memories.bulk_actions import ERASE, RESTORE, Act, act
 from memories.connections import streamed
 from memories.filters import Condition, to_q
@@ -91,7 +91,7 @@ class Match:
     @classmethod
     def of_entity(cls, type_: str, id_: str) -> "Match":
         """InvalidInputError for another type than user, agent, app and run, or an empty id."""
-        if type_ not in queries.ENTITY_TYPES or not id_ or "\0" in id_:
+        if type_ not in visibility.ENTITY_TYPES or not id_ or "\0" in id_:
             raise InvalidInputError("Name a user, an agent, an app or a run.")
         return cls({"entity": [type_, id_]})
 
@@ -125,8 +125,8 @@ class Match:
             return _selected(principal, wanted, selection)
         if "entity" in self.kept:
             type_, id_ = self.kept["entity"]
-            return queries.reachable(principal).filter(
-                to_q(Condition(queries.ENTITY_TYPES[type_], "eq", id_), principal.project.zone)
+            return visibility.reachable(principal).filter(
+                to_q(Condition(visibility.ENTITY_TYPES[type_], "eq", id_), principal.project.zone)
             )
         return _named(principal, wanted).filter(id__in=self.ids)
 
@@ -142,11 +142,11 @@ class Match:
 def _named(principal: Principal, wanted: Act) -> QuerySet[Memory]:
     """The caller's memories that the action can be about, to be narrowed by ids."""
     if wanted.action == RESTORE:
-        return queries.restorable(principal, by_id=True)
+        return visibility.restorable(principal, by_id=True)
     if wanted.action != ERASE:
-        return queries.reachable(principal, by_id=True)
-    rows = Memory.objects.filter(queries.in_project(principal.project.id))
-    return rows.filter(to_q(queries.limit_of(principal), principal.project.zone))
+        return visibility.reachable(principal, by_id=True)
+    rows = Memory.objects.filter(visibility.in_project(principal.project.id))
+    return rows.filter(to_q(visibility.limit_of(principal), principal.project.zone))
 
 
 def _selected(principal: Principal, wanted: Act, selection: Selection) -> QuerySet[Memory]:

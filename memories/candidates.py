@@ -13,8 +13,7 @@ from django.db.models import QuerySet
 
 from memories.models import Memory
 from memories.ranking import Candidate, Key
-from memories.records import Vector
-from memories.token_states import text_sum
+from memories.readings import Vector, text_sum
 
 # The ids come first: left to itself, SQLite reads every memory of the project instead of these.
 _IDS: Final = {

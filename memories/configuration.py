@@ -15,8 +15,17 @@ from mem0dash.env import ConfigurationError
 from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.outbound import check_provider_url
 from memories.engine import choices
-from memories.engine.catalogue import ADDRESSES, LOCAL, NONE, PROVIDERS, SECRETS, Choice, Kind
-from memories.engine.choices import AZURE, NESTED
+from memories.engine.catalogue import (
+    ADDRESSES,
+    AZURE,
+    LOCAL,
+    NESTED,
+    NONE,
+    PROVIDERS,
+    SECRETS,
+    Choice,
+    Kind,
+)
 from memories.server_state import EngineConfig
 
 REDACTED: Final = "[redacted]"

@@ -26,7 +26,7 @@ from memories.demo_set import sample_adds
 from memories.engine.engine import Engine
 from memories.index.opening import open_indexer
 from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
-from memories.records import Reading
+from memories.readings import Reading
 from memories.server_state import IndexState
 from memories.vectors import EMBED_BATCH
 

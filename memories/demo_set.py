@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from mem0dash.principal import Principal
-from memories import records
+from memories import records, texts
 from memories.models import AddInput, Memory, Revision
 from memories.purge import INPUT_DAYS
 from memories.records import Draft
@@ -160,7 +160,7 @@ def _changed(
         if name != "text":
             changes[name] = [_plain(getattr(row, name)), _plain(value)]
         setattr(row, name, value)
-    row.text_fold, row.fingerprint = records.fold(row.text), records.fingerprint(row.text)
+    row.text_fold, row.fingerprint = texts.fold(row.text), texts.fingerprint(row.text)
     row.updated_at = at
     row.rev += 1
     return records.revision(

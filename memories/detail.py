@@ -9,7 +9,7 @@ import numpy as np
 
 from mem0dash.errors import EngineError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories import queries, runtime
+from memories import runtime, visibility
 from memories.candidates import CandidateReader
 from memories.filters import AllOf, Condition, pushdown
 from memories.models import AddInput, Memory, MemoryVector, Revision
@@ -66,10 +66,10 @@ def one(principal: Principal, memory_id: str | UUID) -> Detail:
 
 
 def _found(principal: Principal, memory_id: str | UUID) -> Memory:
-    wanted = queries.as_uuid(memory_id)
-    row = queries.reachable(principal).filter(id=wanted).first()
+    wanted = visibility.as_uuid(memory_id)
+    row = visibility.reachable(principal).filter(id=wanted).first()
     if row is None and Scope.REVIEW in principal.scopes:
-        row = queries.restorable(principal).filter(id=wanted).first()
+        row = visibility.restorable(principal).filter(id=wanted).first()
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return row
@@ -114,7 +114,7 @@ def _similar(principal: Principal, memory: Memory) -> list[Similar]:
             AllOf(
                 (
                     Condition("project", "in", (str(principal.project.id),)),
-                    queries.limit_of(principal),
+                    visibility.limit_of(principal),
                 )
             )
         )
@@ -124,6 +124,6 @@ def _similar(principal: Principal, memory: Memory) -> list[Similar]:
     except EngineError:
         return []
     others = [(id_, score) for id_, score in hits if id_ != memory.id]
-    rows = CandidateReader(queries.reachable(principal)).memories([id_ for id_, _ in others])
+    rows = CandidateReader(visibility.reachable(principal)).memories([id_ for id_, _ in others])
     near: Sequence[Similar] = [Similar(rows[i], score) for i, score in others if i in rows]
     return list(near[:SIMILAR])

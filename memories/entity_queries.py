@@ -10,7 +10,7 @@ from django.db.models import Count, F, Max, QuerySet, Window
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories.models import Memory
-from memories.queries import ENTITY_TYPES, plain_ids, reachable
+from memories.visibility import ENTITY_TYPES, plain_ids, reachable
 
 PER_PAGE: Final = 50
 # Beyond this many the tabs of the others say "1,000+": who wants the exact number opens the tab.

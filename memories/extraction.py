@@ -11,12 +11,13 @@ from django.db import transaction
 from accounts.queries import instructions_of
 from mem0dash.errors import IndexUnavailableError, Mem0dashError
 from mem0dash.principal import Principal
-from memories import ingest, purge, queries, records, runtime
+from memories import ingest, purge, queries, records, runtime, texts, visibility
 from memories.engine import failures
 from memories.filters import AllOf, Condition, pushdown
 from memories.ingest import Results
 from memories.models import AddInput, Memory
-from memories.records import Draft, Vector
+from memories.readings import Vector
+from memories.records import Draft
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def store_extracted(
 
 def _not_rejected(principal: Principal, template: Draft, extracted: list[Any]) -> list[Any]:
     """What nobody has rejected yet, word for word: saying it again does not bring it back."""
-    prints = {item.id: records.fingerprint(item.text) for item in extracted}
+    prints = {item.id: texts.fingerprint(item.text) for item in extracted}
     rejected = queries.rejected_of(
         principal,
         list(prints.values()),
@@ -145,7 +146,7 @@ def _finder(
     named = tuple(Condition(name, "eq", value) for name, value in entities.items())
 
     def find(vector: Vector | None, limit: int) -> list[tuple[Memory, float]]:
-        rows = queries.visible(principal, AllOf(named))
+        rows = visibility.visible(principal, AllOf(named))
         # A command has no index: there the latest stand in for the nearest.
         running = runtime.current()
         if vector is None or running.indexer is None:

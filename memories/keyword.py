@@ -15,13 +15,13 @@ from django.db.models.sql.compiler import SQLCompiler
 from mem0dash import limits
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
-from memories import covered, fulltext, queries
+from memories import covered, fulltext, visibility
 from memories.candidates import CandidateReader
 from memories.covered import Order, Source
 from memories.filters import EVERYTHING, Node, to_q
 from memories.filters.sql import TextHolds
 from memories.models import Memory
-from memories.records import fold
+from memories.texts import fold
 
 REACH: Final = 200_000
 # Up to so many finds in the index are looked up one by one, in all projects together.
@@ -139,9 +139,9 @@ def find(
     principal.require(Scope.READ)
     limits.check_query(text)
     if statuses is None:
-        rows = queries.visible(principal, where, show_expired=show_expired)
+        rows = visibility.visible(principal, where, show_expired=show_expired)
     else:
-        rows = queries.reachable(principal).filter(
+        rows = visibility.reachable(principal).filter(
             to_q(where, principal.project.zone), review_status__in=statuses
         )
     found = Search(Source(rows, index="memory_updated"), text).ids(

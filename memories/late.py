@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memories.ranking import Candidate, Key
-from memories.token_states import QueryTokens, piece_count, unpack_all
+from memories.readings import QueryTokens, piece_count, unpack_all
 
 NEXT: Final = 0.8
 AFTER_NEXT: Final = 0.6

@@ -13,8 +13,8 @@ import numpy as np
 from mem0dash.errors import IndexUnavailableError
 from memories import runtime
 from memories.models import Memory, MemoryTokens
+from memories.readings import QueryTokens, TokenStates, text_sum, unpack
 from memories.records import embedded_text
-from memories.token_states import QueryTokens, TokenStates, text_sum, unpack
 
 if TYPE_CHECKING:
     from memories.engine.token_reader import TokenReader

@@ -18,8 +18,8 @@ from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.index import rows
 from memories.models import ENTITY_FIELDS, ReviewStatus
-from memories.queries import reachable
 from memories.server_state import IndexState, Reembedding
+from memories.visibility import reachable
 
 SHOWN_FAILURES: Final = 5
 LONG_SECONDS: Final = 0.25

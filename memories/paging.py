@@ -14,7 +14,7 @@ from django.db.models import Q, QuerySet
 
 from mem0dash.errors import EngineError, InvalidInputError
 from mem0dash.principal import Principal, Scope
-from memories import covered, keyword, queries, search
+from memories import covered, keyword, search, visibility
 from memories.candidates import CandidateReader
 from memories.covered import Order, Source
 from memories.filters import AllOf, Condition, to_q
@@ -74,9 +74,9 @@ def rows_of(principal: Principal, selection: Selection, *, without: str = "") ->
     principal.require(Scope.READ)
     if selection.deleted and without != "deleted":
         principal.require(Scope.REVIEW, "Only who may review sees deleted memories.")
-        rows = queries.restorable(principal)
+        rows = visibility.restorable(principal)
     else:
-        rows = queries.reachable(principal)
+        rows = visibility.reachable(principal)
     return rows.filter(to_q(selection.where(without=without), principal.project.zone))
 
 

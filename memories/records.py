@@ -2,19 +2,16 @@
 
 import hashlib
 import re
-import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta, tzinfo
-from typing import Any, Final, NamedTuple
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
 
 import numpy as np
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 
-from mem0dash import zones
-from mem0dash.errors import InvalidInputError, ProviderError
+from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories.models import (
     ENTITY_FIELDS,
@@ -25,13 +22,12 @@ from memories.models import (
     ReviewStatus,
     Revision,
 )
-from memories.token_states import TokenStates, pack, text_sum
+from memories.readings import Reading, TokenStates, Vector, pack, text_sum
+from memories.texts import entity_id, fingerprint, fold, parse_instant
 
-BAD_REPLY: Final = "provider_bad_reply"
 # PostgreSQL keeps at most 2,704 bytes in an entry of an index, and the browser's indexes hold all
 # four ids, the source and more.
 MAX_IDS_BYTES: Final = 2000
-Vector = np.ndarray[Any, np.dtype[np.float32]]
 
 # Times that clients send as metadata. From _MILLISECONDS on (the year 5138) an epoch is in them;
 # before _SOONEST (1973) a number is a count or a duration rather than a time.
@@ -46,14 +42,6 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,9})?", re.ASCII)
 RESERVED_METADATA: Final = frozenset(
     {"user_id", "agent_id", "run_id", "actor_id", "data", "hash", "text_lemmatized", "updated_at"}
 )
-
-
-class Reading(NamedTuple):
-    """What the models make of a text: its unit vector, and the states of its tokens; None for what
-    there is no model for, or what is made later."""
-
-    vector: Vector | None
-    tokens: TokenStates | None = None
 
 
 @dataclass(slots=True)
@@ -73,25 +61,6 @@ class Draft:
     id: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
-def fold(text: str) -> str:
-    """`text` for substring search: NFKC, then case folded."""
-    return unicodedata.normalize("NFKC", text).casefold()
-
-
-def fingerprint(text: str) -> str:
-    """SHA-256 (hex) of the case-folded text with white space collapsed."""
-    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()
-
-
-def transcript_fingerprint(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The same of a conversation: who said what, in which order."""
-    said = (
-        "\x1f".join((message["role"], " ".join(message["content"].casefold().split())))
-        for message in messages
-    )
-    return hashlib.sha256("\x1e".join(said).encode()).hexdigest()
-
-
 def session_key(entities: Mapping[str, str], batch_id: uuid.UUID, batch_size: int) -> str:
     """Names the conversation of a memory: its run, else the add that brought several at once.
 
@@ -104,43 +73,6 @@ def session_key(entities: Mapping[str, str], batch_id: uuid.UUID, batch_size: in
     else:
         return ""
     return hashlib.md5(scope.encode(), usedforsecurity=False).hexdigest()
-
-
-def checked_vector(vector: Sequence[float] | Vector, dims: int) -> Vector:
-    """`vector` as unit float32; ProviderError when its length is wrong or it is not finite."""
-    array = np.asarray(vector, dtype=np.float32)
-    if array.shape != (dims,):
-        raise ProviderError(
-            f"The embedder answered with {array.size} dimensions where {dims} are stored.",
-            code=BAD_REPLY,
-        )
-    norm = float(np.linalg.norm(array))
-    if not np.isfinite(norm):
-        raise ProviderError(
-            "The embedder answered with a vector that is not finite.", code=BAD_REPLY
-        )
-    return array if norm == 0 else array / np.float32(norm)
-
-
-def parse_instant(value: object) -> datetime | None:
-    """An ISO 8601 instant with UTC where it names no zone; None when it is none."""
-    if not isinstance(value, str):
-        return None
-    try:
-        parsed = parse_datetime(value) or datetime.fromisoformat(value)
-        # To UTC in here: the ends of the calendar may lie beyond it there.
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
-def whole_day(value: object, zone: tzinfo) -> tuple[datetime, datetime] | None:
-    """Its first instant there and that after its last, where a text is a day without a time."""
-    try:
-        day = date.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return (zones.start_of(day, zone), zones.end_of(day, zone)) if day else None
 
 
 def read_time(value: object) -> datetime | None:
@@ -365,3 +297,14 @@ def revision(
         at=at,
         **Revision.columns(principal.actor),
     )
+
+
+def adopted_app(metadata: Mapping[str, Any]) -> str | None:
+    """`metadata.app_id`, where clients without an app field of their own keep it."""
+    value = metadata.get("app_id")
+    if not isinstance(value, str):
+        return None
+    try:
+        return entity_id(value, "app_id")
+    except InvalidInputError:
+        return None  # not usable as an id: it stays plain metadata

@@ -11,11 +11,11 @@ from django.utils import timezone
 
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories import bulk_changes, queries, records, runtime
+from memories import bulk_changes, records, runtime, texts, visibility
 from memories.bulk_actions import act, from_plain, overwritten
 from memories.filters import to_q
 from memories.models import AddInput, Memory, ReviewStatus, Revision
-from memories.records import Reading
+from memories.readings import Reading
 
 _ACTION_FOR: Final[Mapping[str, str]] = {
     ReviewStatus.APPROVED: "approve",
@@ -74,8 +74,8 @@ def _set(
 
 def _live(principal: Principal, memory_id: UUID | str) -> Memory:
     """The memory, locked."""
-    rows = queries.reachable(principal).select_for_update()
-    memory = rows.filter(id=queries.as_uuid(memory_id)).first()
+    rows = visibility.reachable(principal).select_for_update()
+    memory = rows.filter(id=visibility.as_uuid(memory_id)).first()
     if memory is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return memory
@@ -92,7 +92,7 @@ def undo_change(principal: Principal, memory_id: UUID | str, revision_id: int) -
     `review` for all others.
     """
     principal.require(Scope.WRITE)
-    wanted = queries.as_uuid(memory_id)
+    wanted = visibility.as_uuid(memory_id)
     revision = _revision(principal, wanted, revision_id)
     engine = runtime.current().engine
     reading = Reading(None)
@@ -113,7 +113,7 @@ def undo_change(principal: Principal, memory_id: UUID | str, revision_id: int) -
 def _reached(principal: Principal, memory_id: UUID) -> QuerySet[Memory]:
     """The caller's memory, whether it is deleted or not."""
     rows = Memory.objects.filter(project_id=principal.project.id, id=memory_id)
-    return rows.filter(to_q(queries.limit_of(principal), principal.project.zone))
+    return rows.filter(to_q(visibility.limit_of(principal), principal.project.zone))
 
 
 def _revision(principal: Principal, memory_id: UUID, revision_id: int) -> Revision:
@@ -155,7 +155,7 @@ def _change(memory: Memory, values: Mapping[str, Any], principal: Principal) -> 
     written = [*values, "updated_at", "rev"]
     # Only a new text has another fingerprint: that of several messages is theirs together.
     if memory.text != before:
-        memory.text_fold = records.fold(memory.text)
+        memory.text_fold = texts.fold(memory.text)
         memory.fingerprint = _fingerprint(memory)
         written += ["text_fold", "fingerprint"]
     memory.updated_at = timezone.now()
@@ -179,7 +179,7 @@ def _fingerprint(memory: Memory) -> str:
     added = Revision.objects.filter(memory_id=memory.id, event="ADD", new_text=memory.text)
     kept = AddInput.objects.filter(pk__in=[memory.batch_id]).first() if added.exists() else None
     whole = str(kept.options.get("fingerprint", "")) if kept else ""
-    return whole or records.fingerprint(memory.text)
+    return whole or texts.fingerprint(memory.text)
 
 
 def _mark(memory: Memory, deleted_at: datetime | None, event: str, principal: Principal) -> None:

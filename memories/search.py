@@ -14,7 +14,7 @@ from django.utils import timezone
 from mem0dash import limits
 from mem0dash.errors import IndexUnavailableError, InvalidInputError, ProviderError
 from mem0dash.principal import Principal, Scope
-from memories import queries, runtime
+from memories import runtime, visibility
 from memories.candidates import CandidateReader
 from memories.engine.engine import Engine
 from memories.filters import EVERYTHING, AllOf, Condition, Node, Not, pushdown
@@ -32,8 +32,7 @@ from memories.ranking import (
     rank,
     with_recency,
 )
-from memories.records import Vector
-from memories.token_states import QueryTokens
+from memories.readings import QueryTokens, Vector
 from memories.words_in_sql import WordsInSql
 
 POOL: Final = 100
@@ -227,12 +226,12 @@ def _check(query: str, top_k: int, threshold: float) -> None:
 
 def _prepare(principal: Principal, query: str, where: Node, wanted: _Wanted) -> _Query:
     """All but what the models make of the query."""
-    rows = queries.visible(principal, where, show_expired=wanted.show_expired)
+    rows = visibility.visible(principal, where, show_expired=wanted.show_expired)
     asked = AllOf(
         (
             Condition("project", "in", (str(principal.project.id),)),
-            _of_status(queries.shown_statuses(principal, where)),
-            queries.limit_of(principal),
+            _of_status(visibility.shown_statuses(principal, where)),
+            visibility.limit_of(principal),
             where,
         )
     )

@@ -15,11 +15,11 @@ from accounts.audit import Action, Target
 from mem0dash import disk, limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories import purge, queries, records, runtime
-from memories.adding import adopted_app
+from memories import purge, queries, records, runtime, texts, visibility
 from memories.filters import EVERYTHING, Node, to_q
 from memories.models import AddInput, Memory, Revision
-from memories.records import Reading
+from memories.readings import Reading
+from memories.records import adopted_app
 
 BATCH: Final = 500
 UPDATE_ATTEMPTS: Final = 5
@@ -98,7 +98,7 @@ def _update(memory: Memory, principal: Principal, before: str, changes: Mapping[
 
 
 def _locked(principal: Principal, memory_id: UUID) -> Memory:
-    row = queries.reachable(principal).select_for_update().filter(id=memory_id).first()
+    row = visibility.reachable(principal).select_for_update().filter(id=memory_id).first()
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return row
@@ -148,8 +148,8 @@ def _plain(value: Any) -> Any:
 
 def _save(memory: Memory, changed: list[str]) -> None:
     if "text" in changed:
-        memory.text_fold = records.fold(memory.text)
-        memory.fingerprint = records.fingerprint(memory.text)
+        memory.text_fold = texts.fold(memory.text)
+        memory.fingerprint = texts.fingerprint(memory.text)
         changed += ["text_fold", "fingerprint"]
     memory.updated_at = timezone.now()
     memory.rev += 1
@@ -162,7 +162,7 @@ def delete_memory(principal: Principal, memory_id: str | UUID) -> None:
     NotFoundError when it is missing, deleted already or foreign; scope `write`.
     """
     principal.require(Scope.WRITE)
-    wanted = queries.as_uuid(memory_id)
+    wanted = visibility.as_uuid(memory_id)
     with transaction.atomic():
         memory = _locked(principal, wanted)
         _mark_deleted([memory], principal)
@@ -173,12 +173,12 @@ def delete_matching(principal: Principal, where: Node) -> int:
     """Deletes every reachable memory that matches, whatever its status; how many. Scope `admin`."""
     principal.require(Scope.ADMIN, "Admin role required.")
     total = 0
-    matching = queries.reachable(principal).filter(to_q(where, principal.project.zone))
+    matching = visibility.reachable(principal).filter(to_q(where, principal.project.zone))
     for memories in _batches(matching):
         with transaction.atomic():
             # Once more through the filter: what changed meanwhile may not match any more.
             ids = [memory.id for memory in memories]
-            again = queries.reachable(principal, by_id=True).filter(
+            again = visibility.reachable(principal, by_id=True).filter(
                 to_q(where, principal.project.zone), id__in=ids
             )
             locked = list(again.select_for_update())
@@ -228,8 +228,8 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
         rows = list(
             Memory.objects.select_for_update()
             .filter(
-                queries.in_project(principal.project.id),
-                to_q(queries.limit_of(principal), principal.project.zone),
+                visibility.in_project(principal.project.id),
+                to_q(visibility.limit_of(principal), principal.project.zone),
                 id__in=wanted,
             )
             .exclude(deleted_at=None)
@@ -259,8 +259,8 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
     with transaction.atomic():
         rows = list(
             Memory.objects.select_for_update().filter(
-                queries.in_project(principal.project.id),
-                to_q(queries.limit_of(principal), principal.project.zone),
+                visibility.in_project(principal.project.id),
+                to_q(visibility.limit_of(principal), principal.project.zone),
                 id__in=list(ids),
             )
         )

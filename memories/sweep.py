@@ -5,7 +5,7 @@ from typing import Final
 
 from mem0dash.errors import ConflictError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories import bulk, queries
+from memories import bulk, visibility
 from memories.candidates import CandidateReader
 from memories.filters import Node, to_q
 from memories.models import Memory
@@ -35,7 +35,7 @@ def sweep(principal: Principal, where: Node, *, confirm: bool) -> Swept:
     """
     principal.require(Scope.REVIEW)
     rows = (
-        queries.reachable(principal)
+        visibility.reachable(principal)
         .filter(to_q(where, principal.project.zone))
         .order_by("created_at", "id")
     )

@@ -19,8 +19,8 @@ from django.db.models.functions import Length
 from mem0dash import disk
 from memories import configuration, records
 from memories.models import Memory, MemoryTokens
+from memories.readings import text_sum, unpack
 from memories.runtime import Runtime
-from memories.token_states import text_sum, unpack
 
 if TYPE_CHECKING:
     from memories.engine.token_reader import TokenReader

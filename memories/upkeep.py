@@ -15,6 +15,7 @@ from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
 from mem0dash import disk
+from mem0dash.datastore import problem_of
 from mem0dash.errors import (
     ConflictError,
     DiskFullError,
@@ -25,7 +26,7 @@ from mem0dash.errors import (
 )
 from mem0dash.sqlite3 import logs
 from memories import bulk_work, ingest, leases, reembedding, resuming, token_work, vectors
-from memories.engine.opening import LateLlm
+from memories.engine.opening import LazyLlm
 from memories.index.indexer import Indexer
 from memories.leases import Held
 from memories.runtime import Runtime
@@ -52,6 +53,19 @@ WORKERS: Final = "workers"
 WORKERS_SECONDS: Final = 20.0
 EMBED_LEASE_SECONDS: Final = 120.0
 BULK_LEASE_SECONDS: Final = 60.0
+
+
+def take_over(runtime: Runtime) -> None:
+    """Before this process serves: where it is alone with the database, adds that still count as
+    running died with the process that ran them, and end as failed."""
+    if runtime.indexer is None or not runtime.indexer.is_alone:
+        return
+    try:
+        ingest.take_over()
+    except AnyDatabaseError as error:
+        if problem_of(error) not in {"full", "read-only"}:
+            raise
+        logger.warning("adds of before are not ended yet", extra={"cause": str(error)[:300]})
 
 
 class Upkeep:
@@ -181,7 +195,7 @@ class Upkeep:
 
     def _prepare_llm(self) -> None:
         """The first add need not wait for it."""
-        if isinstance(self.runtime.engine.llm, LateLlm):
+        if isinstance(self.runtime.engine.llm, LazyLlm):
             self.runtime.engine.llm.prepare()
 
     def _embed(self) -> None:

@@ -13,7 +13,8 @@ from memories.covered import Source
 from memories.index.base import Hits
 from memories.index.fields import Words
 from memories.models import Memory
-from memories.records import Vector, fold
+from memories.readings import Vector
+from memories.texts import fold
 
 # Of a long query, so many of its words are looked for: the longest, which are the rarest.
 MOST_WORDS: Final = 8

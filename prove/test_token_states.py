@@ -46,7 +46,7 @@ COMPARE = """
 from memories.engine.opening import open_reader
 from memories.models import MemoryTokens
 from memories.records import embedded_text
-from memories.token_states import pack
+from memories.readings import pack
 reader = open_reader()
 rows = list(MemoryTokens.objects.select_related("memory"))
 found = reader.read([embedded_text(row.memory) for row in rows])

@@ -17,7 +17,7 @@ from mem0dash.keyset import Cursor
 from mem0dash.rest.bodies import body_of
 from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
-from memories import adding, keyword, queries, search, services, sweep
+from memories import adding, keyword, queries, search, services, sweep, visibility
 from memories.api import memserv_inputs as inputs
 from memories.api import memserv_shapes as shapes
 from memories.api.memserv_errors import PROBLEM_HEADER, memserv_exception_handler
@@ -87,7 +87,7 @@ class MemoriesView(MemservView):
         if asked.exclude_expired:
             # After the page was cut: pages stay where they are when something expires.
             now = timezone.now()
-            rows = [row for row in rows if not queries.has_expired(row, now)]
+            rows = [row for row in rows if not visibility.has_expired(row, now)]
         page = {"limit": asked.limit, "offset": asked.offset, "has_more": has_more}
         body: dict[str, Any] = {
             "results": [memory_shape(row) for row in rows],

@@ -13,8 +13,9 @@ from mem0dash.rest.json import field_of
 from mem0dash.waiting import Asked, Waits
 from memories.api.inputs import Identifier
 from memories.api.messages import OrLone, Turn, listed, text_if_any
-from memories.filters import AllOf, Condition, Node, entity_id
+from memories.filters import AllOf, Condition, Node
 from memories.models import Confidence, ReviewStatus
+from memories.texts import entity_id
 
 NOTHING_TO_ADD = "Provide either 'content' or 'messages'"
 NO_FILTER = (

@@ -13,12 +13,13 @@ from mem0dash.rest.bodies import body_of, path_of
 from mem0dash.rest.schemas import MESSAGE, answers
 from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
-from memories import adding, queries, search, services
+from memories import adding, queries, search, services, visibility
 from memories.api import inputs, schemas, shapes
-from memories.filters import AllOf, Condition, Node, entity_id, parse_filters
+from memories.filters import AllOf, Condition, Node, parse_filters
 from memories.filters.language import names_an_entity
 from memories.models import ENTITY_FIELDS
 from memories.services import UNSET
+from memories.texts import entity_id
 
 LIST_DEFAULT = 20
 LIST_ALL_DEFAULT = 1000
@@ -245,7 +246,7 @@ def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
 
 
 class EntitiesView(OssView):
-    TYPES: ClassVar = {name: queries.ENTITY_TYPES[name] for name in ("user", "agent", "run")}
+    TYPES: ClassVar = {name: visibility.ENTITY_TYPES[name] for name in ("user", "agent", "run")}
 
     @extend_schema(
         operation_id="list_entities",
@@ -273,7 +274,7 @@ class EntityView(OssView):
         principal = self.caller()
         principal.require(Scope.ADMIN, "Admin role required.")
         path_of({"entity_type": entity_type}, inputs.EntityPath)
-        field = queries.ENTITY_TYPES[entity_type]
+        field = visibility.ENTITY_TYPES[entity_type]
         if "\0" in entity_id:
             raise InvalidInputError("NUL characters are not allowed in an id.")
         services.delete_matching(principal, Condition(field, "eq", entity_id))

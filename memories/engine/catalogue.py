@@ -272,3 +272,8 @@ def offers(name: str, kind: Kind) -> bool:
     if name in {LOCAL, NONE}:
         return (name == LOCAL) == (kind == "embedder")
     return name in PROVIDERS and _offers(PROVIDERS[name], kind)
+
+
+# Azure's fields may come nested, as mem0 has them; they are kept flat, as every other provider's.
+NESTED: Final = "azure_kwargs"
+AZURE: Final = ("api_key", "azure_deployment", "azure_endpoint", "api_version", "default_headers")

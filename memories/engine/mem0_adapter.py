@@ -18,8 +18,7 @@ from mem0.vector_stores.base import VectorStoreBase
 from mem0dash.errors import Mem0dashError
 from memories.engine.engine import Engine
 from memories.models import Memory, SessionMessage
-from memories.records import Reading, Vector
-from memories.token_states import TokenStates
+from memories.readings import Reading, TokenStates, Vector
 
 KEPT_MESSAGES: Final = 10
 

@@ -20,7 +20,7 @@ from memories.engine import failures, replies
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice
 from memories.engine.clients import tame
-from memories.records import Vector
+from memories.readings import Vector
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from memories.filters import Node
 from memories.index import fields, folder
 from memories.index.base import Hits, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV
-from memories.records import Vector
+from memories.readings import Vector
 
 DENSE: Final = ""
 _RESCORED: Final = edge.SearchParams(

@@ -18,7 +18,7 @@ from memories.index import fields
 from memories.index.base import Hits, Point
 from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translated
 from memories.index.patience import Line, Patience
-from memories.records import Vector
+from memories.readings import Vector
 
 DENSE: Final = "dense"
 _SCAN_PAGE: Final = 5000

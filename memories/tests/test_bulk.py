@@ -15,7 +15,7 @@ from mem0dash.errors import (
     PermissionDeniedError,
 )
 from mem0dash.principal import Principal, Scope
-from memories import bulk, bulk_match, bulk_work, queries, services
+from memories import bulk, bulk_match, bulk_work, queries, services, visibility
 from memories.models import Memory, MemoryVector, Revision
 from memories.operation import Operation, OperationItem
 from memories.search import search_memories
@@ -218,7 +218,7 @@ def test_a_filter_is_never_reached_past(owner, engine):
     add(owner, *(f"tea {n}" for n in range(20)), user_id="mara")
     kept = add(owner, *(f"tea {n}" for n in range(20)), user_id="jonas")
     assert do(owner, "delete", selection=of("mara")).done == 20
-    assert set(queries.reachable(owner).values_list("id", flat=True)) == set(kept)
+    assert set(visibility.reachable(owner).values_list("id", flat=True)) == set(kept)
 
 
 def test_expired_and_rejected_ones_belong_to_the_match(owner, engine):

@@ -93,7 +93,7 @@ def test_what_to_erase_has_to_be_named_in_one_way(db: None, arguments: list[str]
 def own_folder(settings: Any, tmp_path: Any, monkeypatch: Any, embedder: Any) -> None:
     """A data directory without a model of its own, and the stand-in for the embedder."""
     settings.DATA_DIR = tmp_path / "data"
-    monkeypatch.setattr("memories.engine.embedders.load_embedder", lambda: embedder)
+    monkeypatch.setattr("memories.engine.local_embedder.load_embedder", lambda: embedder)
 
 
 def test_an_index_is_rebuilt_while_no_server_runs(

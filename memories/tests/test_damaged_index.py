@@ -380,7 +380,7 @@ def test_the_commands_say_whether_a_server_has_the_index(
     owner, engine, settings, tmp_path, monkeypatch, embedder
 ):
     settings.DATA_DIR = tmp_path
-    monkeypatch.setattr("memories.engine.embedders.load_embedder", lambda: embedder)
+    monkeypatch.setattr("memories.engine.local_embedder.load_embedder", lambda: embedder)
     add(owner, "green tea")
     settled(engine)
     with pytest.raises(CommandError, match="stop the server and run check_index"):

@@ -64,7 +64,7 @@ def filled(owner: Any, engine: Any) -> int:
 def own_folder(settings: Any, tmp_path: Any, monkeypatch: Any, embedder: Any) -> None:
     """A data directory without a model of its own, and the stand-in for the embedder."""
     settings.DATA_DIR = tmp_path / "data"
-    monkeypatch.setattr("memories.engine.embedders.load_embedder", lambda: embedder)
+    monkeypatch.setattr("memories.engine.local_embedder.load_embedder", lambda: embedder)
 
 
 # --- What it is ----------------------------------------------------------------------------------

@@ -3,16 +3,9 @@
 import pytest
 
 from mem0dash.errors import InvalidInputError
-from memories.filters import (
-    EVERYTHING,
-    AllOf,
-    AnyOf,
-    Condition,
-    Not,
-    entity_id,
-    parse_filters,
-)
+from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not, parse_filters
 from memories.filters.language import OPERATORS, mentions, names_an_entity
+from memories.texts import entity_id
 
 
 def test_an_empty_filter_lets_everything_through():

@@ -27,7 +27,7 @@ from memories.filters import (
 )
 from memories.filters.language import DATE_FIELDS, LIST_FIELDS, TIME_FIELDS
 from memories.models import Memory, MemoryVector
-from memories.records import fold, parse_instant
+from memories.texts import fold, parse_instant
 
 EXAMPLES = settings(
     max_examples=60,

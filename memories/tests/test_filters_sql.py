@@ -11,7 +11,7 @@ from accounts.models import Project
 from mem0dash.errors import InvalidInputError
 from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not, parse_filters, to_q
 from memories.models import Memory
-from memories.records import fold
+from memories.texts import fold
 
 MOMENT = datetime(2024, 3, 5, 12, tzinfo=UTC)
 

@@ -17,8 +17,8 @@ from accounts.models import Project
 from accounts.queries import project_view
 from mem0dash.principal import ALL_SCOPES, Principal
 from memories import runtime
-from memories.engine.embedders import load_embedder
 from memories.engine.engine import Engine
+from memories.engine.local_embedder import load_embedder
 from memories.engine.opening import as_reader
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer

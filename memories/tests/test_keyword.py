@@ -12,9 +12,9 @@ from mem0dash.principal import Scope
 from memories import browse, fulltext, keyword, purge, services
 from memories.filters import parse_filters
 from memories.models import Memory, ReviewStatus
-from memories.records import fold
 from memories.selection import Selection
 from memories.tests import crowd
+from memories.texts import fold
 
 TEXTS = (
     *("tee", "TEE", "grüner", "GRÜNER TEE", "straße", "strasse", "STRASSE", "r T", "e d"),

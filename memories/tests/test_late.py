@@ -7,8 +7,8 @@ import pytest
 
 from memories.late import late_scores, worth_comparing
 from memories.ranking import Candidate, base_scores, rank
+from memories.readings import DIMS, QueryTokens, TokenStates, pack, unpack, unpack_all
 from memories.tests.test_ranking import NOON, candidate, key
-from memories.token_states import DIMS, QueryTokens, TokenStates, pack, unpack, unpack_all
 
 WORDS = ["tea", "morning", "piano", "river", "dog", "garden"]
 

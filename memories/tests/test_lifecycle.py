@@ -19,9 +19,9 @@ from mem0dash.principal import Principal, Scope
 from memories import purge, queries, services
 from memories.filters import EVERYTHING, parse_filters
 from memories.models import Memory, MemoryVector, Revision
-from memories.records import parse_instant
 from memories.search import search_memories
 from memories.tests.actions import add, meant, pending, said, settled
+from memories.texts import parse_instant
 
 
 @pytest.fixture

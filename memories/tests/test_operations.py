@@ -10,7 +10,7 @@ from django.db import connection
 
 from mem0dash.errors import ConflictError, Mem0dashError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Scope
-from memories import bulk, bulk_changes, bulk_work, leases, queries, services, upkeep
+from memories import bulk, bulk_changes, bulk_work, leases, services, upkeep, visibility
 from memories.models import Memory, Revision
 from memories.operation import Operation, OperationItem
 from memories.selection import Selection
@@ -188,7 +188,7 @@ def test_what_others_change_before_its_turn_is_passed_over_and_counted(owner, en
     work(engine)
     done = now(begun)
     assert (done.state, done.done, done.skipped) == ("done", 7, 2)
-    live = set(queries.reachable(owner).values_list("id", flat=True))
+    live = set(visibility.reachable(owner).values_list("id", flat=True))
     assert live == {ids[7], *added}
     assert Memory.objects.get(id=ids[8]).rev == 2
 
@@ -415,7 +415,7 @@ def test_a_limited_caller_s_job_stays_within_the_limit(owner, engine, small):
     begun = begin(limited, "delete", selection=Selection())
     work(engine)
     assert now(begun).done == 9
-    assert set(queries.reachable(owner).values_list("user_id", flat=True)) == {"jonas"}
+    assert set(visibility.reachable(owner).values_list("user_id", flat=True)) == {"jonas"}
 
 
 # --- In the background ---------------------------------------------------------------------------

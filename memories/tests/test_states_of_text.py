@@ -5,10 +5,10 @@ import pytest
 from memories import marking, token_work
 from memories.candidates import CandidateReader
 from memories.models import Memory, MemoryTokens
-from memories.records import fold
 from memories.search import search_memories
 from memories.tests.actions import add
 from memories.tests.token_words import WordReader, kept, right, with_reader
+from memories.texts import fold
 
 
 class PieceReader(WordReader):

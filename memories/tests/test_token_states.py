@@ -18,13 +18,13 @@ from mem0dash.errors import NotFoundError, ProviderError
 from memories import demo, purge, reviewing, runtime, services, vectors
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens, MemoryVector, Revision
+from memories.readings import DIMS, pack, unpack
 from memories.records import embedded_text
 from memories.search import search_memories
 from memories.tests.actions import add, settled
 from memories.tests.providing import use_llm
 from memories.tests.reading import local_model, reading_engine
 from memories.tests.token_words import WordReader, kept, right, with_reader
-from memories.token_states import DIMS, pack, unpack
 
 TEXTS = [
     "Lisbon",

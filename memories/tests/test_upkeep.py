@@ -50,6 +50,18 @@ def test_embedded_the_one_process_does_everything(owner, embedded_engine, quiet)
     assert Lease.objects.count() == 1  # it needs none of its own
 
 
+def test_before_it_serves_only_a_process_that_is_alone_ends_the_adds_of_the_one_before(
+    owner, any_engine
+):
+    cut_off = AddInput.objects.create(
+        project_id=owner.project.id, messages=[], options={}, created_at=timezone.now()
+    )
+    upkeep.take_over(any_engine)
+    cut_off.refresh_from_db()
+    is_over = cut_off.outcome == AddInput.Outcome.FAILED
+    assert is_over == any_engine.indexer.is_alone
+
+
 def test_a_server_works_while_there_is_no_worker_and_only_follows_when_there_is_one(
     owner, shared_engine, quiet
 ):

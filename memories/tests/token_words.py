@@ -11,11 +11,11 @@ from conftest import WordEmbedder
 from memories import configuration
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens
-from memories.records import Reading, embedded_text
+from memories.readings import DIMS, QueryTokens, Reading, TokenStates, pack
+from memories.records import embedded_text
 from memories.runtime import Runtime
 from memories.tests.provider import Provider
 from memories.tests.providing import embedder_at, use_embedder
-from memories.token_states import DIMS, QueryTokens, TokenStates, pack
 
 
 class WordReader(WordEmbedder):

@@ -15,9 +15,9 @@ from mem0dash.waiting import Asked, Waits, waits_for
 from memories.adding import add_memories, can_extract
 from memories.forms import EXTRACTED, VERBATIM, AddForm
 from memories.models import ENTITY_FIELDS
-from memories.queries import as_uuid
 from memories.selection import Selection
 from memories.views.place import Place
+from memories.visibility import as_uuid
 
 
 def _waits(asked: Asked) -> Waits:

@@ -14,7 +14,7 @@ from mem0dash.principal import Principal, Scope
 from mem0dash.waiting import waits_for
 from memories import browse as reads
 from memories import export as writing
-from memories import queries
+from memories import visibility
 from memories.selection import DELETED, Selection
 from memories.views import listing
 from memories.views.inspector import inspected
@@ -87,7 +87,7 @@ def _bin_url(principal: Principal, selection: Selection) -> str:
     if not selection.is_everything or Scope.REVIEW not in principal.scopes:
         return ""
     deleted = Place(Selection(fields={"deleted": (DELETED,)})).url()
-    return deleted if queries.restorable(principal).exists() else ""
+    return deleted if visibility.restorable(principal).exists() else ""
 
 
 @require_safe

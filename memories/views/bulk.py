@@ -20,10 +20,10 @@ from mem0dash.principal import Scope
 from memories import bulk, bulk_match
 from memories.models import Confidence
 from memories.operation import Operation
-from memories.queries import as_uuid
 from memories.selection import Selection
 from memories.views.actions import ACTIONS, Words, counted, were
 from memories.views.place import Place
+from memories.visibility import as_uuid
 
 # Up to here a click confirms, beyond it the number has to be typed.
 CLICKED: Final = 100

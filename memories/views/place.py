@@ -11,8 +11,8 @@ from django.urls import reverse
 from mem0dash import names
 from mem0dash.errors import InvalidInputError, NotFoundError
 from mem0dash.waiting import Asked, Waits
-from memories.queries import as_uuid
 from memories.selection import Selection
+from memories.visibility import as_uuid
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mem0dash.templatetags.ui import exact
 from memories.models import ReviewStatus
-from memories.records import parse_instant
+from memories.texts import parse_instant
 
 
 @dataclass(frozen=True, slots=True)

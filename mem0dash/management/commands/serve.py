@@ -30,10 +30,11 @@ class Command(BaseCommand):
         prepare_database()
         self.check()
         ensure_owner()
-        from memories import runtime
+        from memories import runtime, upkeep
 
         try:
             runtime.install(runtime.open_runtime())
+            upkeep.take_over(runtime.current())
         except Mem0dashError as error:
             raise ConfigurationError(error.message) from error
         collecting.start()

@@ -1,22 +1,27 @@
-"""The states of a text's tokens, compressed: what late interaction compares one by one.
+"""What the models make of a text, as values: its unit vector, and the states of its tokens, which
+late interaction compares one by one.
 
-As stored (`pack`): for each word piece 66 bytes, its id in the vocabulary as little-endian uint16
-and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254. What lies outside of
-−0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number does. The ids stand in
-the order of the text, which can be read from them: they are as private as the text itself.
+States as stored (`pack`): for each word piece 66 bytes, its id in the vocabulary as little-endian
+uint16 and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254. What lies
+outside of −0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number does. The ids
+stand in the order of the text, which can be read from them: they are as private as the text itself.
 """
 
 import zlib
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mem0dash.errors import ProviderError
+
+BAD_REPLY: Final = "provider_bad_reply"
 DIMS: Final = 64
 _STEPS: Final = 254
 _RECORD: Final = 2 + DIMS
 
+Vector = np.ndarray[Any, np.dtype[np.float32]]
 Pieces = NDArray[np.uint16]
 States = NDArray[np.float32]
 
@@ -29,6 +34,14 @@ class TokenStates(NamedTuple):
     vectors: States
 
 
+class Reading(NamedTuple):
+    """What the models make of a text: its unit vector, and the states of its tokens; None for what
+    there is no model for, or what is made later."""
+
+    vector: Vector | None
+    tokens: TokenStates | None = None
+
+
 class QueryTokens(NamedTuple):
     """The word pieces of a query that say something, no stop words: ids, uint16 [q]; unit vectors,
     float32 [q, 64]; and for each the word of the query that it is of."""
@@ -36,6 +49,22 @@ class QueryTokens(NamedTuple):
     pieces: Pieces
     vectors: States
     words: tuple[str, ...]
+
+
+def checked_vector(vector: Sequence[float] | Vector, dims: int) -> Vector:
+    """`vector` as unit float32; ProviderError when its length is wrong or it is not finite."""
+    array = np.asarray(vector, dtype=np.float32)
+    if array.shape != (dims,):
+        raise ProviderError(
+            f"The embedder answered with {array.size} dimensions where {dims} are stored.",
+            code=BAD_REPLY,
+        )
+    norm = float(np.linalg.norm(array))
+    if not np.isfinite(norm):
+        raise ProviderError(
+            "The embedder answered with a vector that is not finite.", code=BAD_REPLY
+        )
+    return array if norm == 0 else array / np.float32(norm)
 
 
 def text_sum(text: str) -> int:
