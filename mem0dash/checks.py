@@ -185,7 +185,7 @@ def check_substring_index(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Without an index, search by words reads the newest memories alone."""
-    from memories import fulltext
+    from memories.storage import substring_index as fulltext
 
     try:
         if fulltext.available():

@@ -23,16 +23,15 @@ from mem0dash.errors import (
     Mem0dashError,
     ProviderError,
 )
-from memories import configuration
-from memories.configuration import Configuration
-from memories.engine import remote
+from memories.engine import configuration, remote
+from memories.engine.configuration import Configuration
 from memories.engine.engine import Engine
 from memories.engine.opening import open_engine, open_reader
 from memories.index.base import VectorIndex
 from memories.index.indexer import UNSETTLED, Indexer
 from memories.index.opening import open_indexer
 from memories.models import Memory, MemoryVector
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 
 logger = logging.getLogger(__name__)
 

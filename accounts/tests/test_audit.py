@@ -17,7 +17,7 @@ from accounts.audit import Action, Target, account_target
 from accounts.models import Account, AuditEntry, Project
 from accounts.queries import operator_of, project_view
 from mem0dash.principal import OPERATOR, Actor, Principal, Scope
-from memories import purge
+from memories.editing import erasing as purge
 
 
 class Clock:

@@ -15,12 +15,12 @@ from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.services import complete_setup
 from dashboard.condition import parts
 from mem0dash.errors import IndexUnavailableError, ProviderError
-from memories import overview as told
+from memories import health as told
 from memories import runtime
 from memories.engine.catalogue import Choice
 from memories.engine.engine import Engine
 from memories.models import AddInput, Memory
-from memories.server_state import IndexState, Reembedding
+from memories.models.server import IndexState, Reembedding
 from operations.models import RequestLog
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'

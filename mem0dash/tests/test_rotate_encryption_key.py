@@ -13,7 +13,7 @@ from accounts.models import InstanceState
 from accounts.services import check_encryption_key
 from mem0dash import crypto
 from mem0dash.env import ConfigurationError
-from memories.server_state import EngineConfig, Reembedding
+from memories.models.server import EngineConfig, Reembedding
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -97,16 +97,16 @@ class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no t
         """The tables are there already."""
 
     def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
-        raise PermissionError("Changes go through memories.services, which authorise them.")
+        raise PermissionError("Changes go through memories.editing, which authorises them.")
 
     def delete(self, vector_id: str) -> None:
-        raise PermissionError("Deletions go through memories.services, which authorise them.")
+        raise PermissionError("Deletions go through memories.editing, which authorises them.")
 
     def delete_col(self) -> None:
-        raise PermissionError("Deletions go through memories.services, which authorise them.")
+        raise PermissionError("Deletions go through memories.editing, which authorises them.")
 
     def reset(self) -> None:
-        raise PermissionError("Deletions go through memories.services, which authorise them.")
+        raise PermissionError("Deletions go through memories.editing, which authorises them.")
 
 
 def _record(memory: Memory, score: float | None) -> SimpleNamespace:

@@ -8,8 +8,8 @@ from typing import Any
 from django.utils import timezone
 
 from memories import texts
+from memories.browse.selection import Selection
 from memories.models import Collection, Confidence, Memory, ReviewStatus
-from memories.selection import Selection
 
 WORDS = (
     *("Tee", "grüner", "Straße", "STRASSE", "django", "50%", "under_score", "it's", '"quoted"'),

@@ -21,8 +21,9 @@ from accounts.models import Account, AuditEntry, Membership, Project, Role
 from accounts.queries import operator_of
 from apikeys.services import create_api_key
 from mem0dash.principal import OPERATOR, Actor
-from memories import activity, services
-from memories.activity import Chosen
+from memories.browse import activity
+from memories.browse.activity import Chosen
+from memories.editing import service as services
 from memories.models import Memory, Revision
 from memories.views import deeds
 

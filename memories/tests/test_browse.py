@@ -13,9 +13,11 @@ from django.utils import timezone
 
 from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError, ProviderError
 from mem0dash.principal import Scope
-from memories import browse, runtime, services
+from memories import runtime
+from memories.browse import service as browse
+from memories.browse.selection import Selection
+from memories.editing import service as services
 from memories.models import Memory
-from memories.selection import Selection
 from memories.tests import crowd
 
 LAST = datetime.max.replace(tzinfo=UTC)

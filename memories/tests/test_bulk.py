@@ -15,11 +15,15 @@ from mem0dash.errors import (
     PermissionDeniedError,
 )
 from mem0dash.principal import Principal, Scope
-from memories import bulk, bulk_match, bulk_work, queries, services, visibility
+from memories import queries, visibility
+from memories.browse.selection import Selection
+from memories.bulk import job as bulk_work
+from memories.bulk import plan as bulk_match
+from memories.bulk import service as bulk
+from memories.editing import service as services
 from memories.models import Memory, MemoryVector, Revision
-from memories.operation import Operation, OperationItem
-from memories.search import search_memories
-from memories.selection import Selection
+from memories.models.bulk import Operation, OperationItem
+from memories.search.service import search_memories
 from memories.tests.actions import add, said, settled
 
 REVIEW = ("approve", "reject", "stale", "unreview", "unexpire", "delete", "restore")

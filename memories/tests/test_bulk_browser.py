@@ -25,7 +25,7 @@ from datetime import timedelta
 from django.utils import timezone
 from accounts.models import Project
 from memories.models import Memory, MemoryVector
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 import numpy as np
 project, state, now = Project.objects.get(), IndexState.objects.get(), timezone.now()
 rows = [Memory(project=project, text=f"Reading {n} of the boiler", text_fold=f"reading {n}",
@@ -223,7 +223,7 @@ def test_all_that_match_are_changed_watched_and_undone(lived_in: Site) -> None:
 RUNNING = """
 from django.utils import timezone
 from accounts.models import Account, Project
-from memories.operation import Operation
+from memories.models.bulk import Operation
 made = Operation.objects.create(project=Project.objects.get(), action="delete", count=18204,
     digest="0" * 32, planned_at=timezone.now(), created_at=timezone.now(), state="{state}",
     done={done}, unchanged=12, skipped=3, words="user boiler", account=Account.objects.get(),

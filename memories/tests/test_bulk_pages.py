@@ -12,9 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
-from memories import bulk, bulk_work
+from memories.bulk import job as bulk_work
+from memories.bulk import service as bulk
 from memories.models import Memory, ReviewStatus, Revision
-from memories.operation import Operation
+from memories.models.bulk import Operation
 from memories.tests.actions import add
 
 PLAN, RUN = "/dashboard/memories/bulk", "/dashboard/memories/bulk/run"
@@ -265,7 +266,7 @@ def test_what_was_shown_long_ago_is_not_done(
     browser: Client, tea: list[UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = shown(browser, "delete", ids=tea)
-    monkeypatch.setattr("memories.bulk_match.TOKEN_SECONDS", -1)
+    monkeypatch.setattr("memories.bulk.plan.TOKEN_SECONDS", -1)
     answer = ran(browser, answer)
     assert answer.status_code == 409 and "more than an hour ago" in text_of(answer)
     assert len(live()) == 3

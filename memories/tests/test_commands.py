@@ -12,7 +12,7 @@ from memories import runtime
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex
 from memories.models import Memory, MemoryVector, Revision
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 
 
 def command(name: str, *arguments: str, **options: Any) -> str:

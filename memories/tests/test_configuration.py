@@ -17,10 +17,10 @@ from django.core.management import call_command
 from accounts.models import InstanceState
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import InvalidInputError
-from memories import configuration
-from memories.configuration import ChangedMeanwhileError, Configuration, merged
+from memories.engine import configuration
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Choice
-from memories.server_state import EngineConfig
+from memories.engine.configuration import ChangedMeanwhileError, Configuration, merged
+from memories.models.server import EngineConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "sk-a-distinctive-key-0815"

@@ -15,7 +15,8 @@ from django.core.management import CommandError, call_command
 from mem0dash import disk
 from mem0dash.disk import MB, Room
 from mem0dash.errors import DiskFullError, IndexDamagedError, IndexInUseError, IndexUnavailableError
-from memories import runtime, services
+from memories import runtime
+from memories.editing import service as services
 from memories.filters import EVERYTHING
 from memories.index import folder
 from memories.index.base import Point
@@ -23,8 +24,8 @@ from memories.index.closed import ClosedIndex
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
 from memories.index.opening import open_indexer
-from memories.search import search_memories
-from memories.server_state import IndexState
+from memories.models.server import IndexState
+from memories.search.service import search_memories
 from memories.tests.actions import add, pending, said, settled
 
 

@@ -13,8 +13,11 @@ from django.utils import timezone
 from accounts.queries import operator_of
 from mem0dash.errors import ConflictError, EngineError, PermissionDeniedError, ProviderError
 from mem0dash.principal import Scope
-from memories import demo, leases, purge, queries, runtime, services
-from memories.demo_set import sample_adds
+from memories import queries, runtime
+from memories.demo import service as demo
+from memories.demo.rows import sample_adds
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.management.commands import demo as command_module
 from memories.models import (
     AddInput,
@@ -26,7 +29,8 @@ from memories.models import (
     Revision,
     SessionMessage,
 )
-from memories.server_state import IndexState
+from memories.models.server import IndexState
+from memories.storage import leases
 from memories.tests.actions import add, pending, said, settled
 from memories.tests.providing import use_embedder
 
@@ -249,7 +253,7 @@ def test_an_interrupted_filling_leaves_nothing_to_remove(owner, engine, monkeypa
             raise KeyboardInterrupt
         return MemoryVector(memory=memory, model_key="m", dims=0, data=b"")
 
-    monkeypatch.setattr("memories.records.vector_row", interrupted)
+    monkeypatch.setattr("memories.storage.rows.vector_row", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demo.fill_project(owner)
     monkeypatch.undo()

@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
 from mem0dash.errors import InvalidInputError, PermissionDeniedError
-from memories import entity_queries
-from memories.entity_queries import entity_counts, entity_page
+from memories.browse import entities as entity_queries
+from memories.browse.entities import entity_counts, entity_page
 from memories.models import Memory
 
 HOSTILE = '"><img src=x onerror=alert(1)>/../?a=1&b=2#c\u202e'

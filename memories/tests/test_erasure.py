@@ -11,10 +11,12 @@ from django.db import connection
 from django.utils import timezone
 
 from mem0dash.errors import EngineError
-from memories import purge, queries, services
+from memories import queries
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.filters import EVERYTHING
 from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
-from memories.search import search_memories
+from memories.search.service import search_memories
 from memories.tests.actions import add, said, settled
 
 WORD = "xylophonist"

@@ -15,9 +15,9 @@ from django.utils import timezone
 
 from mem0dash.errors import InvalidInputError, PermissionDeniedError
 from mem0dash.principal import Scope
-from memories import export
+from memories.browse import export
+from memories.browse.selection import Selection
 from memories.models import Memory
-from memories.selection import Selection
 from memories.tests import crowd
 
 

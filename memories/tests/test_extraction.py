@@ -6,8 +6,11 @@ import threading
 import pytest
 
 from mem0dash.errors import ProviderError
-from memories import adding, purge, search, services
+from memories.adding import service as adding
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.models import AddInput, Memory, MemoryVector, Revision, SessionMessage
+from memories.search import service as search
 
 TURNS = [{"role": "user", "content": "I moved to Lisbon, and I only eat vegan food"}]
 

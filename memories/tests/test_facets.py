@@ -7,9 +7,9 @@ import pytest
 from django.http import QueryDict
 from django.utils import timezone
 
-from memories import browse
-from memories.facets import TOP
-from memories.selection import Selection
+from memories.browse import service as browse
+from memories.browse.facets import TOP
+from memories.browse.selection import Selection
 from memories.tests import crowd
 
 

@@ -12,7 +12,7 @@ from mem0dash.errors import IndexUnavailableError
 from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not
 from memories.index.base import Point, VectorIndex
 from memories.index.edge import EdgeIndex
-from memories.index.fields import EXPIRES
+from memories.index.payload import EXPIRES
 
 A, B, C, D = (uuid.UUID(int=number) for number in range(1, 5))
 OpenIndex = Callable[..., VectorIndex]

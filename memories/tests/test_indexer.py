@@ -9,7 +9,8 @@ import pytest
 from django.db import connection
 
 from mem0dash.errors import IndexUnavailableError
-from memories import queries, runtime, services
+from memories import queries, runtime
+from memories.editing import service as services
 from memories.filters import Condition
 from memories.filters.pushdown import metadata_word
 from memories.index.edge import EdgeIndex

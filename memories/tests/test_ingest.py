@@ -19,11 +19,13 @@ from mem0dash.errors import (
     NotFoundError,
     ProviderError,
 )
-from memories import ingest, services, vectors
+from memories.adding import idempotency as ingest
+from memories.adding.idempotency import AddRequest
+from memories.backfill import vectors
+from memories.editing import service as services
 from memories.engine.engine import Engine
-from memories.ingest import AddRequest
 from memories.models import AddInput, IngestClaim, Memory, MemoryVector, Revision
-from memories.search import search_memories
+from memories.search.service import search_memories
 from memories.tests.actions import add, meant, said, settled
 
 

@@ -8,9 +8,13 @@ from uuid import UUID
 import pytest
 from django.utils import timezone
 
-from memories import adding, bulk, ingest, reviewing, services
+from memories.adding import idempotency as ingest
+from memories.adding import service as adding
+from memories.bulk import service as bulk
+from memories.editing import service as services
+from memories.health import failed_adds
 from memories.models import AddInput, Memory, Revision
-from memories.overview import failed_adds
+from memories.review import service as reviewing
 from memories.tests.actions import add
 from memories.tests.memserv import Memserv
 

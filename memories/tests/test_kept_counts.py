@@ -7,8 +7,9 @@ from django.http import QueryDict
 
 from accounts.queries import project_view
 from mem0dash.principal import Scope
-from memories import browse, kept_counts
-from memories.selection import Selection
+from memories.browse import kept_counts
+from memories.browse import service as browse
+from memories.browse.selection import Selection
 
 
 @pytest.fixture(autouse=True)

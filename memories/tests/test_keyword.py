@@ -9,10 +9,14 @@ from django.db.models import F
 
 from mem0dash.errors import InvalidInputError, PermissionDeniedError
 from mem0dash.principal import Scope
-from memories import browse, fulltext, keyword, purge, services
+from memories.browse import service as browse
+from memories.browse.selection import Selection
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.filters import parse_filters
 from memories.models import Memory, ReviewStatus
-from memories.selection import Selection
+from memories.search import substring as keyword
+from memories.storage import substring_index as fulltext
 from memories.tests import crowd
 from memories.texts import fold
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from memories.late import late_scores, worth_comparing
-from memories.ranking import Candidate, base_scores, rank
 from memories.readings import DIMS, QueryTokens, TokenStates, pack, unpack, unpack_all
+from memories.search.late_interaction import late_scores, worth_comparing
+from memories.search.ranking import Candidate, base_scores, rank
 from memories.tests.test_ranking import NOON, candidate, key
 
 WORDS = ["tea", "morning", "piano", "river", "dog", "garden"]
@@ -158,7 +158,7 @@ def test_too_few_with_states_say_nothing_of_the_others_and_one_more_does(held: i
 
 
 def test_of_a_huge_pool_the_best_are_compared(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("memories.late.MOST", 50)
+    monkeypatch.setattr("memories.search.late_interaction.MOST", 50)
     pool = [of(n, WORDS[n % 6], cosine=n / 400) for n in range(400)]
     first = base_scores(pool, 1.0)
     compared = worth_comparing(pool, first)
@@ -173,12 +173,12 @@ def test_portions_make_no_difference(monkeypatch: pytest.MonkeyPatch):
     pool = [of(n, WORDS[n % 6], WORDS[n % 5], cosine=n / 40) for n in range(30)]
     first = base_scores(pool, 1.0)
     at_once = late_scores(asked("tea", "dog"), pool, first)
-    monkeypatch.setattr("memories.late.AT_ONCE", 7)
+    monkeypatch.setattr("memories.search.late_interaction.AT_ONCE", 7)
     assert late_scores(asked("tea", "dog"), pool, first) == pytest.approx(at_once)
 
 
 def test_of_a_page_of_text_the_first_pieces_are_asked(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("memories.late.MOST_PIECES", 1)
+    monkeypatch.setattr("memories.search.late_interaction.MOST_PIECES", 1)
     pool = [of(n, WORDS[n % 6]) for n in range(12)]
     first = base_scores(pool, 1.0)
     long = late_scores(asked("tea", "dog", "river"), pool, first)

@@ -12,20 +12,17 @@ from django.utils import timezone
 
 from mem0dash.errors import ConflictError, PermissionDeniedError
 from mem0dash.principal import Scope
-from memories import (
-    configuration,
-    late_interaction,
-    providers,
-    reembedding,
-    runtime,
-    services,
-    token_work,
-)
-from memories.configuration import ChangedMeanwhileError
-from memories.engine import local_model
-from memories.late_interaction import Status
+from memories import runtime
+from memories.backfill import token_states as token_work
+from memories.background.upkeep import Upkeep
+from memories.editing import service as services
+from memories.engine import configuration, local_model
+from memories.engine.configuration import ChangedMeanwhileError
 from memories.models import Memory, MemoryTokens
-from memories.server_state import EngineConfig, IndexState, Lease
+from memories.models.server import EngineConfig, IndexState, Lease
+from memories.providers import late_interaction, reembedding
+from memories.providers import service as providers
+from memories.providers.late_interaction import Status
 from memories.tests.actions import add
 from memories.tests.providing import llm_at
 from memories.tests.token_words import (
@@ -37,7 +34,6 @@ from memories.tests.token_words import (
     with_provider,
     with_reader,
 )
-from memories.upkeep import Upkeep
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +42,7 @@ def _environment(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.LATE_INTERACTION = True
     settings.EMBEDDER_LOADER = LOADER
     Loader.begin()
-    monkeypatch.setattr("memories.upkeep.close_old_connections", lambda: None)
+    monkeypatch.setattr("memories.background.upkeep.close_old_connections", lambda: None)
 
 
 @pytest.fixture

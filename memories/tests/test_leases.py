@@ -10,8 +10,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError
-from memories import leases
-from memories.server_state import Lease
+from memories.models.server import Lease
+from memories.storage import leases
 
 pytestmark = pytest.mark.django_db
 

@@ -16,10 +16,12 @@ from mem0dash.errors import (
     PermissionDeniedError,
 )
 from mem0dash.principal import Principal, Scope
-from memories import purge, queries, services
+from memories import queries
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.filters import EVERYTHING, parse_filters
 from memories.models import Memory, MemoryVector, Revision
-from memories.search import search_memories
+from memories.search.service import search_memories
 from memories.tests.actions import add, meant, pending, said, settled
 from memories.texts import parse_instant
 

@@ -9,8 +9,11 @@ import pytest
 
 from mem0dash.errors import PermissionDeniedError
 from mem0dash.principal import Principal
-from memories import adding, demo, providers, saved_views
-from memories.selection import Selection
+from memories.adding import service as adding
+from memories.browse import saved_views
+from memories.browse.selection import Selection
+from memories.demo import service as demo
+from memories.providers import service as providers
 
 DOORS: dict[str, Callable[[Principal], Any]] = {
     "instructions": lambda who: providers.configure(who, {"custom_instructions": "brief"}),

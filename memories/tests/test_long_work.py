@@ -16,10 +16,14 @@ from jobs import claims, kinds, schedules
 from jobs.models import Job, Schedule
 from jobs.runner import run_job
 from mem0dash.errors import ConflictError
-from memories import bulk, configuration, leases, reembedding, token_work
+from memories.backfill import token_states as token_work
+from memories.bulk import service as bulk
+from memories.engine import configuration
 from memories.models import Memory, MemoryVector
-from memories.operation import Operation
-from memories.server_state import IndexState, Reembedding
+from memories.models.bulk import Operation
+from memories.models.server import IndexState, Reembedding
+from memories.providers import reembedding
+from memories.storage import leases
 from memories.tests.actions import add, settled
 from memories.views import long_work
 
@@ -202,7 +206,7 @@ def test_what_was_deleted_long_enough_ago_goes_by_itself(owner, engine, browser)
 
 
 def test_a_purge_that_is_cancelled_ends_after_its_portion(owner, engine, monkeypatch):
-    from memories import purge
+    from memories.editing import erasing as purge
 
     monkeypatch.setattr(purge, "BATCH", 1)
     ids = add(owner, "green tea", "black coffee", "red wine")

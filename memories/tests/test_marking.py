@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from memories import runtime, services
+from memories import runtime
+from memories.editing import service as services
 from memories.engine.engine import Engine
-from memories.marking import marked
 from memories.models import Memory, MemoryTokens
+from memories.search.highlights import marked
 from memories.tests.actions import add
 from memories.tests.reading import local_model, reading_engine
 

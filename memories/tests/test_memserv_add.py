@@ -11,7 +11,7 @@ from django.db import connection
 from django.utils import timezone
 
 from accounts.queries import operator_of
-from memories import adding
+from memories.adding import service as adding
 from memories.models import AddInput, IngestClaim, Memory
 from memories.tests.memserv import Memserv
 

@@ -6,7 +6,8 @@ import pytest
 
 from mem0dash.counters import BULK_DELETED
 from mem0dash.errors import ConflictError
-from memories import bulk, sweep
+from memories.bulk import service as bulk
+from memories.bulk import sweep
 from memories.models import Memory, Revision
 from memories.tests.actions import add
 from memories.tests.memserv import Memserv

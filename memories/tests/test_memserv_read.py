@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from memories.models import Memory
-from memories.ranking import Candidate, Ranked, with_recency
+from memories.search.ranking import Candidate, Ranked, with_recency
 from memories.tests.memserv import Memserv
 
 

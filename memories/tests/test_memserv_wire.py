@@ -6,8 +6,9 @@ import pytest
 from django.db import OperationalError
 
 from mem0dash.errors import IndexUnavailableError, ProviderError
-from memories import queries, search
+from memories import queries
 from memories.models import Memory
+from memories.search import service as search
 from memories.tests.memserv import Memserv
 
 MISSING = "00000000-0000-4000-8000-000000000000"

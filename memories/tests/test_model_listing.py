@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from memories import configuration, providers
-from memories.engine import listing
+from memories.engine import configuration, listing
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
-from memories.providers import Models
+from memories.providers import service as providers
+from memories.providers.service import Models
 from memories.tests.provider import Provider
 from memories.tests.test_probes import ALL as ALL_PROBED
 from memories.tests.test_probes import KEY, chosen

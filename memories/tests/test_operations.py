@@ -10,12 +10,18 @@ from django.db import connection
 
 from mem0dash.errors import ConflictError, Mem0dashError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Scope
-from memories import bulk, bulk_changes, bulk_work, leases, services, upkeep, visibility
+from memories import visibility
+from memories.background import upkeep
+from memories.background.upkeep import Upkeep
+from memories.browse.selection import Selection
+from memories.bulk import batch as bulk_changes
+from memories.bulk import job as bulk_work
+from memories.bulk import service as bulk
+from memories.editing import service as services
 from memories.models import Memory, Revision
-from memories.operation import Operation, OperationItem
-from memories.selection import Selection
+from memories.models.bulk import Operation, OperationItem
+from memories.storage import leases
 from memories.tests.actions import add, said, settled
-from memories.upkeep import Upkeep
 
 ALICE = Selection(fields={"user_id": ("alice",)})
 

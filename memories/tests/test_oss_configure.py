@@ -10,12 +10,14 @@ import pytest
 from django.db import connection
 
 from accounts.models import Account, Membership, Project, Role
-from memories import configuration, providers, runtime, services
-from memories.engine import catalogue
+from memories import runtime
+from memories.editing import service as services
+from memories.engine import catalogue, configuration
 from memories.engine.catalogue import Choice
 from memories.engine.engine import Engine
 from memories.models import AddInput, Memory, MemoryVector
-from memories.server_state import EngineConfig, IndexState, Reembedding
+from memories.models.server import EngineConfig, IndexState, Reembedding
+from memories.providers import service as providers
 from memories.tests.provider import Provider
 
 KEY = "sk-a-distinctive-key-0815"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from memories import runtime, token_work
+from memories import runtime
+from memories.backfill import token_states as token_work
 from memories.models import Memory
 from memories.tests.token_words import WordReader, with_reader
 

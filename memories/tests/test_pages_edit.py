@@ -10,7 +10,7 @@ from django.test import Client
 
 from accounts.models import Account
 from mem0dash.errors import ProviderError
-from memories import services
+from memories.editing import service as services
 from memories.models import AddInput, Memory
 from memories.tests.actions import add
 from memories.tests.pages import HOSTILE, LIST, assert_inert, signed_in, text_of, told, undo_of

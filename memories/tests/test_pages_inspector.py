@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Account, Role
-from memories import services
+from memories.editing import service as services
 from memories.models import Memory, Revision
 from memories.tests.actions import add
 from memories.tests.pages import (

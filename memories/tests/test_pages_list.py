@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from accounts.models import Account, Project, Role
 from mem0dash.errors import ProviderError
+from memories.editing.service import delete_memory
 from memories.models import Memory
-from memories.services import delete_memory
 from memories.tests.actions import add
 from memories.tests.pages import (
     HOSTILE,

@@ -10,13 +10,14 @@ import pytest
 from django.test import Client
 
 from accounts.models import Account
-from memories import runtime, services
+from memories import runtime
+from memories.editing import service as services
 from memories.engine.engine import Engine
-from memories.marking import Mark
+from memories.search.highlights import Mark
 from memories.tests.actions import add
 from memories.tests.pages import HOSTILE, HTMX, LIST, addresses, assert_inert, signed_in, text_of
 from memories.tests.reading import local_model, reading_engine
-from memories.views import marks
+from memories.views.browser import marks
 
 COFFEE = "Starts every day with an espresso at breakfast, by the window."
 

@@ -10,11 +10,12 @@ from django.db import connection
 from qdrant_client.http.exceptions import ResponseHandlingException
 
 from mem0dash.errors import IndexUnavailableError
-from memories import detail, search
+from memories.browse import detail
 from memories.filters import EVERYTHING
 from memories.index.patience import FAILURES, PAUSE_SECONDS, Line, Patience
 from memories.index.qdrant import Collections, Server
-from memories.search import search_memories
+from memories.search import service as search
+from memories.search.service import search_memories
 from memories.tests.actions import add, pending
 
 

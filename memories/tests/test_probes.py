@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from memories import configuration, providers
-from memories.engine import failures
+from memories.engine import configuration, failures
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
-from memories.providers import Probe
+from memories.providers import service as providers
+from memories.providers.service import Probe
 from memories.tests.provider import Provider
 
 KEY = "sk-a-distinctive-key-0815"

@@ -10,9 +10,10 @@ import pytest
 from django.test import Client
 
 from accounts.models import Project
-from memories import adding, runtime
+from memories import runtime
+from memories.adding import service as adding
+from memories.adding.extraction import LANGUAGE
 from memories.engine import clients
-from memories.extraction import LANGUAGE
 from memories.models import AddInput, IngestClaim, Memory, MemoryVector, Revision, SessionMessage
 from memories.tests.provider import Provider
 from memories.tests.providing import (

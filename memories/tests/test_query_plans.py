@@ -9,9 +9,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from memories import visibility
-from memories.candidates import CandidateReader
 from memories.filters import parse_filters
 from memories.models import ENTITY_FIELDS, Memory
+from memories.search.candidates import CandidateReader
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from memories.ranking import Candidate, base_scores, closeness, named_interval, rank
+from memories.search.ranking import Candidate, base_scores, closeness, named_interval, rank
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 

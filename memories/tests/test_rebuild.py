@@ -9,13 +9,14 @@ import pytest
 from django.utils import timezone
 
 from mem0dash.errors import IndexUnavailableError
-from memories import runtime, services
+from memories import runtime
+from memories.editing import service as services
 from memories.filters import EVERYTHING, Condition
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
 from memories.models import Memory
-from memories.search import search_memories
-from memories.server_state import IndexState
+from memories.models.server import IndexState
+from memories.search.service import search_memories
 from memories.tests.actions import add, meant, pending, said, settled
 
 

@@ -8,9 +8,16 @@ from django.core.management import call_command
 
 from accounts.models import InstanceState
 from mem0dash.errors import ConflictError, InvalidInputError, PermissionDeniedError, ProviderError
-from memories import adding, configuration, leases, reembedding, runtime, search, services, vectors
+from memories import runtime
+from memories.adding import service as adding
+from memories.backfill import vectors
+from memories.editing import service as services
+from memories.engine import configuration
 from memories.models import Memory, MemoryVector
-from memories.server_state import EngineConfig, IndexState, Reembedding
+from memories.models.server import EngineConfig, IndexState, Reembedding
+from memories.providers import reembedding
+from memories.search import service as search
+from memories.storage import leases
 from memories.tests.provider import Provider
 
 OLD = "test/words-1"

@@ -8,7 +8,9 @@ import pytest
 from django.utils import timezone
 
 from mem0dash.errors import ProviderError
-from memories import adding, ingest, resuming
+from memories.adding import idempotency as ingest
+from memories.adding import service as adding
+from memories.background import resuming
 from memories.models import AddInput, IngestClaim, Memory
 from memories.tests.test_retries import TURNS, Llm, add, llm
 

@@ -24,7 +24,11 @@ from mem0dash.errors import (
     ProviderError,
 )
 from mem0dash.principal import Principal, Scope
-from memories import adding, ingest, purge, runtime, services
+from memories import runtime
+from memories.adding import idempotency as ingest
+from memories.adding import service as adding
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.models import AddInput, IngestClaim, Memory, Revision
 from memories.tests.provider_wire import facts

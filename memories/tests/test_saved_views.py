@@ -13,8 +13,8 @@ from mem0dash.errors import (
     PermissionDeniedError,
 )
 from mem0dash.principal import Scope
-from memories import saved_views
-from memories.selection import Selection
+from memories.browse import saved_views
+from memories.browse.selection import Selection
 
 STALE = Selection.of(QueryDict("user_id=mara&user_id=&review_status=stale&q=tea&mode=words"))
 

@@ -18,11 +18,13 @@ from mem0dash.errors import (
     ProviderError,
 )
 from mem0dash.principal import Scope
-from memories import runtime, search, services
+from memories import runtime
+from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.filters import parse_filters
 from memories.models import Memory, MemoryVector
-from memories.search import search_memories
+from memories.search import service as search
+from memories.search.service import search_memories
 from memories.tests.actions import add, said
 
 

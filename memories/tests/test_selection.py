@@ -7,9 +7,9 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from mem0dash.errors import InvalidInputError
+from memories.browse.selection import Selection
 from memories.filters import to_q
 from memories.models import Memory
-from memories.selection import Selection
 from memories.tests import crowd
 
 

@@ -11,13 +11,15 @@ from django.db import connection
 from django.utils import timezone
 
 from mem0dash.errors import IndexUnavailableError
-from memories import services, vectors
+from memories.backfill import vectors
+from memories.editing import service as services
 from memories.filters import EVERYTHING
-from memories.index import leftovers, qdrant, shared
-from memories.index.shared import SharedIndexer
+from memories.index import leftovers, qdrant
+from memories.index import shared_indexer as shared
+from memories.index.shared_indexer import SharedIndexer
 from memories.models import Memory, MemoryVector
-from memories.search import search_memories
-from memories.server_state import IndexState, Lease
+from memories.models.server import IndexState, Lease
+from memories.search.service import search_memories
 from memories.tests.actions import add, meant, pending, said
 
 

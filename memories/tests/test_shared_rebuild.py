@@ -11,12 +11,14 @@ from django.db import connection
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError, IndexUnavailableError
-from memories import leases, services
+from memories.editing import service as services
 from memories.filters import EVERYTHING
-from memories.index import leftovers, rows, shared
-from memories.index.shared import SharedIndexer
+from memories.index import leftovers, rows
+from memories.index import shared_indexer as shared
+from memories.index.shared_indexer import SharedIndexer
 from memories.models import Memory, MemoryVector
-from memories.server_state import IndexState, Lease
+from memories.models.server import IndexState, Lease
+from memories.storage import leases
 from memories.tests.actions import add, meant, pending, said
 
 OTHER = ("test/other-1", 8)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from memories import marking, token_work
-from memories.candidates import CandidateReader
+from memories.backfill import token_states as token_work
 from memories.models import Memory, MemoryTokens
-from memories.search import search_memories
+from memories.search import highlights as marking
+from memories.search.candidates import CandidateReader
+from memories.search.service import search_memories
 from memories.tests.actions import add
 from memories.tests.token_words import WordReader, kept, right, with_reader
 from memories.texts import fold

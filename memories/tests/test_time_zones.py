@@ -12,9 +12,11 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import Account, Project
 from accounts.queries import project_view
 from mem0dash.errors import ConflictError
-from memories import browse, bulk, kept_counts
+from memories.browse import kept_counts
+from memories.browse import service as browse
+from memories.browse.selection import Selection
+from memories.bulk import service as bulk
 from memories.models import Memory, Revision
-from memories.selection import Selection
 from memories.tests.pages import LIST, addresses, signed_in, text_of, texts
 
 BERLIN = "Europe/Berlin"

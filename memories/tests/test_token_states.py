@@ -15,12 +15,17 @@ from django.utils import timezone
 
 from accounts.queries import project_view
 from mem0dash.errors import NotFoundError, ProviderError
-from memories import demo, purge, reviewing, runtime, services, vectors
+from memories import runtime
+from memories.backfill import vectors
+from memories.demo import service as demo
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens, MemoryVector, Revision
 from memories.readings import DIMS, pack, unpack
-from memories.records import embedded_text
-from memories.search import search_memories
+from memories.review import service as reviewing
+from memories.search.service import search_memories
+from memories.storage.rows import embedded_text
 from memories.tests.actions import add, settled
 from memories.tests.providing import use_llm
 from memories.tests.reading import local_model, reading_engine

@@ -9,9 +9,15 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from memories import leases, runtime, search, services, token_work, upkeep
+from memories import runtime
+from memories.backfill import token_states as token_work
+from memories.background import upkeep
+from memories.background.upkeep import Upkeep
+from memories.editing import service as services
 from memories.models import Memory, MemoryTokens
-from memories.server_state import Lease
+from memories.models.server import Lease
+from memories.search import service as search
+from memories.storage import leases
 from memories.tests.actions import add
 from memories.tests.providing import at_once
 from memories.tests.token_words import (
@@ -23,7 +29,6 @@ from memories.tests.token_words import (
     with_provider,
     with_reader,
 )
-from memories.upkeep import Upkeep
 
 
 @pytest.fixture

@@ -15,11 +15,16 @@ from mem0dash.errors import (
     PermissionDeniedError,
 )
 from mem0dash.principal import Scope
-from memories import bulk, bulk_work, purge, queries, reviewing, services
+from memories import queries
+from memories.browse.selection import Selection
+from memories.bulk import job as bulk_work
+from memories.bulk import service as bulk
+from memories.editing import erasing as purge
+from memories.editing import service as services
 from memories.models import Memory, MemoryVector, Revision
-from memories.operation import Operation, OperationItem
-from memories.search import search_memories
-from memories.selection import Selection
+from memories.models.bulk import Operation, OperationItem
+from memories.review import service as reviewing
+from memories.search.service import search_memories
 from memories.tests.actions import add, meant, said, settled
 
 ALICE = Selection(fields={"user_id": ("alice",)})

@@ -12,12 +12,14 @@ from django.db import connection
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError, IndexUnavailableError
-from memories import ingest, leases, upkeep
+from memories.adding import idempotency as ingest
+from memories.background import upkeep
+from memories.background.upkeep import RECONCILED, WORKERS, Upkeep
 from memories.index.opening import open_indexer
 from memories.models import AddInput, IngestClaim, Memory, MemoryVector
-from memories.server_state import IndexState, Lease
+from memories.models.server import IndexState, Lease
+from memories.storage import leases
 from memories.tests.actions import add, pending, said, settled
-from memories.upkeep import RECONCILED, WORKERS, Upkeep
 
 
 @pytest.fixture(params=["embedded", "shared"])
@@ -87,7 +89,7 @@ def test_several_workers_are_on_duty_and_seen_as_one(shared_engine):
 def test_a_server_follows_a_flip_although_a_worker_does_the_work(
     owner, shared_engine, collections, embedder, quiet
 ):
-    from memories.index.shared import SharedIndexer
+    from memories.index.shared_indexer import SharedIndexer
 
     [one] = add(owner, "green tea")
     leases.acquire(WORKERS, holder=WORKERS)

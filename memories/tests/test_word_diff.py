@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from memories.word_diff import COMPARED_WORDS, difference
+from memories.browse.word_diff import COMPARED_WORDS, difference
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ class Command(BaseCommand):
         prepare_database()
         self.check()
         ensure_owner()
-        from memories import runtime, upkeep
+        from memories import runtime
+        from memories.background import upkeep
 
         try:
             runtime.install(runtime.open_runtime())

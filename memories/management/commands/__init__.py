@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from memories import configuration, runtime
+from memories import runtime
+from memories.engine import configuration
 from memories.engine.engine import Engine
 
 

@@ -15,7 +15,7 @@ from mem0dash.env import ConfigurationError
 from mem0dash.errors import Mem0dashError
 from mem0dash.migration import prepare_database
 from memories import runtime
-from memories.upkeep import Upkeep
+from memories.background.upkeep import Upkeep
 
 
 class Command(BaseCommand):

@@ -1,0 +1,280 @@
+"""What the overview tells: how much is stored, what failed, and how index and providers are."""
+
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Count, Max, Min, OuterRef, Q, Subquery
+from django.utils import timezone
+
+from mem0dash.errors import IndexUnavailableError
+from mem0dash.principal import Principal, Scope
+from memories import runtime
+from memories.adding import idempotency as ingest
+from memories.engine import configuration, hints
+from memories.engine.calls import Calls
+from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.index import rows
+from memories.models import ENTITY_FIELDS, ReviewStatus
+from memories.models.server import IndexState, Reembedding
+from memories.providers import reembedding
+from memories.visibility import reachable
+
+SHOWN_FAILURES: Final = 5
+LONG_SECONDS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How many live memories there are; `entities` counts by field, `statuses` by review status."""
+
+    memories: int
+    last_day: int
+    last_week: int
+    statuses: dict[str, int]
+    entities: dict[str, int]
+
+
+# Counting a million memories takes two seconds: what took long is good for a while. By project,
+# until when, on the monotonic clock.
+_kept: dict[UUID, tuple[float, Totals]] = {}
+
+
+def totals(principal: Principal) -> Totals:
+    """Counts of all that exists for the caller; scope `read`. Two statements.
+
+    Where that took longer than LONG_SECONDS, the next ones get the same for ten times as long.
+    """
+    principal.require(Scope.READ)
+    if principal.entity_limit is not None:
+        return _count(principal)
+    started = time.monotonic()
+    until, known = _kept.get(principal.project.id, (0.0, None))
+    if known is not None and started < until:
+        return known
+    counted = _count(principal)
+    if (took := time.monotonic() - started) > LONG_SECONDS:
+        _kept[principal.project.id] = (started + 10 * took, counted)
+    return counted
+
+
+def _count(principal: Principal) -> Totals:
+    now = timezone.now()
+    found = reachable(principal)
+    groups = found.values("review_status").annotate(
+        n=Count("id"),
+        day=Count("id", filter=Q(created_at__gte=now - timedelta(days=1))),
+        week=Count("id", filter=Q(created_at__gte=now - timedelta(days=7))),
+    )
+    # The order of the model's index would be added to the groups otherwise.
+    counted = {row["review_status"]: row for row in groups.order_by()}
+    entities = found.aggregate(
+        **{name: Count(name, distinct=True, filter=~Q(**{name: ""})) for name in ENTITY_FIELDS}
+    )
+    return Totals(
+        memories=sum(row["n"] for row in counted.values()),
+        last_day=sum(row["day"] for row in counted.values()),
+        last_week=sum(row["week"] for row in counted.values()),
+        statuses={s: counted[s]["n"] if s in counted else 0 for s in ReviewStatus.values},
+        entities=entities,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Failed adds of one kind. `cause` is what the provider said at the latest of them, and only
+    there for who may manage the project."""
+
+    code: str
+    reason: str
+    count: int
+    first: datetime
+    last: datetime
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """The project's failed adds, by reason, the latest first; `count` is that of all."""
+
+    count: int = 0
+    groups: tuple[Failure, ...] = ()
+
+
+def failed_adds(principal: Principal) -> Failures:
+    """What failed and can be tried again; scope `read`. One statement."""
+    principal.require(Scope.READ)
+    failed = ingest.waiting(principal.project.id)
+    latest = failed.filter(code=OuterRef("code"), reason=OuterRef("reason"))
+    groups = list(
+        failed.values("code", "reason")
+        .annotate(
+            count=Count("id"),
+            first=Min("created_at"),
+            last=Max("created_at"),
+            cause=Subquery(latest.order_by("-created_at").values("cause")[:1]),
+        )
+        .order_by("-last")
+    )
+    may_see = Scope.ADMIN in principal.scopes
+    shown = tuple(
+        Failure(
+            code=row["code"],
+            reason=row["reason"],
+            count=row["count"],
+            first=row["first"],
+            last=row["last"],
+            cause=row["cause"] if may_see else "",
+        )
+        for row in groups[:SHOWN_FAILURES]
+    )
+    return Failures(sum(row["count"] for row in groups), shown)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexCondition:
+    """The search index as this process and the database know it.
+
+    `waiting` changes are not in it yet; `building` holds while another one is made, or wanted.
+    """
+
+    place: str
+    building: bool
+    waiting: int
+    built_at: datetime | None
+    settled_at: datetime | None
+
+
+def index_condition() -> IndexCondition:
+    """How far the index is; whether it answers, `runtime.check_index` tells."""
+    state = IndexState.objects.filter(name="default").first()
+    current = _runtime()
+    indexer = current.indexer if current else None
+    return IndexCondition(
+        place="On the Qdrant server" if settings.QDRANT_URL else "Embedded",
+        building=bool(indexer and indexer.is_building) or bool(state and state.wants_rebuild),
+        waiting=waiting_for_index(),
+        built_at=state.built_at if state else None,
+        settled_at=current.settled_at if current else None,
+    )
+
+
+def waiting_for_index() -> int:
+    """How many changes the index has not applied yet. One statement."""
+    current = _runtime()
+    indexer = current.indexer if current else None
+    # What is applied here and not on disk yet is found already.
+    return max(0, rows.pending().count() - (indexer.unsettled if indexer else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCondition:
+    """An LLM or embedder in use. `title` is "" where none is chosen; `usable` is False where it
+    cannot be set up or asked. It last answered at `answered_at`, or fails since `failing_since`."""
+
+    kind: Kind
+    title: str
+    model: str
+    address: str
+    usable: bool
+    answered_at: datetime | None = None
+    failing_since: datetime | None = None
+    message: str = ""
+    cause: str = ""
+    hint: str = ""
+
+
+def provider_conditions() -> list[ProviderCondition]:
+    """The LLM and the embedder that this process uses, as their latest calls found them."""
+    used, current = configuration.current(), _runtime()
+    engine = current.engine if current else None
+    llm = engine.llm if engine else None
+    calls = getattr(llm, "calls", None)
+    return [
+        _condition("llm", used.llm, calls, usable=used.llm is None or calls is not None),
+        _condition(
+            "embedder",
+            used.embedder,
+            engine.calls if engine else None,
+            usable=engine is not None and engine.embedder is not None,
+            local_model=engine.model_key if engine else "",
+        ),
+    ]
+
+
+def _runtime() -> runtime.Runtime | None:
+    try:
+        return runtime.current()
+    except IndexUnavailableError:
+        return None
+
+
+def _condition(
+    kind: Kind,
+    choice: Choice | None,
+    calls: Calls | None,
+    *,
+    usable: bool,
+    local_model: str = "",
+) -> ProviderCondition:
+    if choice is not None:
+        provider = PROVIDERS[choice.provider]
+        title, model = provider.title.partition(",")[0], choice.model
+        address = str(choice.config.get(provider.address) or "") if provider.address else ""
+    else:
+        # The embedder that nobody chose is the one on this machine; an LLM is not there at all.
+        title, model, address = "" if kind == "llm" else "Local model", local_model, ""
+    found = ProviderCondition(kind, title, model, address, usable)
+    if calls is None:
+        return found
+    # Read once: another thread may be about to write it.
+    failure = calls.failure
+    if failure is None:
+        return replace(found, answered_at=calls.answered_at)
+    return replace(
+        found,
+        failing_since=calls.failing_since,
+        message=failure.message,
+        cause=failure.cause,
+        hint=hints.hint(failure, choice, kind) if choice else "",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PassageCondition:
+    """A change of embedder: under way, or the latest one."""
+
+    running: bool
+    model: str
+    former: str
+    started_at: datetime
+    finished_at: datetime | None
+    problem: str
+    done: int = 0
+    total: int = 0
+
+
+def passage_condition() -> PassageCondition | None:
+    """The change of embedder that is under way, else the latest one that went through."""
+    job = (
+        Reembedding.objects.exclude(state=Reembedding.State.CANCELLED)
+        .order_by("-started_at", "-id")
+        .first()
+    )
+    if job is None:
+        return None
+    running = job.state == Reembedding.State.RUNNING
+    done, total = reembedding.progress(job) if running else (0, 0)
+    return PassageCondition(
+        running=running,
+        model=job.model_key,
+        former=job.former_model_key or "words only",
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        problem=job.problem if running else "",
+        done=done,
+        total=total,
+    )
