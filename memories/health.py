@@ -1,137 +1,18 @@
 """What the overview tells: how much is stored, what failed, and how index and providers are."""
 
-import time
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Final
-from uuid import UUID
+from datetime import datetime
 
 from django.conf import settings
-from django.db.models import Count, Max, Min, OuterRef, Q, Subquery
-from django.utils import timezone
 
 from mem0dash.errors import IndexUnavailableError
-from mem0dash.principal import Principal, Scope
 from memories import runtime
-from memories.adding import idempotency as ingest
 from memories.engine import configuration, hints
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.index import rows
-from memories.models import ENTITY_FIELDS, ReviewStatus
 from memories.models.server import IndexState, Reembedding
 from memories.providers import reembedding
-from memories.visibility import reachable
-
-SHOWN_FAILURES: Final = 5
-LONG_SECONDS: Final = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """How many live memories there are; `entities` counts by field, `statuses` by review status."""
-
-    memories: int
-    last_day: int
-    last_week: int
-    statuses: dict[str, int]
-    entities: dict[str, int]
-
-
-# Counting a million memories takes two seconds: what took long is good for a while. By project,
-# until when, on the monotonic clock.
-_kept: dict[UUID, tuple[float, Totals]] = {}
-
-
-def totals(principal: Principal) -> Totals:
-    """Counts of all that exists for the caller; scope `read`. Two statements.
-
-    Where that took longer than LONG_SECONDS, the next ones get the same for ten times as long.
-    """
-    principal.require(Scope.READ)
-    if principal.entity_limit is not None:
-        return _count(principal)
-    started = time.monotonic()
-    until, known = _kept.get(principal.project.id, (0.0, None))
-    if known is not None and started < until:
-        return known
-    counted = _count(principal)
-    if (took := time.monotonic() - started) > LONG_SECONDS:
-        _kept[principal.project.id] = (started + 10 * took, counted)
-    return counted
-
-
-def _count(principal: Principal) -> Totals:
-    now = timezone.now()
-    found = reachable(principal)
-    groups = found.values("review_status").annotate(
-        n=Count("id"),
-        day=Count("id", filter=Q(created_at__gte=now - timedelta(days=1))),
-        week=Count("id", filter=Q(created_at__gte=now - timedelta(days=7))),
-    )
-    # The order of the model's index would be added to the groups otherwise.
-    counted = {row["review_status"]: row for row in groups.order_by()}
-    entities = found.aggregate(
-        **{name: Count(name, distinct=True, filter=~Q(**{name: ""})) for name in ENTITY_FIELDS}
-    )
-    return Totals(
-        memories=sum(row["n"] for row in counted.values()),
-        last_day=sum(row["day"] for row in counted.values()),
-        last_week=sum(row["week"] for row in counted.values()),
-        statuses={s: counted[s]["n"] if s in counted else 0 for s in ReviewStatus.values},
-        entities=entities,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Failed adds of one kind. `cause` is what the provider said at the latest of them, and only
-    there for who may manage the project."""
-
-    code: str
-    reason: str
-    count: int
-    first: datetime
-    last: datetime
-    cause: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """The project's failed adds, by reason, the latest first; `count` is that of all."""
-
-    count: int = 0
-    groups: tuple[Failure, ...] = ()
-
-
-def failed_adds(principal: Principal) -> Failures:
-    """What failed and can be tried again; scope `read`. One statement."""
-    principal.require(Scope.READ)
-    failed = ingest.waiting(principal.project.id)
-    latest = failed.filter(code=OuterRef("code"), reason=OuterRef("reason"))
-    groups = list(
-        failed.values("code", "reason")
-        .annotate(
-            count=Count("id"),
-            first=Min("created_at"),
-            last=Max("created_at"),
-            cause=Subquery(latest.order_by("-created_at").values("cause")[:1]),
-        )
-        .order_by("-last")
-    )
-    may_see = Scope.ADMIN in principal.scopes
-    shown = tuple(
-        Failure(
-            code=row["code"],
-            reason=row["reason"],
-            count=row["count"],
-            first=row["first"],
-            last=row["last"],
-            cause=row["cause"] if may_see else "",
-        )
-        for row in groups[:SHOWN_FAILURES]
-    )
-    return Failures(sum(row["count"] for row in groups), shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from mem0dash.errors import (
     ProviderError,
 )
 from memories.engine import configuration, remote
-from memories.engine.configuration import Configuration
+from memories.engine.catalogue import Configuration
 from memories.engine.engine import Engine
 from memories.engine.opening import open_engine, open_reader
 from memories.index.base import VectorIndex

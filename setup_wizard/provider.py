@@ -24,8 +24,7 @@ from setup_wizard.models import Progress
 from setup_wizard.steps import StepRequest, shown, step, took, url_of, while_open
 
 if TYPE_CHECKING:
-    from memories.engine.catalogue import Kind
-    from memories.engine.configuration import Configuration
+    from memories.engine.catalogue import Configuration, Kind
 
 DRAFT: Final = "setup_provider"
 ACTIONS: Final = ("save", "save_anyway", "probe", "llm_models", "embedder_models")

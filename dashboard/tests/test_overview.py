@@ -17,6 +17,7 @@ from dashboard.condition import parts
 from mem0dash.errors import IndexUnavailableError, ProviderError
 from memories import health as told
 from memories import runtime
+from memories.browse import totals
 from memories.engine.catalogue import Choice
 from memories.engine.engine import Engine
 from memories.models import AddInput, Memory
@@ -112,7 +113,7 @@ def test_counts_that_took_long_are_good_for_a_while(
     monkeypatch.setattr(told, "_kept", {})
     clock = [1000.0]
     monkeypatch.setattr(told, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    count = told._count
+    count = totals._count
 
     def slowly(principal: Any) -> Any:
         clock[0] += 2

@@ -144,4 +144,4 @@ def test_every_place_that_encrypts_is_known_to_the_command() -> None:
         for path in (ROOT / room).rglob("*.py")
         if "tests" not in path.parts and "crypto.encrypt(" in path.read_text(encoding="utf-8")
     }
-    assert using == {"accounts/services.py", "memories/configuration.py"}
+    assert using == {"accounts/services.py", "memories/engine/configuration.py"}

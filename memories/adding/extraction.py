@@ -14,10 +14,9 @@ from mem0dash.principal import Principal
 from memories import queries, runtime, texts, visibility
 from memories.adding import idempotency as ingest
 from memories.adding.idempotency import Results
-from memories.editing import erasing as purge
 from memories.engine import failures
 from memories.filters import AllOf, Condition, pushdown
-from memories.models import AddInput, Memory
+from memories.models import AddInput, Memory, adds
 from memories.readings import Vector
 from memories.storage import rows as records
 from memories.storage.rows import Draft
@@ -75,7 +74,7 @@ def store_extracted(
         results.extend(added)
 
     entities = template.entities
-    scope = purge.message_scope(*(entities.get(n, "") for n in ("user_id", "agent_id", "run_id")))
+    scope = adds.message_scope(*(entities.get(n, "") for n in ("user_id", "agent_id", "run_id")))
     memory = EngineMemory(
         engine=engine,
         store=RecordStore(write, _finder(principal, entities)),

@@ -13,6 +13,7 @@ from mem0dash import spreadsheets
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
 from memories.browse import pages as paging
+from memories.browse import plans
 from memories.browse.selection import Selection
 from memories.search import substring as keyword
 from memories.storage import index_only as covered
@@ -64,7 +65,7 @@ def export(principal: Principal, selection: Selection, format_: str) -> Iterator
     rows = paging.rows_of(principal, selection)
     if selection.q:
         rows = rows.filter(keyword.containing(selection.q))
-    batches = _batches(Source(rows, paging.index_in_time(selection)))
+    batches = _batches(Source(rows, plans.index_in_time(selection)))
     return {"json": _json, "jsonl": _lines, "csv": _csv}[format_](batches)
 
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from mem0dash.principal import Principal
 from memories.browse import pages as paging
+from memories.browse import plans
 from memories.browse.kept_counts import kept
 from memories.browse.selection import EXPIRY, SOON, Selection
 from memories.models import ENTITY_FIELDS
@@ -82,7 +83,7 @@ def _periods(principal: Principal, selection: Selection, name: str) -> list[Face
         if asked.by_words:
             source = replace(paging.searching(asked, rows).source, index="")
         else:
-            source = paging.counting(asked, rows)
+            source = plans.counting(asked, rows)
         listed.append(Facet(value, covered.count(source), value in chosen))
     return listed
 
@@ -91,7 +92,7 @@ def _metadata_keys(principal: Principal, selection: Selection) -> list[Facet]:
     if selection.by_words:
         return []
     asked = selection.minus("metadata")
-    source = Source(paging.rows_of(principal, asked), paging.index_in_time(asked))
+    source = Source(paging.rows_of(principal, asked), plans.index_in_time(asked))
     newest = covered.rows(source, ("metadata",), paging.NEWEST, limit=NEWEST)
     counts = Counter(
         key
@@ -136,7 +137,7 @@ def _source(principal: Principal, selection: Selection, index: str, without: str
     rows = paging.rows_of(principal, asked)
     if selection.by_words:
         return replace(paging.searching(asked, rows).source, index="")
-    return paging.reading(asked, rows, index)
+    return plans.reading(asked, rows, index)
 
 
 def _few(principal: Principal, selection: Selection, only: Sequence[str]) -> dict[str, Any]:

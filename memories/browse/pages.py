@@ -15,10 +15,11 @@ from django.db.models import Q, QuerySet
 from mem0dash.errors import EngineError, InvalidInputError
 from mem0dash.principal import Principal, Scope
 from memories import visibility
+from memories.browse.plans import counting, index_for, ordered
 from memories.browse.selection import Selection
 from memories.filters import AllOf, Condition, to_q
 from memories.filters.language import mentions
-from memories.models import Collection, Confidence, Memory, ReviewStatus
+from memories.models import Memory, ReviewStatus
 from memories.search import service as search
 from memories.search import substring as keyword
 from memories.search.candidates import CandidateReader
@@ -34,14 +35,6 @@ _ORDERS: Final[dict[str, Order]] = {
     "oldest": (("created_at", False), ("id", False)),
     "updated": (("updated_at", True), ("id", True)),
     "expiring": (("ends", False), ("id", False)),
-}
-# What the indexes of the browser do not hold.
-_UNCOVERED: Final = frozenset({"metadata", "deleted"})
-# The first columns of memory_facets, with all that may be in them.
-_LEADING: Final = {
-    "collection": Collection.values,
-    "confidence": Confidence.values,
-    "review_status": ReviewStatus.values,
 }
 LAST: Final = datetime.max.replace(tzinfo=UTC)
 _NEVER: Final = Q(expires_at__isnull=True) & Q(expiration_date__isnull=True)
@@ -137,7 +130,7 @@ def _ids(
     if selection.sort == "expiring":
         return _expiring(selection, rows, total, first, limit)
     order = _ORDERS.get(selection.sort, NEWEST)
-    return _window(_ordered(selection, rows), order, total, first, limit)
+    return _window(ordered(selection, rows), order, total, first, limit)
 
 
 def _window(source: Source, order: Order, total: int, first: int, limit: int) -> list[UUID]:
@@ -154,70 +147,13 @@ def _expiring(
 ) -> list[UUID]:
     """What expires, the soonest first, and then, newest first, what never does."""
     ending, never = rows.exclude(_NEVER), rows.filter(_NEVER)
-    index = _index(selection, "memory_newest")
+    index = index_for(selection, "memory_newest")
     count = covered.count(Source(ending, index))
     found = covered.ids(Source(ending, index), _ORDERS["expiring"], limit=limit, offset=first)
     if len(found) < limit:
         after, left = max(first - count, 0), limit - len(found)
         found += _window(Source(never, index), NEWEST, total - count, after, left)
     return found
-
-
-def _ordered(selection: Selection, rows: QuerySet[Memory]) -> Source:
-    """Where to read the ids in the order of the selection."""
-    return Source(rows, _index(selection, _in_order(selection)))
-
-
-def _in_order(selection: Selection) -> str:
-    return "memory_updated" if selection.sort == "updated" else "memory_newest"
-
-
-def counting(selection: Selection, rows: QuerySet[Memory]) -> Source:
-    """Where to count. What the first columns of the index may be is all said, though it changes
-    nothing: so the index is entered where the filter's rows are, instead of read from end to end.
-    """
-    fields = {name for name, values in selection.fields.items() if values}
-    index = _index(selection, "memory_facets")
-    if "created" in fields or index != "memory_facets":
-        return Source(rows, _index(selection, "memory_newest"))
-    deepest = max((at for at, name in enumerate(_LEADING) if name in fields), default=-1)
-    for name in [*_LEADING][: deepest + 1]:
-        if name not in fields:
-            rows = rows.filter(**{f"{name}__in": _LEADING[name]})
-    return Source(rows, index)
-
-
-def is_covered(selection: Selection) -> bool:
-    """Whether indexes alone tell what fits the selection's fields."""
-    return not any(values and name in _UNCOVERED for name, values in selection.fields.items())
-
-
-def reading(selection: Selection, rows: QuerySet[Memory], index: str) -> Source:
-    """Where to count groups: through `index`, or one that is nearer to what is selected."""
-    nearer = _index(selection, index)
-    return Source(rows, nearer if is_covered(selection) or nearer != index else "")
-
-
-def index_in_time(selection: Selection) -> str:
-    """SQLite's index that has what the selection asks for in the order of time, for one long read;
-    "" where SQLite is to choose."""
-    if selection.deleted:
-        return "memory_deleted"
-    if selection.fields.get("run_id"):
-        return ""
-    return "memory_user" if len(selection.fields.get("user_id", ())) == 1 else "memory_newest"
-
-
-def _index(selection: Selection, otherwise: str) -> str:
-    """SQLite's index for a selection: of users their own, and none where SQLite knows better."""
-    fields = {name for name, values in selection.fields.items() if values}
-    if "deleted" in fields:
-        return "memory_deleted"
-    if "run_id" in fields:
-        return ""
-    if "updated" in fields:
-        return "memory_updated"
-    return "memory_user" if "user_id" in fields and otherwise != "memory_updated" else otherwise
 
 
 def _rows(rows: QuerySet[Memory], wanted: Sequence[UUID]) -> list[Memory]:
@@ -229,7 +165,7 @@ def _rows(rows: QuerySet[Memory], wanted: Sequence[UUID]) -> list[Memory]:
 # --- Searches ------------------------------------------------------------------------------------
 def searching(selection: Selection, rows: QuerySet[Memory]) -> keyword.Search:
     """The substring search of a selection's text over `rows`."""
-    return keyword.Search(_ordered(selection, rows), selection.q)
+    return keyword.Search(ordered(selection, rows), selection.q)
 
 
 def _by_words(

@@ -5,7 +5,7 @@ for any of the values of a field, and for all fields at once. An empty value mea
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal, cast
@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from mem0dash import names
 from mem0dash.errors import InvalidInputError
+from memories.browse.words import AGO, LABELS, WORDS
 from memories.filters import AllOf, AnyOf, Condition, Node, Not
 from memories.models import ENTITY_FIELDS, Confidence, ReviewStatus
 from memories.models import Collection as MemoryCollection
@@ -48,22 +49,6 @@ _CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "review_status": ReviewStatus.values,
     "expiry": EXPIRY,
     "deleted": (DELETED,),
-}
-_AGO: Final = re.compile(r"([1-9]\d{0,3})([hd])")
-_LABELS: Final = {
-    "collection": "Collection",
-    "user_id": "User",
-    "agent_id": "Agent",
-    "app_id": "App",
-    "run_id": "Run",
-    "source": "Source",
-    "confidence": "Confidence",
-    "review_status": "Review status",
-    "expiry": "Expiry",
-    "created": "Created",
-    "updated": "Updated",
-    "metadata": "Metadata",
-    "deleted": "Deleted",
 }
 
 
@@ -184,7 +169,7 @@ class Selection:
 
     def words(self) -> str:
         """In words, such as "user mara or jonas, unreviewed, with “django”"."""
-        parts = [_WORDS[name](self.fields[name]) for name in FIELDS if self.fields.get(name)]
+        parts = [WORDS[name](self.fields[name]) for name in FIELDS if self.fields.get(name)]
         if self.q:
             parts.append(f"{'about' if self.by_meaning else 'with'} “{self.q}”")
         return ", ".join(parts) or "all memories"
@@ -192,7 +177,7 @@ class Selection:
     @staticmethod
     def label(name: str) -> str:
         """What a field is called on pages."""
-        return _LABELS[name]
+        return LABELS[name]
 
 
 # --- Reading -------------------------------------------------------------------------------------
@@ -214,7 +199,7 @@ def _one(lists: Mapping[str, Sequence[str]], name: str) -> str:
 
 def _checked(name: str, values: Iterable[str]) -> tuple[str, ...]:
     """The values in one order, each once; InvalidInputError for one that the field cannot have."""
-    label = _LABELS[name]
+    label = LABELS[name]
     chosen = tuple(sorted({value.strip() for value in values}))
     if len(chosen) > MAX_VALUES:
         raise InvalidInputError(f"{label}: at most {MAX_VALUES} values at once.")
@@ -235,7 +220,7 @@ def _checked(name: str, values: Iterable[str]) -> tuple[str, ...]:
 def _period(label: str, value: str, now: datetime) -> dict[str, str]:
     """What holds for its times: "gte" an instant or a day, "lte" a day. A day is a whole one, in
     the zone of the project. InvalidInputError for what is no period."""
-    if ago := _AGO.fullmatch(value):
+    if ago := AGO.fullmatch(value):
         number = int(ago[1])
         since = now - (timedelta(hours=number) if ago[2] == "h" else timedelta(days=number))
         return {"gte": since.isoformat()}
@@ -259,7 +244,7 @@ def _period(label: str, value: str, now: datetime) -> dict[str, str]:
 def _node(name: str, values: tuple[str, ...]) -> Node:
     now = timezone.now()
     if name in {"created", "updated"}:
-        periods = (_period(_LABELS[name], value, now) for value in values)
+        periods = (_period(LABELS[name], value, now) for value in values)
         return _any(
             AllOf(tuple(Condition(f"{name}_at", op, at) for op, at in period.items()))
             for period in periods
@@ -327,55 +312,3 @@ def _forms(text: str) -> list[str | int | float | bool]:
 
 
 # --- Words ---------------------------------------------------------------------------------------
-def _or(values: Iterable[str]) -> str:
-    *first, last = values
-    return f"{', '.join(first)} or {last}" if first else last
-
-
-def _named(noun: str) -> Callable[[tuple[str, ...]], str]:
-    def say(values: tuple[str, ...]) -> str:
-        if values == ("",):
-            return f"no {noun}"
-        return f"{noun} {_or([v for v in values if v])}" + (
-            f" or no {noun}" if "" in values else ""
-        )
-
-    return say
-
-
-def _dated(verb: str) -> Callable[[tuple[str, ...]], str]:
-    def one(value: str) -> str:
-        if ago := _AGO.fullmatch(value):
-            unit = "hour" if ago[2] == "h" else "day"
-            return f"in the last {ago[1]} {unit}s" if ago[1] != "1" else f"in the last {unit}"
-        first, dots, last = value.partition("..")
-        if not dots:
-            return f"on {first}"
-        if first and last:
-            return f"from {first} to {last}"
-        return f"since {first}" if first else f"up to {last}"
-
-    return lambda values: f"{verb} {_or(one(value) for value in values)}"
-
-
-_EXPIRY_WORDS: Final = {
-    "expired": "expired",
-    "soon": "expiring within 7 days",
-    "later": "expiring later than in 7 days",
-    "never": "never expiring",
-}
-_WORDS: Final[Mapping[str, Callable[[tuple[str, ...]], str]]] = {
-    "collection": _named("collection"),
-    "user_id": _named("user"),
-    "agent_id": _named("agent"),
-    "app_id": _named("app"),
-    "run_id": _named("run"),
-    "source": _named("source"),
-    "confidence": lambda values: f"{_or(values)} confidence",
-    "review_status": _or,
-    "expiry": lambda values: _or(_EXPIRY_WORDS[value] for value in values),
-    "created": _dated("created"),
-    "updated": _dated("updated"),
-    "metadata": lambda values: f"metadata {_or(values)}",
-    "deleted": lambda values: "deleted",
-}

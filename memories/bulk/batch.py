@@ -12,12 +12,12 @@ from uuid import UUID
 from django.db.models import F
 from django.utils import timezone
 
-from accounts.models import Account
-from accounts.queries import project_view
-from mem0dash.principal import Actor, Principal
+from mem0dash.principal import Principal
 from memories import visibility
 from memories.editing import erasing as purge
 from memories.editing.actions import DELETE, ERASE, RESTORE, Act, from_plain, overwritten
+from memories.editing.authors import reviewer_of, undoer
+from memories.editing.undo import as_before
 from memories.models import Memory, Revision
 from memories.models.bulk import Operation, OperationItem
 from memories.storage import rows as records
@@ -26,37 +26,6 @@ Item = OperationItem.State
 
 
 # --- In whose name -------------------------------------------------------------------------------
-def plain_limit(principal: Principal) -> dict[str, list[str]] | None:
-    """The caller's entity limit for JSON; None for none."""
-    if principal.entity_limit is None:
-        return None
-    return {name: sorted(ids) for name, ids in principal.entity_limit.items()}
-
-
-def asker(operation: Operation) -> Principal:
-    """Who asked for it, as the history is to name them."""
-    limit = operation.entity_limit
-    return Principal.standing_in(
-        operation.actor,
-        project_view(operation.project),
-        entity_limit=None if limit is None else {k: frozenset(v) for k, v in limit.items()},
-    )
-
-
-def undoer(operation: Operation) -> Principal:
-    """Who asked to take it back."""
-    by = Actor.of_plain(operation.undone_by)
-    return Principal.standing_in(by, project_view(operation.project))
-
-
-def reviewer_of(principal: Principal) -> str:
-    """Who reviewed, as the memory tells it: the account's name, or how the caller came in."""
-    if principal.account_id is None:
-        return principal.via
-    account = Account.objects.filter(id=principal.account_id).first()
-    if account is None:
-        return principal.via
-    return (account.name or account.email)[:255]
 
 
 # --- One batch -----------------------------------------------------------------------------------
@@ -139,17 +108,6 @@ def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memo
         undone=F("undone") + len(ours), left=F("left") + len(left)
     )
     return changed
-
-
-def as_before(taken_back: Mapping[UUID, int]) -> None:
-    """Says that these memories, {id: revision}, are by the next revision what they were before this
-    one: what an earlier operation made of them is theirs again, and can be undone as well."""
-    alike: dict[int, list[UUID]] = {}
-    for id_, rev in taken_back.items():
-        alike.setdefault(rev, []).append(id_)
-    for rev, ids in alike.items():
-        earlier = OperationItem.objects.filter(memory_id__in=ids, rev=rev - 1, state=Item.DONE)
-        earlier.update(rev=rev + 1)
 
 
 def _write(rows: Sequence[Memory], values: Mapping[str, Any], now: datetime) -> None:

@@ -22,6 +22,7 @@ from mem0dash.errors import ConflictError, Mem0dashError
 from mem0dash.principal import Principal
 from memories.bulk import batch as bulk_changes
 from memories.bulk.plan import Match, Planned, Survey, drift, survey_of
+from memories.editing import authors
 from memories.editing.actions import ERASE, Act, act
 from memories.models import Memory
 from memories.models.bulk import ACTIVE, Operation, OperationItem
@@ -54,7 +55,7 @@ def begun(principal: Principal, shown: Planned, state: Operation.State) -> Opera
         digest=shown.digest,
         planned_at=shown.at,
         state=state,
-        entity_limit=bulk_changes.plain_limit(principal),
+        entity_limit=authors.plain_limit(principal),
         created_at=timezone.now(),
         **Operation.columns(principal.actor),
     )
@@ -208,7 +209,7 @@ def _asked(operation: Operation) -> tuple[Act, Match, Principal]:
     return (
         act(operation.action, operation.value),
         Match(operation.match),
-        bulk_changes.asker(operation),
+        authors.asker(operation),
     )
 
 

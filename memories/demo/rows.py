@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from mem0dash.principal import Principal
 from memories import texts
-from memories.editing.erasing import INPUT_DAYS
 from memories.models import AddInput, Memory, Revision
+from memories.models.adds import INPUT_DAYS
 from memories.storage import rows as records
 from memories.storage.rows import Draft
 

@@ -1,122 +1,40 @@
-"""Removes for good: what was deleted long enough ago, old inputs, and what is erased on demand."""
+"""Erases: takes texts, vectors, kept inputs and what was said away at once and for ever."""
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F
 from django.utils import timezone
 
-from accounts import audit
-from accounts.models import Project
+from accounts.audit import Action
+from mem0dash.principal import Principal, Scope
+from memories import runtime, visibility
+from memories.editing.authors import record
+from memories.filters import to_q
 from memories.models import (
     AddInput,
-    IngestClaim,
     Memory,
     MemoryTokens,
     MemoryVector,
     Revision,
     SessionMessage,
 )
-from memories.models.bulk import ACTIVE, Operation, OperationItem
+from memories.models.adds import message_scope
+from memories.models.bulk import Operation, OperationItem
+from memories.storage import rows as records
 from memories.storage.connections import streamed
 
-logger = logging.getLogger(__name__)
-
-INPUT_DAYS: Final = 30
 BATCH: Final = 500
 _CONVERSATION: Final = ("user_id", "agent_id", "run_id")
-
-
-def _nobody(total: int) -> None:
-    """Nobody has to hear of a portion."""
-
-
-def purge_all(beat: Callable[[int], object] = _nobody) -> int:
-    """Purges every project by its own retention, and inputs after 30 days; how many memories.
-    `beat` hears of each portion."""
-    now, total = timezone.now(), 0
-    old = AddInput.objects.filter(created_at__lt=now - timedelta(days=INPUT_DAYS)).exclude(
-        outcome=AddInput.Outcome.RUNNING
-    )
-    _in_portions(old, beat)
-    _in_portions(IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)), beat)
-    purge_operations(now, beat)
-    audit.prune(beat=lambda _: beat(0))
-    for project in Project.objects.all():
-        before = total
-        total += purge_deleted(
-            project,
-            older_than=now - timedelta(days=project.retention_days),
-            beat=lambda gone, before=before: beat(before + gone),  # type: ignore[misc]
-        )
-    if total:
-        logger.info("purged deleted memories", extra={"memories": total})
-    return total
-
-
-def _in_portions(rows: QuerySet[Any], beat: Callable[[int], object]) -> None:
-    while ids := list(rows.values_list("pk", flat=True)[:BATCH]):
-        rows.filter(pk__in=ids).delete()
-        beat(0)
-
-
-def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> int:
-    """Removes what bulk changes kept for an undo whose time is over; how many notes.
-
-    That they were made, by whom, when and of how many memories, stays for the audit; what they
-    were looked for by does not, for it may be the words of a memory.
-    """
-    over = Operation.objects.filter(
-        Q(undo_until__lt=now) | Q(undo_until=None, finished_at__lt=now - timedelta(days=INPUT_DAYS))
-    ).exclude(state__in=ACTIVE)
-    total = 0
-    for id_ in list(over.exclude(match={}).values_list("id", flat=True)):
-        items = OperationItem.objects.filter(operation_id=id_)
-        while some := list(items.values_list("id", flat=True)[:BATCH]):
-            total += OperationItem.objects.filter(id__in=some).delete()[0]
-            beat(0)
-        Operation.objects.filter(id=id_).update(match={}, words="")
-    return total
-
-
-def purge_deleted(
-    project: Project, *, older_than: object, beat: Callable[[int], object] = _nobody
-) -> int:
-    """Removes memories deleted before `older_than` whose deletion the index has on disk.
-
-    Their history stays: actor, event and time for the audit, texts for the undo that no longer is
-    are taken out.
-    """
-    total = 0
-    while True:
-        ids = list(
-            Memory.objects.filter(
-                project=project, deleted_at__lt=older_than, indexed_rev=F("rev")
-            ).values_list("id", flat=True)[:BATCH]
-        )
-        if not ids:
-            return total
-        with transaction.atomic():
-            # Once more under the lock: what was restored meanwhile stays.
-            locked = Memory.objects.select_for_update().filter(
-                id__in=ids, deleted_at__lt=older_than, indexed_rev=F("rev")
-            )
-            gone = [row.id for row in locked]
-            _forget_texts(gone)
-            Memory.objects.filter(id__in=gone).delete()
-        total += len(gone)
-        beat(total)
 
 
 def erase(ids: Sequence[UUID]) -> None:
     """Takes text, vector, token states, kept input and the texts in the history away at once; the
     caller holds the transaction and has set `deleted_at`. The empty row stays until the index has
     let go."""
-    _forget_texts(ids)
+    forget_texts(ids)
     MemoryVector.objects.filter(memory_id__in=ids).delete()
     MemoryTokens.objects.filter(memory_id__in=ids).delete()
     Memory.objects.filter(id__in=ids).update(
@@ -124,7 +42,7 @@ def erase(ids: Sequence[UUID]) -> None:
     )
 
 
-def _forget_texts(ids: Sequence[UUID]) -> None:
+def forget_texts(ids: Sequence[UUID]) -> None:
     """Empties history, kept inputs and remembered messages that hold these memories' words."""
     rows = Memory.objects.filter(id__in=ids)
     _forget_unstored(ids)
@@ -162,6 +80,44 @@ def _forget_unstored(ids: Sequence[UUID]) -> None:
             AddInput.objects.filter(pk=kept.pk).update(messages=[], options={}, results=[])
 
 
-def message_scope(user_id: str, agent_id: str, run_id: str) -> str:
-    """The conversation that remembered messages belong to, as SessionMessage names it."""
-    return "\x1f".join((user_id, agent_id, run_id))
+def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
+    """Removes text, vector, kept input and the texts in the history at once and for ever.
+
+    Who did what and when stays in the history. Live and deleted memories alike; ids that are not
+    in the caller's reach are passed over. How many were erased; scope `admin`.
+    """
+    principal.require(Scope.ADMIN)
+    now = timezone.now()
+    with transaction.atomic():
+        rows = list(
+            Memory.objects.select_for_update().filter(
+                visibility.in_project(principal.project.id),
+                to_q(visibility.limit_of(principal), principal.project.zone),
+                id__in=list(ids),
+            )
+        )
+        erased = [row.id for row in rows]
+        erase(erased)
+        Memory.objects.filter(id__in=erased).update(
+            deleted_at=now, updated_at=now, rev=F("rev") + 1
+        )
+        Revision.objects.bulk_create(
+            records.revision(row, "ERASE", principal, at=now) for row in rows
+        )
+        if rows:
+            record(Action.MEMORIES_ERASED, principal, {"memories": len(rows)})
+    runtime.current().apply(rows)
+    return len(rows)
+
+
+def erase_added_with(principal: Principal, *, key_id: UUID) -> int:
+    """Erases what this API key has added to the project, and the inputs of its adds, also of those
+    that failed or brought nothing, with what is remembered of the conversations; how many
+    memories. Scope `admin`."""
+    inputs = AddInput.objects.filter(project_id=principal.project.id, key_id=key_id)
+    # First, for erasing takes away what tells whose conversation it was.
+    forget_conversations(inputs)
+    added = Memory.objects.filter(project_id=principal.project.id, batch_id__in=inputs.values("id"))
+    erased = erase_memories(principal, added.values_list("id", flat=True))
+    inputs.exclude(outcome=AddInput.Outcome.RUNNING).delete()
+    return erased

@@ -10,21 +10,33 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import Action
 from mem0dash import disk, limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories import queries, runtime, texts, visibility
-from memories.editing import erasing as purge
+from memories.editing.authors import record
+from memories.editing.erasing import erase_added_with, erase_memories
+from memories.editing.undo import undo_change
 from memories.filters import EVERYTHING, Node, to_q
-from memories.models import AddInput, Memory, Revision
+from memories.models import Memory, Revision
 from memories.readings import Reading
 from memories.storage import rows as records
 from memories.storage.rows import adopted_app
 
 BATCH: Final = 500
 UPDATE_ATTEMPTS: Final = 5
+__all__ = [
+    "UNSET",
+    "delete_matching",
+    "delete_memory",
+    "erase_added_with",
+    "erase_memories",
+    "reset_project",
+    "restore_memories",
+    "undo_change",
+    "update_memory",
+]
 
 
 class Unset:
@@ -197,7 +209,7 @@ def reset_project(principal: Principal) -> int:
     """
     principal.require(Scope.ADMIN, "Admin role required.")
     # Before the first portion goes: a reset that ends half-way has begun as well.
-    _record(Action.PROJECT_RESET, principal, {})
+    record(Action.PROJECT_RESET, principal, {})
     return delete_matching(principal, EVERYTHING)
 
 
@@ -248,60 +260,3 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
         )
     runtime.current().apply(rows)
     return [row.id for row in rows]
-
-
-def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
-    """Removes text, vector, kept input and the texts in the history at once and for ever.
-
-    Who did what and when stays in the history. Live and deleted memories alike; ids that are not
-    in the caller's reach are passed over. How many were erased; scope `admin`.
-    """
-    principal.require(Scope.ADMIN)
-    now = timezone.now()
-    with transaction.atomic():
-        rows = list(
-            Memory.objects.select_for_update().filter(
-                visibility.in_project(principal.project.id),
-                to_q(visibility.limit_of(principal), principal.project.zone),
-                id__in=list(ids),
-            )
-        )
-        erased = [row.id for row in rows]
-        purge.erase(erased)
-        Memory.objects.filter(id__in=erased).update(
-            deleted_at=now, updated_at=now, rev=F("rev") + 1
-        )
-        Revision.objects.bulk_create(
-            records.revision(row, "ERASE", principal, at=now) for row in rows
-        )
-        if rows:
-            _record(Action.MEMORIES_ERASED, principal, {"memories": len(rows)})
-    runtime.current().apply(rows)
-    return len(rows)
-
-
-def _record(action: Action, principal: Principal, details: Mapping[str, Any]) -> None:
-    """What was done to the project, as far as the caller's limit reaches."""
-    limit = principal.entity_limit
-    within = {"only": {name: sorted(ids) for name, ids in limit.items()}} if limit else {}
-    slug = principal.project.slug
-    audit.record(
-        action,
-        actor=principal.actor,
-        project_id=principal.project.id,
-        target=Target("project", principal.project.id, slug),
-        details={**details, **within},
-    )
-
-
-def erase_added_with(principal: Principal, *, key_id: UUID) -> int:
-    """Erases what this API key has added to the project, and the inputs of its adds, also of those
-    that failed or brought nothing, with what is remembered of the conversations; how many
-    memories. Scope `admin`."""
-    inputs = AddInput.objects.filter(project_id=principal.project.id, key_id=key_id)
-    # First, for erasing takes away what tells whose conversation it was.
-    purge.forget_conversations(inputs)
-    added = Memory.objects.filter(project_id=principal.project.id, batch_id__in=inputs.values("id"))
-    erased = erase_memories(principal, added.values_list("id", flat=True))
-    inputs.exclude(outcome=AddInput.Outcome.RUNNING).delete()
-    return erased

@@ -1,23 +1,21 @@
 """The tables of memories: `memory`, `bulk`, `server`."""
 
+from memories.models.adds import AddInput, IngestClaim, SessionMessage
 from memories.models.bulk import Operation, OperationItem
+from memories.models.history import Revision
 from memories.models.memory import (
     ENTITY_FIELDS,
     EXPIRY_FIELDS,
     FACET_FIELDS,
     LIVE,
-    AddInput,
     Collection,
     Confidence,
-    IngestClaim,
     Memory,
     MemoryTokens,
     MemoryVector,
     ReviewStatus,
-    Revision,
-    SavedView,
-    SessionMessage,
 )
+from memories.models.saved_views import SavedView
 from memories.models.server import EngineConfig, IndexState, Lease, Reembedding
 
 __all__ = [

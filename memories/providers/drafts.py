@@ -13,9 +13,8 @@ from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal
 from memories import runtime
 from memories.engine import catalogue, configuration
-from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Kind, Provider
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind, Provider
 from memories.engine.choices import same_address
-from memories.engine.configuration import Configuration
 from memories.engine.local_model import WeightsError, prepared_model
 from memories.providers import service as providers
 

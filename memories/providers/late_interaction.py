@@ -16,7 +16,8 @@ from mem0dash.principal import Principal
 from memories import runtime
 from memories.backfill import token_states as token_work
 from memories.engine import configuration
-from memories.engine.configuration import ChangedMeanwhileError, Configuration
+from memories.engine.catalogue import Configuration
+from memories.engine.configuration import ChangedMeanwhileError
 from memories.engine.local_model import WeightsError, prepared_model
 from memories.engine.opening import as_reader
 from memories.providers.service import CHANGE_ATTEMPTS

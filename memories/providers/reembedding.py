@@ -19,7 +19,7 @@ from mem0dash.principal import OPERATOR, Actor, Principal
 from memories import runtime
 from memories.backfill import vectors
 from memories.engine import configuration, failures
-from memories.engine.configuration import Configuration
+from memories.engine.catalogue import Configuration
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryVector
 from memories.models.server import IndexState, Reembedding

@@ -30,9 +30,9 @@ from memories.engine import (
     remote,
     replies,
 )
-from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Kind
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind
 from memories.engine.choices import shown
-from memories.engine.configuration import SECTIONS, ChangedMeanwhileError, Configuration
+from memories.engine.configuration import SECTIONS, ChangedMeanwhileError
 from memories.engine.engine import Engine
 from memories.models.server import Reembedding
 

@@ -21,18 +21,9 @@ from memories.index.base import Hits, VectorIndex
 from memories.models import Memory, ReviewStatus
 from memories.readings import QueryTokens, Vector
 from memories.search.candidates import CandidateReader
+from memories.search.dates import Interval, closeness, named_interval
 from memories.search.late_interaction import late_scores, worth_comparing
-from memories.search.ranking import (
-    Candidate,
-    Interval,
-    Key,
-    Ranked,
-    base_scores,
-    closeness,
-    named_interval,
-    rank,
-    with_recency,
-)
+from memories.search.ranking import Candidate, Key, Ranked, base_scores, rank, with_recency
 from memories.search.words_in_sql import WordsInSql
 
 POOL: Final = 100

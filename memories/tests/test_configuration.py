@@ -18,8 +18,9 @@ from accounts.models import InstanceState
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import InvalidInputError
 from memories.engine import configuration
-from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Choice
-from memories.engine.configuration import ChangedMeanwhileError, Configuration, merged
+from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Choice, Configuration
+from memories.engine.configuration import ChangedMeanwhileError, merged
+from memories.engine.environment import from_environment
 from memories.models.server import EngineConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -171,22 +172,22 @@ LLMS: dict[str, tuple[dict[str, str], tuple[str, dict[str, Any]]]] = {
 def test_the_environment_chooses_the_llm(environment: Any, case: str) -> None:
     variables, (provider, config) = LLMS[case]
     environment(**variables)
-    found = configuration.from_environment()
+    found = from_environment()
     assert found.llm is not None
     assert (found.llm.provider, dict(found.llm.config)) == (provider, config)
     assert (found.fallback_llm, found.embedder, found.version) == (None, None, 0)
 
 
 def test_without_any_variable_there_is_no_llm_and_the_local_embedder(environment: Any) -> None:
-    assert configuration.from_environment() == Configuration()
+    assert from_environment() == Configuration()
     environment(OPENAI_API_KEY=KEY, MEM0_LLM_PROVIDER="none", MEM0_EMBED_PROVIDER="local")
-    assert configuration.from_environment() == Configuration()
+    assert from_environment() == Configuration()
 
 
 def test_a_key_alone_never_changes_the_embedder(environment: Any) -> None:
     """Else every memory would have to be embedded anew because someone wanted an LLM."""
     environment(OPENAI_API_KEY=KEY, OLLAMA_BASE_URL="http://ollama:11434")
-    assert configuration.from_environment().embedder is None
+    assert from_environment().embedder is None
 
 
 def test_the_environment_chooses_the_fallback(environment: Any) -> None:
@@ -196,7 +197,7 @@ def test_the_environment_chooses_the_fallback(environment: Any) -> None:
         MEM0_FALLBACK_LLM_MODEL="qwen3",
         OLLAMA_BASE_URL="http://ollama:11434",
     )
-    found = configuration.from_environment()
+    found = from_environment()
     assert found.llm and found.llm.provider == "openai"
     assert found.fallback_llm == Choice(
         "ollama", {"model": "qwen3", "ollama_base_url": "http://ollama:11434"}
@@ -259,7 +260,7 @@ EMBEDDERS: dict[str, tuple[dict[str, str], tuple[str, dict[str, Any]]]] = {
 def test_the_environment_chooses_the_embedder(environment: Any, case: str) -> None:
     variables, (provider, config) = EMBEDDERS[case]
     environment(**variables)
-    found = configuration.from_environment().embedder
+    found = from_environment().embedder
     assert found is not None
     assert (found.provider, dict(found.config)) == (provider, config)
 
@@ -335,7 +336,7 @@ def test_an_environment_that_cannot_be_used_is_one_sentence(environment: Any, mi
     variables, words = WRONG[mistake]
     environment(**variables)
     with pytest.raises(ConfigurationError) as caught:
-        configuration.from_environment()
+        from_environment()
     told = str(caught.value)
     assert all(word in told for word in words), told
     assert len(told.splitlines()) == 1
@@ -604,7 +605,7 @@ def test_another_provider_has_the_key_that_the_environment_has_for_it(environmen
 
 def test_the_key_of_the_environment_does_not_follow_either(environment: Any) -> None:
     environment(OPENAI_API_KEY=KEY)
-    former = configuration.from_environment().llm
+    former = from_environment().llm
     assert "api_key" not in change(former, openai_base_url="https://evil.example/v1")
     assert "api_key" not in change(None, "openai", openai_base_url="https://evil.example/v1")
     with pytest.raises(InvalidInputError, match="send api_key again"):

@@ -14,9 +14,9 @@ from accounts.queries import operator_of
 from mem0dash.errors import ConflictError, EngineError, PermissionDeniedError, ProviderError
 from mem0dash.principal import Scope
 from memories import queries, runtime
+from memories.background import retention
 from memories.demo import service as demo
 from memories.demo.rows import sample_adds
-from memories.editing import erasing as purge
 from memories.editing import service as services
 from memories.management.commands import demo as command_module
 from memories.models import (
@@ -28,6 +28,7 @@ from memories.models import (
     ReviewStatus,
     Revision,
     SessionMessage,
+    adds,
 )
 from memories.models.server import IndexState
 from memories.storage import leases
@@ -148,7 +149,7 @@ def test_young_adds_have_their_inputs_which_are_not_purged_at_once(filled):
     batches = set(Memory.objects.values_list("batch_id", flat=True))
     assert {kept.id for kept in inputs} < batches
     before = stored()
-    purge.purge_all()
+    retention.purge_all()
     assert stored() == before
 
 
@@ -157,7 +158,7 @@ def test_what_is_in_the_bin_can_be_restored_even_with_a_short_retention(owner, e
     project.save()
     demo.fill_project(operator_of("default"))
     settled(engine)
-    purge.purge_all()
+    retention.purge_all()
     deleted = list(Memory.objects.exclude(deleted_at=None).values_list("id", flat=True))
     assert len(deleted) >= 3
     assert set(services.restore_memories(owner, deleted)) == set(deleted)
@@ -307,11 +308,11 @@ def test_before_the_index_has_let_go_only_empty_rows_are_left(owner, engine, fil
 
 def test_what_the_command_left_is_purged_by_the_server(owner, engine, filled):
     SessionMessage.objects.create(
-        project_id=owner.project.id, scope=purge.message_scope("mara", "", ""), content="mine"
+        project_id=owner.project.id, scope=adds.message_scope("mara", "", ""), content="mine"
     )
     demo.remove_demo(owner)
     settled(engine)
-    assert purge.purge_all() == filled
+    assert retention.purge_all() == filled
     assert not Memory.objects.exists()
     assert SessionMessage.objects.count() == 1
 
@@ -347,7 +348,7 @@ def test_what_was_edited_restored_deleted_or_erased_meanwhile_goes_too(owner, en
 def test_the_history_of_what_was_purged_meanwhile_goes_too(owner, engine, filled):
     settled(engine)
     Memory.objects.exclude(deleted_at=None).update(deleted_at=timezone.now() - timedelta(days=31))
-    purged = purge.purge_all()
+    purged = retention.purge_all()
     assert purged >= 3
     assert removed(owner, engine) == filled - purged
     assert not any(stored().values())

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from mem0dash.errors import EngineError
 from memories import queries
-from memories.editing import erasing as purge
+from memories.background import retention
 from memories.editing import service as services
 from memories.filters import EVERYTHING
 from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
@@ -117,7 +117,7 @@ def test_a_purge_leaves_no_trace_in_any_table(owner, engine, told):
     assert traces() != []
     Memory.objects.filter(id=told).update(deleted_at=timezone.now() - timedelta(days=31))
     settled(engine)
-    assert purge.purge_all() == 1
+    assert retention.purge_all() == 1
     assert traces() == []
     assert [r.event for r in queries.history(owner, told)][-1] == "DELETE"
 
@@ -126,17 +126,17 @@ def test_what_an_erased_memory_leaves_is_purged_in_its_time(owner, engine, told)
     services.erase_memories(owner, [told])
     settled(engine)
     Memory.objects.update(deleted_at=timezone.now() - timedelta(days=31))
-    assert purge.purge_all() == 1
+    assert retention.purge_all() == 1
     assert not Memory.objects.exists()
 
 
 def test_inputs_are_kept_for_thirty_days(owner, engine):
     add(owner, f"Anna is a {WORD}")
     AddInput.objects.update(created_at=timezone.now() - timedelta(days=29))
-    purge.purge_all()
+    retention.purge_all()
     assert AddInput.objects.count() == 1
     AddInput.objects.update(created_at=timezone.now() - timedelta(days=31))
-    purge.purge_all()
+    retention.purge_all()
     assert not AddInput.objects.exists()
     assert queries.list_memories(owner, where=EVERYTHING, limit=9)[0].text == f"Anna is a {WORD}"
 

@@ -7,9 +7,8 @@ import pytest
 
 from mem0dash.errors import ProviderError
 from memories.adding import service as adding
-from memories.editing import erasing as purge
 from memories.editing import service as services
-from memories.models import AddInput, Memory, MemoryVector, Revision, SessionMessage
+from memories.models import AddInput, Memory, MemoryVector, Revision, SessionMessage, adds
 from memories.search import service as search
 
 TURNS = [{"role": "user", "content": "I moved to Lisbon, and I only eat vegan food"}]
@@ -120,4 +119,4 @@ def test_erasing_forgets_the_messages_that_extraction_remembered(owner, llm):
     add(owner)
     services.erase_memories(owner, list(Memory.objects.values_list("id", flat=True)))
     assert not SessionMessage.objects.exists()
-    assert purge.message_scope("ann", "", "") == "ann\x1f\x1f"
+    assert adds.message_scope("ann", "", "") == "ann\x1f\x1f"

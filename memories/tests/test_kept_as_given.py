@@ -10,9 +10,9 @@ from django.utils import timezone
 
 from memories.adding import idempotency as ingest
 from memories.adding import service as adding
+from memories.adding.failed import failed_adds
 from memories.bulk import service as bulk
 from memories.editing import service as services
-from memories.health import failed_adds
 from memories.models import AddInput, Memory, Revision
 from memories.review import service as reviewing
 from memories.tests.actions import add
@@ -256,7 +256,7 @@ def test_review_confidence_and_expiry_move_nothing_else(
     assert (again["results"], again["deduplicated"]) == ([], True)
     # Undone, it still is what was said.
     last = Revision.objects.filter(memory_id=first).latest("id")
-    reviewing.undo_change(owner, first, last.id)
+    services.undo_change(owner, first, last.id)
     assert Memory.objects.values(*STAYS, *STAYS_TOO).get(id=first) == before
     assert Memory.objects.count() == 2
 
@@ -270,7 +270,7 @@ def test_a_new_text_has_its_own_fingerprint_and_undoing_it_brings_the_old_one_ba
     before = Memory.objects.get(id=first).fingerprint
     services.update_memory(owner, first, text="I like coffee")
     assert Memory.objects.get(id=first).fingerprint != before
-    reviewing.undo_change(owner, first, Revision.objects.filter(memory_id=first).latest("id").id)
+    services.undo_change(owner, first, Revision.objects.filter(memory_id=first).latest("id").id)
     assert Memory.objects.get(id=first).fingerprint == before
     assert rest.ok("POST", "", body)["memory_id"] == first
 

@@ -9,9 +9,9 @@ from django.db.models import F
 
 from mem0dash.errors import InvalidInputError, PermissionDeniedError
 from mem0dash.principal import Scope
+from memories.background import retention
 from memories.browse import service as browse
 from memories.browse.selection import Selection
-from memories.editing import erasing as purge
 from memories.editing import service as services
 from memories.filters import parse_filters
 from memories.models import Memory, ReviewStatus
@@ -127,7 +127,7 @@ def test_what_is_purged_and_written_in_bulk_is_followed(owner, project):
     assert browse.page(owner, words("grüner")).total == 20
     assert browse.page(owner, words("kaffee")).total == 10
     Memory.objects.filter(text="kaffee").update(deleted_at=rows[0].created_at)
-    purge.purge_deleted(project, older_than=rows[0].created_at.replace(year=9999))
+    retention.purge_deleted(project, older_than=rows[0].created_at.replace(year=9999))
     assert Memory.objects.count() == 20
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:

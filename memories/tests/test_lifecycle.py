@@ -17,7 +17,7 @@ from mem0dash.errors import (
 )
 from mem0dash.principal import Principal, Scope
 from memories import queries
-from memories.editing import erasing as purge
+from memories.background import retention
 from memories.editing import service as services
 from memories.filters import EVERYTHING, parse_filters
 from memories.models import Memory, MemoryVector, Revision
@@ -169,10 +169,10 @@ def deleted(owner, engine):
 
 def test_a_purge_waits_for_the_retention_time_of_the_project(owner, project, deleted):
     old, new = deleted(6), deleted(4)
-    assert purge.purge_all() == 0
+    assert retention.purge_all() == 0
     project.retention_days = 5
     project.save()
-    assert purge.purge_all() == 1
+    assert retention.purge_all() == 1
     assert list(Memory.objects.values_list("id", flat=True)) == [new]
     assert MemoryVector.objects.count() == 1
     assert events(owner, old) == ["ADD", "DELETE"]
@@ -183,9 +183,9 @@ def test_each_project_is_purged_by_its_own_retention_time(owner, other_project, 
     one = deleted(6)
     other_project.retention_days = 1
     other_project.save()
-    assert purge.purge_all() == 0
+    assert retention.purge_all() == 0
     Memory.objects.filter(id=one).update(project=other_project)
-    assert purge.purge_all() == 1
+    assert retention.purge_all() == 1
 
 
 def test_a_purge_waits_until_the_index_has_let_go(owner, engine, project, deleted, monkeypatch):
@@ -195,17 +195,17 @@ def test_a_purge_waits_until_the_index_has_let_go(owner, engine, project, delete
     services.delete_memory(owner, held)
     long_ago = timezone.now() - timedelta(days=31)
     Memory.objects.filter(id=held).update(deleted_at=long_ago)
-    assert purge.purge_all() == 1
+    assert retention.purge_all() == 1
     assert list(Memory.objects.values_list("id", flat=True)) == [held]
     settled(engine)
-    assert purge.purge_all() == 1
+    assert retention.purge_all() == 1
     assert not Memory.objects.filter(id__in=[gone, held]).exists()
 
 
 def test_a_live_memory_is_never_purged_however_old(owner, engine):
     [one] = add(owner, "green tea", metadata={"created_at": "2001-01-01T00:00:00Z"})
     settled(engine)
-    assert purge.purge_all() == 0
+    assert retention.purge_all() == 0
     assert listed(owner) == [one]
 
 
@@ -221,7 +221,7 @@ def test_what_is_restored_while_the_purge_runs_stays(owner, deleted):
         return answer
 
     with connection.execute_wrapper(restore_meanwhile):
-        purge.purge_all()
+        retention.purge_all()
     assert restored
     assert queries.get_memory(owner, one).text == "green tea"
 
@@ -231,7 +231,7 @@ def test_a_purge_works_through_more_than_one_batch(owner, engine, project):
     services.delete_matching(owner, EVERYTHING)
     Memory.objects.update(deleted_at=timezone.now() - timedelta(days=31))
     settled(engine)
-    assert purge.purge_all() == len(ids)
+    assert retention.purge_all() == len(ids)
     assert not Memory.objects.exists()
     assert pending() == 0
 

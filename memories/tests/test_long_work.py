@@ -17,6 +17,7 @@ from jobs.models import Job, Schedule
 from jobs.runner import run_job
 from mem0dash.errors import ConflictError
 from memories.backfill import token_states as token_work
+from memories.background import retention
 from memories.bulk import service as bulk
 from memories.engine import configuration
 from memories.models import Memory, MemoryVector
@@ -217,7 +218,7 @@ def test_a_purge_that_is_cancelled_ends_after_its_portion(owner, engine, monkeyp
         raise ConflictError("Cancelled.")
 
     with pytest.raises(ConflictError):
-        purge.purge_all(stop)
+        retention.purge_all(stop)
     assert Memory.objects.count() == 2
-    assert purge.purge_all() == 2
+    assert retention.purge_all() == 2
     assert Project.objects.exists()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memories.engine import configuration, listing
+from memories.engine import catalogue, configuration, listing
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.providers import service as providers
 from memories.providers.service import Models
@@ -345,5 +345,5 @@ def test_how_a_key_ends_is_told_of_long_ones(config: Any, has: bool, ends: str) 
     assert configuration.has_key(choice) == has
     assert configuration.key_ends(choice) == ends
     if has:
-        kept = configuration.sealed(configuration.Configuration(llm=choice))
+        kept = configuration.sealed(catalogue.Configuration(llm=choice))
         assert kept["llm"]["config"]["api_key"]["ends"] == ends

@@ -429,7 +429,7 @@ def test_a_server_starts_with_providers_that_cannot_be_set_up(
     db: None, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Choice("together", {"model": "m", "api_key": KEY})
-    wanted = configuration.Configuration(llm=broken, embedder=broken, dims=8)
+    wanted = catalogue.Configuration(llm=broken, embedder=broken, dims=8)
     configuration.save(wanted, account_id=None, reason="test")
     with caplog.at_level(logging.ERROR):
         started = runtime.open_runtime(index_root=tmp_path / "index")

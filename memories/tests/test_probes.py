@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from memories.engine import configuration, failures
+from memories.engine import catalogue, configuration, failures
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.providers import service as providers
 from memories.providers.service import Probe
@@ -349,7 +349,7 @@ def test_the_command_fails_with_cause_and_hint(db: None, provider: Provider, set
 def test_the_command_tells_what_cannot_be_set_up(db: None, settings: Any) -> None:
     settings.PROVIDER_ENVIRONMENT = {}
     broken = Choice("together", {"model": "m", "api_key": KEY})
-    made = configuration.Configuration(llm=broken, embedder=broken)
+    made = catalogue.Configuration(llm=broken, embedder=broken)
     configuration.save(made, account_id=None, reason="test")
     told, well = check_providers()
     assert not well

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from memories.search.ranking import Candidate, base_scores, closeness, named_interval, rank
+from memories.search.dates import closeness, named_interval
+from memories.search.ranking import Candidate, base_scores, rank
 
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 

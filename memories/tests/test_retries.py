@@ -27,7 +27,7 @@ from mem0dash.principal import Principal, Scope
 from memories import runtime
 from memories.adding import idempotency as ingest
 from memories.adding import service as adding
-from memories.editing import erasing as purge
+from memories.background import retention
 from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.models import AddInput, IngestClaim, Memory, Revision
@@ -256,13 +256,13 @@ def test_inputs_are_purged_after_their_time_but_not_while_they_are_tried_again(o
     answer = llm.generate_response
 
     def purge_meanwhile(messages: Any, **options: Any) -> str:
-        purge.purge_all()
+        retention.purge_all()
         ingest.end_expired(of_all_times=True)
         return answer(messages, **options)
 
     llm.generate_response = purge_meanwhile  # type: ignore[method-assign]
     assert len(adding.retry_add(owner, kept.id).results) == 1
-    purge.purge_all()
+    retention.purge_all()
     assert not AddInput.objects.exists()
 
 

@@ -17,8 +17,8 @@ from accounts.queries import project_view
 from mem0dash.errors import NotFoundError, ProviderError
 from memories import runtime
 from memories.backfill import vectors
+from memories.background import retention
 from memories.demo import service as demo
-from memories.editing import erasing as purge
 from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens, MemoryVector, Revision
@@ -131,7 +131,7 @@ def test_a_new_text_has_new_states_and_so_has_its_undo(owner, reader):
     before = kept(one)
     services.update_memory(owner, one, text="a long walk by the river")
     assert kept(one) == right(one) != before
-    reviewing.undo_change(owner, one, last(one).id)
+    services.undo_change(owner, one, last(one).id)
     assert Memory.objects.get(id=one).text == "green tea"
     assert kept(one) == right(one) == before
 
@@ -164,8 +164,8 @@ def test_the_bin_keeps_the_states_and_a_restored_memory_has_them(owner, reader):
     assert kept(one) == before
     services.restore_memories(owner, [one])
     assert kept(one) == before
-    reviewing.undo_change(owner, one, last(one).id)
-    reviewing.undo_change(owner, one, last(one).id)
+    services.undo_change(owner, one, last(one).id)
+    services.undo_change(owner, one, last(one).id)
     assert Memory.objects.get(id=one).deleted_at is None
     assert kept(one) == before
 
@@ -182,7 +182,7 @@ def test_a_purge_takes_the_states(owner, project, engine, reader):
     one, other = add(owner, "green tea", "black tea")
     services.delete_memory(owner, one)
     settled(engine)
-    assert purge.purge_deleted(project, older_than=timezone.now() + timedelta(seconds=1)) == 1
+    assert retention.purge_deleted(project, older_than=timezone.now() + timedelta(seconds=1)) == 1
     assert set(MemoryTokens.objects.values_list("memory_id", flat=True)) == {other}
 
 

@@ -18,6 +18,7 @@ from mem0dash.errors import (
     StorageError,
 )
 from mem0dash.rest.errors import BodyError, database_trouble, log_failure, oss_exception_handler
+from memories.api.headers import PROBLEM_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ INDEX_DOWN: Final = "The vector store is unreachable or returned an error; try a
 DATABASE_DOWN: Final = "The memory database is unreachable; try again later."
 INTERNAL: Final = "Internal server error."
 WAIT: Final = "Too many failed authentication attempts; try again later."
-PROBLEM_HEADER: Final = "X-Mem0dash-Problem"
 
 
 def memserv_exception_handler(error: Exception, context: dict[str, Any]) -> Response:

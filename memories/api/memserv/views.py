@@ -19,11 +19,11 @@ from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
 from memories import queries, visibility
 from memories.adding import service as adding
+from memories.api.headers import IDEMPOTENCY_KEY, PROBLEM_HEADER, SEARCH_HEADER, STORED_HEADER
 from memories.api.memserv import inputs, shapes
-from memories.api.memserv.errors import PROBLEM_HEADER, memserv_exception_handler
+from memories.api.memserv.errors import memserv_exception_handler
 from memories.api.oss.schemas import MEMORY
 from memories.api.oss.shapes import memory_shape, revision_shape
-from memories.api.oss.views import IDEMPOTENCY_KEY, SEARCH_HEADER, STORED_HEADER
 from memories.bulk import sweep
 from memories.editing import service as services
 from memories.search import service as search

@@ -15,6 +15,7 @@ from mem0dash.rest.views import OssView
 from mem0dash.waiting import Waits, waits_for
 from memories import queries, visibility
 from memories.adding import service as adding
+from memories.api.headers import IDEMPOTENCY_KEY, PROBLEM_HEADER, SEARCH_HEADER, STORED_HEADER
 from memories.api.oss import inputs, schemas, shapes
 from memories.editing import service as services
 from memories.editing.service import UNSET
@@ -29,17 +30,8 @@ LIST_ALL_DEFAULT = 1000
 SEARCH_DEFAULT = 20
 THRESHOLD_DEFAULT = 0.1
 NO_IDENTIFIER = "At least one identifier is required."
-STORED_HEADER = "X-Mem0dash-Stored"
-SEARCH_HEADER = "X-Mem0dash-Search"
-PROBLEM_HEADER = "X-Mem0dash-Problem"
 # The answer is cut off after so many.
 CUT_HEADER = "X-Mem0dash-Cut"
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key",
-    str,
-    OpenApiParameter.HEADER,
-    description="Repeated with the same request it gives the first answer, and stores nothing.",
-)
 
 
 def _named(principal: Principal, **ids: str | None) -> Node | None:

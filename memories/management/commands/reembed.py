@@ -10,7 +10,7 @@ from accounts.queries import operator_of
 from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError, ProviderError
 from memories import runtime
 from memories.engine.catalogue import PROVIDERS
-from memories.management.commands import secret_from
+from memories.management.running import secret_from
 from memories.models.server import Reembedding
 from memories.providers import reembedding
 

@@ -11,7 +11,7 @@ from accounts.queries import operator_of
 from mem0dash.errors import Mem0dashError
 from memories import queries, visibility
 from memories.editing import service as services
-from memories.management.commands import without_index
+from memories.management.running import without_index
 
 MOST_HOURS = 24 * 36_500
 

@@ -217,7 +217,7 @@ def restore(request: PageRequest, memory_id: UUID) -> HttpResponse:
 def undo(request: PageRequest, memory_id: UUID, revision_id: int) -> HttpResponse:
     """Takes back the memory's last change, unless others have changed it since."""
     try:
-        reviewing.undo_change(request.principal, memory_id, revision_id)
+        services.undo_change(request.principal, memory_id, revision_id)
         messages.success(request, "Undone.")
     except ConflictError as error:
         messages.error(request, error.message)
