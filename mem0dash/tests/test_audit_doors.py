@@ -484,7 +484,7 @@ def world(
     settings.PROVIDER_ENVIRONMENT = {}
     settings.OWNER_EMAIL, settings.OWNER_NAME = "eve@example.org", "Eve"
     settings.OWNER_PASSWORD = PASSWORD
-    settings.EMBEDDER_LOADER = "memories.tests.test_reembedding.load_words"
+    settings.EMBEDDER_LOADER = "memories.tests.providers.test_reembedding.load_words"
     IndexState.objects.update_or_create(
         name="default", defaults={"model_key": "test/words-1", "dims": 64}
     )

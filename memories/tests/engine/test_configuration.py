@@ -23,7 +23,7 @@ from memories.engine.configuration import ChangedMeanwhileError, merged
 from memories.engine.environment import from_environment
 from memories.models.server import EngineConfig
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 KEY = "sk-a-distinctive-key-0815"
 OPENAI = "https://api.openai.com/v1"
 METADATA = ("http://169.254.169.254/v1", "http://[fd00:ec2::254]/", "http://2852039166/v1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).parent / "data" / "finding.json"
+PATH = Path(__file__).parent.parent / "data" / "finding.json"
 
 MINIMUM = {
     "paraphrase": 10,

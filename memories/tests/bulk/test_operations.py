@@ -361,7 +361,7 @@ def test_undo_while_it_runs_elsewhere_is_done_once(transactional_db, owner, engi
 
 # --- Erasing -------------------------------------------------------------------------------------
 def test_erasing_many_leaves_no_words_and_keeps_who_did_it(owner, engine, small):
-    from memories.tests.test_erasure import traces
+    from memories.tests.editing.test_erasure import traces
 
     add(owner, *(f"xylophonist {n}" for n in range(7)))
     looked_for = Selection.of({"q": ["xylophonist"], "mode": ["words"]})

@@ -8,7 +8,7 @@ import pytest
 from memories.readings import DIMS, QueryTokens, TokenStates, pack, unpack, unpack_all
 from memories.search.late_interaction import late_scores, worth_comparing
 from memories.search.ranking import Candidate, base_scores, rank
-from memories.tests.test_ranking import NOON, candidate, key
+from memories.tests.search.test_ranking import NOON, candidate, key
 
 WORDS = ["tea", "morning", "piano", "river", "dog", "garden"]
 

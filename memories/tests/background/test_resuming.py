@@ -12,7 +12,7 @@ from memories.adding import idempotency as ingest
 from memories.adding import service as adding
 from memories.background import resuming
 from memories.models import AddInput, IngestClaim, Memory
-from memories.tests.test_retries import TURNS, Llm, add, llm
+from memories.tests.adding.test_retries import TURNS, Llm, add, llm
 
 __all__ = ["llm"]
 

@@ -32,7 +32,7 @@ def load_words():
 
 @pytest.fixture(autouse=True)
 def _words(settings):
-    settings.EMBEDDER_LOADER = "memories.tests.test_reembedding.load_words"
+    settings.EMBEDDER_LOADER = "memories.tests.providers.test_reembedding.load_words"
     settings.PROVIDER_ATTEMPTS = 1
 
 

@@ -13,8 +13,8 @@ from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.providers import service as providers
 from memories.providers.service import Models
 from memories.tests.provider import Provider
-from memories.tests.test_probes import ALL as ALL_PROBED
-from memories.tests.test_probes import KEY, chosen
+from memories.tests.providers.test_probes import ALL as ALL_PROBED
+from memories.tests.providers.test_probes import KEY, chosen
 
 # Azure alone has no list.
 ALL = [(name, kind) for name, kind in ALL_PROBED if name != "azure_openai"]

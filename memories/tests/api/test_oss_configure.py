@@ -644,7 +644,7 @@ def test_a_local_model_that_is_not_prepared_is_refused(
 ) -> None:
     """Search would be by words from now on, and nobody would have been told."""
     configured(api, embedder=embedder(provider))
-    settings.EMBEDDER_LOADER = "memories.tests.test_oss_configure.nothing"
+    settings.EMBEDDER_LOADER = "memories.tests.api.test_oss_configure.nothing"
     told = refused(api, 400, embedder=None)
     assert told == "The local model is not prepared: run manage.py prepare_embedder first."
 
