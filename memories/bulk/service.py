@@ -18,7 +18,16 @@ from mem0dash.principal import Principal, Scope
 from memories import runtime
 from memories.browse.selection import Selection
 from memories.bulk import job as bulk_work
-from memories.bulk.plan import MAX_IDS, Change, Match, Plan, make_plan, planned, survey
+from memories.bulk.plan import (
+    MAX_IDS,
+    Change,
+    Match,
+    Plan,
+    Planned,
+    make_plan,
+    planned,
+    survey,
+)
 from memories.editing.actions import ACTIONS, ERASE, act
 from memories.models import Memory
 from memories.models.bulk import Operation
@@ -28,13 +37,17 @@ __all__ = [
     "AT_ONCE",
     "MAX_IDS",
     "Change",
+    "Match",
     "Operation",
     "Plan",
+    "Planned",
     "cancel",
     "counts",
     "entity_plan",
     "get",
+    "make_plan",
     "plan",
+    "planned",
     "recent",
     "run",
     "undo",

@@ -14,7 +14,7 @@ from mem0dash import names
 from mem0dash.errors import ConflictError
 from mem0dash.principal import Principal, Scope
 from memories.bulk import service as bulk
-from memories.bulk.plan import Match
+from memories.bulk.service import Match
 from memories.models.bulk import Operation
 from memories.views.bulk.plan import done_words
 from memories.views.bulk.words import ACTIONS, counted, were

@@ -18,7 +18,6 @@ from mem0dash import names
 from mem0dash.errors import ConflictError, InvalidInputError, Mem0dashError, NotFoundError
 from mem0dash.principal import Scope
 from memories.browse.selection import Selection
-from memories.bulk import plan as bulk_match
 from memories.bulk import service as bulk
 from memories.models import Confidence
 from memories.models.bulk import Operation
@@ -121,7 +120,7 @@ def run(request: PageRequest) -> HttpResponse:
     principal, sent = request.principal, request.POST
     back = local_path(sent.get("back") or reverse("memories:browse"))
     try:
-        planned = bulk_match.planned(principal, sent.get("token", ""))
+        planned = bulk.planned(principal, sent.get("token", ""))
     except (ConflictError, InvalidInputError) as error:
         return _refused(request, error, back)
     entity = _entity_of(planned.match)
@@ -194,12 +193,12 @@ def _show(
 
 
 def _again(
-    request: PageRequest, planned: bulk_match.Planned, back: str, status: int, **more: Any
+    request: PageRequest, planned: bulk.Planned, back: str, status: int, **more: Any
 ) -> HttpResponse:
     """A fresh look at the same action on the same match."""
     entity = _entity_of(planned.match)
     try:
-        shown = bulk_match.make_plan(request.principal, planned.act, planned.match)
+        shown = bulk.make_plan(request.principal, planned.act, planned.match)
     except NotFoundError as error:
         return _refused(request, error, back)
     more["chosen"] = bool(planned.match.ids)
@@ -231,7 +230,7 @@ def _which(asked: Asked) -> str:
     return counted(len(asked.ids))
 
 
-def _entity_of(match: bulk_match.Match) -> tuple[str, str] | None:
+def _entity_of(match: bulk.Match) -> tuple[str, str] | None:
     kept: Sequence[str] | None = match.kept.get("entity")
     return (kept[0], kept[1]) if kept else None
 
