@@ -366,7 +366,7 @@ def test_no_library_finds_a_key_in_the_environment(tmp_path: Path) -> None:
     variables |= {"MEM0_LLM_PROVIDER": "openai"}
     del variables["OPENROUTER_API_KEY"], variables["OPENAI_API_KEY"]
     script = (
-        "import json, os; from memories import configuration; "
+        "import json, os; from memories.engine import configuration; "
         "llm = configuration.from_environment().llm; "
         "import mem0, openai, anthropic, ollama, groq, google.genai; "
         "print(json.dumps([sorted(os.environ), llm.config['api_key']]))"
@@ -381,7 +381,7 @@ def test_no_library_finds_a_key_in_the_environment(tmp_path: Path) -> None:
 def test_reading_the_environment_does_not_import_mem0(tmp_path: Path) -> None:
     """It takes seconds, and the start of a server does not wait for it."""
     script = (
-        "import sys; from memories import configuration; "
+        "import sys; from memories.engine import configuration; "
         "print(configuration.from_environment().llm.provider, 'mem0' in sys.modules)"
     )
     done = process(tmp_path, script, OPENAI_API_KEY=KEY)
