@@ -61,8 +61,10 @@ def check_paths(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
 def _paths() -> Iterator[tuple[str, str]]:
     """The settings that name something by its path, and the path."""
     rooms = {app.partition(".")[0] for app in settings.INSTALLED_APPS} | {"logging", "whitenoise"}
+    # The ignore: the plugin knows what we set, not what Django's object can do.
+    ours = settings.is_overridden  # type: ignore[misc]
     for name in sorted(set(dir(settings))):
-        if name.isupper() and name not in _NO_PATHS and settings.is_overridden(name):
+        if name.isupper() and name not in _NO_PATHS and ours(name):
             for text in _texts(getattr(settings, name)):
                 if (match := _PATH.fullmatch(text)) and match[1] in rooms:
                     yield name, text
