@@ -20,7 +20,8 @@ from accounts.models import Account, InstanceState, Membership, Project, Role
 from apikeys import failures
 from apikeys.services import create_api_key
 from mem0dash.principal import Principal, Scope
-from memories import ingest, runtime
+from memories import runtime
+from memories.adding import idempotency as ingest
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
@@ -61,7 +62,7 @@ ONE_FORM = frozenset(
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
         *("damaged_index", "disk", "folders"),
         *("write_turns", "database_file", "bounds", "strangers", "waiting"),
-        *("audit_doors",),
+        *("audit_doors", "contracts"),
         *("zones", "time_zone_setting"),
     )
 )
@@ -187,7 +188,7 @@ def collections(qdrant: QdrantServer, _all_collections: Any) -> Iterator[Any]:
 @pytest.fixture
 def shared_engine(db: None, embedder: WordEmbedder, collections: Any) -> Iterator[runtime.Runtime]:
     """A running engine with its index on the test server."""
-    from memories.index import shared
+    from memories.index import shared_indexer as shared
 
     # A patch of its own: tests undo theirs.
     with pytest.MonkeyPatch.context() as patch:

@@ -27,9 +27,9 @@ from accounts.queries import project_view  # noqa: E402
 from benchmarks import corpus  # noqa: E402
 from benchmarks.stub_embedder import StubEmbedder  # noqa: E402
 from mem0dash.principal import ALL_SCOPES, Principal  # noqa: E402
-from memories import records  # noqa: E402
 from memories.engine.engine import Engine  # noqa: E402
 from memories.models import Memory  # noqa: E402
+from memories.storage import rows as records  # noqa: E402
 
 TRANSACTION = 500
 SAMPLE = 4000

@@ -43,9 +43,10 @@ def measure(count: int, database: Database) -> dict[str, Any]:
     from benchmarks.fill import store
     from benchmarks.stub_embedder import StubEmbedder
     from mem0dash.principal import ALL_SCOPES, Principal
-    from memories import runtime, search
+    from memories import runtime
     from memories.filters import Condition
     from memories.models import MemoryTokens
+    from memories.search import service as search
 
     call_command("migrate", verbosity=0)
     project = project_view(Project.objects.get(slug="default"))

@@ -25,7 +25,7 @@ from django.db import connection, transaction  # noqa: E402
 
 from accounts.models import Project  # noqa: E402
 from benchmarks.corpus import Language  # noqa: E402
-from memories import records  # noqa: E402
+from memories import texts  # noqa: E402
 from memories.models import ENTITY_FIELDS, Memory  # noqa: E402
 
 BATCH = 20_000
@@ -68,7 +68,7 @@ def rows(count: int, project_id: uuid.UUID) -> Iterator[dict[str, Any]]:
             "project_id": project_id,
             "collection": "knowledge" if rng.random() < 0.1 else "conversational",
             "text": text,
-            "text_fold": records.fold(text),
+            "text_fold": texts.fold(text),
             **entities,
             "metadata": {"topic": rng.choice(language.words[:50]), "weight": rng.randrange(10)},
             "categories": [],

@@ -35,7 +35,8 @@ def measure(database: Database) -> None:
     from accounts.models import Project
     from accounts.queries import project_view
     from mem0dash.principal import ALL_SCOPES, Principal
-    from memories import adding, runtime
+    from memories import runtime
+    from memories.adding import service as adding
     from memories.engine.local_embedder import LocalEmbedder
     from memories.models import MemoryTokens
     from memories.tests import finding

@@ -10,9 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from memories.records import Reading, Vector
-from memories.token_states import DIMS as STATE_DIMS
-from memories.token_states import QueryTokens, TokenStates
+from memories.readings import DIMS as STATE_DIMS
+from memories.readings import QueryTokens, Reading, TokenStates, Vector
 
 DIMS = 384
 # Each word touches this many dimensions, so that texts are near when they share words.

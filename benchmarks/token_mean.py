@@ -42,7 +42,7 @@ def main() -> None:
     embedder = LocalEmbedder.load(settings.MODEL_DIR)
     if embedder is None:
         raise SystemExit("The local model is not prepared: run `make embedder`.")
-    data = json.loads((MEMORIES / "demo_set.json").read_text(encoding="utf-8"))
+    data = json.loads((MEMORIES / "demo" / "demo_set.json").read_text(encoding="utf-8"))
     states = np.concatenate([embedder.states(text) for text in texts(data)])
     mean = states.mean(axis=0).astype(np.float32)
     path = MEMORIES / "engine" / "token_mean.npy"

@@ -8,7 +8,7 @@ from typing import Final
 
 from django.db import connection
 
-from memories.overview import (
+from memories.health import (
     IndexCondition,
     PassageCondition,
     ProviderCondition,

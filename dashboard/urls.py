@@ -2,7 +2,8 @@
 
 from django.urls import path
 
-from dashboard import settings_page, views
+from dashboard import views
+from memories.views import settings as settings_page
 
 app_name = "dashboard"
 urlpatterns = [

@@ -9,7 +9,8 @@ from accounts.web import PageRequest, local_path, page
 from dashboard.condition import parts
 from mem0dash.pages import THEME_COOKIE, THEMES
 from mem0dash.principal import Scope
-from memories.overview import failed_adds, totals
+from memories.adding.failed import failed_adds
+from memories.browse.totals import totals
 from operations.queries import recent_requests
 
 SHOWN_REQUESTS = 8

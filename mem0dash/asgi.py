@@ -42,8 +42,9 @@ from mem0dash.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
 from mem0dash.protocol import is_gone  # noqa: E402
 from mem0dash.threads import Receive, Threads, reading, streaming, threads_for  # noqa: E402
 from mem0dash.waiting import Asked, Waits, waits_of  # noqa: E402
-from memories import ingest, runtime  # noqa: E402
-from memories.upkeep import Upkeep  # noqa: E402
+from memories import runtime  # noqa: E402
+from memories.adding import idempotency as ingest  # noqa: E402
+from memories.background.upkeep import Upkeep  # noqa: E402
 
 logger = logging.getLogger(__name__)
 

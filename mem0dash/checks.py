@@ -1,16 +1,25 @@
 """System checks: the doctor that `manage.py check --deploy` and `serve` run."""
 
 import ipaddress
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Final
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.checks import Warning as CheckWarning
 from django.db import DatabaseError, connection
+from django.utils.module_loading import import_string
 
 from mem0dash.folders import is_read_only, unwritable
+
+# What looks like a path in here is none: a model, hosts, and what an operator may have written.
+_NO_PATHS: Final = frozenset(
+    {"AUTH_USER_MODEL", "DATABASES", "HOST", "ALLOWED_HOSTS", "NAMED_HOSTS", "PROVIDER_ENVIRONMENT"}
+)
+_PATH: Final = re.compile(r"([a-z]\w*)(\.\w+)+", re.ASCII)
 
 
 def is_loopback(host: str) -> bool:
@@ -36,6 +45,53 @@ def check_open_door(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
             )
         ]
     return []
+
+
+@register()
+def check_paths(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """What the settings name by its path in Python must be there: nothing else would notice, before
+    a request or a job asks for it."""
+    return [
+        Error(f"{name} names {path}, which cannot be imported: {why}", id="mem0dash.E005")
+        for name, path in _paths()
+        if (why := _missing(path))
+    ]
+
+
+def _paths() -> Iterator[tuple[str, str]]:
+    """The settings that name something by its path, and the path."""
+    rooms = {app.partition(".")[0] for app in settings.INSTALLED_APPS} | {"logging", "whitenoise"}
+    # The ignore: the plugin knows what we set, not what Django's object can do.
+    ours = settings.is_overridden  # type: ignore[misc]
+    for name in sorted(set(dir(settings))):
+        if name.isupper() and name not in _NO_PATHS and ours(name):
+            for text in _texts(getattr(settings, name)):
+                if (match := _PATH.fullmatch(text)) and match[1] in rooms:
+                    yield name, text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in there, but for keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _texts(part)
+
+
+def _missing(path: str) -> str:
+    """Why it cannot be imported; "" where it can."""
+    try:
+        import_module(path)
+    except ModuleNotFoundError:
+        try:
+            import_string(path)
+        except ImportError as error:
+            return str(error)
+    return ""
 
 
 @register()
@@ -185,7 +241,7 @@ def check_substring_index(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
     """Without an index, search by words reads the newest memories alone."""
-    from memories import fulltext
+    from memories.storage import substring_index as fulltext
 
     try:
         if fulltext.available():

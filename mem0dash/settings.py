@@ -405,7 +405,7 @@ METRICS_PUBLIC = env.flag("METRICS_PUBLIC")
 METRICS_GAUGES = {
     "mem0dash_index_pending": (
         "Changes that the search index has not applied yet.",
-        "memories.overview.waiting_for_index",
+        "memories.health.waiting_for_index",
     ),
     "mem0dash_index_points": (
         "Memories in the search index, of all projects.",
@@ -423,8 +423,8 @@ REQUEST_METRICS = "operations.metrics.record"
 JOB_KINDS = [
     "jobs.tidying.TIDYING",
     "operations.pruning.PRUNING",
-    "memories.retention.RETENTION",
-    "memories.retention.DROPPING",
+    "memories.background.retention.RETENTION",
+    "memories.background.retention.DROPPING",
 ]
 # Long work with a state of its own, for the page of the jobs: name -> jobs.rows.Source.
 JOB_SOURCES = {
@@ -475,7 +475,7 @@ SPECTACULAR_SETTINGS = {
 
 # --- Memory engine -------------------------------------------------------------------------------
 # Loads what turns texts into vectors, or gives None for keyword search only.
-EMBEDDER_LOADER = "memories.engine.embedders.load_embedder"
+EMBEDDER_LOADER = "memories.engine.local_embedder.load_embedder"
 # Whether the states of tokens are kept and compared, unless the settings page says otherwise.
 LATE_INTERACTION = env.flag("LATE_INTERACTION", default=True)
 

@@ -7,4 +7,5 @@ class MemoriesConfig(AppConfig):
     name = "memories"
 
     def ready(self) -> None:
-        from memories import sqlite  # noqa: F401  (importing registers the SQL functions)
+        # Importing them registers the SQL functions, and what mends the index of words.
+        from memories.storage import substring_index as fulltext  # noqa: F401

@@ -2,24 +2,28 @@
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 from uuid import UUID
 
-from django.db import connection
-from django.db.models import Count, F, Func, Max, Min, Q, QuerySet, UUIDField
+from django.db.models import Count, F, Max, Min
 from django.db.models.lookups import Exact
-from django.db.models.sql.compiler import SQLCompiler
 from django.utils import timezone
 
 from mem0dash import limits
 from mem0dash.errors import NotFoundError
 from mem0dash.keyset import Cursor
 from mem0dash.principal import Principal, Scope
-from memories.filters import EVERYTHING, AllOf, Condition, Node, to_q
-from memories.filters.language import mentions
-from memories.models import ENTITY_FIELDS, Memory, ReviewStatus, Revision
-
-ENTITY_TYPES = {field.removesuffix("_id"): field for field in ENTITY_FIELDS}
+from memories.filters import Node, to_q
+from memories.models import Memory, ReviewStatus, Revision
+from memories.visibility import (
+    ENTITY_TYPES,
+    as_uuid,
+    limit_of,
+    not_expired,
+    plain_ids,
+    reachable,
+    visible,
+)
 
 
 class Entity(TypedDict):
@@ -32,90 +36,6 @@ class Entity(TypedDict):
     updated_at: datetime
 
 
-def limit_of(principal: Principal) -> Node:
-    """The caller's entity limit as a filter."""
-    limit = principal.entity_limit or {}
-    return AllOf(tuple(Condition(f, "in", tuple(sorted(values))) for f, values in limit.items()))
-
-
-class _AsIs(Func):
-    """A column as no index looks it up."""
-
-    template = "%(expressions)s"
-    output_field = UUIDField()
-
-    def as_sqlite(self, compiler: SQLCompiler, connection: Any, **context: Any) -> Any:
-        return self.as_sql(compiler, connection, template="+%(expressions)s", **context)
-
-
-def in_project(project_id: UUID) -> Q:
-    """Holds for memories of the project, where their ids are named: left to itself, SQLite reads
-    every memory of the project instead of these."""
-    return Q(Exact(_AsIs(F("project_id")), project_id))
-
-
-def reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
-    """All live memories that exist for the caller; `by_id` where a list of ids narrows them."""
-    project = principal.project.id
-    rows = Memory.objects.filter(
-        in_project(project) if by_id else Q(project_id=project), deleted_at=None
-    )
-    return (
-        rows.filter(to_q(limit_of(principal), principal.project.zone))
-        if principal.entity_limit
-        else rows
-    )
-
-
-def restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
-    """All deleted memories of the caller's that are not erased; `by_id` as in `reachable`."""
-    project = principal.project.id
-    rows = Memory.objects.filter(
-        in_project(project) if by_id else Q(project_id=project), deleted_at__isnull=False
-    ).exclude(text="")
-    return (
-        rows.filter(to_q(limit_of(principal), principal.project.zone))
-        if principal.entity_limit
-        else rows
-    )
-
-
-def not_expired(now: datetime) -> Q:
-    """Holds for memories that have not expired at `now`."""
-    return (Q(expires_at=None) | Q(expires_at__gt=now)) & (
-        Q(expiration_date=None) | Q(expiration_date__gte=now.date())
-    )
-
-
-def has_expired(memory: Memory, now: datetime) -> bool:
-    """Whether `not_expired` does not hold for it."""
-    day = memory.expiration_date
-    return (memory.expires_at is not None and memory.expires_at <= now) or (
-        day is not None and day < now.date()
-    )
-
-
-def shown_statuses(principal: Principal, where: Node) -> tuple[str, ...]:
-    """The review statuses that agents get to see; a filter that names the status sees all."""
-    if mentions(where, "review_status"):
-        return tuple(ReviewStatus.values)
-    hidden = {ReviewStatus.REJECTED}
-    if principal.project.hide_unreviewed:
-        hidden.add(ReviewStatus.UNREVIEWED)
-    return tuple(status for status in ReviewStatus.values if status not in hidden)
-
-
-def visible(
-    principal: Principal, where: Node = EVERYTHING, *, show_expired: bool = False
-) -> QuerySet[Memory]:
-    """What a search or a list may show of what is `reachable`."""
-    rows = reachable(principal).filter(to_q(where, principal.project.zone))
-    statuses = shown_statuses(principal, where)
-    if len(statuses) < len(ReviewStatus.values):
-        rows = rows.filter(review_status__in=statuses)
-    return rows if show_expired else rows.filter(not_expired(timezone.now()))
-
-
 def get_memory(principal: Principal, memory_id: str | UUID) -> Memory:
     """The memory, whatever its status or expiry; NotFoundError when missing, deleted or foreign."""
     principal.require(Scope.READ)
@@ -124,12 +44,6 @@ def get_memory(principal: Principal, memory_id: str | UUID) -> Memory:
 
 # By hand, for the commonest read: the ORM takes three times as long to compose it.
 _FIND_SQL = "SELECT * FROM memories_memory WHERE id = %s AND project_id = %s AND deleted_at IS NULL"
-
-
-def plain_ids(*ids: UUID) -> list[UUID | str]:
-    """Ids as parameters of a statement written by hand: SQLite keeps them as 32 hex digits."""
-    native = connection.features.has_native_uuid_field
-    return [id_ if native else id_.hex for id_ in ids]
 
 
 def find(principal: Principal, memory_id: str | UUID) -> Memory:
@@ -143,16 +57,6 @@ def find(principal: Principal, memory_id: str | UUID) -> Memory:
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return row
-
-
-def as_uuid(memory_id: str | UUID) -> UUID:
-    """NotFoundError for text that is no id: such a memory cannot exist."""
-    if isinstance(memory_id, UUID):
-        return memory_id
-    try:
-        return UUID(memory_id)
-    except ValueError:
-        raise NotFoundError(f"Memory with id {memory_id} not found") from None
 
 
 def list_memories(

@@ -14,7 +14,6 @@ from uuid import UUID
 from django.db import Error as AnyDatabaseError
 from django.utils import timezone
 
-from mem0dash.datastore import problem_of
 from mem0dash.env import ConfigurationError
 from mem0dash.errors import (
     ConflictError,
@@ -24,16 +23,15 @@ from mem0dash.errors import (
     Mem0dashError,
     ProviderError,
 )
-from memories import configuration, ingest
-from memories.configuration import Configuration
-from memories.engine import remote
+from memories.engine import configuration, remote
+from memories.engine.catalogue import Configuration
 from memories.engine.engine import Engine
 from memories.engine.opening import open_engine, open_reader
 from memories.index.base import VectorIndex
 from memories.index.indexer import UNSETTLED, Indexer
 from memories.index.opening import open_indexer
 from memories.models import Memory, MemoryVector
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 
 logger = logging.getLogger(__name__)
 
@@ -273,14 +271,6 @@ def open_runtime(*, index_root: Path | None = None) -> Runtime:
     except ConflictError as error:
         raise ConfigurationError(error.message) from error
     indexer = open_indexer(*_indexed_model(engine), root=index_root)
-    if indexer.is_alone:
-        # Adds that are still marked as running died with the process that ran them.
-        try:
-            ingest.take_over()
-        except AnyDatabaseError as error:
-            if problem_of(error) not in {"full", "read-only"}:
-                raise
-            logger.warning("adds of before are not ended yet", extra={"cause": str(error)[:300]})
     return Runtime(engine, indexer, wanted.version)
 
 

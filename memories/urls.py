@@ -2,18 +2,10 @@
 
 from django.urls import path
 
-from memories.views import (
-    activity,
-    add,
-    browse,
-    bulk,
-    edit,
-    entities,
-    filters,
-    inspector,
-    operations,
-    saved,
-)
+from memories.views import activity, add, edit, entities
+from memories.views.browser import browse, filters, inspector, saved
+from memories.views.bulk import operations
+from memories.views.bulk import plan as bulk
 
 app_name = "memories"
 MEMORY = "dashboard/memories/<uuid:memory_id>"

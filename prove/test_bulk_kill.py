@@ -20,7 +20,7 @@ FILL: Final = f"""
 import uuid
 from django.db import transaction
 from accounts.queries import operator_of
-from memories import records
+from memories.storage import rows as records
 operator = operator_of("default")
 for user, count in (("mara", {MANY}), ("jonas", {OTHERS})):
     for at in range(0, count, 1000):
@@ -32,15 +32,15 @@ for user, count in (("mara", {MANY}), ("jonas", {OTHERS})):
 """
 BEGIN: Final = """
 from accounts.queries import operator_of
-from memories import bulk
-from memories.selection import Selection
+from memories.bulk import service as bulk
+from memories.browse.selection import Selection
 operator = operator_of("default")
 shown = bulk.plan(operator, "delete", selection=Selection.of({"user_id": ["mara"]}))
 print(bulk.run(operator, shown.token).count)
 """
 UNDO: Final = """
 from accounts.queries import operator_of
-from memories import bulk
+from memories.bulk import service as bulk
 operator = operator_of("default")
 [operation] = bulk.recent(operator)
 print(bulk.undo(operator, operation.id).state)

@@ -29,7 +29,7 @@ FILL: Final = f"""
 import uuid
 from django.db import transaction
 from accounts.queries import operator_of
-from memories import records
+from memories.storage import rows as records
 operator = operator_of("default")
 for at in range(0, {MANY}, 1000):
     texts = (f"mara said sentence {{n}}" for n in range(at, at + 1000))
@@ -42,8 +42,8 @@ for at in range(0, {MANY}, 1000):
 BULK: Final = """
 from concurrent.futures import ThreadPoolExecutor
 from accounts.queries import operator_of
-from memories import bulk
-from memories.selection import Selection
+from memories.bulk import service as bulk
+from memories.browse.selection import Selection
 operator = operator_of("default")
 def plan(_):
     return bulk.plan(operator, "delete", selection=Selection.of({"user_id": ["mara"]}))

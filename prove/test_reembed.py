@@ -26,7 +26,8 @@ WORDS = ["tea", "coffee", "wine", "bread", "cheese", "train", "garden", "piano",
 FILL = """
 import itertools
 from accounts.queries import operator_of
-from memories import adding, runtime
+from memories.adding import service as adding
+from memories import runtime
 opened = runtime.open_runtime()
 runtime.install(opened)
 operator = operator_of("default")

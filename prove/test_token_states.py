@@ -26,7 +26,8 @@ TEXT = "note {n}: the {word} of house {house}, which I saw on my walk along the 
 
 FILL = """
 from accounts.queries import operator_of
-from memories import adding, runtime
+from memories.adding import service as adding
+from memories import runtime
 opened = runtime.open_runtime()
 runtime.install(opened)
 words = {words!r}
@@ -45,8 +46,8 @@ opened.close()
 COMPARE = """
 from memories.engine.opening import open_reader
 from memories.models import MemoryTokens
-from memories.records import embedded_text
-from memories.token_states import pack
+from memories.storage.rows import embedded_text
+from memories.readings import pack
 reader = open_reader()
 rows = list(MemoryTokens.objects.select_related("memory"))
 found = reader.read([embedded_text(row.memory) for row in rows])

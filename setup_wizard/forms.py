@@ -8,8 +8,8 @@ from accounts.services import EMAIL_LENGTH, NAME_LENGTH
 from mem0dash.errors import InvalidInputError
 from mem0dash.forms import PageForm
 from mem0dash.outbound import check_provider_url
-from memories.drafts import COMPATIBLE, SAME, Chosen, Offer, Wanted
-from memories.providers import INSTRUCTIONS_LENGTH, USE_CASE_LENGTH
+from memories.providers.drafts import COMPATIBLE, SAME, Chosen, Offer, Wanted
+from memories.providers.service import INSTRUCTIONS_LENGTH, USE_CASE_LENGTH
 from setup_wizard.presets import PRESETS
 
 _EMAIL_ERRORS: Final = {

@@ -16,15 +16,15 @@ from django.views.decorators.http import require_http_methods
 from accounts.web import lead
 from mem0dash.errors import ConflictError, InvalidInputError, ProviderError
 from mem0dash.waiting import Waits, waits_for, when_posted
-from memories import drafts, providers
-from memories.configuration import Configuration
-from memories.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted
+from memories.providers import drafts
+from memories.providers import service as providers
+from memories.providers.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted
 from setup_wizard.forms import ProviderFieldsForm, SameProviderForm
 from setup_wizard.models import Progress
 from setup_wizard.steps import StepRequest, shown, step, took, url_of, while_open
 
 if TYPE_CHECKING:
-    from memories.engine.catalogue import Kind
+    from memories.engine.catalogue import Configuration, Kind
 
 DRAFT: Final = "setup_provider"
 ACTIONS: Final = ("save", "save_anyway", "probe", "llm_models", "embedder_models")

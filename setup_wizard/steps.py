@@ -16,7 +16,7 @@ from accounts.models import Account
 from accounts.web import PageRequest, identified, lead, sign_in_url, signed_in
 from mem0dash.errors import PermissionDeniedError
 from mem0dash.pages import error_page
-from memories import providers
+from memories.providers import service as providers
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
 

@@ -23,7 +23,7 @@ from apikeys.services import create_api_key, revoke_api_key
 from mem0dash import outbound
 from mem0dash.principal import Scope
 from mem0dash.waiting import Waits, waits_for, when_posted
-from memories import services
+from memories.editing import service as services
 from setup_wizard.forms import TrialForm
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS

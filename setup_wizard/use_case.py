@@ -13,8 +13,8 @@ from accounts.services import set_instructions
 from accounts.web import lead
 from mem0dash.errors import InvalidInputError, NotConfiguredError, ProviderError
 from mem0dash.waiting import Waits, waits_for, when_posted
-from memories import providers
-from memories.drafts import NONE
+from memories.providers import service as providers
+from memories.providers.drafts import NONE
 from setup_wizard.forms import UseCaseForm
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS

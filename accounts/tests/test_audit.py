@@ -17,7 +17,7 @@ from accounts.audit import Action, Target, account_target
 from accounts.models import Account, AuditEntry, Project
 from accounts.queries import operator_of, project_view
 from mem0dash.principal import OPERATOR, Actor, Principal, Scope
-from memories import purge
+from memories.background import retention
 
 
 class Clock:
@@ -179,7 +179,7 @@ def test_entries_go_when_their_time_is_over(
         AuditEntry(action=Action.KEY_MADE, at=old - timedelta(days=n)).save()
     young = AuditEntry(action=Action.KEY_MADE, at=timezone.now() - timedelta(days=29))
     young.save()
-    purge.purge_all()
+    retention.purge_all()
     assert {row.pk for row in AuditEntry.objects.all()} == {entry.pk, young.pk}
 
 

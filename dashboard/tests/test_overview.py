@@ -15,12 +15,13 @@ from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.services import complete_setup
 from dashboard.condition import parts
 from mem0dash.errors import IndexUnavailableError, ProviderError
-from memories import overview as told
+from memories import health as told
 from memories import runtime
+from memories.browse import totals
 from memories.engine.catalogue import Choice
 from memories.engine.engine import Engine
 from memories.models import AddInput, Memory
-from memories.server_state import IndexState, Reembedding
+from memories.models.server import IndexState, Reembedding
 from operations.models import RequestLog
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
@@ -112,7 +113,7 @@ def test_counts_that_took_long_are_good_for_a_while(
     monkeypatch.setattr(told, "_kept", {})
     clock = [1000.0]
     monkeypatch.setattr(told, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    count = told._count
+    count = totals._count
 
     def slowly(principal: Any) -> Any:
         clock[0] += 2

@@ -10,10 +10,12 @@ from django.test import Client
 
 from accounts.models import Account, Role
 from mem0dash.errors import ConflictError
-from memories import configuration, late_interaction, runtime
-from memories.late_interaction import Status
+from memories import runtime
+from memories.engine import configuration
 from memories.models import MemoryTokens
-from memories.server_state import EngineConfig
+from memories.models.server import EngineConfig
+from memories.providers import late_interaction
+from memories.providers.late_interaction import Status
 from memories.tests.actions import add
 from memories.tests.pages import HTMX, addresses, signed_in, text_of
 from memories.tests.reading import local_model, reading_engine

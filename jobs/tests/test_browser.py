@@ -18,8 +18,8 @@ from accounts.models import Account, Project
 from jobs import schedules
 from jobs.models import Job, Schedule
 from memories.models import Memory, MemoryVector
-from memories.operation import Operation
-from memories.server_state import Reembedding
+from memories.models.bulk import Operation
+from memories.models.server import Reembedding
 project, owner, now = Project.objects.get(), Account.objects.get(), timezone.now()
 schedules.ensure()
 def ago(minutes): return now - timedelta(minutes=minutes)

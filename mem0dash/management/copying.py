@@ -26,9 +26,9 @@ from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
 from mem0dash import engines
 from mem0dash.principal import OPERATOR
-from memories import fulltext
 from memories.models import Memory
-from memories.server_state import IndexState, Lease
+from memories.models.server import IndexState, Lease
+from memories.storage import substring_index as fulltext
 
 ROOMS: Final = ("accounts", "jobs", "apikeys", "operations", "memories")
 # Who of the running processes does what: they are not running.

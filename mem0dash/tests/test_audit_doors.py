@@ -23,9 +23,13 @@ from apikeys.imported import import_api_key
 from apikeys.models import ApiKey
 from apikeys.services import create_api_key
 from mem0dash.principal import Principal
-from memories import bulk, demo, reembedding, runtime, services
+from memories import runtime
+from memories.bulk import service as bulk
+from memories.demo import service as demo
+from memories.editing import service as services
 from memories.models import Memory, MemoryTokens
-from memories.server_state import EngineConfig, IndexState, Reembedding
+from memories.models.server import EngineConfig, IndexState, Reembedding
+from memories.providers import reembedding
 from memories.tests.actions import add
 from memories.tests.provider import Provider
 from setup_wizard.tests.wizard import embedder_at, go_to, llm_at, make_key, save
@@ -480,7 +484,7 @@ def world(
     settings.PROVIDER_ENVIRONMENT = {}
     settings.OWNER_EMAIL, settings.OWNER_NAME = "eve@example.org", "Eve"
     settings.OWNER_PASSWORD = PASSWORD
-    settings.EMBEDDER_LOADER = "memories.tests.test_reembedding.load_words"
+    settings.EMBEDDER_LOADER = "memories.tests.providers.test_reembedding.load_words"
     IndexState.objects.update_or_create(
         name="default", defaults={"model_key": "test/words-1", "dims": 64}
     )

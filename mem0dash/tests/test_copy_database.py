@@ -23,7 +23,7 @@ from mem0dash.management import copying
 from mem0dash.management.copying import CopyError
 from memories.index.edge import EdgeIndex
 from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
-from memories.server_state import IndexState, Lease
+from memories.models.server import IndexState, Lease
 from prove.postgres import HOW_TO_GET, Cluster, binaries
 
 ROOT = Path(__file__).resolve().parent.parent.parent

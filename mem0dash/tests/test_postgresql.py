@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from accounts.models import Project
 from mem0dash import migration
 from mem0dash.env import ConfigurationError
-from memories.connections import streamed
+from memories.storage.connections import streamed
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

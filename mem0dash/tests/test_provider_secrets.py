@@ -12,10 +12,11 @@ from django.core.management import CommandError, call_command
 
 from mem0dash.errors import Mem0dashError
 from mem0dash.tests.test_secrets import dump, written
-from memories import configuration, providers, runtime
-from memories.engine import remote
+from memories import runtime
+from memories.engine import configuration, remote
 from memories.engine.catalogue import Choice
 from memories.models import AddInput
+from memories.providers import service as providers
 from memories.tests.provider import Provider
 
 __all__ = ["written"]  # the fixture

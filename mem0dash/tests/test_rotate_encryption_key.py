@@ -13,7 +13,7 @@ from accounts.models import InstanceState
 from accounts.services import check_encryption_key
 from mem0dash import crypto
 from mem0dash.env import ConfigurationError
-from memories.server_state import EngineConfig, Reembedding
+from memories.models.server import EngineConfig, Reembedding
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -144,4 +144,4 @@ def test_every_place_that_encrypts_is_known_to_the_command() -> None:
         for path in (ROOT / room).rglob("*.py")
         if "tests" not in path.parts and "crypto.encrypt(" in path.read_text(encoding="utf-8")
     }
-    assert using == {"accounts/services.py", "memories/configuration.py"}
+    assert using == {"accounts/services.py", "memories/engine/configuration.py"}

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from mem0dash.checks import check_paths
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOUND = {"SECRET_KEY": "s" * 50, "ENCRYPTION_KEY": Fernet.generate_key().decode()}
 
@@ -329,3 +331,30 @@ def test_serve_tells_a_database_that_does_not_answer(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("mem0dash cannot start: DATABASE_URL")
     assert "Traceback" not in done.stderr and "hidden-word" not in done.stderr
+
+
+# --- Paths to Python -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("JOB_KINDS", "memories.retention.GONE", ["memories.retention.GONE"]),
+        ("MIDDLEWARE", "mem0dash.pages.Renamed", ["mem0dash.pages.Renamed"]),
+        ("HEALTH_CHECKS", "memories.gone.check", {"index": "memories.gone.check"}),
+        ("METRICS_GAUGES", "memories.runtime.gone", {"n": ("A text.", "memories.runtime.gone")}),
+        ("REQUEST_LOG", "operations.request_log.gone", "operations.request_log.gone"),
+        ("TEMPLATES", "dashboard.gone", [{"OPTIONS": {"context_processors": ["dashboard.gone"]}}]),
+        ("LOGGING", "mem0dash.logs.Gone", {"formatters": {"json": {"()": "mem0dash.logs.Gone"}}}),
+        (
+            "REST_FRAMEWORK",
+            "apikeys.gone.Gone",
+            {"DEFAULT_PERMISSION_CLASSES": ["apikeys.gone.Gone"]},
+        ),
+    ],
+)
+def test_what_the_settings_name_by_its_path_has_to_be_there(
+    settings: Any, name: str, path: str, value: Any
+) -> None:
+    assert check_paths(None) == []
+    setattr(settings, name, value)
+    [found] = check_paths(None)
+    assert f"{name} names {path}, which cannot be imported" in found.msg

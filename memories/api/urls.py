@@ -3,7 +3,9 @@ Those that do are sent on (mem0dash.middleware.not_found)."""
 
 from django.urls import path
 
-from memories.api import configure, memserv, oss
+from memories.api.memserv import views as memserv
+from memories.api.oss import configure
+from memories.api.oss import views as oss
 
 urlpatterns = [
     path("memories", oss.MemoriesView.as_view(), name="oss-memories"),

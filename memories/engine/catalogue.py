@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -272,3 +272,28 @@ def offers(name: str, kind: Kind) -> bool:
     if name in {LOCAL, NONE}:
         return (name == LOCAL) == (kind == "embedder")
     return name in PROVIDERS and _offers(PROVIDERS[name], kind)
+
+
+# Azure's fields may come nested, as mem0 has them; they are kept flat, as every other provider's.
+NESTED: Final = "azure_kwargs"
+AZURE: Final = ("api_key", "azure_deployment", "azure_endpoint", "api_version", "default_headers")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The providers in use. No LLM keeps messages word for word, no embedder choice is the local
+    model. `dims` is what the embedder was found to answer with, 0 when that is not known yet;
+    `late_interaction` says whether token states are kept and compared; `version` is the
+    EngineConfig it came from, 0 for the environment alone."""
+
+    llm: Choice | None = None
+    fallback_llm: Choice | None = None
+    embedder: Choice | None = None
+    dims: int = 0
+    late_interaction: bool = True
+    version: int = 0
+
+    def with_section(self, name: str, choice: Choice | None) -> "Configuration":
+        """This configuration with another LLM, fallback or embedder."""
+        change: dict[str, Any] = {name: choice}
+        return replace(self, **change)

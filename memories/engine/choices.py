@@ -15,9 +15,6 @@ MODEL_LENGTH: Final = 170
 TEXT_LENGTH: Final = 4000
 MOST_DIMS: Final = 65_536
 MOST_HEADERS: Final = 50
-# Azure's fields may come nested, as mem0 has them; they are kept flat, as every other provider's.
-NESTED: Final = "azure_kwargs"
-AZURE: Final = ("api_key", "azure_deployment", "azure_endpoint", "api_version", "default_headers")
 
 # RFC 9110, 5.6.2.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")

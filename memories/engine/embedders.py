@@ -5,9 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from django.conf import settings
-
-from memories.records import Vector
+from memories.readings import Vector
 
 T = TypeVar("T")
 
@@ -20,13 +18,6 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Vector:
         """Shape (len(texts), dims), float32."""
-
-
-def load_embedder() -> Embedder | None:
-    """The local embedding model, or None when it was not prepared."""
-    from memories.engine.local_embedder import LocalEmbedder
-
-    return LocalEmbedder.load(settings.MODEL_DIR)
 
 
 class Recent(Generic[T]):

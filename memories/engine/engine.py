@@ -10,8 +10,7 @@ from mem0dash.errors import Mem0dashError, ProviderError
 from memories.engine.calls import Calls
 from memories.engine.catalogue import Choice
 from memories.engine.embedders import Embedder, Recent
-from memories.records import BAD_REPLY, Reading, Vector, checked_vector
-from memories.token_states import QueryTokens
+from memories.readings import BAD_REPLY, QueryTokens, Reading, Vector, checked_vector
 
 if TYPE_CHECKING:
     from memories.engine.remote import Llm  # reads settings that are not there yet

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mem0dash.errors import ProviderError
-from memories.records import BAD_REPLY
+from memories.readings import BAD_REPLY
 
 AUTH: Final = "provider_auth_failed"
 LIMITED: Final = "provider_rate_limited"

@@ -11,13 +11,14 @@ from typing import Final, Self, TypeVar
 
 import numpy as np
 import onnxruntime
+from django.conf import settings
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from memories.engine.embedders import Embedder
 from memories.engine.local_model import DIMS, MAX_TOKENS, MODEL_KEY, prepared_model
 from memories.engine.token_reader import STATES_KEY, Projection, pieces_that_count
-from memories.records import Reading, Vector
-from memories.token_states import Pieces, QueryTokens, TokenStates
+from memories.readings import Pieces, QueryTokens, Reading, TokenStates, Vector
 
 T = TypeVar("T")
 
@@ -162,3 +163,10 @@ def _session_options() -> onnxruntime.SessionOptions:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     return options
+
+
+def load_embedder() -> Embedder | None:
+    """The local embedding model, or None when it was not prepared."""
+    from memories.engine.local_embedder import LocalEmbedder
+
+    return LocalEmbedder.load(settings.MODEL_DIR)

@@ -18,8 +18,7 @@ from mem0.vector_stores.base import VectorStoreBase
 from mem0dash.errors import Mem0dashError
 from memories.engine.engine import Engine
 from memories.models import Memory, SessionMessage
-from memories.records import Reading, Vector
-from memories.token_states import TokenStates
+from memories.readings import Reading, TokenStates, Vector
 
 KEPT_MESSAGES: Final = 10
 
@@ -98,16 +97,16 @@ class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no t
         """The tables are there already."""
 
     def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
-        raise PermissionError("Changes go through memories.services, which authorise them.")
+        raise PermissionError("Changes go through memories.editing, which authorises them.")
 
     def delete(self, vector_id: str) -> None:
-        raise PermissionError("Deletions go through memories.services, which authorise them.")
+        raise PermissionError("Deletions go through memories.editing, which authorises them.")
 
     def delete_col(self) -> None:
-        raise PermissionError("Deletions go through memories.services, which authorise them.")
+        raise PermissionError("Deletions go through memories.editing, which authorises them.")
 
     def reset(self) -> None:
-        raise PermissionError("Deletions go through memories.services, which authorise them.")
+        raise PermissionError("Deletions go through memories.editing, which authorises them.")
 
 
 def _record(memory: Memory, score: float | None) -> SimpleNamespace:

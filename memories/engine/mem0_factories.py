@@ -8,8 +8,7 @@ from mem0.configs.embeddings.base import BaseEmbedderConfig
 from mem0.embeddings.ollama import OllamaEmbedding
 from mem0.utils.factory import EmbedderFactory, LlmFactory
 
-from memories.engine.catalogue import ADDRESSES, PROVIDERS
-from memories.engine.choices import AZURE, NESTED
+from memories.engine.catalogue import ADDRESSES, AZURE, NESTED, PROVIDERS
 
 # Code, files and detours, none of which is for a configuration that comes over HTTP (proxies are
 # those of the environment: HTTPS_PROXY), and what would be taken and never used.

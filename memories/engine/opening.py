@@ -35,7 +35,7 @@ class BrokenLlm:
         raise ProviderError(self._reason, code="provider_bad_request")
 
 
-class LateLlm:
+class LazyLlm:
     """Set up by `prepare`, or when it is first asked: mem0 and a provider's SDK take two seconds to
     import, which the start of a server does not wait for."""
 
@@ -61,12 +61,12 @@ class LateLlm:
         return self.prepare().generate_response(messages, response_format, **kwargs)
 
 
-def open_llm(choice: Choice | None, fallback: Choice | None) -> LateLlm | None:
+def open_llm(choice: Choice | None, fallback: Choice | None) -> LazyLlm | None:
     """The LLM, None for none. Nothing is asked of the provider.
 
     With a `fallback`, that one is asked when the first fails at once, or cannot be set up.
     """
-    return None if choice is None else LateLlm(partial(_both, choice, fallback))
+    return None if choice is None else LazyLlm(partial(_both, choice, fallback))
 
 
 def _both(choice: Choice, fallback: Choice | None) -> Llm:

@@ -15,12 +15,12 @@ import numpy as np
 from django.conf import settings
 
 from mem0dash.errors import InvalidInputError, ProviderError
-from memories.connections import let_go_of_connection
 from memories.engine import failures, replies
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice
 from memories.engine.clients import tame
-from memories.records import Vector
+from memories.readings import Vector
+from memories.storage.connections import let_go_of_connection
 
 logger = logging.getLogger(__name__)
 

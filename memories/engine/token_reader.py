@@ -18,9 +18,8 @@ from tokenizers import Encoding
 
 from memories.engine.embedders import Embedder
 from memories.engine.local_model import DIMS, MODEL_KEY
-from memories.records import Reading, Vector
-from memories.token_states import DIMS as STATE_DIMS
-from memories.token_states import Pieces, QueryTokens
+from memories.readings import DIMS as STATE_DIMS
+from memories.readings import Pieces, QueryTokens, Reading, Vector
 
 # Model, projection and mean: states of another key are never compared with these.
 STATES_KEY: Final = f"{MODEL_KEY}/states-1"

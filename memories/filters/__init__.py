@@ -1,7 +1,7 @@
 """One filter language: parsed from what clients send, compiled to SQL and to the index."""
 
 from memories.filters.language import EVERYTHING, AllOf, AnyOf, Condition, Node, Not
-from memories.filters.parse import entity_id, parse_filters
+from memories.filters.parse import parse_filters
 from memories.filters.pushdown import pushdown
 from memories.filters.sql import to_q
 
@@ -12,7 +12,6 @@ __all__ = [
     "Condition",
     "Node",
     "Not",
-    "entity_id",
     "parse_filters",
     "pushdown",
     "to_q",

@@ -20,7 +20,7 @@ from memories.filters.language import (
     Scalar,
 )
 from memories.models import ENTITY_FIELDS
-from memories.records import parse_instant
+from memories.texts import entity_id, parse_instant
 
 MAX_DEPTH: Final = 16
 MAX_CONDITIONS: Final = 200
@@ -31,26 +31,6 @@ _METADATA: Final = "metadata"
 _ALIASES: Final = {"data": "text", "memory": "text"}
 # A value that no column of the name could hold speaks of the metadata key of that name.
 _PROMOTED: Final = frozenset({"source", "confidence", "review_status", "reviewed_by", "role"})
-
-
-def entity_id(value: object, name: str) -> str:
-    """A client-chosen id, trimmed; InvalidInputError when it is empty, spaced out or too long."""
-    if not isinstance(value, str):
-        raise InvalidInputError(f"Invalid {name}: must be a string.")
-    trimmed = value.strip()
-    if not trimmed:
-        raise InvalidInputError(
-            f"Invalid {name}: cannot be empty or whitespace-only. Provide a valid identifier."
-        )
-    if any(character.isspace() for character in trimmed):
-        raise InvalidInputError(
-            f"Invalid {name}: cannot contain whitespace. Provide a valid identifier without spaces."
-        )
-    if len(trimmed) > 255:
-        raise InvalidInputError(f"Invalid {name}: cannot be longer than 255 characters.")
-    if "\0" in trimmed:
-        raise InvalidInputError(f"Invalid {name}: cannot contain a NUL character.")
-    return trimmed
 
 
 def parse_filters(filters: Mapping[str, Any]) -> Node:

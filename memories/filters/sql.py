@@ -21,7 +21,7 @@ from memories.filters.language import (
     path,
 )
 from memories.models import ENTITY_FIELDS
-from memories.records import parse_instant, whole_day
+from memories.texts import parse_instant, whole_day
 
 NOTHING = Q(pk__in=[])
 

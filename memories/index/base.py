@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from memories.filters import Node
-from memories.records import Vector
+from memories.readings import Vector
 
 
 @dataclass(frozen=True, slots=True)

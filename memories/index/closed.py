@@ -6,7 +6,7 @@ from uuid import UUID
 
 from mem0dash.errors import IndexUnavailableError
 from memories.index.base import Hits, Point
-from memories.index.fields import Words
+from memories.index.payload import Words
 
 
 class ClosedIndex:

@@ -14,10 +14,11 @@ import qdrant_edge as edge
 from mem0dash import disk
 from mem0dash.errors import IndexDamagedError, IndexPausedError, IndexUnavailableError
 from memories.filters import Node
-from memories.index import fields, folder
+from memories.index import folder
+from memories.index import payload as fields
 from memories.index.base import Hits, Point
-from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV
-from memories.records import Vector
+from memories.index.payload import EXPIRES, KEYWORDS, LEXICAL, REV
+from memories.readings import Vector
 
 DENSE: Final = ""
 _RESCORED: Final = edge.SearchParams(

@@ -26,7 +26,7 @@ from memories.index.compare import Differences, differences
 from memories.index.rows import BATCH, expiry_second
 from memories.index.tended import HEAL_SECONDS, OpenIndex, Tended
 from memories.models import Memory
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 
 __all__ = ["UNSETTLED", "Indexer", "expiry_second"]
 

@@ -6,9 +6,9 @@ from contextlib import suppress
 from typing import Final
 
 from mem0dash.errors import ConflictError
-from memories import leases
 from memories.index.qdrant import Collections, QdrantIndex
-from memories.server_state import IndexState
+from memories.models.server import IndexState
+from memories.storage import leases
 
 SWEEP_SECONDS: Final = 10.0
 # The other processes see a flip within a second or two; a search under way in the old index ends.

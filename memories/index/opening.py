@@ -14,7 +14,7 @@ def open_indexer(model_key: str, dims: int, *, root: Path | None = None) -> Inde
     if settings.QDRANT_URL:
         # Imported where it is needed: it costs the start of an embedded server a second.
         from memories.index.qdrant import Collections, Server
-        from memories.index.shared import SharedIndexer
+        from memories.index.shared_indexer import SharedIndexer
 
         server = Server(
             url=settings.QDRANT_URL,

@@ -14,11 +14,11 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from mem0dash.errors import IndexUnavailableError
 from memories.filters import Node
-from memories.index import fields
+from memories.index import payload as fields
 from memories.index.base import Hits, Point
-from memories.index.fields import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translated
 from memories.index.patience import Line, Patience
-from memories.records import Vector
+from memories.index.payload import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translated
+from memories.readings import Vector
 
 DENSE: Final = "dense"
 _SCAN_PAGE: Final = 5000

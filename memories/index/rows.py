@@ -11,7 +11,7 @@ from django.db.models import F, FilteredRelation, Q, QuerySet
 
 from memories.filters.pushdown import METADATA_WORDS, metadata_words
 from memories.index.base import Point
-from memories.index.fields import EXPIRES
+from memories.index.payload import EXPIRES
 from memories.models import ENTITY_FIELDS, Memory, MemoryVector, Revision
 
 BATCH: Final = 500

@@ -19,7 +19,7 @@ from memories.index.base import VectorIndex
 from memories.index.closed import ClosedIndex
 from memories.index.compare import Differences
 from memories.models import Memory
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
 
-from memories import fulltext
+from memories.storage import substring_index as fulltext
 
 LIVE = models.Q(deleted_at__isnull=True)
 FACETS = ["collection", "confidence", "review_status", "source", "agent_id", "app_id", "user_id", "run_id"]

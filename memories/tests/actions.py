@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.db.models import F
 
-from memories import adding
+from memories.adding import service as adding
 from memories.engine.engine import Engine
 from memories.filters import EVERYTHING
 from memories.models import Memory

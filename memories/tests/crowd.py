@@ -7,9 +7,9 @@ from typing import Any
 
 from django.utils import timezone
 
-from memories import records
+from memories import texts
+from memories.browse.selection import Selection
 from memories.models import Collection, Confidence, Memory, ReviewStatus
-from memories.selection import Selection
 
 WORDS = (
     *("Tee", "grüner", "Straße", "STRASSE", "django", "50%", "under_score", "it's", '"quoted"'),
@@ -50,8 +50,8 @@ def make(project: Any, count: int, *, seed: int = 1, **fixed: Any) -> list[Memor
                 id=uuid.UUID(int=rng.getrandbits(128), version=4),
                 project=project,
                 text=text,
-                text_fold=records.fold(text),
-                fingerprint=records.fingerprint(text),
+                text_fold=texts.fold(text),
+                fingerprint=texts.fingerprint(text),
                 **values,
             )
         )
@@ -86,7 +86,7 @@ def fits(row: Memory, selection: Selection, *, without: str = "") -> bool:
     now = timezone.now()
     if bool(row.deleted_at) != selection.deleted or (row.deleted_at and not row.text):
         return False
-    if selection.by_words and records.fold(selection.q) not in records.fold(row.text):
+    if selection.by_words and texts.fold(selection.q) not in texts.fold(row.text):
         return False
     for name, values in selection.fields.items():
         if name in {without, "deleted"}:

@@ -9,8 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from mem0dash.principal import Principal
-from memories import adding, runtime, search
+from memories import runtime
+from memories.adding import service as adding
 from memories.filters import Condition
+from memories.search import service as search
 
 DATA = Path(__file__).parent / "data" / "finding.json"
 LANGUAGES = DATA.with_name("languages.json")

@@ -10,8 +10,8 @@ import pytest
 from django.conf import settings
 
 from memories import runtime
-from memories.engine.embedders import load_embedder
 from memories.engine.engine import Engine
+from memories.engine.local_embedder import load_embedder
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
 

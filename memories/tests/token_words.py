@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from conftest import WordEmbedder
-from memories import configuration
+from memories.engine import configuration
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens
-from memories.records import Reading, embedded_text
+from memories.readings import DIMS, QueryTokens, Reading, TokenStates, pack
 from memories.runtime import Runtime
+from memories.storage.rows import embedded_text
 from memories.tests.provider import Provider
 from memories.tests.providing import embedder_at, use_embedder
-from memories.token_states import DIMS, QueryTokens, TokenStates, pack
 
 
 class WordReader(WordEmbedder):

@@ -19,7 +19,7 @@ from accounts.web import PageRequest, page
 from mem0dash.errors import InvalidInputError
 from mem0dash.forms import DayField, FilterForm
 from mem0dash.principal import Principal, Scope
-from memories.activity import (
+from memories.browse.activity import (
     EVENTS,
     FORMATS,
     Chosen,

@@ -12,12 +12,12 @@ from accounts.web import PageRequest, local_path, page
 from mem0dash.errors import EngineError, InvalidInputError, PermissionDeniedError
 from mem0dash.principal import Scope
 from mem0dash.waiting import Asked, Waits, waits_for
-from memories.adding import add_memories, can_extract
-from memories.forms import EXTRACTED, VERBATIM, AddForm
+from memories.adding.service import add_memories, can_extract
+from memories.browse.selection import Selection
 from memories.models import ENTITY_FIELDS
-from memories.queries import as_uuid
-from memories.selection import Selection
-from memories.views.place import Place
+from memories.views.browser.place import Place
+from memories.views.forms import EXTRACTED, VERBATIM, AddForm
+from memories.visibility import as_uuid
 
 
 def _waits(asked: Asked) -> Waits:

@@ -13,11 +13,12 @@ from accounts.web import PageRequest, local_path, page
 from mem0dash.errors import ConflictError, EngineError, InvalidInputError
 from mem0dash.principal import Scope
 from mem0dash.waiting import Waits, waits_for, when_posted
-from memories import queries, services
-from memories.forms import EditForm, unix_lines, written
+from memories import queries
+from memories.browse.word_diff import Part, difference
+from memories.editing import service as services
 from memories.models import Memory
-from memories.views.inspector import back, done
-from memories.word_diff import Part, difference
+from memories.views.browser.inspector import back, done
+from memories.views.forms import EditForm, unix_lines, written
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from accounts.web import PageRequest, page
 from mem0dash import names
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Scope
-from memories.entity_queries import COUNTED, entity_counts, entity_page, field_of
+from memories.browse.entities import COUNTED, entity_counts, entity_page, field_of
 
 # The type, its words for one and for many, its icon.
 TYPES: Final = (

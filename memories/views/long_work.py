@@ -10,13 +10,16 @@ from django.urls import reverse
 from jobs.rows import Group, Row
 from mem0dash.errors import ConflictError, NotFoundError
 from mem0dash.principal import Principal
-from memories import bulk, leases, reembedding, token_work
-from memories.late_interaction import status
-from memories.operation import Operation
-from memories.server_state import Reembedding
-from memories.views.actions import ACTIONS, counted
-from memories.views.bulk import done_words
-from memories.views.operations import STATES
+from memories.backfill import token_states as token_work
+from memories.bulk import service as bulk
+from memories.models.bulk import Operation
+from memories.models.server import Reembedding
+from memories.providers import reembedding
+from memories.providers.late_interaction import status
+from memories.storage import leases
+from memories.views.bulk.operations import STATES
+from memories.views.bulk.plan import done_words
+from memories.views.bulk.words import ACTIONS, counted
 
 # A million memories take seconds to count: at most this share of the time goes into it.
 _SHARE: Final = 1 / 20

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from memories import configuration, drafts, runtime
+from memories import runtime
+from memories.engine import configuration
+from memories.providers import drafts
 from memories.tests.provider import Provider
 from setup_wizard.models import Progress
 from setup_wizard.tests.wizard import (

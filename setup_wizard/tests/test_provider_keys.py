@@ -8,7 +8,8 @@ import pytest
 from django.test import Client
 
 from mem0dash.tests.test_secrets import dump, written
-from memories import configuration, drafts
+from memories.engine import configuration
+from memories.providers import drafts
 from memories.tests.provider import Provider
 from setup_wizard.tests.test_provider import (
     _impatient,

@@ -14,7 +14,7 @@ from accounts.services import complete_setup, set_active
 from apikeys.models import ApiKey
 from mem0dash.middleware import CONTENT_SECURITY_POLICY
 from mem0dash.tests.test_secrets import dump
-from memories import configuration
+from memories.engine import configuration
 from setup_wizard.models import Progress
 from setup_wizard.tests.wizard import (
     KEY,

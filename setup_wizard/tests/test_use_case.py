@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 
 from accounts.models import Project
-from memories.providers import INSTRUCTIONS_LENGTH
+from memories.providers.service import INSTRUCTIONS_LENGTH
 from memories.tests.provider import Provider
 from memories.tests.providing import use_llm
 from setup_wizard.forms import OWN_WORDS_LENGTH

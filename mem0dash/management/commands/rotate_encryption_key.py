@@ -10,8 +10,8 @@ from accounts.audit import Action
 from accounts.models import InstanceState
 from mem0dash import crypto
 from mem0dash.principal import OPERATOR
-from memories.configuration import SEALED
-from memories.server_state import EngineConfig, Reembedding
+from memories.engine.configuration import SEALED
+from memories.models.server import EngineConfig, Reembedding
 
 # Every column that crypto.encrypt's tokens are stored in: a token, or JSON with tokens in it. Named
 # one by one, for JSON that callers send could hold what looks like a secret.

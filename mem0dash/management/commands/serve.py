@@ -31,9 +31,11 @@ class Command(BaseCommand):
         self.check()
         ensure_owner()
         from memories import runtime
+        from memories.background import upkeep
 
         try:
             runtime.install(runtime.open_runtime())
+            upkeep.take_over(runtime.current())
         except Mem0dashError as error:
             raise ConfigurationError(error.message) from error
         collecting.start()

@@ -11,7 +11,7 @@ from mem0dash.errors import ConflictError, IndexInUseError, IndexUnavailableErro
 from memories.index.indexer import Indexer
 from memories.index.opening import open_indexer
 from memories.index.rows import pending
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 
 SHOWN = 10
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from memories import configuration, providers
-from memories.configuration import SECTIONS
+from memories.engine import configuration
+from memories.engine.configuration import SECTIONS
+from memories.providers import service as providers
 
 
 class Command(BaseCommand):

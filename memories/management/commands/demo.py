@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand, CommandError
 from accounts.queries import operator_of
 from mem0dash.errors import IndexUnavailableError, Mem0dashError, ProviderError
 from mem0dash.principal import Principal
-from memories import demo
-from memories.management.commands import without_index, writing
+from memories.demo import service as demo
+from memories.management.running import without_index, writing
 
 # A server brings its index to disk every 20 seconds.
 WAIT_SECONDS: Final = 60

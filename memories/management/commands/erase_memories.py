@@ -7,8 +7,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
 from mem0dash.errors import Mem0dashError
-from memories import queries, services
-from memories.management.commands import without_index
+from memories import queries, visibility
+from memories.editing import service as services
+from memories.management.running import without_index
 from memories.models import ENTITY_FIELDS
 
 
@@ -33,7 +34,7 @@ class Command(BaseCommand):
             raise CommandError("Name ids, or an entity such as --user-id, and not both.")
         try:
             caller = operator_of(options["project"])
-            ids = [queries.as_uuid(id_) for id_ in options["ids"]]
+            ids = [visibility.as_uuid(id_) for id_ in options["ids"]]
             ids = ids or queries.ids_of_entities(caller, entities)
             if ids and not options["yes"] and not self._confirmed(len(ids)):
                 raise CommandError("Nothing was erased.")

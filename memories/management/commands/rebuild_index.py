@@ -12,10 +12,12 @@ from mem0dash.errors import (
     IndexInUseError,
     Mem0dashError,
 )
-from memories import runtime, token_work, vectors
+from memories import runtime
+from memories.backfill import token_states as token_work
+from memories.backfill import vectors
 from memories.index.folder import is_held
 from memories.models import Memory
-from memories.server_state import IndexState
+from memories.models.server import IndexState
 
 WAIT_SECONDS = 3600
 

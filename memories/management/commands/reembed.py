@@ -8,10 +8,11 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
 from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError, ProviderError
-from memories import reembedding, runtime
+from memories import runtime
 from memories.engine.catalogue import PROVIDERS
-from memories.management.commands import secret_from
-from memories.server_state import Reembedding
+from memories.management.running import secret_from
+from memories.models.server import Reembedding
+from memories.providers import reembedding
 
 WATCH_SECONDS: Final = 1.0
 

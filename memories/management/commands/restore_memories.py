@@ -9,8 +9,9 @@ from django.utils import timezone
 
 from accounts.queries import operator_of
 from mem0dash.errors import Mem0dashError
-from memories import queries, services
-from memories.management.commands import without_index
+from memories import queries, visibility
+from memories.editing import service as services
+from memories.management.running import without_index
 
 MOST_HOURS = 24 * 36_500
 
@@ -31,7 +32,7 @@ class Command(BaseCommand):
             raise CommandError(f"--hours must be above 0, and at most {MOST_HOURS:,}.")
         try:
             caller = operator_of(options["project"])
-            ids = [queries.as_uuid(id_) for id_ in options["ids"]]
+            ids = [visibility.as_uuid(id_) for id_ in options["ids"]]
             if options["hours"] is not None:
                 since = timezone.now() - timedelta(hours=options["hours"])
                 ids = queries.deleted_since(caller, since)

@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
 from mem0dash.errors import Mem0dashError, ProviderError
-from memories import adding
-from memories.management.commands import writing
+from memories.adding import service as adding
+from memories.management.running import writing
 
 
 class Command(BaseCommand):

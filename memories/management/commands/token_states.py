@@ -8,13 +8,16 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
 from mem0dash.errors import ConflictError, Mem0dashError
-from memories import configuration, late_interaction, leases, token_work
+from memories.backfill import token_states as token_work
+from memories.engine import configuration
 from memories.engine.engine import Engine
 from memories.engine.local_model import WeightsError
 from memories.engine.opening import open_reader
-from memories.late_interaction import Status
-from memories.leases import Held
+from memories.providers import late_interaction
+from memories.providers.late_interaction import Status
 from memories.runtime import Runtime
+from memories.storage import leases
+from memories.storage.leases import Held
 
 WATCH_SECONDS: Final = 1.0
 MODEL: Final = {

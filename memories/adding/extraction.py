@@ -1,0 +1,168 @@
+"""Adds through an LLM: mem0 extracts the facts, our store keeps them."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from django.db import Error as AnyDatabaseError
+from django.db import transaction
+
+from accounts.queries import instructions_of
+from mem0dash.errors import IndexUnavailableError, Mem0dashError
+from mem0dash.principal import Principal
+from memories import queries, runtime, texts, visibility
+from memories.adding import idempotency as ingest
+from memories.adding.idempotency import Results
+from memories.engine import failures
+from memories.filters import AllOf, Condition, pushdown
+from memories.models import AddInput, Memory, adds
+from memories.readings import Vector
+from memories.storage import rows as records
+from memories.storage.rows import Draft
+
+logger = logging.getLogger(__name__)
+
+# mem0's own prompt says nothing about it, and models then write English.
+LANGUAGE: Final = (
+    "Write every memory in the language, and in the script, of the message that it comes from. "
+    "Never translate."
+)
+
+
+def store_extracted(
+    principal: Principal,
+    messages: Sequence[Mapping[str, Any]],
+    template: Draft,
+    kept: AddInput,
+    *,
+    prompt: str | None,
+) -> Results:
+    """Stores what the LLM finds worth remembering in `messages`; the answer's results.
+
+    `template` gives entities, metadata and expiry to every memory; `prompt` stands in for the
+    project's instructions. ProviderError when the LLM or the embedder fails, or answers with
+    something that cannot be read: then nothing is stored.
+    """
+    # Imported here: mem0 takes a second to import, and an installation without an LLM never does.
+    from memories.engine.mem0_adapter import (
+        Abandoned,
+        EngineMemory,
+        Extracted,
+        HistoryAdapter,
+        RecordStore,
+    )
+
+    current = runtime.current()
+    engine = current.engine
+    stored: list[Memory] = []
+    results: Results = []
+
+    def write(extracted: list[Extracted]) -> None:
+        found = _not_rejected(principal, template, extracted)
+        if not found:
+            return
+        drafts = [_draft(template, item) for item in found]
+        rows = records.build(drafts, principal=principal, batch_id=kept.pk)
+        readings = [item.reading for item in found]
+        keys = (engine.model_key, engine.states_key)
+        added = [{"id": str(row.id), "memory": row.text, "event": "ADD"} for row in rows]
+        with transaction.atomic():
+            records.insert(rows, readings, *keys, principal=principal)
+            ingest.finish(kept, [*results, *added])
+        stored.extend(rows)
+        results.extend(added)
+
+    entities = template.entities
+    scope = adds.message_scope(*(entities.get(n, "") for n in ("user_id", "agent_id", "run_id")))
+    memory = EngineMemory(
+        engine=engine,
+        store=RecordStore(write, _finder(principal, entities)),
+        history=HistoryAdapter(principal.project.id, scope),
+    )
+    procedural = bool(template.memory_type)
+    try:
+        memory.add(
+            [dict(message) for message in messages],
+            user_id=entities.get("user_id"),
+            agent_id=entities.get("agent_id"),
+            run_id=entities.get("run_id") or entities.get("app_id"),
+            memory_type=template.memory_type or None,
+            prompt=prompt if procedural else _instructions(principal, prompt),
+        )
+    except (Abandoned, Exception) as error:  # noqa: BLE001  (mem0 wraps what it meets; see below)
+        if not stored:
+            raise _meant(error) from None
+        # The memories are there, and that is the answer; what came after is for the next add.
+        logger.warning("messages not remembered", extra={"kind": type(error).__name__})
+    if not stored:
+        ingest.finish(kept, [])
+    current.apply(stored)
+    return results
+
+
+def _not_rejected(principal: Principal, template: Draft, extracted: list[Any]) -> list[Any]:
+    """What nobody has rejected yet, word for word: saying it again does not bring it back."""
+    prints = {item.id: texts.fingerprint(item.text) for item in extracted}
+    rejected = queries.rejected_of(
+        principal,
+        list(prints.values()),
+        user_id=template.entities.get("user_id", ""),
+        collection=template.collection,
+    )
+    return [item for item in extracted if prints[item.id] not in rejected]
+
+
+def _draft(template: Draft, item: Any) -> Draft:
+    return replace(
+        template,
+        id=item.id,
+        text=item.text,
+        attributed_to=item.attributed_to,
+        memory_type=item.memory_type or template.memory_type,
+    )
+
+
+def _meant(error: BaseException) -> BaseException:
+    """What mem0's exception is about: an error of ours or of the database that it met on the way,
+    else a failure of the provider."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, Mem0dashError | AnyDatabaseError):
+            return link
+        link = link.__cause__ or link.__context__
+    logger.error("extraction failed", extra={"kind": type(error).__name__})
+    return failures.failure(failures.UNKNOWN, type(error).__name__)
+
+
+def _instructions(principal: Principal, prompt: str | None) -> str:
+    """What the call asks for, else what the project asks for; and the language, always."""
+    prompt = prompt or instructions_of(principal.project.id)
+    return f"{prompt}\n\n{LANGUAGE}" if prompt else LANGUAGE
+
+
+def _finder(
+    principal: Principal, entities: Mapping[str, str]
+) -> Callable[[Vector | None, int], list[tuple[Memory, float]]]:
+    """Finds the nearest memories of the same entities, re-checked in SQL."""
+    named = tuple(Condition(name, "eq", value) for name, value in entities.items())
+
+    def find(vector: Vector | None, limit: int) -> list[tuple[Memory, float]]:
+        rows = visibility.visible(principal, AllOf(named))
+        # A command has no index: there the latest stand in for the nearest.
+        running = runtime.current()
+        if vector is None or running.indexer is None:
+            return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
+        project = Condition("project", "in", (str(principal.project.id),))
+        where, _ = pushdown(AllOf((project, *named)))
+        try:
+            with running.briefly():
+                hits = running.index.search(vector, limit=limit, where=where)
+        except IndexUnavailableError:
+            # It is no reason to lose an add.
+            logger.warning("extraction sees the latest memories, for the index is away")
+            return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
+        found = {row.id: row for row in rows.filter(id__in=[id_ for id_, _ in hits])}
+        return [(found[id_], score) for id_, score in hits if id_ in found]
+
+    return find

@@ -1,0 +1,181 @@
+"""Bodies and queries of the memserv dialect."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StrictStr
+
+from mem0dash import limits
+from mem0dash.errors import InvalidInputError
+from mem0dash.keyset import Cursor
+from mem0dash.principal import Principal
+from mem0dash.rest.bodies import Named
+from mem0dash.rest.json import field_of
+from mem0dash.waiting import Asked, Waits
+from memories.api.messages import OrLone, Turn, listed, text_if_any
+from memories.api.oss.inputs import Identifier
+from memories.filters import AllOf, Condition, Node
+from memories.models import Confidence, ReviewStatus
+from memories.texts import entity_id
+
+NOTHING_TO_ADD = "Provide either 'content' or 'messages'"
+NO_FILTER = (
+    "Provide at least one filter (agent_id, run_id, source, confidence, review_status). "
+    "A user_id alone would select the whole store."
+)
+NO_USER = "Provide a user_id: neither MEM0_DEFAULT_USER_ID nor the project names a default one."
+
+Limit = Annotated[int, Field(ge=1, le=100)]
+
+
+class _Scoped(Named):
+    user_id: Identifier = None
+    agent_id: Identifier = None
+    app_id: Identifier = None
+    run_id: Identifier = None
+
+
+class _Read(_Scoped):
+    REFUSES = "narrowing"
+
+    source: Identifier = None
+    confidence: Identifier = None
+    review_status: Identifier = None
+    exclude_expired: bool = False
+
+
+Role = Literal["user", "assistant", "system", "developer", "tool", "function"]
+
+
+class TranscriptMessage(Turn):
+    """One turn of a conversation."""
+
+    role: Role
+
+
+Transcript = Annotated[list[TranscriptMessage], OrLone]
+
+
+class AddMemory(_Scoped):
+    """What to remember: a text or a conversation. What is stored already is not stored again,
+    unless `dedup` is false."""
+
+    content: Annotated[StrictStr | None, BeforeValidator(text_if_any)] = None
+    messages: Annotated[Transcript | None, BeforeValidator(listed)] = None
+    metadata: dict[str, Any] | None = None
+    dedup: bool = True
+
+    def said(self) -> list[dict[str, Any]]:
+        """As messages; `content` counts where both say something. Empty for neither."""
+        if self.content is not None and (self.content.strip() or not self.messages):
+            return [{"role": "user", "content": self.content}]
+        return [message.model_dump() for message in self.messages or ()]
+
+
+class SearchMemories(_Read):
+    """What to find, by meaning or as a part of the text."""
+
+    query: StrictStr
+    limit: Limit = 10
+    mode: Literal["semantic", "keyword"] = "semantic"
+    recency_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    recency_half_life_days: Annotated[float, Field(gt=0)] = 30.0
+
+
+def search_waits(asked: Asked) -> Waits:
+    """Whom a search may wait for: by words it asks nobody."""
+    return Waits.NOBODY if field_of(asked.body, "mode") == "keyword" else Waits.QUERY
+
+
+class ListMemories(_Read):
+    """The query string of GET /api/v1/memories."""
+
+    limit: Limit = 50
+    offset: Annotated[int, Field(ge=0, le=10_000)] = 0
+    cursor: Identifier = None
+
+    def place(self) -> Cursor | None:
+        """Where the page begins; None for the top, or for `offset`. InvalidInputError."""
+        if self.cursor and self.offset:
+            raise InvalidInputError("Send either a cursor or an offset.")
+        return Cursor.of(self.cursor)
+
+
+class ChangeMemory(Named):
+    """The new text of a memory."""
+
+    content: StrictStr
+
+
+class DeleteBulk(Named):
+    """What to delete; without `confirm` it is only counted. At least one filter beside user_id."""
+
+    REFUSES = "all"
+
+    # An empty filter is no wider one: it is refused.
+    user_id: StrictStr | None = None
+    agent_id: StrictStr | None = None
+    app_id: StrictStr | None = None
+    run_id: StrictStr | None = None
+    source: StrictStr | None = None
+    confidence: StrictStr | None = None
+    review_status: StrictStr | None = None
+    confirm: bool = False
+
+
+def owner_of(principal: Principal, user_id: str | None) -> str | None:
+    """The user that a call names, else the default one; None where there is none."""
+    return user_id or principal.project.default_user_id or None
+
+
+def read_filter(principal: Principal, asked: _Read) -> Node:
+    """Which memories a read is about; InvalidInputError where it names nobody and there is no
+    default user."""
+    ids = {"user_id": owner_of(principal, asked.user_id)}
+    ids |= {name: getattr(asked, name) for name in ("agent_id", "app_id", "run_id")}
+    return _filter(ids, asked.source, asked.confidence, asked.review_status)
+
+
+def delete_filter(principal: Principal, asked: DeleteBulk) -> Node:
+    """Which memories are to be deleted; InvalidInputError where no filter beside the user stands
+    there, or an empty one."""
+    filters = {name: getattr(asked, name) for name in asked.model_fields_set - {"confirm"}}
+    if not any(value is not None for name, value in filters.items() if name != "user_id"):
+        raise InvalidInputError(NO_FILTER)
+    for name, value in filters.items():
+        if value is not None and not value.strip():
+            raise InvalidInputError(f"The filter {name} is empty.")
+    ids = {
+        "user_id": owner_of(principal, asked.user_id),
+        "agent_id": asked.agent_id,
+        "app_id": asked.app_id,
+        "run_id": asked.run_id,
+    }
+    return _filter(ids, asked.source, asked.confidence, asked.review_status)
+
+
+def _filter(
+    ids: dict[str, str | None],
+    source: str | None,
+    confidence: str | None,
+    review_status: str | None,
+) -> Node:
+    named = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
+    if not named:
+        raise InvalidInputError(NO_USER)
+    parts: list[Node] = [Condition(name, "eq", value) for name, value in named.items()]
+    if source is not None:
+        parts.append(_promoted("source", source, len(source) <= 100))
+    if confidence is not None:
+        parts.append(_promoted("confidence", confidence, confidence in Confidence.values))
+    if review_status is not None:
+        known = review_status in ReviewStatus.values
+        parts.append(_promoted("review_status", review_status, known))
+    return AllOf(tuple(parts))
+
+
+def _promoted(name: str, value: str, is_column: bool) -> Condition:
+    """Equality with the field, or, for a value that no field holds, with the metadata."""
+    if "\0" in value:
+        raise InvalidInputError(f"Invalid {name}: cannot contain a NUL character.")
+    limits.check_value(value, name)
+    return Condition(name, "eq", value, metadata=not is_column)

@@ -1,0 +1,1 @@
+"""The dialect of mem0's open-source server."""

@@ -1,0 +1,1 @@
+"""Makes the vectors and token states that memories still lack."""

@@ -1,0 +1,134 @@
+"""What was deleted long enough ago is removed for good, by itself."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
+
+from accounts import audit
+from accounts.models import Project
+from jobs.kinds import Kind
+from jobs.running import Run
+from memories.editing.erasing import BATCH, forget_texts
+from memories.models import AddInput, IngestClaim, Memory
+from memories.models.adds import INPUT_DAYS
+from memories.models.bulk import ACTIVE, Operation, OperationItem
+from memories.providers import reembedding
+
+logger = logging.getLogger(__name__)
+
+
+def _nobody(total: int) -> None:
+    """Nobody has to hear of a portion."""
+
+
+def purge_all(beat: Callable[[int], object] = _nobody) -> int:
+    """Purges every project by its own retention, and inputs after 30 days; how many memories.
+    `beat` hears of each portion."""
+    now, total = timezone.now(), 0
+    old = AddInput.objects.filter(created_at__lt=now - timedelta(days=INPUT_DAYS)).exclude(
+        outcome=AddInput.Outcome.RUNNING
+    )
+    _in_portions(old, beat)
+    _in_portions(IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)), beat)
+    purge_operations(now, beat)
+    audit.prune(beat=lambda _: beat(0))
+    for project in Project.objects.all():
+        before = total
+        total += purge_deleted(
+            project,
+            older_than=now - timedelta(days=project.retention_days),
+            beat=lambda gone, before=before: beat(before + gone),  # type: ignore[misc]
+        )
+    if total:
+        logger.info("purged deleted memories", extra={"memories": total})
+    return total
+
+
+def _in_portions(rows: QuerySet[Any], beat: Callable[[int], object]) -> None:
+    while ids := list(rows.values_list("pk", flat=True)[:BATCH]):
+        rows.filter(pk__in=ids).delete()
+        beat(0)
+
+
+def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> int:
+    """Removes what bulk changes kept for an undo whose time is over; how many notes.
+
+    That they were made, by whom, when and of how many memories, stays for the audit; what they
+    were looked for by does not, for it may be the words of a memory.
+    """
+    over = Operation.objects.filter(
+        Q(undo_until__lt=now) | Q(undo_until=None, finished_at__lt=now - timedelta(days=INPUT_DAYS))
+    ).exclude(state__in=ACTIVE)
+    total = 0
+    for id_ in list(over.exclude(match={}).values_list("id", flat=True)):
+        items = OperationItem.objects.filter(operation_id=id_)
+        while some := list(items.values_list("id", flat=True)[:BATCH]):
+            total += OperationItem.objects.filter(id__in=some).delete()[0]
+            beat(0)
+        Operation.objects.filter(id=id_).update(match={}, words="")
+    return total
+
+
+def purge_deleted(
+    project: Project, *, older_than: object, beat: Callable[[int], object] = _nobody
+) -> int:
+    """Removes memories deleted before `older_than` whose deletion the index has on disk.
+
+    Their history stays: actor, event and time for the audit, texts for the undo that no longer is
+    are taken out.
+    """
+    total = 0
+    while True:
+        ids = list(
+            Memory.objects.filter(
+                project=project, deleted_at__lt=older_than, indexed_rev=F("rev")
+            ).values_list("id", flat=True)[:BATCH]
+        )
+        if not ids:
+            return total
+        with transaction.atomic():
+            # Once more under the lock: what was restored meanwhile stays.
+            locked = Memory.objects.select_for_update().filter(
+                id__in=ids, deleted_at__lt=older_than, indexed_rev=F("rev")
+            )
+            gone = [row.id for row in locked]
+            forget_texts(gone)
+            Memory.objects.filter(id__in=gone).delete()
+        total += len(gone)
+        beat(total)
+
+
+def _purge(run: Run) -> None:
+    count = purge_all(run.beat)
+    with run.finishing(f"{count:,} {'memory' if count == 1 else 'memories'} removed"):
+        pass
+
+
+def _drop(run: Run) -> None:
+    model_key, total = run.payload["model_key"], 0
+    while some := reembedding.drop_some(model_key):
+        total += some
+        run.beat(total)
+    with run.finishing(f"{total:,} {'vector' if total == 1 else 'vectors'} removed"):
+        pass
+
+
+RETENTION: Final = Kind(
+    name="memories.retention",
+    title="Remove deleted memories",
+    about=lambda _: "Those whose retention time is over, with old inputs, undo data and audit",
+    handler=_purge,
+    lease_seconds=120.0,
+    schedule="every hour",
+)
+DROPPING: Final = Kind(
+    name=reembedding.DROP,
+    title="Remove unused vectors",
+    about=lambda payload: str(payload.get("model_key", "")),
+    handler=_drop,
+)

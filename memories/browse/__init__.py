@@ -1,0 +1,1 @@
+"""Reads for people: the list with its filters, one memory, entities, activity, export."""

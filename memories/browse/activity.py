@@ -1,0 +1,304 @@
+"""Who did what, and when: the history of a project's memories, and beside it, in one list by time,
+what was done to keys, people, providers and settings (accounts.audit).
+
+It is read here, and written with each change alone: nothing changes an entry, but that erasing a
+memory takes the words out of its history.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, tzinfo
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from accounts import audit
+from accounts.audit import Action
+from accounts.models import Account, AuditEntry
+from mem0dash import spreadsheets
+from mem0dash.errors import InvalidInputError
+from mem0dash.keyset import Place
+from mem0dash.principal import Principal, Scope
+from mem0dash.rest.json import dumps
+from mem0dash.zones import end_of, start_of
+from memories import visibility
+from memories.browse import word_diff
+from memories.filters import to_q
+from memories.models import Memory, Revision
+
+MEMORIES: Final = "memories"
+EVENTS: Final = ("ADD", "UPDATE", "DELETE", "RESTORE", "ERASE")
+# Format -> media type.
+FORMATS: Final = {"csv": spreadsheets.MEDIA_TYPE, "jsonl": "application/x-ndjson"}
+BATCH: Final = 500
+# The end of a place in the list that one of the audit's entries has.
+_DEED: Final = "-a"
+COLUMNS: Final = (
+    *("at", "event", "memory_id", "account_id", "account", "via", "old_text", "new_text"),
+    *("changes", "actor_id", "role", "memory_created_at"),
+    *("target_kind", "target_id", "target", "count"),
+)
+# Which key or client it was, and from where, is for administrators.
+DETAILS: Final = ("key_id", "key_prefix", "client", "request_id", "address")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which entries are meant; what is empty leaves nothing out. `kind` is MEMORIES or one of
+    audit.KINDS, `event` one of EVENTS or an audit.Action. Days are in UTC."""
+
+    kind: str = ""
+    event: str = ""
+    account: UUID | None = None
+    key: str = ""
+    client: str = ""
+    memory: UUID | None = None
+    request: str = ""
+    since: date | None = None
+    until: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry as the page tells it. `state` is where its memory is: "live", "deleted", "gone";
+    `is_silent` says that its words are no longer kept."""
+
+    row: Revision
+    state: str
+    is_silent: bool
+    difference: Sequence[word_diff.Part]
+    changes: Sequence[tuple[str, str, str]]
+
+    @property
+    def text(self) -> str:
+        """What it is about, as it was then."""
+        return self.row.new_text or self.row.old_text or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """An entry about something else than a memory."""
+
+    row: AuditEntry
+
+
+Row = Revision | AuditEntry
+Source = QuerySet[Revision] | QuerySet[AuditEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where an entry stands in the list of both tables: of what was done at the same moment, the
+    audit's entries come first."""
+
+    place: Place
+    is_deed: bool = False
+
+    def __str__(self) -> str:
+        """As addresses have it."""
+        return f"{self.place}{_DEED if self.is_deed else ''}"
+
+    @classmethod
+    def of(cls, written: str) -> "Spot | None":
+        """What `str` made of it; None for "". InvalidInputError for anything else."""
+        place = Place.of(written.removesuffix(_DEED))
+        return None if place is None else cls(place, written.endswith(_DEED))
+
+    def older(self, model: type[Row]) -> Q:
+        """Holds for the rows of this table that stand behind it."""
+        if (model is AuditEntry) == self.is_deed:
+            return self.place.older("at")
+        return Q(at__lte=self.place.at) if self.is_deed else Q(at__lt=self.place.at)
+
+
+def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
+    """The entries of memories in the caller's project that are meant; scope `read`, and `admin` for
+    asking by key, client or request."""
+    principal.require(Scope.READ)
+    if chosen.key or chosen.client or chosen.request:
+        principal.require(Scope.ADMIN, "Only administrators see keys, clients and requests.")
+    rows = Revision.objects.filter(project_id=principal.project.id)
+    if principal.entity_limit:
+        limit = to_q(visibility.limit_of(principal), principal.project.zone)
+        rows = rows.filter(
+            memory_id__in=Memory.objects.filter(limit, project_id=principal.project.id).values("id")
+        )
+    wanted = {
+        "event": chosen.event,
+        "memory_id": chosen.memory,
+        **_alike(chosen, principal.project.zone),
+    }
+    return rows.filter(**{name: value for name, value in wanted.items() if value})
+
+
+def _alike(chosen: Chosen, zone: tzinfo) -> dict[str, Any]:
+    """What is asked of both tables in the same way."""
+    return {
+        "account_id": chosen.account,
+        "key_prefix": chosen.key,
+        "client": chosen.client,
+        "request_id": chosen.request,
+        "at__gte": chosen.since and start_of(chosen.since, zone),
+        "at__lt": chosen.until and end_of(chosen.until, zone),
+    }
+
+
+def _sources(principal: Principal, chosen: Chosen) -> list[Source]:
+    """The lists that the entries come from, each in an order of its own index."""
+    of_memories = revisions(principal, chosen)
+    sources: list[Source] = []
+    if chosen.kind in {"", MEMORIES} and chosen.event in {"", *EVENTS}:
+        sources.append(of_memories)
+    if chosen.memory or chosen.kind == MEMORIES or chosen.event in EVENTS:
+        return sources
+    meant = {name: value for name, value in _alike(chosen, principal.project.zone).items() if value}
+    for rows in audit.visible(principal):
+        found = rows.filter(**meant)
+        if chosen.kind or chosen.event:
+            # Each action for itself: no index has several together in the order of time.
+            sources += [found.filter(action=action) for action in _actions(chosen)]
+        else:
+            sources.append(found)
+    return sources
+
+
+def _actions(chosen: Chosen) -> list[Action]:
+    of_kind = audit.KINDS[chosen.kind] if chosen.kind else tuple(Action)
+    return [action for action in of_kind if chosen.event in {"", action}]
+
+
+def entries(
+    principal: Principal, chosen: Chosen, *, limit: int, behind: Spot | None = None
+) -> list[Entry | Deed]:
+    """At most `limit` of them, newest first, that stand behind a place in the list. As many
+    statements for a thousand as for one."""
+    found = _batch(_sources(principal, chosen), behind, limit)
+    states = _states(principal, [row.memory_id for row in found if isinstance(row, Revision)])
+    return [
+        _entry(row, states.get(row.memory_id, "gone")) if isinstance(row, Revision) else Deed(row)
+        for row in found
+    ]
+
+
+def _batch(sources: Sequence[Source], behind: Spot | None, limit: int) -> list[Row]:
+    """The newest of all sources: of each as many as all may be, for it may have them alone."""
+    found: list[Row] = []
+    for rows in sources:
+        later = rows if behind is None else rows.filter(behind.older(rows.model))
+        found += later.select_related("account").order_by("-at", "-id")[:limit]
+    return sorted(found, key=_order, reverse=True)[:limit]
+
+
+def _order(row: Row) -> tuple[datetime, bool, int]:
+    return row.at, isinstance(row, AuditEntry), row.pk
+
+
+def place_of(entry: Entry | Deed) -> Spot:
+    """Where it stands in the list."""
+    return _spot(entry.row)
+
+
+def _spot(row: Row) -> Spot:
+    return Spot(Place(row.at, row.pk), isinstance(row, AuditEntry))
+
+
+def _states(principal: Principal, ids: Sequence[UUID]) -> dict[UUID, str]:
+    rows = Memory.objects.filter(project_id=principal.project.id, id__in=set(ids))
+    return {
+        id_: "live" if deleted_at is None else "deleted"
+        for id_, deleted_at in rows.values_list("id", "deleted_at")
+    }
+
+
+def _entry(row: Revision, state: str) -> Entry:
+    old, new = row.old_text, row.new_text
+    changed = old is not None and new is not None and old != new
+    return Entry(
+        row=row,
+        state=state,
+        is_silent=old is None and new is None,
+        difference=word_diff.difference(old or "", new or "") if changed else (),
+        changes=list(_changes(row.changes)),
+    )
+
+
+def _changes(kept: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Field, before, after; of metadata what differs alone."""
+    for name, change in sorted(kept.items()):
+        if name == "text" or not isinstance(change, list) or len(change) != 2:
+            continue
+        before, after = change
+        if isinstance(before, dict) and isinstance(after, dict):
+            for key in sorted({*before, *after}):
+                if before.get(key) != after.get(key):
+                    yield f"{name}: {key}", _plain(before.get(key)), _plain(after.get(key))
+        else:
+            yield name.replace("_", " "), _plain(before), _plain(after)
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return dumps(value, orjson.OPT_SORT_KEYS).decode()
+
+
+def people(principal: Principal) -> list[tuple[UUID, str]]:
+    """Who has done anything that the caller may see: id and name, by name; scope `read`."""
+    principal.require(Scope.READ)
+    of_memories = Revision.objects.filter(project_id=principal.project.id)
+    acted = Q()
+    for rows in (of_memories, *audit.visible(principal)):
+        acted |= Q(Exists(rows.filter(account_id=OuterRef("id"))))
+    found = Account.objects.filter(acted).order_by("name", "id")
+    return list(found.values_list("id", "name"))
+
+
+# --- Export --------------------------------------------------------------------------------------
+def export(principal: Principal, chosen: Chosen, format_: str) -> Iterator[bytes]:
+    """All entries that are meant, newest first, in pieces of UTF-8; each that was there at the
+    beginning comes once. Cells of a CSV are inert in a spreadsheet.
+
+    Refuses before the first piece, as `revisions` does; InvalidInputError for an unknown format.
+    """
+    if format_ not in FORMATS:
+        raise InvalidInputError(f"Export as {' or '.join(FORMATS)}.")
+    names = (*COLUMNS, *DETAILS) if Scope.ADMIN in principal.scopes else COLUMNS
+    batches = _batches(_sources(principal, chosen))
+    if format_ == "csv":
+        rows = ([[_value(row, name) for name in names] for row in batch] for batch in batches)
+        return spreadsheets.lines(names, rows)
+    return _lines(batches, names)
+
+
+def _batches(sources: Sequence[Source]) -> Iterator[list[Row]]:
+    behind: Spot | None = None
+    while found := _batch(sources, behind, BATCH):
+        yield found
+        behind = _spot(found[-1])
+
+
+def _value(row: Row, name: str) -> Any:
+    if isinstance(row, AuditEntry):
+        return _value_of_deed(row, name)
+    if name == "account":
+        return row.account.name if row.account else ""
+    of_memory = {"target_kind": "memory", "target_id": row.memory_id, "target": "", "count": 1}
+    return of_memory[name] if name in of_memory else getattr(row, name, "")
+
+
+def _value_of_deed(row: AuditEntry, name: str) -> Any:
+    known = {
+        "event": row.action,
+        "account": row.account.name if row.account else row.actor_label,
+        "changes": row.details,
+        "target": row.target_label,
+    }
+    return known[name] if name in known else getattr(row, name, None)
+
+
+def _lines(batches: Iterator[list[Row]], names: Sequence[str]) -> Iterator[bytes]:
+    for batch in batches:
+        records = [{name: _value(row, name) for name in names} for row in batch]
+        yield b"".join(dumps(record) + b"\n" for record in records)

@@ -1,0 +1,129 @@
+"""One memory with all that explains it: its history, where it came from, what is like it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import numpy as np
+
+from mem0dash.errors import EngineError, NotFoundError
+from mem0dash.principal import Principal, Scope
+from memories import runtime, visibility
+from memories.filters import AllOf, Condition, pushdown
+from memories.models import AddInput, Memory, MemoryVector, Revision
+from memories.search.candidates import CandidateReader
+
+SIMILAR: Final = 5
+# So many are asked of the index, some of which SQL may refuse.
+_ASKED: Final = 4 * SIMILAR
+_NOBODY: Final[Mapping[str, str]] = {
+    "admin_api_key": "ADMIN_API_KEY",
+    "auth_disabled": "anyone (AUTH_DISABLED)",
+    "internal": "the server",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A revision, and in words who made it."""
+
+    revision: Revision
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Similar:
+    """A memory near another; `score` is the cosine of their vectors (-1..1)."""
+
+    memory: Memory
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One memory; `history` newest first, at most SIMILAR `similar` ones, nearest first, and the
+    `messages` of the add that brought it, [] when they are gone."""
+
+    memory: Memory
+    history: list[Entry]
+    similar: list[Similar]
+    messages: list[dict[str, Any]]
+
+
+def one(principal: Principal, memory_id: str | UUID) -> Detail:
+    """The memory with its history, its origin and what is like it; also a deleted one that can
+    still be restored, for who may review.
+
+    `similar` comes from its stored vector, never from a model: it is empty while the index does not
+    answer. Scope `read`; NotFoundError when missing or foreign.
+    """
+    principal.require(Scope.READ)
+    memory = _found(principal, memory_id)
+    return Detail(
+        memory, _history(principal, memory), _similar(principal, memory), _messages(memory)
+    )
+
+
+def _found(principal: Principal, memory_id: str | UUID) -> Memory:
+    wanted = visibility.as_uuid(memory_id)
+    row = visibility.reachable(principal).filter(id=wanted).first()
+    if row is None and Scope.REVIEW in principal.scopes:
+        row = visibility.restorable(principal).filter(id=wanted).first()
+    if row is None:
+        raise NotFoundError(f"Memory with id {memory_id} not found")
+    return row
+
+
+def _history(principal: Principal, memory: Memory) -> list[Entry]:
+    rows = Revision.objects.filter(project_id=principal.project.id, memory_id=memory.id)
+    newest_first = rows.select_related("account").order_by("-at", "-id")
+    tells_key = Scope.ADMIN in principal.scopes
+    return [Entry(revision, _actor(revision, tells_key=tells_key)) for revision in newest_first]
+
+
+def _actor(revision: Revision, *, tells_key: bool) -> str:
+    """Such as "Alice", "Alice with key m0sk_ab12", "the server". Which key it was is for
+    administrators, as on the page Activity; an e-mail address is for nobody here."""
+    account = revision.account
+    name = (account.name or "somebody") if account else ""
+    key = ""
+    if revision.key_prefix:
+        key = f"key {revision.key_prefix}" if tells_key else "an API key"
+    if name:
+        return f"{name} with {key}" if key else name
+    return key or _NOBODY.get(revision.via, "a deleted account")
+
+
+def _messages(memory: Memory) -> list[dict[str, Any]]:
+    if memory.batch_id is None:
+        return []
+    kept = AddInput.objects.filter(project_id=memory.project_id, id=memory.batch_id).first()
+    messages = kept.messages if kept is not None else []
+    return [message for message in messages if isinstance(message, dict)]
+
+
+def _similar(principal: Principal, memory: Memory) -> list[Similar]:
+    try:
+        engine, index = runtime.current().pair()
+        stored = MemoryVector.objects.filter(memory_id=memory.id, model_key=engine.model_key)
+        row = stored.first() if engine.model_key else None
+        if row is None or row.dims != index.dims:
+            return []
+        where, _ = pushdown(
+            AllOf(
+                (
+                    Condition("project", "in", (str(principal.project.id),)),
+                    visibility.limit_of(principal),
+                )
+            )
+        )
+        vector = np.frombuffer(bytes(row.data), dtype="<f4")
+        with runtime.current().briefly():
+            hits = index.search(vector, limit=_ASKED, where=where)
+    except EngineError:
+        return []
+    others = [(id_, score) for id_, score in hits if id_ != memory.id]
+    rows = CandidateReader(visibility.reachable(principal)).memories([id_ for id_, _ in others])
+    near: Sequence[Similar] = [Similar(rows[i], score) for i, score in others if i in rows]
+    return list(near[:SIMILAR])

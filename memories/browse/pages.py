@@ -1,0 +1,241 @@
+"""The pages of the memory browser, with totals: lists, and searches by meaning and by words.
+
+People see what agents do not: every review status, what has expired, and, with scope `review`, what
+was deleted and can still be restored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+
+from mem0dash.errors import EngineError, InvalidInputError
+from mem0dash.principal import Principal, Scope
+from memories import visibility
+from memories.browse.plans import counting, index_for, ordered
+from memories.browse.selection import Selection
+from memories.filters import AllOf, Condition, to_q
+from memories.filters.language import mentions
+from memories.models import Memory, ReviewStatus
+from memories.search import service as search
+from memories.search import substring as keyword
+from memories.search.candidates import CandidateReader
+from memories.storage import index_only as covered
+from memories.storage.index_only import Order, Source
+
+PER_PAGE: Final = 50
+# How far a search by meaning reaches.
+BEST: Final = 200
+NEWEST: Final[Order] = (("created_at", True), ("id", True))
+_ORDERS: Final[dict[str, Order]] = {
+    "newest": NEWEST,
+    "oldest": (("created_at", False), ("id", False)),
+    "updated": (("updated_at", True), ("id", True)),
+    "expiring": (("ends", False), ("id", False)),
+}
+LAST: Final = datetime.max.replace(tzinfo=UTC)
+_NEVER: Final = Q(expires_at__isnull=True) & Q(expiration_date__isnull=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a selection. `number` counts from 1 and is never beyond `pages`.
+
+    `total` is exact, unless `at_least` says that there may be more: for a substring that is in more
+    memories than can be counted in time, or too short to be looked for in all of them.
+    `mode` says what answered: "list" without a search text, "meaning", or "words"; `scores` (0..1)
+    has the rows' scores for meaning alone. `problem` is the code of what kept meaning from
+    answering where words stood in, "" otherwise.
+    """
+
+    rows: list[Memory]
+    total: int
+    number: int
+    pages: int
+    per_page: int
+    mode: str = "list"
+    scores: dict[UUID, float] = field(default_factory=dict)
+    problem: str = ""
+    at_least: bool = False
+
+
+def rows_of(principal: Principal, selection: Selection, *, without: str = "") -> QuerySet[Memory]:
+    """The memories of the selection's fields, whatever its search text; unsorted.
+
+    `without` leaves one field out. Scope `read`; `review` as well for deleted ones.
+    """
+    principal.require(Scope.READ)
+    if selection.deleted and without != "deleted":
+        principal.require(Scope.REVIEW, "Only who may review sees deleted memories.")
+        rows = visibility.restorable(principal)
+    else:
+        rows = visibility.reachable(principal)
+    return rows.filter(to_q(selection.where(without=without), principal.project.zone))
+
+
+def matching(principal: Principal, selection: Selection) -> QuerySet[Memory]:
+    """All memories of the selection, unsorted, for bulk actions.
+
+    A search by meaning has no end, and so selects nothing: InvalidInputError.
+    """
+    refuse_meaning(selection)
+    rows = rows_of(principal, selection)
+    return rows.filter(keyword.condition(selection.q)) if selection.q else rows
+
+
+def refuse_meaning(selection: Selection) -> None:
+    """InvalidInputError for a search by meaning."""
+    if selection.by_meaning:
+        raise InvalidInputError(
+            "A search by meaning ranks memories, it does not select them: search by words instead, "
+            "or tick the memories."
+        )
+
+
+def page(
+    principal: Principal, selection: Selection, *, number: int = 1, per_page: int = PER_PAGE
+) -> Page:
+    """One page of the selection in its order; a number beyond the last page is the last page's.
+
+    A search by meaning has its best BEST at most; where it cannot be had, words answer, and
+    `problem` says why. Scope `read` (`review` for deleted ones); EngineError when the database
+    fails. A constant number of statements.
+    """
+    if selection.by_meaning:
+        return _by_meaning(principal, selection, number, per_page)
+    if selection.by_words:
+        return _by_words(principal, selection, number, per_page)
+    return _listed(principal, selection, number, per_page)
+
+
+# --- Lists ---------------------------------------------------------------------------------------
+def _listed(principal: Principal, selection: Selection, number: int, per_page: int) -> Page:
+    rows = rows_of(principal, selection)
+    total = covered.count(counting(selection, rows))
+    pages = max(1, -(-total // per_page))
+    number = min(max(number, 1), pages)
+    first = (number - 1) * per_page
+    found = _ids(selection, rows, total, first, min(per_page, max(total - first, 0)))
+    return Page(_rows(rows, found), total, number, pages, per_page)
+
+
+def _ids(
+    selection: Selection, rows: QuerySet[Memory], total: int, first: int, limit: int
+) -> list[UUID]:
+    if not limit:
+        return []
+    if selection.sort == "expiring":
+        return _expiring(selection, rows, total, first, limit)
+    order = _ORDERS.get(selection.sort, NEWEST)
+    return _window(ordered(selection, rows), order, total, first, limit)
+
+
+def _window(source: Source, order: Order, total: int, first: int, limit: int) -> list[UUID]:
+    """From whichever end is nearer."""
+    if first <= total // 2:
+        return covered.ids(source, order, limit=limit, offset=first)
+    backwards = tuple((column, not down) for column, down in order)
+    limit = min(limit, total - first)
+    return covered.ids(source, backwards, limit=limit, offset=total - first - limit)[::-1]
+
+
+def _expiring(
+    selection: Selection, rows: QuerySet[Memory], total: int, first: int, limit: int
+) -> list[UUID]:
+    """What expires, the soonest first, and then, newest first, what never does."""
+    ending, never = rows.exclude(_NEVER), rows.filter(_NEVER)
+    index = index_for(selection, "memory_newest")
+    count = covered.count(Source(ending, index))
+    found = covered.ids(Source(ending, index), _ORDERS["expiring"], limit=limit, offset=first)
+    if len(found) < limit:
+        after, left = max(first - count, 0), limit - len(found)
+        found += _window(Source(never, index), NEWEST, total - count, after, left)
+    return found
+
+
+def _rows(rows: QuerySet[Memory], wanted: Sequence[UUID]) -> list[Memory]:
+    """The rows of these ids in their order, through the predicate once more."""
+    found = CandidateReader(rows).memories(wanted)
+    return [found[id_] for id_ in wanted if id_ in found]
+
+
+# --- Searches ------------------------------------------------------------------------------------
+def searching(selection: Selection, rows: QuerySet[Memory]) -> keyword.Search:
+    """The substring search of a selection's text over `rows`."""
+    return keyword.Search(ordered(selection, rows), selection.q)
+
+
+def _by_words(
+    principal: Principal, selection: Selection, number: int, per_page: int, problem: str = ""
+) -> Page:
+    rows = rows_of(principal, selection)
+    found = searching(selection, rows)
+    total, at_least = found.count()
+    pages = max(1, -(-total // per_page))
+    number = min(max(number, 1), pages)
+    order = _ORDERS.get(selection.sort, NEWEST)
+    first = (number - 1) * per_page
+    ids = found.ids(order, limit=per_page, offset=first, total=total)
+    return Page(
+        _rows(rows, ids),
+        *(total, number, pages, per_page, "words"),
+        problem=problem,
+        at_least=at_least,
+    )
+
+
+def _by_meaning(principal: Principal, selection: Selection, number: int, per_page: int) -> Page:
+    principal.require(Scope.READ)
+    if selection.deleted:
+        return _by_words(principal, selection, number, per_page, "deleted")
+    where = selection.where()
+    if not mentions(where, "review_status"):
+        # People see what agents do not.
+        every = Condition("review_status", "in", tuple(ReviewStatus.values))
+        where = AllOf((where, every))
+    try:
+        found = search.search_memories(
+            principal, selection.q, where=where, top_k=BEST, show_expired=True
+        )
+    except EngineError as error:
+        return _by_words(principal, selection, number, per_page, error.code)
+    by_meaning = found.mode == "semantic"
+    hits = found.hits
+    if selection.sort != "best":
+        hits = sorted(hits, key=lambda hit: _sort_key(selection.sort, hit.memory))
+    pages = max(1, -(-len(hits) // per_page))
+    number = min(max(number, 1), pages)
+    shown = hits[(number - 1) * per_page : number * per_page]
+    return Page(
+        [hit.memory for hit in shown],
+        *(len(hits), number, pages, per_page, "meaning" if by_meaning else "words"),
+        scores={hit.memory.id: hit.score for hit in shown} if by_meaning else {},
+        problem=found.problem or ("" if by_meaning else "no_embedder"),
+    )
+
+
+def _sort_key(sort: str, memory: Memory) -> tuple[float, int]:
+    """What `_ORDERS` says, for rows that are at hand."""
+    if sort == "expiring":
+        return ends_at(memory).timestamp() if ends_at(memory) != LAST else float("inf"), 0
+    at = memory.updated_at if sort == "updated" else memory.created_at
+    sign = 1 if sort == "oldest" else -1
+    return sign * at.timestamp(), sign * memory.id.int
+
+
+def ends_at(memory: Memory) -> datetime:
+    """When it stops to hold; the end of the calendar for what never does."""
+    ends = [LAST]
+    if memory.expires_at is not None:
+        ends.append(memory.expires_at)
+    if memory.expiration_date is not None:
+        day = memory.expiration_date
+        try:
+            midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+        except OverflowError:
+            midnight = LAST
+        ends.append(midnight)
+    return min(ends)

@@ -1,0 +1,1 @@
+"""Changes many memories: shows first what would change, then does exactly that."""

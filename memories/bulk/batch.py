@@ -1,0 +1,158 @@
+"""What one batch of a bulk change writes: memories, history, and what an undo needs, in whose name.
+
+All of it belongs into one transaction, in which the caller has locked the operation.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.models import F
+from django.utils import timezone
+
+from mem0dash.principal import Principal
+from memories import visibility
+from memories.editing import erasing as purge
+from memories.editing.actions import DELETE, ERASE, RESTORE, Act, from_plain, overwritten
+from memories.editing.authors import reviewer_of, undoer
+from memories.editing.undo import as_before
+from memories.models import Memory, Revision
+from memories.models.bulk import Operation, OperationItem
+from memories.storage import rows as records
+
+Item = OperationItem.State
+
+
+# --- In whose name -------------------------------------------------------------------------------
+
+
+# --- One batch -----------------------------------------------------------------------------------
+def rows_of(operation: Operation, items: Sequence[OperationItem]) -> dict[UUID, Memory]:
+    """The memories of the items, locked in one order for all."""
+    rows = Memory.objects.select_for_update().filter(
+        visibility.in_project(operation.project_id), id__in=[item.memory_id for item in items]
+    )
+    return {row.id: row for row in rows.order_by("id")}
+
+
+def change(
+    operation: Operation,
+    wanted: Act,
+    items: Sequence[OperationItem],
+    rows: Mapping[UUID, Memory],
+    principal: Principal,
+) -> list[Memory]:
+    """Changes the memories of these items that still are as they were shown; which ones."""
+    sorted_: dict[OperationItem.State, list[OperationItem]] = {state: [] for state in Item}
+    for item in items:
+        row = rows.get(item.memory_id)
+        if row is None or row.rev != item.rev:
+            sorted_[Item.SKIPPED].append(item)
+        elif wanted.is_same(tuple(getattr(row, name) for name in wanted.columns)):
+            sorted_[Item.UNCHANGED].append(item)
+        else:
+            sorted_[Item.DONE].append(item)
+    todo = [rows[item.memory_id] for item in sorted_[Item.DONE]]
+    now = timezone.now()
+    values = wanted.values(reviewer_of(principal), now)
+    changes = {row.id: overwritten(row, values) for row in todo}
+    if wanted.action == ERASE:
+        purge.erase([row.id for row in todo])
+        changes = {row.id: {} for row in todo}
+    _write(todo, values, now)
+    Revision.objects.bulk_create(
+        _revision(row, wanted.event, principal, changes[row.id], now) for row in todo
+    )
+    _mark(sorted_[Item.DONE], Item.DONE, changes)
+    for state in (Item.SKIPPED, Item.UNCHANGED):
+        ids = [item.id for item in sorted_[state]]
+        OperationItem.objects.filter(id__in=ids).update(state=state)
+    Operation.objects.filter(pk=operation.pk).update(
+        **{state.value: F(state.value) + len(found) for state, found in sorted_.items() if found}
+    )
+    return todo
+
+
+def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memory]:
+    """Brings the memories of these items back that nobody has changed since; which ones."""
+    rows = rows_of(operation, items)
+    principal, now = undoer(operation), timezone.now()
+    ours: list[OperationItem] = []
+    left: list[int] = []
+    for item in items:
+        row = rows.get(item.memory_id)
+        if row is None or row.rev != item.rev:
+            left.append(item.id)
+        else:
+            ours.append(item)
+    event = {DELETE: "RESTORE", RESTORE: "DELETE"}.get(operation.action, "UPDATE")
+    changes = {}
+    for before, group in _alike(ours, lambda item: item.before):
+        values = {name: from_plain(name, value) for name, value in before.items()}
+        if event == "DELETE":
+            values["deleted_at"] = now  # its time to be purged begins again
+        for item in group:
+            changes[item.memory_id] = overwritten(rows[item.memory_id], values)
+        _write([rows[item.memory_id] for item in group], values, now)
+    changed = [rows[item.memory_id] for item in ours]
+    Revision.objects.bulk_create(
+        _revision(row, event, principal, changes[row.id], now) for row in changed
+    )
+    done = OperationItem.objects.filter(id__in=[item.id for item in ours])
+    as_before({item.memory_id: item.rev for item in ours})
+    done.update(state=Item.UNDONE, rev=F("rev") + 1, before={})
+    OperationItem.objects.filter(id__in=left).update(state=Item.LEFT, before={})
+    Operation.objects.filter(pk=operation.pk).update(
+        undone=F("undone") + len(ours), left=F("left") + len(left)
+    )
+    return changed
+
+
+def _write(rows: Sequence[Memory], values: Mapping[str, Any], now: datetime) -> None:
+    Memory.objects.filter(id__in=[row.id for row in rows]).update(
+        **values, updated_at=now, rev=F("rev") + 1
+    )
+
+
+def _revision(
+    row: Memory, event: str, principal: Principal, changes: Mapping[str, Any], now: datetime
+) -> Revision:
+    """As the services for one memory write it. What is erased leaves no text."""
+    return records.revision(
+        row,
+        event,
+        principal,
+        old_text=row.text if event in {"UPDATE", "DELETE"} else None,
+        new_text=row.text if event in {"UPDATE", "RESTORE"} else None,
+        changes=changes if event == "UPDATE" else {},
+        at=now,
+    )
+
+
+def _mark(
+    items: Sequence[OperationItem],
+    state: OperationItem.State,
+    changes: Mapping[UUID, Mapping[str, list[Any]]],
+) -> None:
+    """Writes down what the items' memories were like. Most are alike: one statement does many."""
+
+    def before_of(item: OperationItem) -> dict[str, Any]:
+        return {name: pair[0] for name, pair in changes[item.memory_id].items()}
+
+    for before, group in _alike(items, before_of):
+        OperationItem.objects.filter(id__in=[item.id for item in group]).update(
+            state=state, rev=F("rev") + 1, before=before
+        )
+
+
+def _alike(
+    items: Sequence[OperationItem], key: Callable[[OperationItem], dict[str, Any]]
+) -> list[tuple[dict[str, Any], list[OperationItem]]]:
+    """The items in groups of the same values."""
+    groups: dict[str, tuple[dict[str, Any], list[OperationItem]]] = {}
+    for item in items:
+        values = key(item)
+        groups.setdefault(json.dumps(values, sort_keys=True), (values, []))[1].append(item)
+    return list(groups.values())

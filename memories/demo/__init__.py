@@ -1,0 +1,1 @@
+"""Fills an empty project with sample data, and removes it again."""

@@ -1,0 +1,1 @@
+"""Changes memories: update, delete, restore, erase, and undo of the last change."""

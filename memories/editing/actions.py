@@ -1,0 +1,172 @@
+"""What a bulk action, or a single one of review, does to a memory, and how to take it back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Final
+
+from django.db.models import Q
+
+from mem0dash.errors import InvalidInputError
+from mem0dash.principal import Scope
+from memories.models import Confidence, Memory, ReviewStatus
+from memories.texts import parse_instant
+
+# Erased for good is the one thing that cannot be undone.
+ERASE: Final = "erase"
+DELETE: Final = "delete"
+RESTORE: Final = "restore"
+# As Operation.value has it.
+VALUE_LENGTH: Final = 64
+_STATUS: Final = {
+    "approve": ReviewStatus.APPROVED,
+    "reject": ReviewStatus.REJECTED,
+    "stale": ReviewStatus.STALE,
+    "unreview": ReviewStatus.UNREVIEWED,
+}
+ACTIONS: Final = (*_STATUS, "expire", "unexpire", "confidence", DELETE, RESTORE, ERASE)
+_TIMES: Final = frozenset({"reviewed_at", "expires_at", "deleted_at"})
+_NEVER: Final = {"expires_at": None, "expiration_date": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """An action with its value, checked.
+
+    `columns` decide whether a memory is as wanted already: `is_same` takes their values, and `same`
+    asks the same of the database. `event` names it in the history.
+    """
+
+    action: str
+    value: str
+    event: str
+    scope: Scope
+    columns: tuple[str, ...]
+    same: Q
+    is_same: Callable[[tuple[Any, ...]], bool]
+    _values: Mapping[str, Any]
+
+    def values(self, reviewer: str, now: datetime) -> dict[str, Any]:
+        """The columns that it sets, the same for every memory. Erasing does more than that."""
+        if self.action in _STATUS:
+            if self.action == "unreview":
+                return {**self._values, "reviewed_by": "", "reviewed_at": None}
+            return {**self._values, "reviewed_by": reviewer, "reviewed_at": now}
+        if self.action in {DELETE, ERASE}:
+            return {"deleted_at": now}
+        return dict(self._values)
+
+    def shown(self, memory: Memory) -> tuple[str, str]:
+        """Before and after, in words."""
+        if self.action in _STATUS:
+            return memory.review_status, str(self._values["review_status"])
+        if self.action == "confidence":
+            return memory.confidence, self.value
+        if self.action in {"expire", "unexpire"}:
+            wanted = {**_NEVER, **self._values}
+            return _expiry(memory.expires_at, memory.expiration_date), _expiry(
+                wanted["expires_at"], wanted["expiration_date"]
+            )
+        after = {DELETE: "deleted", RESTORE: "live", ERASE: "erased"}[self.action]
+        return ("deleted" if memory.deleted_at else "live"), after
+
+    @property
+    def can_be_undone(self) -> bool:
+        return self.action != ERASE
+
+
+def act(action: str, value: str = "") -> Act:
+    """The action by its name. `expire` takes a day ("2026-12-01": the last one, UTC) or an instant
+    in ISO 8601, `confidence` one of its words; the others take none. InvalidInputError."""
+    if action not in ACTIONS:
+        raise InvalidInputError(f"There is no such action: {action[:40]}.")
+    if value and action not in {"expire", "confidence"}:
+        raise InvalidInputError(f"The action {action} takes no value.")
+    if action in _STATUS:
+        return _setting(action, "", {"review_status": _STATUS[action]})
+    if action == "confidence":
+        if value not in Confidence.values:
+            raise InvalidInputError(f"Confidence is one of {', '.join(Confidence.values)}.")
+        return _setting(action, value, {"confidence": value})
+    if action in {"expire", "unexpire"}:
+        return _setting(action, value, _expiry_of(value) if action == "expire" else _NEVER)
+    if action == ERASE:
+        # The row of an erased memory stays, empty, until the index has let go.
+        return Act(
+            action=action,
+            value="",
+            event="ERASE",
+            scope=Scope.ADMIN,
+            columns=("fingerprint",),
+            same=Q(fingerprint=""),
+            is_same=lambda state: state[0] == "",
+            _values={},
+        )
+    deletes = action == DELETE
+    return Act(
+        action=action,
+        value="",
+        event=action.upper(),
+        scope=Scope.REVIEW,
+        columns=("deleted_at",),
+        same=Q(deleted_at__isnull=not deletes),
+        is_same=lambda state: (state[0] is not None) == deletes,
+        _values={"deleted_at": None},
+    )
+
+
+def _setting(action: str, value: str, values: Mapping[str, Any]) -> Act:
+    wanted = tuple(values.values())
+    return Act(
+        action=action,
+        value=value,
+        event="UPDATE",
+        scope=Scope.REVIEW,
+        columns=tuple(values),
+        same=Q(**values),
+        is_same=lambda state: state == wanted,
+        _values=values,
+    )
+
+
+def _expiry_of(value: str) -> dict[str, Any]:
+    """A day is the last one on which the memory holds, anything longer is an instant."""
+    try:
+        return {**_NEVER, "expiration_date": date.fromisoformat(value)}
+    except ValueError:
+        pass
+    instant = parse_instant(value)
+    # Fractions of a second may be written as long as one likes, and an operation keeps the words.
+    if instant is None or len(value) > VALUE_LENGTH:
+        raise InvalidInputError("Give the expiry as a day, 2026-12-01, or as an ISO 8601 time.")
+    return {**_NEVER, "expires_at": instant}
+
+
+def _expiry(at: datetime | None, day: date | None) -> str:
+    words = [f"expires {at:%Y-%m-%d %H:%M} UTC"] if at else []
+    if day:
+        words.append(f"expires after {day.isoformat()}")
+    return ", ".join(words) or "never expires"
+
+
+def plain(value: Any) -> Any:
+    """A column's value as JSON keeps it."""
+    return value.isoformat() if isinstance(value, date | datetime) else value
+
+
+def from_plain(field: str, value: Any) -> Any:
+    """The column's value of what JSON kept."""
+    if value is None:
+        return None
+    if field in _TIMES:
+        return parse_instant(value)
+    return date.fromisoformat(value) if field == "expiration_date" else value
+
+
+def overwritten(memory: Memory, values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What setting `values` changes, as {field: [before, after]}, in JSON's types."""
+    return {
+        name: [plain(getattr(memory, name)), plain(value)]
+        for name, value in values.items()
+        if getattr(memory, name) != value
+    }

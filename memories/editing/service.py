@@ -1,0 +1,262 @@
+"""Writes: each one authorises, writes rows, vectors and revisions in one transaction, and then
+shows the index."""
+
+from collections.abc import Collection, Iterator, Mapping
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F, QuerySet
+from django.utils import timezone
+
+from accounts.audit import Action
+from mem0dash import disk, limits
+from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
+from mem0dash.principal import Principal, Scope
+from memories import queries, runtime, texts, visibility
+from memories.editing.authors import record
+from memories.editing.erasing import erase_added_with, erase_memories
+from memories.editing.undo import undo_change
+from memories.filters import EVERYTHING, Node, to_q
+from memories.models import Memory, Revision
+from memories.readings import Reading
+from memories.storage import rows as records
+from memories.storage.rows import adopted_app
+
+BATCH: Final = 500
+UPDATE_ATTEMPTS: Final = 5
+__all__ = [
+    "UNSET",
+    "delete_matching",
+    "delete_memory",
+    "erase_added_with",
+    "erase_memories",
+    "reset_project",
+    "restore_memories",
+    "undo_change",
+    "update_memory",
+]
+
+
+class Unset:
+    """Marks an argument that was not given, where None means "clear it"."""
+
+
+UNSET: Final = Unset()
+
+
+def update_memory(
+    principal: Principal,
+    memory_id: str | UUID,
+    *,
+    text: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    expiration_date: date | Unset | None = UNSET,
+    replace_metadata: bool = False,
+    expected_rev: int | None = None,
+) -> Memory:
+    """Changes text, metadata (merged key by key, or replaced) or expiry, whichever is given.
+
+    Only a new text is embedded. Raises NotFoundError, InvalidInputError, PermissionDeniedError
+    (scope `write`), DiskFullError, ConflictError when the memory is no longer at `expected_rev`,
+    EngineError when the embedder fails: then nothing has changed.
+    """
+    principal.require(Scope.WRITE)
+    if text is None and metadata is None and isinstance(expiration_date, Unset):
+        raise InvalidInputError(
+            "At least one of text, metadata, or expiration_date must be provided."
+        )
+    if text is not None and not text.strip():
+        raise InvalidInputError("text cannot be empty or whitespace-only.")
+    limits.check_text(text or "")
+    limits.check_metadata(metadata or {})
+    disk.check_room(len(text or ""))
+    for _ in range(UPDATE_ATTEMPTS):
+        seen = queries.find(principal, memory_id)
+        reading = Reading(None)
+        engine = runtime.current().engine
+        if text is not None and text != seen.text:
+            [reading] = engine.read([records.embedded_text(seen, text)])
+        with transaction.atomic():
+            memory = _locked(principal, seen.id)
+            if expected_rev not in (None, memory.rev):
+                raise ConflictError("This memory was changed by others meanwhile.")
+            if text is not None and memory.text != seen.text:
+                continue  # its text changed while ours was embedded: look again
+            before = memory.text
+            changes = _change(
+                memory, principal, text, metadata, expiration_date, replace=replace_metadata
+            )
+            _update(memory, principal, before, changes)
+            if memory.text != before:
+                keys = (engine.model_key, engine.states_key)
+                records.replace_reading(memory, reading, *keys)
+        runtime.current().apply([memory])
+        return memory
+    raise ConflictError("This memory is being changed by others; try again.")
+
+
+def _update(memory: Memory, principal: Principal, before: str, changes: Mapping[str, Any]) -> None:
+    """Writes the change to the locked row and to its history."""
+    _save(memory, list(changes))
+    records.revision(
+        memory,
+        "UPDATE",
+        principal,
+        old_text=before,
+        new_text=memory.text,
+        changes={name: change for name, change in changes.items() if name != "text"},
+        at=memory.updated_at,
+    ).save()
+
+
+def _locked(principal: Principal, memory_id: UUID) -> Memory:
+    row = visibility.reachable(principal).select_for_update().filter(id=memory_id).first()
+    if row is None:
+        raise NotFoundError(f"Memory with id {memory_id} not found")
+    return row
+
+
+def _change(
+    memory: Memory,
+    principal: Principal,
+    text: str | None,
+    metadata: Mapping[str, Any] | None,
+    expiration_date: date | Unset | None,
+    *,
+    replace: bool,
+) -> dict[str, list[Any]]:
+    """Sets the new values on the row; which fields changed, as {field: [before, after]}."""
+    values: dict[str, Any] = {}
+    if text is not None:
+        values["text"] = text
+    if metadata is not None:
+        given = {k: v for k, v in metadata.items() if k not in records.RESERVED_METADATA}
+        values["metadata"] = given if replace else {**memory.metadata, **given}
+        limits.check_metadata(values["metadata"])
+        # What stands there as before is not said anew: it may have been reviewed since.
+        new = {k: v for k, v in metadata.items() if memory.metadata.get(k) != v}
+        records.check_times(new)
+        if replace:
+            given = {k: v for k, v in given.items() if k in new}
+        promoted = records.provenance(given, principal)
+        if Scope.REVIEW not in principal.scopes:
+            promoted.pop("review_status", None)  # what a reviewer decided stays decided
+        values.update(promoted)
+        if (app_id := adopted_app(given)) and principal.may_use("app_id", app_id):
+            values["app_id"] = app_id
+    if not isinstance(expiration_date, Unset):
+        values["expiration_date"] = expiration_date
+    changes: dict[str, list[Any]] = {}
+    for name, value in values.items():
+        if (old := getattr(memory, name)) != value:
+            changes[name] = [_plain(old), _plain(value)]
+            setattr(memory, name, value)
+    return changes
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date | datetime) else value
+
+
+def _save(memory: Memory, changed: list[str]) -> None:
+    if "text" in changed:
+        memory.text_fold = texts.fold(memory.text)
+        memory.fingerprint = texts.fingerprint(memory.text)
+        changed += ["text_fold", "fingerprint"]
+    memory.updated_at = timezone.now()
+    memory.rev += 1
+    memory.save(update_fields=[*changed, "updated_at", "rev"])
+
+
+def delete_memory(principal: Principal, memory_id: str | UUID) -> None:
+    """Hides the memory everywhere at once; it can be restored until the retention time ends.
+
+    NotFoundError when it is missing, deleted already or foreign; scope `write`.
+    """
+    principal.require(Scope.WRITE)
+    wanted = visibility.as_uuid(memory_id)
+    with transaction.atomic():
+        memory = _locked(principal, wanted)
+        _mark_deleted([memory], principal)
+    runtime.current().apply([memory])
+
+
+def delete_matching(principal: Principal, where: Node) -> int:
+    """Deletes every reachable memory that matches, whatever its status; how many. Scope `admin`."""
+    principal.require(Scope.ADMIN, "Admin role required.")
+    total = 0
+    matching = visibility.reachable(principal).filter(to_q(where, principal.project.zone))
+    for memories in _batches(matching):
+        with transaction.atomic():
+            # Once more through the filter: what changed meanwhile may not match any more.
+            ids = [memory.id for memory in memories]
+            again = visibility.reachable(principal, by_id=True).filter(
+                to_q(where, principal.project.zone), id__in=ids
+            )
+            locked = list(again.select_for_update())
+            _mark_deleted(locked, principal)
+        runtime.current().apply(locked)
+        total += len(locked)
+    return total
+
+
+def reset_project(principal: Principal) -> int:
+    """Deletes every memory that the caller can reach in the project; how many. Scope `admin`.
+
+    It can be undone until the retention time ends, as every deletion.
+    """
+    principal.require(Scope.ADMIN, "Admin role required.")
+    # Before the first portion goes: a reset that ends half-way has begun as well.
+    record(Action.PROJECT_RESET, principal, {})
+    return delete_matching(principal, EVERYTHING)
+
+
+def _batches(rows: QuerySet[Memory]) -> Iterator[list[Memory]]:
+    """The matching rows in pages; each page has to take its rows out of the match."""
+    while batch := list(rows.order_by("id")[:BATCH]):
+        yield batch
+
+
+def _mark_deleted(memories: Collection[Memory], principal: Principal) -> None:
+    now = timezone.now()
+    Memory.objects.filter(id__in=[memory.id for memory in memories]).update(
+        deleted_at=now, updated_at=now, rev=F("rev") + 1
+    )
+    Revision.objects.bulk_create(
+        records.revision(memory, "DELETE", principal, old_text=memory.text, at=now)
+        for memory in memories
+    )
+
+
+def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
+    """Brings deleted memories back as they were; which ones. Scope `review`.
+
+    ConflictError, and nothing is restored, when one of them has been purged or was never there.
+    """
+    principal.require(Scope.REVIEW)
+    wanted = set(ids)
+    now = timezone.now()
+    with transaction.atomic():
+        rows = list(
+            Memory.objects.select_for_update()
+            .filter(
+                visibility.in_project(principal.project.id),
+                to_q(visibility.limit_of(principal), principal.project.zone),
+                id__in=wanted,
+            )
+            .exclude(deleted_at=None)
+            .exclude(text="")
+        )
+        missing = wanted - {row.id for row in rows}
+        if missing:
+            raise ConflictError(f"{len(missing)} of these memories cannot be restored any more.")
+        Memory.objects.filter(id__in=wanted).update(
+            deleted_at=None, updated_at=now, rev=F("rev") + 1
+        )
+        Revision.objects.bulk_create(
+            records.revision(row, "RESTORE", principal, new_text=row.text, at=now) for row in rows
+        )
+    runtime.current().apply(rows)
+    return [row.id for row in rows]

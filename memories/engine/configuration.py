@@ -1,0 +1,254 @@
+"""Which providers are used: the environment, and over it what was configured while running."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import IntegrityError, transaction
+
+from mem0dash import crypto
+from mem0dash.env import ConfigurationError
+from mem0dash.errors import ConflictError, InvalidInputError
+from memories.engine import choices
+from memories.engine.catalogue import (
+    ADDRESSES,
+    AZURE,
+    LOCAL,
+    NESTED,
+    NONE,
+    PROVIDERS,
+    SECRETS,
+    Choice,
+    Configuration,
+    Kind,
+)
+from memories.engine.environment import from_environment, of_environment
+from memories.models.server import EngineConfig
+
+REDACTED: Final = "[redacted]"
+SEALED: Final = "$encrypted"
+# So many letters at the end of a secret are shown, of one that has at least as many.
+ENDS: Final = 3
+ENDS_OF: Final = 16
+SECTIONS: Final[dict[str, Kind]] = {"llm": "llm", "fallback_llm": "llm", "embedder": "embedder"}
+Section = dict[str, Any]
+
+
+class ChangedMeanwhileError(ConflictError):
+    """Another version was made since this one was read."""
+
+
+def current() -> Configuration:
+    """What is to be used now: sections that were configured, over those of the environment."""
+    row = latest()
+    return opened(row.config, row.version) if row else from_environment()
+
+
+def latest() -> EngineConfig | None:
+    """The newest version of what was configured."""
+    return EngineConfig.objects.order_by("-version").first()
+
+
+def latest_version() -> int:
+    """The version that `current` gives."""
+    found = EngineConfig.objects.order_by("-version").values_list("version", flat=True).first()
+    return found or 0
+
+
+def save(configuration: Configuration, *, account_id: UUID | None, reason: str) -> Configuration:
+    """Keeps the configuration as the version after the one that it was made of, secrets encrypted.
+
+    What is as the environment says is left to it. ChangedMeanwhileError when there is such a
+    version already: of two changes at once, the second must not undo the first unseen.
+    """
+    kept, environment = sealed(configuration), from_environment()
+    for name in SECTIONS:
+        if getattr(configuration, name) == getattr(environment, name):
+            del kept[name]
+    if configuration.late_interaction == environment.late_interaction:
+        del kept["late_interaction"]
+    row = EngineConfig(
+        version=configuration.version + 1,
+        config=kept,
+        account_id=account_id,
+        reason=reason[:200],
+    )
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError as error:
+        if not EngineConfig.objects.filter(version=row.version).exists():
+            raise
+        raise ChangedMeanwhileError(
+            "The configuration was changed by someone else just now; try again."
+        ) from error
+    return replace(configuration, version=row.version)
+
+
+def sealed(configuration: Configuration) -> dict[str, Any]:
+    """The configuration as it is stored: {section: {provider, config}} with secrets encrypted."""
+    kept: dict[str, Any] = {
+        "dims": configuration.dims,
+        "late_interaction": configuration.late_interaction,
+    }
+    for name in SECTIONS:
+        choice: Choice | None = getattr(configuration, name)
+        kept[name] = choice and {
+            "provider": choice.provider,
+            "config": _each_secret(choice.config, _seal),
+        }
+    return kept
+
+
+def opened(kept: Mapping[str, Any], version: int = 0) -> Configuration:
+    """A stored configuration with its secrets; sections that it does not speak of are the
+    environment's. ConfigurationError for a provider of a later version."""
+    found = replace(from_environment(), version=version)
+    for name in SECTIONS:
+        if name in kept:
+            found = found.with_section(name, _opened_choice(kept[name]))
+    if "late_interaction" in kept:
+        found = replace(found, late_interaction=kept["late_interaction"])
+    return replace(found, dims=kept.get("dims", 0)) if "embedder" in kept else found
+
+
+def _opened_choice(section: Mapping[str, Any] | None) -> Choice | None:
+    if section is None:
+        return None
+    if section["provider"] not in PROVIDERS:
+        raise ConfigurationError(
+            f"The stored configuration names the provider '{section['provider']}', which this "
+            "version does not know."
+        )
+    return Choice(section["provider"], _each_secret(section["config"], _unseal))
+
+
+def _each_secret(config: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in SECRETS and value:
+            made[key] = change(value)
+        else:
+            made[key] = _each_secret(value, change) if isinstance(value, Mapping) else value
+    return made
+
+
+def _seal(secret: Any) -> dict[str, str]:
+    return {SEALED: crypto.encrypt(json.dumps(secret)), "ends": _ends(secret)}
+
+
+def _ends(secret: Any) -> str:
+    """How a secret ends, so that people know it again; "" where that would tell too much of it."""
+    return secret[-ENDS:] if isinstance(secret, str) and len(secret) >= ENDS_OF else ""
+
+
+def _unseal(secret: Any) -> Any:
+    return json.loads(crypto.decrypt(secret[SEALED]))
+
+
+def redacted(choice: Choice) -> dict[str, Any]:
+    """The configuration of a provider as it may be shown: without any secret."""
+    return _each_secret(choice.config, lambda _: REDACTED)
+
+
+def has_key(choice: Choice) -> bool:
+    """Whether an API key is configured."""
+    return bool(choice.config.get("api_key"))
+
+
+def key_ends(choice: Choice) -> str:
+    """The last characters of the API key, for display; "" for a short one, and where none is."""
+    return _ends(choice.config.get("api_key"))
+
+
+# --- The environment -----------------------------------------------------------------------------
+
+
+# --- Changes -------------------------------------------------------------------------------------
+
+
+def merged(former: Choice | None, change: Any, kind: Kind) -> Choice | None:
+    """`former` with `change` ({provider?, config?}; None for "none") merged in, key by key.
+
+    A stored secret goes only where it was meant for: another provider or address drops it, and a
+    change that then says "keep it" is refused. InvalidInputError for what does not fit.
+    """
+    off = {"llm": NONE, "embedder": LOCAL}[kind]
+    if change is None or (isinstance(change, Mapping) and change.get("provider") == off):
+        return None
+    if not isinstance(change, Mapping):
+        raise InvalidInputError(f"{kind} must be an object with provider and config.")
+    if unknown := set(change) - {"provider", "config"}:
+        raise InvalidInputError(f"{kind} has no field '{choices.shown(min(unknown))}'.")
+    name = change.get("provider") or (former.provider if former else None)
+    if not isinstance(name, str):
+        raise InvalidInputError(f"{kind}.provider is missing.")
+    choices.check_provider(name, kind)
+    config = change.get("config") or {}
+    if not isinstance(config, Mapping):
+        raise InvalidInputError(f"{kind}.config must be an object.")
+    if name == "azure_openai":
+        config = _flat(config, kind)
+    base = former if former and former.provider == name else of_environment(name, kind)
+    config = _merge(base.config, config, moved=_moves(base, config))
+    config.setdefault("model", getattr(PROVIDERS[name], kind))
+    made = Choice(name, config)
+    choices.check(made, kind)
+    return made
+
+
+def _flat(config: Mapping[str, Any], kind: Kind) -> Mapping[str, Any]:
+    """Azure's fields side by side, where they came nested."""
+    if NESTED not in config:
+        return config
+    nested = config[NESTED]
+    if nested is None:
+        nested = dict.fromkeys(AZURE)
+    if not isinstance(nested, Mapping):
+        raise InvalidInputError(f"{kind}.config.{NESTED} must be an object.")
+    if unknown := set(nested) - set(AZURE):
+        place = f"{kind}.config.{NESTED}"
+        raise InvalidInputError(f"{place} has no field '{choices.shown(min(unknown))}'.")
+    return {**nested, **{key: value for key, value in config.items() if key != NESTED}}
+
+
+def _moves(base: Choice, config: Mapping[str, Any]) -> bool:
+    """Whether the change sends calls to another address than the one the secrets are for."""
+    usual = PROVIDERS[base.provider].default_address
+    return any(
+        key in ADDRESSES and not choices.same_address(value or usual, base.config.get(key) or usual)
+        for key, value in config.items()
+    )
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any], *, moved: bool) -> dict[str, Any]:
+    made = {key: value for key, value in base.items() if not (moved and key in SECRETS)}
+    for key, value in change.items():
+        if key in SECRETS and _holds_redacted(value):
+            _keep_secret(key, value, base, moved=moved)
+        elif value is None or value == "":
+            made.pop(key, None)
+        elif isinstance(value, Mapping) and key not in SECRETS:
+            inner = base.get(key)
+            made[key] = _merge(inner if isinstance(inner, Mapping) else {}, value, moved=moved)
+        else:
+            made[key] = value
+    return made
+
+
+def _holds_redacted(value: Any) -> bool:
+    return REDACTED in (value.values() if isinstance(value, Mapping) else (value,))
+
+
+def _keep_secret(key: str, value: Any, base: Mapping[str, Any], *, moved: bool) -> None:
+    if moved:
+        raise InvalidInputError(
+            f"The address has changed: send {key} again. A stored secret is only ever sent "
+            "to the address that it was stored for."
+        )
+    if value != REDACTED:
+        raise InvalidInputError(f"{key} is kept or sent as a whole.")
+    if key not in base:
+        raise InvalidInputError(f"There is no stored {key} to keep: send it.")

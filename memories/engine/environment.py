@@ -1,0 +1,151 @@
+"""The providers that the environment asks for."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from django.conf import settings
+
+from mem0dash.env import ConfigurationError
+from mem0dash.errors import InvalidInputError
+from mem0dash.outbound import check_provider_url
+from memories.engine import choices
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind
+
+OPENROUTER: Final = "https://openrouter.ai/api/v1"
+
+
+def from_environment() -> Configuration:
+    """What the environment says, in mem0's names. ConfigurationError for what cannot be used."""
+    said = settings.PROVIDER_ENVIRONMENT
+    variable = "MEM0_LLM_PROVIDER"
+    name = said.get(variable, "")
+    if not name:
+        name, variable = _hinted_llm(said)
+    llm = _named(name, "llm", variable)
+    if llm is not None:
+        default = said.get("MEM0_DEFAULT_LLM_MODEL") if llm.provider == "openai" else None
+        llm = _checked(_with_model(llm, said.get("MEM0_LLM_MODEL") or default), "llm", variable)
+    variable = "MEM0_FALLBACK_LLM_PROVIDER"
+    fallback = _named(said.get(variable), "llm", variable)
+    if fallback is not None:
+        if llm is None:
+            raise ConfigurationError(f"{variable} needs an LLM that it stands in for.")
+        fallback = _with_model(fallback, said.get("MEM0_FALLBACK_LLM_MODEL"))
+        fallback = _checked(fallback, "llm", variable)
+    return Configuration(
+        llm=llm,
+        fallback_llm=fallback,
+        embedder=_embedder_of(said),
+        late_interaction=settings.LATE_INTERACTION,
+    )
+
+
+def _embedder_of(said: Mapping[str, str]) -> Choice | None:
+    variable = "MEM0_EMBED_PROVIDER"
+    name, model = said.get(variable), said.get("MEM0_EMBED_MODEL")
+    if not name and (other := said.get("MEM0_DEFAULT_EMBEDDER_MODEL")):
+        variable = "MEM0_DEFAULT_EMBEDDER_MODEL"
+        name, model = "openai", model or other
+    embedder = _named(name, "embedder", variable)
+    if embedder is None:
+        return None
+    embedder = _with_model(embedder, model)
+    if dims := said.get("MEM0_EMBED_DIMS"):
+        if not dims.isdecimal() or not 0 < int(dims) <= choices.MOST_DIMS:
+            raise ConfigurationError(
+                f"MEM0_EMBED_DIMS must be a whole number from 1 to {choices.MOST_DIMS}, "
+                f"not {choices.shown(dims)!r}."
+            )
+        embedder = Choice(embedder.provider, {**embedder.config, "embedding_dims": int(dims)})
+    return _checked(embedder, "embedder", variable)
+
+
+def _hinted_llm(said: Mapping[str, str]) -> tuple[str, str]:
+    """The provider whose key or address is in the environment, where none is named, and the
+    variable that tells; "" for none."""
+    for name in ("openai", "anthropic", "gemini", "ollama"):
+        provider = PROVIDERS[name]
+        hints = [*provider.variables, *provider.address_variables]
+        if name == "openai":
+            hints.append("OPENROUTER_API_KEY")
+        if variable := next((variable for variable in hints if variable in said), None):
+            return name, variable
+    return "", ""
+
+
+def _named(name: str | None, kind: Kind, variable: str) -> Choice | None:
+    if not name or name.lower() in {LOCAL, NONE}:
+        return None
+    try:
+        choices.check_provider(name.lower(), kind)
+    except InvalidInputError as error:
+        raise ConfigurationError(f"{variable}: {error.message}") from error
+    return of_environment(name.lower(), kind)
+
+
+def _checked(choice: Choice, kind: Kind, variable: str) -> Choice:
+    """The choice, when it can be used; else ConfigurationError naming what has to be set."""
+    provider = PROVIDERS[choice.provider]
+    if provider.address and (address := choice.config.get(provider.address)):
+        try:
+            check_provider_url(address)
+        except InvalidInputError as error:
+            where = _address_variable(choice.provider, kind) or variable
+            raise ConfigurationError(f"{where}: {error.message}") from error
+    if choices.lacks_key(choice):
+        needed = next(iter(_own(provider.variables, choice.provider, kind)))
+        raise ConfigurationError(f"{variable} chooses {provider.called}: {needed} is missing.")
+    try:
+        # Our own fields, so mem0 need not be asked: the start does not wait for its import.
+        choices.check_values(choice, kind)
+    except InvalidInputError as error:
+        raise ConfigurationError(f"{variable}: {error.message}") from error
+    return choice
+
+
+def _own(variables: Sequence[str], name: str, kind: Kind) -> list[str]:
+    """Azure has variables for each kind."""
+    prefix = {"llm": "LLM_", "embedder": "EMBEDDING_"}[kind] if name == "azure_openai" else ""
+    return [variable for variable in variables if variable.startswith(prefix)]
+
+
+def _address_variable(name: str, kind: Kind) -> str | None:
+    said = settings.PROVIDER_ENVIRONMENT
+    if name == "openai" and kind == "llm" and "OPENROUTER_API_KEY" in said:
+        return "OPENROUTER_API_BASE"
+    variables = _own(PROVIDERS[name].address_variables, name, kind)
+    return next((variable for variable in variables if variable in said), None)
+
+
+def of_environment(name: str, kind: Kind) -> Choice:
+    """A provider with the key and the address that the environment has for it."""
+    said, provider = settings.PROVIDER_ENVIRONMENT, PROVIDERS[name]
+    config: dict[str, Any] = {"model": getattr(provider, kind)}
+    keys = _own(provider.variables, name, kind)
+    if key := next((said[variable] for variable in keys if variable in said), None):
+        config["api_key"] = key
+    if provider.address and (variable := _address_variable(name, kind)) and variable in said:
+        config[provider.address] = _with_scheme(said[variable], variable)
+    if name == "azure_openai":
+        own = {"llm": "LLM_", "embedder": "EMBEDDING_"}[kind]
+        for variable, field in (("DEPLOYMENT", "azure_deployment"), ("API_VERSION", "api_version")):
+            if value := said.get(f"{own}AZURE_{variable}"):
+                config[field] = value
+    if name == "openai" and kind == "llm" and (key := said.get("OPENROUTER_API_KEY")):
+        # As in mem0, it goes before OpenAI's own key, which may be there for the embedder.
+        config |= {"api_key": key, "model": "openai/gpt-5-mini"}
+        config.setdefault("openai_base_url", OPENROUTER)
+    return Choice(name, config)
+
+
+def _with_scheme(address: str, variable: str) -> str:
+    """Ollama's own variable is mostly written as host and port alone."""
+    if variable != "OLLAMA_HOST" or "://" in address:
+        return address
+    host = address.rstrip("/")
+    return f"http://{host}" if re.search(r":\d+$", host) else f"http://{host}:11434"
+
+
+def _with_model(choice: Choice, model: str | None) -> Choice:
+    return Choice(choice.provider, {**choice.config, "model": model}) if model else choice

@@ -1,0 +1,298 @@
+"""A choice of providers while somebody is making it: what is offered, how it is put together and
+tried out, and how it is kept between two requests before it is used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from django.conf import settings
+
+from mem0dash import crypto
+from mem0dash.env import ConfigurationError
+from mem0dash.errors import InvalidInputError
+from mem0dash.principal import Principal
+from memories import runtime
+from memories.engine import catalogue, configuration
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind, Provider
+from memories.engine.choices import same_address
+from memories.engine.local_model import WeightsError, prepared_model
+from memories.providers import service as providers
+
+# OpenAI's interface at another address: for people another provider than OpenAI.
+COMPATIBLE: Final = "compatible"
+# The embedder of whom the LLM is from.
+SAME: Final = "same"
+# Stands for a model that is still to be picked from the provider's list.
+UNNAMED: Final = "unnamed"
+KINDS: Final[tuple[Kind, Kind]] = ("llm", "embedder")
+__all__ = ["COMPATIBLE", "KINDS", "LOCAL", "NONE", "SAME", "UNNAMED"]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A provider as people choose it. `address` is its usual one, "" where it has none or a fixed
+    one (`has_address` tells); `model` is what is proposed; `package` what pip would have to
+    install."""
+
+    id: str
+    provider: str
+    title: str
+    package: str
+    installed: bool
+    model: str
+    address: str
+    has_address: bool
+    needs_address: bool
+    needs_key: bool
+    embeds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was chosen for one kind: an offer's id, or NONE, LOCAL, SAME. An empty key keeps the
+    stored one where it was stored for this provider and address."""
+
+    offer: str
+    model: str = ""
+    address: str = ""
+    api_key: str = field(default="", repr=False)
+    api_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a configuration has for one kind, without secrets. `key_ends` is "" where the key is
+    short; `same` tells that an embedder is reached as the LLM is."""
+
+    offer: str
+    model: str = ""
+    address: str = ""
+    api_version: str = ""
+    has_key: bool = False
+    key_ends: str = ""
+    same: bool = False
+
+
+def offers(kind: Kind) -> list[Offer]:
+    """The providers of this kind, as a person would look for them."""
+    found: list[Offer] = []
+    for provider in PROVIDERS.values():
+        if not catalogue.offers(provider.name, kind):
+            continue
+        found.append(_offer(provider, kind))
+        if provider.name == "ollama":
+            found.append(_compatible(_offer(PROVIDERS["openai"], kind)))
+    return found
+
+
+def _offer(provider: Provider, kind: Kind) -> Offer:
+    return Offer(
+        id=provider.name,
+        provider=provider.name,
+        title=provider.called,
+        package=provider.package,
+        installed=catalogue.is_installed(provider),
+        model=getattr(provider, kind),
+        address=provider.default_address,
+        # OpenAI elsewhere is an offer of its own.
+        has_address=bool(provider.address) and provider.name != "openai",
+        needs_address=bool(provider.address) and not provider.default_address,
+        needs_key=provider.needs_key,
+        embeds=catalogue.offers(provider.name, "embedder"),
+    )
+
+
+def _compatible(openai: Offer) -> Offer:
+    return replace(
+        openai,
+        id=COMPATIBLE,
+        title="OpenAI-compatible URL",
+        model="",
+        address="",
+        has_address=True,
+        needs_address=True,
+        needs_key=False,
+    )
+
+
+def local_model_is_prepared() -> bool:
+    """Whether the embedding model of this machine is there to be used."""
+    if configuration.current().embedder is None:
+        return runtime.current().engine.embedder is not None
+    try:
+        return prepared_model(settings.MODEL_DIR) is not None
+    except WeightsError:
+        return False
+
+
+# --- Putting it together -------------------------------------------------------------------------
+
+
+def drafted(base: Configuration, llm: Wanted | None, embedder: Wanted | None) -> Configuration:
+    """`base` with this LLM and this embedder, None for the one that it has; InvalidInputError for
+    what does not fit."""
+    made = base
+    if llm is not None:
+        sections = {"llm": _change(llm)}
+        if llm.offer == NONE:
+            sections["fallback_llm"] = None
+        made = providers.changed(_with_known_secrets(made, "llm", llm), sections)
+    if embedder is not None:
+        known = _with_known_secrets(made, "embedder", embedder)
+        same = embedder.offer == SAME
+        change = _like(made.llm, embedder.model) if same else _change(embedder)
+        made = providers.changed(known, {"embedder": change})
+    return made
+
+
+def _change(wanted: Wanted) -> dict[str, Any] | None:
+    if wanted.offer in {NONE, LOCAL}:
+        return None
+    provider = PROVIDERS["openai" if wanted.offer == COMPATIBLE else wanted.offer]
+    config: dict[str, Any] = {"model": wanted.model}
+    if provider.address:
+        # OpenAI itself has its usual address, whatever was there before.
+        config[provider.address] = wanted.address
+    if wanted.api_key:
+        config["api_key"] = wanted.api_key
+    if provider.name == "azure_openai":
+        # Azure knows models by the name of their deployment.
+        config |= {"azure_deployment": wanted.model, "api_version": wanted.api_version}
+    return {"provider": provider.name, "config": config}
+
+
+def _with_known_secrets(base: Configuration, kind: Kind, wanted: Wanted) -> Configuration:
+    """`base`, or with what is in use where that has this offer, and the draft another: who looks at
+    another card and comes back finds the key still there."""
+    known = _known(base, kind, wanted.offer)
+    return base if known is None else base.with_section(kind, known)
+
+
+def _known(draft: Configuration, kind: Kind, offer: str) -> Choice | None:
+    """What the draft has of this offer, or else what is in use; None where neither has it."""
+    for configured in (draft, configuration.current()):
+        choice: Choice | None = getattr(configured, kind)
+        if choice is not None and _offer_of(choice) == offer:
+            return choice
+    return None
+
+
+def _like(llm: Choice | None, model: str) -> dict[str, Any]:
+    """The embedder of the LLM's provider, with its address and key."""
+    if llm is None or not catalogue.offers(llm.provider, "embedder"):
+        called = f"{PROVIDERS[llm.provider].called} has" if llm else "Without a provider there are"
+        raise InvalidInputError(f"{called} no embedding models: choose another embedder.")
+    if not model and _offer_of(llm) in {COMPATIBLE, "azure_openai"}:
+        raise InvalidInputError("Name the embedding model: there is no usual one at that address.")
+    kept = {"api_key", "api_version", "default_headers", PROVIDERS[llm.provider].address}
+    # Also what the LLM has not is said: an address of the embedder so far would get the LLM's key.
+    config = {key: llm.config.get(key) for key in kept if key}
+    if llm.provider == "azure_openai":
+        config["azure_deployment"] = model
+    return {"provider": llm.provider, "config": {**config, "model": model}}
+
+
+def chosen(draft: Configuration, kind: Kind) -> Chosen:
+    """What the draft has for this kind."""
+    choice: Choice | None = getattr(draft, kind)
+    if choice is None:
+        return Chosen(NONE if kind == "llm" else LOCAL)
+    return _as_chosen(choice, draft, kind)
+
+
+def known(draft: Configuration, kind: Kind, offer: str) -> Chosen | None:
+    """What there is of this offer: the draft's, or else what is in use; None for neither."""
+    choice = _known(draft, kind, offer)
+    return None if choice is None else _as_chosen(choice, draft, kind)
+
+
+def _as_chosen(choice: Choice, draft: Configuration, kind: Kind) -> Chosen:
+    address = _address(choice)
+    return Chosen(
+        offer=_offer_of(choice),
+        model="" if choice.model == UNNAMED else choice.model,
+        address=address,
+        api_version=str(choice.config.get("api_version") or ""),
+        has_key=configuration.has_key(choice),
+        key_ends=configuration.key_ends(choice),
+        same=kind == "embedder" and draft.llm is not None and _is_like(choice, draft.llm),
+    )
+
+
+def _address(choice: Choice) -> str:
+    return str(choice.config.get(PROVIDERS[choice.provider].address) or "")
+
+
+def _offer_of(choice: Choice) -> str:
+    usual = PROVIDERS[choice.provider].default_address
+    if choice.provider != "openai" or same_address(_address(choice) or usual, usual):
+        return choice.provider
+    return COMPATIBLE
+
+
+def _is_like(embedder: Choice, llm: Choice) -> bool:
+    return (
+        embedder.provider == llm.provider
+        and _address(embedder) == _address(llm)
+        and embedder.config.get("api_key") == llm.config.get("api_key")
+    )
+
+
+# --- Between two requests ------------------------------------------------------------------------
+
+
+def seal(draft: Configuration) -> dict[str, Any]:
+    """The draft as it may be kept, its secrets encrypted."""
+    return configuration.sealed(draft)
+
+
+def opened(kept: Any) -> Configuration:
+    """A kept draft, or what is in use where there is none, or none that can be read."""
+    if isinstance(kept, Mapping):
+        try:
+            return configuration.opened(kept)
+        except (ConfigurationError, crypto.WrongEncryptionKeyError, KeyError, ValueError):
+            pass  # of another version, or of a key that is no more
+    return configuration.current()
+
+
+# --- Trying it out, using it ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What asking the providers of a draft gave; None where there is nobody to ask."""
+
+    llm: providers.Probe | None
+    embedder: providers.Probe | None
+
+    @property
+    def ok(self) -> bool:
+        return all(probe is None or probe.ok for probe in (self.llm, self.embedder))
+
+
+def tried(principal: Principal, draft: Configuration) -> Trial:
+    """One real call to each provider of the draft; the instance owner's."""
+    principal.require_instance(providers.PROVIDERS_OF)
+    return Trial(
+        llm=providers.probe_choice(draft.llm, "llm") if draft.llm else None,
+        embedder=providers.probe_choice(draft.embedder, "embedder") if draft.embedder else None,
+    )
+
+
+def use(principal: Principal, draft: Configuration, trial: Trial) -> None:
+    """Uses the draft from now on, and keeps it. An embedder that did not answer is left out, for
+    its dimensions are not known; the one so far stays.
+
+    Raises what providers.configure does.
+    """
+    principal.require_instance(providers.PROVIDERS_OF)
+    used = configuration.current()
+    if trial.embedder is not None and not trial.embedder.ok:
+        draft = replace(draft, embedder=used.embedder, dims=used.dims)
+    providers.use(principal, replace(draft, version=used.version), used)
+
+
+def model_in_use() -> str:
+    """What vectors are made with now, as "provider/model/dimensions"; "" for words only."""
+    return runtime.current().engine.model_key

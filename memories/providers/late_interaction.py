@@ -1,0 +1,158 @@
+"""Late interaction as people set it: on or off, how far its token states are, and their removal."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from django.conf import settings
+from django.db import transaction
+
+from accounts import audit
+from accounts.audit import Action
+from mem0dash.errors import ConflictError, IndexUnavailableError
+from mem0dash.principal import Principal
+from memories import runtime
+from memories.backfill import token_states as token_work
+from memories.engine import configuration
+from memories.engine.catalogue import Configuration
+from memories.engine.configuration import ChangedMeanwhileError
+from memories.engine.local_model import WeightsError, prepared_model
+from memories.engine.opening import as_reader
+from memories.providers.service import CHANGE_ATTEMPTS
+from memories.runtime import ModelState, Runtime
+
+if TYPE_CHECKING:
+    from memories.engine.token_reader import TokenReader
+
+logger = logging.getLogger(__name__)
+
+# What belongs to the whole instance here, in words.
+LATE_INTERACTION: Final = "late interaction"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Whether token states are used, and whether the environment says so; the state of the model
+    that reads them, also where it is not used; how many of the live memories have theirs; of how
+    many memories states are kept, those in the bin as well, and the bytes they take."""
+
+    is_on: bool
+    by_environment: bool
+    model: ModelState
+    made: int
+    live: int
+    kept: int
+    bytes: int
+
+
+def status(principal: Principal) -> Status:
+    """How late interaction is; the instance owner's."""
+    principal.require_instance(LATE_INTERACTION)
+    row = configuration.latest()
+    is_on = configuration.current().late_interaction
+    made, live = token_work.progress(_states_key())
+    kept, taken = token_work.stored()
+    return Status(
+        is_on=is_on,
+        by_environment=row is None or "late_interaction" not in row.config,
+        model=_model(is_on=is_on),
+        made=made,
+        live=live,
+        kept=kept,
+        bytes=taken,
+    )
+
+
+def switch(principal: Principal, on: bool) -> None:
+    """Switches it on or off, for good and at once: in this process now, in others within seconds.
+
+    What is kept stays, and is used again after switching on. The instance owner's; ConflictError
+    when the configuration is being changed by others all the time.
+    """
+    principal.require_instance(LATE_INTERACTION)
+    for attempt in range(1, CHANGE_ATTEMPTS + 1):
+        former = configuration.current()
+        if former.late_interaction == on:
+            return
+        try:
+            _use(principal, replace(former, late_interaction=on))
+        except ChangedMeanwhileError:
+            if attempt == CHANGE_ATTEMPTS:
+                raise
+        else:
+            logger.info("late interaction switched", extra={"on": on})
+            return
+
+
+def _use(principal: Principal, wanted: Configuration) -> None:
+    reason = f"late interaction {'on' if wanted.late_interaction else 'off'}"
+
+    action = Action.LATE_INTERACTION_ON if wanted.late_interaction else Action.LATE_INTERACTION_OFF
+
+    def commit() -> int:
+        with transaction.atomic():
+            kept = configuration.save(wanted, account_id=principal.account_id, reason=reason)
+            audit.record(action, actor=principal.actor)
+        return kept.version
+
+    running = _running()
+    if running is None:
+        commit()
+    else:
+        running.use(runtime.engine_of(wanted, running.engine, ask=False), commit)
+
+
+def drop(principal: Principal, *, seconds: float = math.inf) -> int:
+    """Removes the kept token states, a portion at a time, as many as can be in about so many
+    seconds; how many. The instance owner's; ConflictError while they are in use."""
+    principal.require_instance(LATE_INTERACTION)
+    total, started = 0, time.monotonic()
+    while time.monotonic() - started < seconds:
+        # Each time, for somebody may switch it on meanwhile, and then they are wanted again.
+        if configuration.current().late_interaction:
+            raise ConflictError("Late interaction is on: switch it off before removing its data.")
+        with transaction.atomic():
+            some = token_work.drop_some()
+            if some and not total:
+                audit.record(Action.LATE_INTERACTION_REMOVED, actor=principal.actor)
+        if not some:
+            break
+        total += some
+    return total
+
+
+def _running() -> Runtime | None:
+    """The runtime of this process; None in a command."""
+    try:
+        return runtime.current()
+    except IndexUnavailableError:
+        return None
+
+
+def _states_key() -> str:
+    """The key of states that can be compared now, or could be if it were on."""
+    from memories.engine.token_reader import STATES_KEY  # the tokenizer, which a start can spare
+
+    running = _running()
+    reader = _reader(running) if running else None
+    return reader.states_key if reader else STATES_KEY
+
+
+def _reader(running: Runtime) -> "TokenReader | None":
+    return running.engine.reader or as_reader(running.engine.embedder)
+
+
+def _model(*, is_on: bool) -> ModelState:
+    running = _running()
+    if running is not None:
+        if _reader(running):
+            return "ready"
+        if is_on and running.engine.wants_reader:
+            return running.reader_state
+    # Nobody has tried to load it: it is ready when it could be.
+    try:
+        return "ready" if prepared_model(settings.MODEL_DIR) else "missing"
+    except WeightsError:
+        return "missing"

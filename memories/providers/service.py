@@ -1,0 +1,360 @@
+"""Providers as people configure them: change, try out, ask for instructions."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from django.db import transaction
+
+from accounts import audit
+from accounts.audit import Action, Target
+from accounts.queries import instructions_of
+from accounts.services import set_instructions
+from mem0dash.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotConfiguredError,
+    ProviderError,
+)
+from mem0dash.principal import Principal, Scope
+from memories import runtime
+from memories.engine import (
+    catalogue,
+    choices,
+    configuration,
+    failures,
+    hints,
+    listing,
+    remote,
+    replies,
+)
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind
+from memories.engine.choices import shown
+from memories.engine.configuration import SECTIONS, ChangedMeanwhileError
+from memories.engine.engine import Engine
+from memories.models.server import Reembedding
+
+logger = logging.getLogger(__name__)
+
+USE_CASE_LENGTH: Final = 4000
+INSTRUCTIONS_LENGTH: Final = 20_000
+# Of changes that come at once, each is merged into what those before it have made.
+CHANGE_ATTEMPTS: Final = 5
+DEFAULT_TEST_MESSAGE: Final = "I like to hike on weekends."
+# What clients send back although it cannot be changed this way.
+_READ_ONLY: Final = frozenset({"version", "vector_store", "history_db_path"})
+# What belongs to the whole instance here, in words.
+PROVIDERS_OF: Final = "providers"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What one real call to a provider gave. `dims` is an embedder's, `cause` and `hint` tell what
+    went wrong and what to do about it."""
+
+    ok: bool
+    latency_ms: float
+    dims: int = 0
+    code: str = ""
+    cause: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The names of a provider's models, the likely ones first; `problem` tells people why there is
+    none."""
+
+    names: tuple[str, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What is used now, without secrets; a section is {provider, config}."""
+
+    llm: dict[str, Any]
+    embedder: dict[str, Any]
+    fallback_llm: dict[str, Any] | None
+    instructions: str
+
+
+def in_use(principal: Principal) -> InUse:
+    """The providers in use and the project's instructions; scope `read`."""
+    principal.require(Scope.READ)
+    used = configuration.current()
+    engine = runtime.current().engine
+    own = {"model": engine.model_key or "none", "embedding_dims": engine.dims}
+    return InUse(
+        llm=_section(used.llm) or {"provider": NONE, "config": {}},
+        embedder=_section(used.embedder) or {"provider": LOCAL, "config": own},
+        fallback_llm=_section(used.fallback_llm),
+        instructions=instructions_of(principal.project.id),
+    )
+
+
+def _section(choice: Choice | None) -> dict[str, Any] | None:
+    if choice is None:
+        return None
+    return {"provider": choice.provider, "config": configuration.redacted(choice)}
+
+
+def installed() -> dict[str, list[str]]:
+    """The names of the providers that can be chosen, by kind."""
+    return {"llm": catalogue.names("llm"), "embedder": catalogue.names("embedder")}
+
+
+def configure(principal: Principal, change: Mapping[str, Any]) -> None:
+    """Merges `change` ({llm?, embedder?, fallback_llm?, custom_instructions?}) into what is used,
+    at once and without a restart.
+
+    A secret never follows to another provider or address. PermissionDeniedError
+    (providers: the instance owner; instructions: scope `admin`; neither with an entity limit),
+    InvalidInputError, ConflictError
+    for another embedder while there are memories, ProviderError when a new embedder cannot be asked
+    for its dimensions; then nothing has changed.
+    """
+    principal.require_project("the configuration")
+    unknown = set(change) - set(SECTIONS) - _READ_ONLY - {"custom_instructions"}
+    if unknown:
+        raise InvalidInputError(f"'{shown(min(unknown))}' cannot be configured here.")
+    instructions = change.get("custom_instructions")
+    if not isinstance(instructions, str | None) or len(instructions or "") > INSTRUCTIONS_LENGTH:
+        raise InvalidInputError(
+            f"custom_instructions must be text of at most {INSTRUCTIONS_LENGTH} characters."
+        )
+    sections = {name: change[name] for name in SECTIONS if name in change}
+    if sections:
+        principal.require_instance(PROVIDERS_OF)
+        _change(principal, sections)
+    if "custom_instructions" in change:
+        set_instructions(
+            project_id=principal.project.id,
+            instructions=instructions or "",
+            actor=principal.actor,
+        )
+
+
+def _change(principal: Principal, sections: Mapping[str, Any]) -> None:
+    for attempt in range(1, CHANGE_ATTEMPTS + 1):
+        former = configuration.current()
+        try:
+            return use(principal, changed(former, sections), former)
+        except ChangedMeanwhileError:
+            if attempt == CHANGE_ATTEMPTS:
+                raise
+
+
+def changed(former: Configuration, sections: Mapping[str, Any]) -> Configuration:
+    """`former` with these sections merged in; InvalidInputError for what does not fit."""
+    made = former
+    for name, change in sections.items():
+        choice = configuration.merged(getattr(former, name), change, SECTIONS[name])
+        made = made.with_section(name, choice)
+    if made.fallback_llm is not None and made.llm is None:
+        raise InvalidInputError(
+            "A fallback LLM needs an LLM that it stands in for: send fallback_llm as null as well."
+        )
+    if made.embedder != former.embedder:
+        made = replace(made, dims=0)
+    return made
+
+
+def with_dims(wanted: Configuration) -> Configuration:
+    """The configuration with the dimensions that its embedder answers with, asked now.
+
+    ProviderError when it does not answer; InvalidInputError when it answers with others than asked.
+    """
+    if wanted.embedder is None or wanted.dims:
+        return wanted
+    dims = remote.measured(wanted.embedder)
+    asked = wanted.embedder.config.get("embedding_dims")
+    if asked and asked != dims:
+        raise InvalidInputError(
+            f"The embedder answers with {dims} dimensions, not with the {asked} that "
+            "embedding_dims asks for; leave it out, or name a model that can be shortened."
+        )
+    return replace(wanted, dims=dims)
+
+
+def use(principal: Principal, wanted: Configuration, former: Configuration) -> None:
+    if wanted == former:
+        return
+    for name in ("llm", "fallback_llm"):
+        choice = getattr(wanted, name)
+        if choice is not None and choice != getattr(former, name):
+            remote.RemoteLlm(choice, attempts=1)  # refuses what cannot be set up
+    if wanted.embedder != former.embedder:
+        wanted = with_dims(wanted)
+    current = runtime.current()
+    engine = runtime.engine_of(wanted, current.engine)
+    if wanted.embedder != former.embedder:
+        _check_embedder(engine, current.engine)
+
+    def commit() -> int:
+        with transaction.atomic():
+            kept = configuration.save(wanted, account_id=principal.account_id, reason="configured")
+            audit.record(
+                Action.PROVIDERS_CONFIGURED,
+                actor=principal.actor,
+                target=Target("providers"),
+                details=_differences(former, wanted),
+            )
+        return kept.version
+
+    current.use(engine, commit)
+    logger.info(
+        "providers configured",
+        extra={
+            "llm": wanted.llm.provider if wanted.llm else "none",
+            "embedder": engine.model_key,
+            "project": principal.project.slug,
+        },
+    )
+
+
+def _differences(former: Configuration, wanted: Configuration) -> dict[str, Any]:
+    """What changed, as {"llm.model": [before, after]}; of a secret only that it did, and of an
+    address not what follows its path, where some services want a key."""
+    before, after = _flattened(former), _flattened(wanted)
+    changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
+    return {name: _told(name, before.get(name), after.get(name)) for name in sorted(changed)}
+
+
+def _told(name: str, *pair: Any) -> Any:
+    key = name.rpartition(".")[2]
+    if key in catalogue.SECRETS:
+        return audit.CHANGED
+    if key in catalogue.ADDRESSES:
+        return [value and str(value).partition("?")[0] for value in pair]
+    return list(pair)
+
+
+def _flattened(configured: Configuration) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        choice: Choice | None = getattr(configured, section)
+        found[f"{section}.provider"] = choice.provider if choice else None
+        for key, value in catalogue.walk(choice.config) if choice else ():
+            if key in catalogue.SECRETS or not isinstance(value, Mapping):
+                found[f"{section}.{key}"] = value
+    return found
+
+
+def _check_embedder(engine: Engine, former: Engine) -> None:
+    """Refuses an embedder that stored memories are not embedded with, and one that is not there."""
+    if engine.embedder is None:
+        raise InvalidInputError(
+            "The local model is not prepared: run manage.py prepare_embedder first."
+            if engine.chosen is None
+            else "The embedder cannot be set up."
+        )
+    if engine.model_key == former.model_key:
+        return
+    if Reembedding.objects.filter(state=Reembedding.State.RUNNING).exists():
+        raise ConflictError(
+            "The memories are being embedded anew; wait for it, or cancel it with "
+            "manage.py reembed --cancel."
+        )
+    runtime.check_model(engine)
+
+
+def probe(principal: Principal, kind: Kind, change: Any) -> Probe:
+    """One real call with `change` ({provider?, config?}) merged into the configured `kind`, which
+    stays as it is. The instance owner's; InvalidInputError for what does not fit."""
+    principal.require_instance(PROVIDERS_OF)
+    former = configuration.current()
+    choice = configuration.merged(getattr(former, kind), change, kind)
+    if choice is None:
+        raise InvalidInputError("There is nothing to ask: no provider is chosen.")
+    return probe_choice(choice, kind)
+
+
+def probe_choice(choice: Choice, kind: Kind) -> Probe:
+    """One real call to this provider: how long it took, or what went wrong."""
+    dims, started = 0, time.perf_counter()
+    try:
+        if kind == "embedder":
+            dims = remote.measured(choice)
+        else:
+            llm = remote.RemoteLlm(choice, attempts=1)
+            started = time.perf_counter()  # what came before was our own setting up
+            llm.generate_response([{"role": "user", "content": "Answer with the one word: ready"}])
+        return Probe(ok=True, latency_ms=_since(started), dims=dims)
+    except ProviderError as error:
+        return Probe(
+            ok=False,
+            latency_ms=_since(started),
+            code=error.code,
+            cause=error.cause,
+            hint=hints.hint(error, choice, kind),
+        )
+    except InvalidInputError as error:
+        hint = "It was not asked: configure it anew, or install what it needs."
+        return Probe(ok=False, latency_ms=0, code=failures.REFUSED, cause=error.message, hint=hint)
+
+
+def models(choice: Choice, kind: Kind) -> Models:
+    """Asks the provider which models of this kind it has, once. Who may ask is the caller's to
+    check. Never raises: `problem` tells what stands in the way."""
+    try:
+        if choice.provider not in PROVIDERS:
+            return Models((), "There is nothing to ask: no provider is chosen.")
+        choices.check_provider(choice.provider, kind)
+        if not listing.is_listed(choice.provider):
+            return Models((), hints.not_listed(choice))
+        if choices.lacks_key(choice):
+            return Models((), f"{PROVIDERS[choice.provider].called} needs an API key.")
+        names = listing.listed(choice, kind)
+    except ProviderError as error:
+        return Models((), hints.listing_hint(error, choice))
+    except InvalidInputError as error:
+        return Models((), error.message)
+    return Models(names, "" if names else hints.nothing_listed(choice, kind))
+
+
+def _since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)
+
+
+_INSTRUCTIONS_PROMPT: Final = """\
+You write instructions for a system that reads conversations and keeps facts about people as
+long-term memories. From the use case below, write instructions that say what is worth remembering,
+what is not, and how specific a memory should be: at most 200 words, imperative, in the language of
+the use case. Write also one message that a user might say in this use case and that holds a fact
+worth remembering.
+
+Answer with JSON alone: {"custom_instructions": "…", "test_message": "…"}
+
+Use case:
+"""
+
+
+def generate_instructions(principal: Principal, use_case: str) -> tuple[str, str]:
+    """Instructions for a use case and a message to try them with, both written by the LLM.
+
+    A call that is paid for: scope `write`. InvalidInputError for an empty or overlong use case;
+    NotConfiguredError when there is no LLM, ProviderError when it fails.
+    """
+    principal.require(Scope.WRITE)
+    if not use_case.strip() or len(use_case) > USE_CASE_LENGTH:
+        raise InvalidInputError(f"use_case must be text of 1 to {USE_CASE_LENGTH} characters.")
+    llm = runtime.current().engine.llm
+    if llm is None:
+        raise NotConfiguredError("No LLM is configured: write the instructions by hand.")
+    reply = llm.generate_response(
+        [{"role": "user", "content": _INSTRUCTIONS_PROMPT + use_case.strip()}]
+    )
+    try:
+        answer = replies.json_object(reply)
+    except ProviderError:
+        # Not the JSON that was asked for, but written all the same.
+        return reply, DEFAULT_TEST_MESSAGE
+    instructions = answer.get("custom_instructions")
+    test = answer.get("test_message")
+    if not isinstance(instructions, str) or not instructions.strip():
+        raise failures.failure(failures.MALFORMED, "The reply holds no instructions.")
+    test = test if isinstance(test, str) and test.strip() else DEFAULT_TEST_MESSAGE
+    return replies.storable(instructions).strip(), replies.storable(test).strip()

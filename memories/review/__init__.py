@@ -1,0 +1,1 @@
+"""Decides about one memory: its review status, confidence and expiry."""

@@ -1,0 +1,79 @@
+"""Review, confidence and expiry of one memory, and taking the last change of one back."""
+
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
+from mem0dash.principal import Principal
+from memories import runtime, visibility
+from memories.editing import authors
+from memories.editing.actions import act
+from memories.editing.change import change_values
+from memories.models import Memory, ReviewStatus
+
+_ACTION_FOR: Final[Mapping[str, str]] = {
+    ReviewStatus.APPROVED: "approve",
+    ReviewStatus.REJECTED: "reject",
+    ReviewStatus.STALE: "stale",
+    ReviewStatus.UNREVIEWED: "unreview",
+}
+
+
+def set_review(
+    principal: Principal, memory_id: UUID | str, status: str, *, rev: int | None = None
+) -> Memory:
+    """Sets the review status, and by whom and when. InvalidInputError for an unknown one; else as
+    `set_confidence`."""
+    if status not in _ACTION_FOR:
+        # Other actions have names as well, and would be done as if they were a status.
+        raise InvalidInputError(f"The review status is one of {', '.join(_ACTION_FOR)}.")
+    return _set(principal, memory_id, _ACTION_FOR[status], "", rev)
+
+
+def set_confidence(
+    principal: Principal, memory_id: UUID | str, confidence: str, *, rev: int | None = None
+) -> Memory:
+    """Sets the confidence; the memory as it is now. What is as wanted already stays untouched.
+
+    With `rev` it has to be in this revision still: ConflictError otherwise. NotFoundError when
+    missing, deleted or foreign; InvalidInputError; scope `review`.
+    """
+    return _set(principal, memory_id, "confidence", confidence, rev)
+
+
+def set_expiry(
+    principal: Principal, memory_id: UUID | str, value: str, *, rev: int | None = None
+) -> Memory:
+    """Sets when the memory expires: a day (the last one, UTC), an ISO 8601 time, or "" for never.
+    Errors as `set_confidence`."""
+    return _set(principal, memory_id, "expire" if value else "unexpire", value, rev)
+
+
+def _set(
+    principal: Principal, memory_id: UUID | str, action: str, value: str, rev: int | None
+) -> Memory:
+    wanted = act(action, value)
+    principal.require(wanted.scope)
+    reviewer = authors.reviewer_of(principal)
+    with transaction.atomic():
+        memory = _live(principal, memory_id)
+        if rev is not None and memory.rev != rev:
+            raise ConflictError("This memory has changed since you opened it.")
+        if wanted.is_same(tuple(getattr(memory, name) for name in wanted.columns)):
+            return memory
+        change_values(memory, wanted.values(reviewer, timezone.now()), principal)
+    runtime.current().apply([memory])
+    return memory
+
+
+def _live(principal: Principal, memory_id: UUID | str) -> Memory:
+    """The memory, locked."""
+    rows = visibility.reachable(principal).select_for_update()
+    memory = rows.filter(id=visibility.as_uuid(memory_id)).first()
+    if memory is None:
+        raise NotFoundError(f"Memory with id {memory_id} not found")
+    return memory

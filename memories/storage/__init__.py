@@ -1,0 +1,1 @@
+"""Writes rows, and reads them where the ORM would be too slow."""

@@ -1,0 +1,134 @@
+"""Reads that an index answers alone, without looking up rows: counts, ids in order, groups.
+
+By hand, since the ORM can say neither which of SQLite's indexes to use, which without statistics
+chooses badly among a million rows, nor to begin with the index of words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.core.exceptions import EmptyResultSet
+from django.db import connection
+from django.db.models import QuerySet
+
+from memories.models import Memory
+from memories.storage.substring_index import TABLE, phrase
+
+Order = Sequence[tuple[str, bool]]
+
+_MEMORIES: Final = "memories_memory"
+# When a memory ends: at an instant, or after its last day.
+_ENDS: Final = {
+    "sqlite": "min(coalesce(expires_at, '9999'),"
+    " coalesce(date(expiration_date, '+1 day'), '9999'))",
+    "postgresql": "least(expires_at, (expiration_date + 1)::timestamp AT TIME ZONE 'UTC')",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to read: the predicate of `rows` (no joins), and on SQLite how to get at them: through
+    the index named `index`, or from what the index of words finds for `words`."""
+
+    rows: QuerySet[Memory]
+    index: str = ""
+    words: str = ""
+
+
+def count(source: Source, *, up_to: int = 0) -> int:
+    """How many there are; counting ends at `up_to`, where it is given."""
+    limit = f" LIMIT {up_to}" if up_to else ""
+    inner, params = _select("1", source)
+    sql = f"SELECT count(*) FROM ({inner}{limit}) AS found"
+    if not up_to:
+        sql, params = _select("count(*)", source)
+    return int(_fetch(sql, params)[0][0])
+
+
+def ids(source: Source, order: Order, *, limit: int, offset: int = 0) -> list[UUID]:
+    """The ids in `order`: columns, or "ends" for when a memory expires, and whether each goes down
+    from the greatest."""
+    sql, params = _select("memories_memory.id", source)
+    found = _fetch(f"{sql} ORDER BY {_keys(order)} LIMIT {int(limit)} OFFSET {int(offset)}", params)
+    return [id_ if isinstance(id_, UUID) else UUID(id_) for (id_,) in found]
+
+
+def rows(
+    source: Source, columns: Sequence[str], order: Order, *, limit: int
+) -> list[tuple[Any, ...]]:
+    """Columns of the first `limit` rows in order, as the database keeps them: JSON as text, and on
+    SQLite ids as 32 digits, and instants as text without their zone, which is UTC."""
+    names = [f"{_MEMORIES}.{column}" for column in columns]
+    if connection.vendor == "sqlite":
+        # An expression is no column, of which Django would make an instant, at a price.
+        names = [f"+{name}" for name in names]
+    sql, params = _select(", ".join(names), source)
+    return _fetch(f"{sql} ORDER BY {_keys(order)} LIMIT {int(limit)}", params)
+
+
+def groups(source: Source, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Every combination of values of the columns, with how many there are of it at the end."""
+    names = ", ".join(columns)
+    sql, params = _select(f"{names}, count(*)", source)
+    return _fetch(f"{sql} GROUP BY {names}", params)
+
+
+def most_frequent(source: Source, column: str, limit: int) -> list[tuple[str, int]]:
+    """The values of a column that the most rows have, with their counts."""
+    sql, params = _select(f"{column}, count(*) AS n", source)
+    order = f"ORDER BY n DESC, {column} LIMIT {int(limit)}"
+    return _fetch(f"{sql} GROUP BY {column} {order}", params)
+
+
+def endings(source: Source, now: datetime, later: datetime) -> tuple[int, int, int, int]:
+    """How many there are, how many of them expire at all, by `now`, and by `later`."""
+    ended = "expires_at <= %s OR expiration_date < %s"
+    columns = (
+        "count(*)",
+        "count(coalesce(expires_at, expiration_date))"
+        if connection.vendor == "sqlite"
+        else "count(*) FILTER (WHERE expires_at IS NOT NULL OR expiration_date IS NOT NULL)",
+        *(f"count(*) FILTER (WHERE {ended})",) * 2,
+    )
+    values: list[Any] = []
+    for at in (now, later):
+        values += [
+            connection.ops.adapt_datetimefield_value(at),
+            connection.ops.adapt_datefield_value(at.astimezone(UTC).date()),
+        ]
+    sql, params = _select(", ".join(columns), source)
+    total, ending, expired, soon = _fetch(sql, [*values, *params])[0]
+    return int(total), int(ending), int(expired), int(soon)
+
+
+def _keys(order: Order) -> str:
+    return ", ".join(
+        f"{_ENDS[connection.vendor] if column == 'ends' else f'{_MEMORIES}.{column}'}"
+        f"{' DESC' if down else ''}"
+        for column, down in order
+    )
+
+
+def _select(what: str, source: Source) -> tuple[str, list[Any]]:
+    """A SELECT with the predicate, and its parameters."""
+    query = source.rows.query.chain()
+    try:
+        where, params = query.get_compiler(connection=connection).compile(query.where)
+    except EmptyResultSet:
+        where, params = "1 = 0", ()
+    origin, before = _MEMORIES, []
+    if connection.vendor == "sqlite" and source.words:
+        origin = f"{TABLE} CROSS JOIN {_MEMORIES} ON {_MEMORIES}.rowid = {TABLE}.rowid"
+        where, before = f"{TABLE} MATCH %s AND {where}", [phrase(source.words)]
+    elif connection.vendor == "sqlite" and source.index:
+        origin = f"{_MEMORIES} INDEXED BY {source.index}"
+    return f"SELECT {what} FROM {origin} WHERE {where}", [*before, *params]
+
+
+def _fetch(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        return list(cursor.fetchall())

@@ -1,0 +1,310 @@
+"""Builds and writes rows: a memory, its vector and its revision always in one transaction."""
+
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+from django.utils import timezone
+
+from mem0dash.errors import InvalidInputError
+from mem0dash.principal import Principal, Scope
+from memories.models import (
+    ENTITY_FIELDS,
+    Confidence,
+    Memory,
+    MemoryTokens,
+    MemoryVector,
+    ReviewStatus,
+    Revision,
+)
+from memories.readings import Reading, TokenStates, Vector, pack, text_sum
+from memories.texts import entity_id, fingerprint, fold, parse_instant
+
+# PostgreSQL keeps at most 2,704 bytes in an entry of an index, and the browser's indexes hold all
+# four ids, the source and more.
+MAX_IDS_BYTES: Final = 2000
+
+# Times that clients send as metadata. From _MILLISECONDS on (the year 5138) an epoch is in them;
+# before _SOONEST (1973) a number is a count or a duration rather than a time.
+TIMES_IN_METADATA: Final = (
+    *("created_at", "updated_at", "expires_at", "expiration_date", "reviewed_at"),
+)
+_MILLISECONDS: Final = 1e11
+_SOONEST: Final = 1e8
+_NUMBER: Final = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,9})?", re.ASCII)
+
+# Keys that mem0 keeps for itself in a payload: scope comes from the call, never from metadata.
+RESERVED_METADATA: Final = frozenset(
+    {"user_id", "agent_id", "run_id", "actor_id", "data", "hash", "text_lemmatized", "updated_at"}
+)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A memory about to be stored. `fingerprint` is of what it was made of; "" for its text's."""
+
+    text: str
+    entities: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    role: str = ""
+    actor_id: str = ""
+    attributed_to: str = ""
+    memory_type: str = ""
+    expiration_date: date | None = None
+    collection: str = "conversational"
+    fingerprint: str = ""
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+def session_key(entities: Mapping[str, str], batch_id: uuid.UUID, batch_size: int) -> str:
+    """Names the conversation of a memory: its run, else the add that brought several at once.
+
+    Empty for a lone fact. The same run id under another user or agent is another conversation.
+    """
+    if entities.get("run_id"):
+        scope = "\x1f".join(entities.get(name, "") for name in ENTITY_FIELDS)
+    elif batch_size > 1:
+        scope = str(batch_id)
+    else:
+        return ""
+    return hashlib.md5(scope.encode(), usedforsecurity=False).hexdigest()
+
+
+def read_time(value: object) -> datetime | None:
+    """As `parse_instant`, and a number, or one in a text, of seconds or milliseconds since 1970."""
+    if isinstance(value, str):
+        if (parsed := parse_instant(value.strip())) is not None:
+            return parsed
+        if not _NUMBER.fullmatch(value.strip()):
+            return None
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if abs(value) < _SOONEST:
+        return None
+    seconds = value / 1000 if abs(value) >= _MILLISECONDS else value
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def check_times(metadata: Mapping[str, Any]) -> None:
+    """InvalidInputError for a time in the metadata that cannot be read; null and "" are none."""
+    for name in TIMES_IN_METADATA:
+        value = metadata.get(name)
+        if value not in (None, "") and read_time(value) is None:
+            raise InvalidInputError(
+                f"Invalid metadata {name}: use ISO 8601, such as 2026-12-01 or "
+                "2026-12-01T09:30:00Z, or seconds or milliseconds since 1970."
+            )
+
+
+def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+    """The columns that valid provenance in the metadata is promoted to.
+
+    A review status beside `unreviewed` counts only from a caller who may review.
+    """
+    columns: dict[str, Any] = {}
+    source, confidence = metadata.get("source"), metadata.get("confidence")
+    if isinstance(source, str) and 0 < len(source) <= 100:
+        columns["source"] = source
+    if confidence in Confidence.values:
+        columns["confidence"] = confidence
+    if (expires_at := read_time(metadata.get("expires_at"))) is not None:
+        columns["expires_at"] = expires_at
+    if (last := read_time(metadata.get("expiration_date"))) is not None:
+        columns["expiration_date"] = last.date()
+    status = metadata.get("review_status")
+    if status in ReviewStatus.values and (
+        status == ReviewStatus.UNREVIEWED or Scope.REVIEW in principal.scopes
+    ):
+        columns["review_status"] = status
+        if status != ReviewStatus.UNREVIEWED:
+            reviewer = metadata.get("reviewed_by")
+            columns["reviewed_by"] = reviewer[:255] if isinstance(reviewer, str) else ""
+            columns["reviewed_at"] = read_time(metadata.get("reviewed_at")) or timezone.now()
+    return columns
+
+
+def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID) -> list[Memory]:
+    """Unsaved rows for the drafts of one add, in their order."""
+    now = timezone.now()
+    rows = []
+    for seq, draft in enumerate(drafts):
+        _check_ids(draft.entities)
+        metadata = {k: v for k, v in draft.metadata.items() if k not in RESERVED_METADATA}
+        # Imports bring their own time; without one, the turns of one add keep their order by it.
+        created_at = read_time(metadata.get("created_at"))
+        if created_at is not None:
+            del metadata["created_at"]
+        created_at = created_at or now + timedelta(microseconds=seq)
+        columns = provenance(metadata, principal)
+        if draft.expiration_date is not None:
+            # What the call says goes before what the metadata say.
+            columns["expiration_date"] = draft.expiration_date
+        rows.append(
+            Memory(
+                id=draft.id,
+                project_id=principal.project.id,
+                collection=draft.collection,
+                text=draft.text,
+                text_fold=fold(draft.text),
+                **{name: draft.entities.get(name, "") for name in ENTITY_FIELDS},
+                actor_id=draft.actor_id[:255],
+                role=draft.role[:50],
+                attributed_to=draft.attributed_to[:50],
+                memory_type=draft.memory_type[:50],
+                metadata=metadata,
+                fingerprint=draft.fingerprint or fingerprint(draft.text),
+                batch_id=batch_id,
+                seq=seq,
+                session=session_key(draft.entities, batch_id, len(drafts)),
+                created_at=created_at,
+                updated_at=created_at,
+                **columns,
+            )
+        )
+    return rows
+
+
+def _check_ids(entities: Mapping[str, str]) -> None:
+    """InvalidInputError when the ids together do not fit into one entry of an index."""
+    if sum(len(entities.get(name, "").encode()) for name in ENTITY_FIELDS) > MAX_IDS_BYTES:
+        raise InvalidInputError(
+            f"{', '.join(ENTITY_FIELDS)} together cannot be longer than {MAX_IDS_BYTES} bytes."
+        )
+
+
+def embedded_text(memory: Memory, text: str | None = None) -> str:
+    """What the embedder reads for `memory` (or for its new `text`).
+
+    A turn of a conversation carries its day, so that "what did we say on 5 March" finds it.
+    """
+    text = memory.text if text is None else text
+    if not (memory.role and memory.session):
+        return text
+    day = memory.created_at.astimezone(UTC)
+    return f"{text} ({day.day} {day:%B %Y})"
+
+
+def insert(
+    memories: Sequence[Memory],
+    readings: Sequence[Reading],
+    model_key: str,
+    states_key: str,
+    *,
+    principal: Principal,
+) -> None:
+    """Writes rows, vectors, token states and ADD revisions; the caller holds the transaction.
+
+    What a row lacks of the second and third is made later.
+    """
+    now = timezone.now()
+    Memory.objects.bulk_create(memories)
+    insert_readings(memories, readings, model_key, states_key)
+    Revision.objects.bulk_create(
+        revision(memory, "ADD", principal, new_text=memory.text, at=now) for memory in memories
+    )
+
+
+def insert_readings(
+    memories: Sequence[Memory],
+    readings: Sequence[Reading],
+    model_key: str,
+    states_key: str,
+    *,
+    others_may_have: bool = False,
+) -> None:
+    """Writes the vectors and token states of memories that have none of these models; with
+    `others_may_have`, what another process has made of the same text meanwhile stays or is
+    replaced."""
+    MemoryVector.objects.bulk_create(
+        (
+            vector_row(memory, reading.vector, model_key)
+            for memory, reading in zip(memories, readings, strict=True)
+            if reading.vector is not None
+        ),
+        ignore_conflicts=others_may_have,
+    )
+    tokens = [
+        tokens_row(memory, reading.tokens, states_key)
+        for memory, reading in zip(memories, readings, strict=True)
+        if reading.tokens is not None
+    ]
+    if others_may_have:
+        insert_tokens(tokens)
+    else:
+        MemoryTokens.objects.bulk_create(tokens)
+
+
+def tokens_row(memory: Memory, tokens: TokenStates, states_key: str) -> MemoryTokens:
+    """Unsaved token states, read from the text that `memory` has."""
+    return MemoryTokens(
+        memory=memory, states_key=states_key, data=pack(tokens), text_sum=text_sum(memory.text)
+    )
+
+
+def insert_tokens(tokens: Sequence[MemoryTokens]) -> None:
+    """Writes token states over those that may be there, as of a former model."""
+    MemoryTokens.objects.bulk_create(
+        tokens,
+        update_conflicts=True,
+        unique_fields=["memory"],
+        update_fields=["states_key", "data", "text_sum"],
+    )
+
+
+def replace_reading(memory: Memory, reading: Reading, model_key: str, states_key: str) -> None:
+    """For a new text: the old vectors and states are of the old one, and without new ones they
+    have to go all the same."""
+    MemoryVector.objects.filter(memory=memory).delete()
+    MemoryTokens.objects.filter(memory=memory).delete()
+    insert_readings([memory], [reading], model_key, states_key)
+
+
+def vector_row(memory: Memory, vector: Vector, model_key: str) -> MemoryVector:
+    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return MemoryVector(memory=memory, model_key=model_key, dims=len(vector), data=data)
+
+
+def revision(
+    memory: Memory,
+    event: str,
+    principal: Principal,
+    *,
+    old_text: str | None = None,
+    new_text: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    at: datetime,
+) -> Revision:
+    """An unsaved revision of `memory` in the caller's name."""
+    return Revision(
+        project_id=memory.project_id,
+        memory_id=memory.id,
+        event=event,
+        old_text=old_text,
+        new_text=new_text,
+        changes=dict(changes or {}),
+        memory_created_at=memory.created_at,
+        actor_id=memory.actor_id,
+        role=memory.role,
+        at=at,
+        **Revision.columns(principal.actor),
+    )
+
+
+def adopted_app(metadata: Mapping[str, Any]) -> str | None:
+    """`metadata.app_id`, where clients without an app field of their own keep it."""
+    value = metadata.get("app_id")
+    if not isinstance(value, str):
+        return None
+    try:
+        return entity_id(value, "app_id")
+    except InvalidInputError:
+        return None  # not usable as an id: it stays plain metadata

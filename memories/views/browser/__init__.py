@@ -1,0 +1,1 @@
+"""The page that lists memories beside the one that is open."""

@@ -1,0 +1,106 @@
+"""The list of memories: searched, filtered, sorted, paged; all of it stands in the address."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from accounts.web import PageRequest, page
+from mem0dash.principal import Principal, Scope
+from mem0dash.waiting import waits_for
+from memories import visibility
+from memories.browse import export as writing
+from memories.browse import service as reads
+from memories.browse.selection import DELETED, Selection
+from memories.views.browser import listing
+from memories.views.browser.inspector import inspected
+from memories.views.browser.place import Place, search_waits
+from memories.views.browser.saved import shown
+
+
+@waits_for(search_waits)
+@require_safe
+@page
+def browse(request: PageRequest) -> HttpResponse:
+    """The list, with the memory that the address names beside it."""
+    request.principal.require(Scope.READ)
+    place = Place.of(dict(request.GET.lists()))
+    partial = bool(request.htmx) and not request.htmx.history_restore_request
+    if partial and request.htmx.target == "inspector-slot":
+        context = inspected(request, place, listed=None)
+        answer = render(request, "memories/_slot.html", context)
+    else:
+        context = listed(request, place)
+        place = context["place"]
+        name = "memories/_answer.html" if partial else "memories/browse.html"
+        answer = render(request, name, context | {"partial": partial})
+    if partial:
+        answer.headers["HX-Push-Url"] = place.url()
+    return answer
+
+
+def listed(request: PageRequest, place: Place) -> dict[str, Any]:
+    """What the list and the inspector beside it show."""
+    principal = request.principal
+    selection = place.selection
+    found = reads.page(principal, selection, number=place.number)
+    place = Place(selection, found.number, place.memory_id)
+    rows = listing.rows(found, place)
+    first = (found.number - 1) * found.per_page
+    return {
+        "selection": selection,
+        "page": found,
+        "rows": rows,
+        "first": first + 1,
+        "last": first + len(rows),
+        "chips": listing.chips(place),
+        "is_filtered": bool(selection.fields or selection.q),
+        "bin_url": "" if rows else _bin_url(principal, selection),
+        "retention_days": principal.project.retention_days,
+        "told": selection.words(),
+        "in_search": listing.hidden(selection, "fields", "sort"),
+        "params": selection.params(),
+        "sorts": listing.sorts(place),
+        "sort_word": listing.sort_word(selection),
+        "when": {"updated": "Updated", "expiring": "Expires"}.get(selection.sort, "Created"),
+        "pages": listing.pages(place, found),
+        "exports": listing.exports(selection),
+        "filters_url": listing.filters_url(selection),
+        "clear_url": Place(Selection()).url(),
+        "views": shown(principal, selection),
+        "may_select": Scope.REVIEW in principal.scopes,
+        "may_add": Scope.WRITE in principal.scopes,
+        "may_erase": Scope.ADMIN in principal.scopes and selection.deleted,
+        "selects_all": found.mode != "meaning" and found.total > len(rows),
+        "by_words_url": listing.by_words(place),
+        "by_meaning_url": listing.by_meaning(place),
+        "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
+    } | inspected(request, place, listed=[row.memory.id for row in rows])
+
+
+def _bin_url(principal: Principal, selection: Selection) -> str:
+    """Where nothing is left, the way to what was deleted; "" if there is none, or for a filter."""
+    if not selection.is_everything or Scope.REVIEW not in principal.scopes:
+        return ""
+    deleted = Place(Selection(fields={"deleted": (DELETED,)})).url()
+    return deleted if visibility.restorable(principal).exists() else ""
+
+
+@require_safe
+@page
+def export(request: PageRequest) -> HttpResponseBase:
+    """Everything that the selection matches, as a file: `format` is json, jsonl or csv."""
+    principal = request.principal
+    principal.require(Scope.READ)
+    wanted = request.GET.get("format", "")
+    selection = Selection.of(dict(request.GET.lists()), beside={"format"})
+    pieces = writing.export(principal, selection, wanted)
+    kind, ending = writing.FORMATS[wanted]
+    answer = StreamingHttpResponse(pieces, content_type=kind)
+    name = f"memories-{principal.project.slug}-{timezone.now():%Y-%m-%d}.{ending}"
+    answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return answer

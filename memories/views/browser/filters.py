@@ -1,0 +1,164 @@
+"""The filter menu: what can be asked of each field, with how many memories there are of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_safe
+
+from accounts.web import PageRequest, page
+from mem0dash.errors import InvalidInputError, NotUnderstoodError
+from mem0dash.principal import Principal, Scope
+from memories.browse import service as reads
+from memories.browse.selection import DELETED, Selection
+from memories.views.browser import listing, words
+from memories.views.browser.place import Place
+from memories.views.browser.words import Field
+
+# What the form brings beside the fields themselves.
+OTHER: Final = "other_"
+FROM: Final = "from_"
+UNTIL: Final = "until_"
+_FORM: Final = frozenset(
+    {"apply", *(f"{part}{name}" for part in (OTHER, FROM, UNTIL) for name in words.BY_NAME)}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One box to tick."""
+
+    value: str
+    label: str
+    count: int | None
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A field with what can be asked of it. `more` is text that was typed, `span` two days; `note`
+    stands where there is nothing to tick, or below it."""
+
+    field: Field
+    values: list[Value]
+    chosen: int
+    span: tuple[str, str] = ("", "")
+    more: str = ""
+    note: str = ""
+
+
+@require_safe
+@page
+def filters(request: PageRequest) -> HttpResponse:
+    """The menu, or all filters as a page; with `apply`, the list that they make."""
+    principal = request.principal
+    principal.require(Scope.READ)
+    given = dict(request.GET.lists())
+    problem = ""
+    if "apply" in given:
+        try:
+            return redirect(Place(gathered(given)).url())
+        except InvalidInputError as error:
+            problem = error.message
+    try:
+        selection = Selection.of(given, beside=_FORM)
+    except NotUnderstoodError:
+        raise
+    except InvalidInputError:
+        selection = Selection()
+    context = {
+        "selection": selection,
+        "groups": groups(principal, selection, given if problem else {}),
+        "kept": listing.hidden(selection, "q", "mode", "sort"),
+        "problem": problem,
+        "clear_url": Place(replace(selection, fields={})).url(),
+        "browse_url": Place(selection).url(),
+    }
+    partial = bool(request.htmx) and not request.htmx.history_restore_request
+    name = "memories/_filters.html" if partial else "memories/filters.html"
+    answer = render(request, name, context, status=422 if problem else 200)
+    if partial and problem:
+        answer.headers["HX-Retarget"] = "#filters"
+        answer.headers["HX-Reswap"] = "innerHTML"
+    return answer
+
+
+def gathered(given: Mapping[str, Sequence[str]]) -> Selection:
+    """The selection that a filled-in form means; InvalidInputError for what no field can have."""
+    lists: dict[str, list[str]] = {name: list(values) for name, values in given.items()}
+    for field in words.FIELDS:
+        typed = (lists.pop(f"{OTHER}{field.name}", None) or [""])[-1].strip()
+        if typed:
+            lists.setdefault(field.name, []).append(typed)
+        first = (lists.pop(f"{FROM}{field.name}", None) or [""])[-1].strip()
+        last = (lists.pop(f"{UNTIL}{field.name}", None) or [""])[-1].strip()
+        if first or last:
+            lists[field.name] = [f"{first}..{last}"]
+        elif field.kind == "time":
+            # The choice "any time" is an empty one.
+            lists[field.name] = [value for value in lists.get(field.name, []) if value]
+    return Selection.of(lists, beside=_FORM)
+
+
+def groups(
+    principal: Principal, selection: Selection, typed: Mapping[str, Sequence[str]]
+) -> list[Group]:
+    """Every field that this caller can filter by. `typed` is what a form said that did not fit."""
+    counted = reads.facets(principal, selection) | reads.more_facets(principal, selection)
+    made = []
+    for field in words.FIELDS:
+        if field.name == "deleted" and Scope.REVIEW not in principal.scopes:
+            continue
+        chosen = selection.fields.get(field.name, ())
+        values, span, more = _asked(field, chosen, counted)
+        if f"{FROM}{field.name}" in typed:
+            span = (_last(typed, f"{FROM}{field.name}"), _last(typed, f"{UNTIL}{field.name}"))
+        more = _last(typed, f"{OTHER}{field.name}") or more
+        note = _note(field, values, counted)
+        made.append(Group(field, values, len(chosen), span, more, note))
+    return made
+
+
+def _note(field: Field, values: Sequence[Value], counted: Mapping[str, Any]) -> str:
+    if field.name == "run_id" and field.name not in counted:
+        return "There are many: choose a user, an agent or an app first, or name one."
+    if field.kind == "metadata" and values:
+        return f"Counted in the newest {reads.NEWEST:,}."
+    return "" if values or field.kind != "values" else "No memory has one."
+
+
+def _asked(
+    field: Field, chosen: Sequence[str], counted: Mapping[str, list[reads.Facet]]
+) -> tuple[list[Value], tuple[str, str], str]:
+    def word(value: str) -> str:
+        told = words.value_word(field.name, value)
+        return told[:1].upper() + told[1:] if field.kind == "time" or not value else told
+
+    if field.kind == "time":
+        counts = {facet.value: facet.count for facet in counted.get(field.name, [])}
+        spans = [
+            Value(value, word(value), counts.get(value), value in chosen) for value in words.SPANS
+        ]
+        own = next((value for value in chosen if value not in words.SPANS), "")
+        first, dots, last = own.partition("..")
+        return spans, (first, last if dots else first), ""
+    if field.kind == "metadata":
+        keys = [Value(f.value, f.value, f.count, f.value in chosen) for f in counted[field.name]]
+        known = {value.value for value in keys}
+        typed = [Value(value, value, None, True) for value in chosen if value not in known]
+        return [*typed, *keys], ("", ""), ""
+    if field.name == "deleted":
+        label = "Deleted, not yet removed"
+        return [Value(DELETED, label, None, DELETED in chosen)], ("", ""), ""
+    facets = counted.get(field.name, [])
+    listed = [Value(f.value, word(f.value), f.count, f.chosen) for f in facets]
+    known = {value.value for value in listed}
+    listed += [Value(value, word(value), 0, True) for value in chosen if value not in known]
+    return listed, ("", ""), ""
+
+
+def _last(given: Mapping[str, Sequence[str]], name: str) -> str:
+    values: Any = given.get(name) or [""]
+    return str(values[-1])

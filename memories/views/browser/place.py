@@ -1,0 +1,72 @@
+"""Where somebody is in the memory browser: all of it stands in the address."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+from uuid import UUID
+
+from django.urls import reverse
+
+from mem0dash import names
+from mem0dash.errors import InvalidInputError, NotFoundError
+from mem0dash.waiting import Asked, Waits
+from memories.browse.selection import Selection
+from memories.visibility import as_uuid
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is listed, which page of it, and which memory stands open."""
+
+    selection: Selection
+    number: int = 1
+    memory_id: UUID | None = None
+
+    @classmethod
+    def of(cls, params: Mapping[str, Sequence[str]], *, beside: Collection[str] = ()) -> "Place":
+        """From a QueryDict's lists; `beside` is what else a form says.
+
+        InvalidInputError for what no filter has; NotFoundError for an id that is none.
+        """
+        selection = Selection.of(params, beside={"page", "id", *beside})
+        names.check_once(params, ("page", "id"))
+        wanted = (params.get("id") or [""])[-1]
+        return cls(selection, _number(params), as_uuid(wanted) if wanted else None)
+
+    @classmethod
+    def at(cls, path: str) -> "Place | None":
+        """The place that an address of the browser names, None for any other."""
+        try:
+            split = urlsplit(path)
+            if split.path != reverse("memories:browse"):
+                return None
+            return cls.of(parse_qs(split.query, keep_blank_values=True))
+        except (InvalidInputError, NotFoundError, ValueError):  # the last one for "//["
+            return None
+
+    def url(self, **changes: Any) -> str:
+        """The address of this place with `selection`, `number` or `memory_id` changed."""
+        place = replace(self, **changes)
+        params = place.selection.params()
+        if place.number > 1:
+            params.append(("page", str(place.number)))
+        if place.memory_id is not None:
+            params.append(("id", str(place.memory_id)))
+        path = reverse("memories:browse")
+        return f"{path}?{urlencode(params)}" if params else path
+
+
+def search_waits(asked: Asked) -> Waits:
+    """Whom a list may wait for: a search by meaning needs the vector of its query."""
+    if b"q=" not in asked.query:
+        return Waits.NOBODY
+    params = asked.parameters()
+    by_words = params.get("mode", [""])[-1] == "words"
+    return Waits.NOBODY if by_words or not any(params.get("q", ())) else Waits.QUERY
+
+
+def _number(params: Mapping[str, Sequence[str]]) -> int:
+    """The page's number; what is none is the first page."""
+    given = (params.get("page") or ["1"])[-1].strip()
+    return max(1, int(given)) if given.isascii() and given.isdigit() and len(given) < 10 else 1

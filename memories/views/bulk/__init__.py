@@ -1,0 +1,1 @@
+"""The pages of bulk changes: the plan, the course of it, and the way back."""
