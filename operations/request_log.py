@@ -11,7 +11,7 @@ from django.db import Error as AnyDatabaseError
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from mem0dash import notes
+from mem0dash import notes, portions
 from mem0dash.middleware import Handled
 from mem0dash.principal import NOBODY
 from operations import strangers
@@ -104,11 +104,8 @@ def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
     """Deletes rows beyond REQUEST_LOG_RETENTION_DAYS, in portions that lock nobody out for long;
     how many they were. `beat` hears of each portion."""
     oldest = timezone.now() - timedelta(days=settings.REQUEST_LOG_RETENTION_DAYS)
-    total = 0
     old = RequestLog.objects.filter(created_at__lt=oldest).order_by("created_at")
-    while portion := list(old.values_list("id", flat=True)[:PRUNE_ROWS]):
-        total += RequestLog.objects.filter(id__in=portion).delete()[0]
-        beat(total)
+    total = portions.delete(old, PRUNE_ROWS, beat)
     RefusedRequests.objects.filter(hour__lt=oldest).delete()
     if total:
         logger.info("request log pruned", extra={"rows": total})
