@@ -23,7 +23,7 @@ from memories import queries, reviewing, services
 from memories.forms import written
 from memories.models import ENTITY_FIELDS, Confidence, Memory, ReviewStatus, Revision
 from memories.selection import Selection
-from memories.views import listing, marks, words
+from memories.views import marks, words
 from memories.views.place import Place
 from memories.word_diff import Part, difference
 
@@ -88,7 +88,7 @@ def inspected(
         "statuses": _options("review_status", ReviewStatus.values, memory.review_status),
         "confidence": words.value_word("confidence", memory.confidence),
         "confidences": _options("confidence", Confidence.values, memory.confidence),
-        "expired": listing.is_expired(memory),
+        "expired": queries.has_expired(memory, timezone.now()),
         "ahead": [(label, timezone.now() + timedelta(days=days)) for label, days in AHEAD],
         "metadata": written(memory.metadata),
         "similar": [
@@ -128,11 +128,11 @@ def _event(entry: reads.Entry) -> Event:
     else:
         text = new if revision.event == "ADD" else None
         parts = [("same", text)] if text else []
-    kind = {"ADD": "add", "RESTORE": "add", "DELETE": "delete", "ERASE": "delete"}
+    word, look = words.EVENTS.get(revision.event, (revision.event.capitalize(), "update"))
     return Event(
         revision=revision,
-        word=words.EVENTS.get(revision.event, revision.event.capitalize()),
-        kind=kind.get(revision.event, "update"),
+        word=word,
+        kind=look,
         actor=entry.actor,
         parts=parts,
         changes=words.changes_words(revision.changes),
