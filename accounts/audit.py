@@ -21,6 +21,7 @@ from django.utils import timezone
 from accounts import throttle
 from accounts.models import Account, AuditEntry, UnchangingRows
 from accounts.throttle import Limit, RateLimitedError
+from mem0dash import portions
 from mem0dash.principal import Actor, Principal, Scope
 from mem0dash.sqlite3.turns import at_most
 
@@ -211,11 +212,7 @@ def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
     if not settings.AUDIT_RETENTION_DAYS:
         return 0
     oldest = timezone.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
-    rows, total = _changing(), 0
-    old = rows.filter(at__lt=oldest).order_by("at").values_list("id", flat=True)
-    while portion := list(old[:PRUNE_ROWS]):
-        total += rows.filter(id__in=portion).delete()[0]
-        beat(total)
+    total = portions.delete(_changing().filter(at__lt=oldest).order_by("at"), PRUNE_ROWS, beat)
     if total:
         logger.info("audit pruned", extra={"rows": total})
     return total

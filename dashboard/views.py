@@ -8,6 +8,7 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.web import PageRequest, local_path, page
 from dashboard.condition import parts
 from mem0dash.pages import THEME_COOKIE, THEMES
+from mem0dash.partial import is_partial
 from mem0dash.principal import Scope
 from memories.adding.failed import failed_adds
 from memories.browse.totals import totals
@@ -33,7 +34,7 @@ def overview(request: PageRequest) -> HttpResponse:
         "may_manage": may_manage,
         "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
     }
-    partial = request.htmx and not request.htmx.history_restore_request
+    partial = is_partial(request)
     name = "dashboard/_overview.html" if partial else "dashboard/overview.html"
     return render(request, name, context)
 

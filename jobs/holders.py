@@ -1,5 +1,6 @@
-"""Who holds a job: this process, under a name by which others see whether it still lives."""
+"""Who holds a job or a lease: a process, under a name that tells others whether it still lives."""
 
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -8,33 +9,49 @@ from typing import Final
 
 def _place() -> str:
     """Where process ids mean the same: this machine since it was started, and in it this
-    container. "" where that cannot be told."""
+    container. "" where the system does not tell."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"[:50]
+        inside = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return ""
+    return hashlib.sha256(f"{boot}/{inside}".encode()).hexdigest()[:24]
 
 
-_PLACE: Final = _place()
-# The last part tells a process from an earlier one with the same id, as in a restarted container.
-HOLDER: Final = f"{_PLACE}:{os.getpid()}:{secrets.token_hex(4)}"
+def _stat(pid: int) -> tuple[str, str]:
+    """A process's state, and when it was started: a number may be given to another one."""
+    # The name before the last parenthesis may hold anything.
+    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    fields = told.rpartition(")")[2].split()
+    return fields[0], fields[19]
+
+
+def holder_of(pid: int) -> str:
+    """The name of a process of this place, at most 64 characters; a restarted one has another."""
+    try:
+        return f"{PLACE}:{pid}:{_stat(pid)[1]}"
+    except (OSError, IndexError):
+        return f"{PLACE}:{pid}:{'' if PLACE else secrets.token_hex(4)}"
+
+
+PLACE: Final = _place()
+# This process.
+HOLDER: Final = holder_of(os.getpid())
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this place that is no more: nobody waits for it."""
-    if holder == HOLDER:
+    """Whether the holder was a process of this place that is no more: nobody waits for it. In
+    doubt it lives."""
+    place, _, process = holder.partition(":")
+    pid, _, started = process.partition(":")
+    if not PLACE or place != PLACE or not pid.isdigit():
         return False
-    place, _, rest = holder.partition(":")
-    pid = rest.partition(":")[0]
-    if not _PLACE or place != _PLACE or not pid.isdigit():
-        return False
-    if int(pid) == os.getpid():
-        return True
     try:
         os.kill(int(pid), 0)
+        state, begun = _stat(int(pid))
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, IndexError):
         return False
-    return False
+    # One that was killed and that its parent has not taken note of is still listed.
+    return state in {"Z", "X"} or started not in {"", begun}

@@ -1,7 +1,7 @@
 """Keeps the queue small: ended jobs, events that everybody has, lanes without jobs."""
 
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.db.models import Max, Min, Q, QuerySet
 from django.db.models.functions import Now
@@ -10,6 +10,7 @@ from jobs import queue
 from jobs.kinds import Kind
 from jobs.models import OPEN, Event, Job, Lane
 from jobs.running import Run
+from mem0dash.portions import delete, passed
 
 State = Job.State
 DONE_DAYS: Final = 7
@@ -20,8 +21,9 @@ _PORTION: Final = 1000
 
 def tidy(run: Run) -> None:
     """The handler. It also is the net below the lanes' locks."""
-    removed = _remove(run, _over())
-    removed += _remove(run, _heard())
+    removed = sum(
+        delete(rows.order_by("id"), _PORTION, lambda _: run.beat()) for rows in (_over(), _heard())
+    )
     mended = _mend_lanes(run)
     told = f"{removed:,} old jobs and events removed"
     freed = f", {mended:,} stuck {'job' if mended == 1 else 'jobs'} freed" if mended else ""
@@ -47,22 +49,9 @@ def _heard() -> QuerySet[Event]:
     return old.exclude(pk__in=waiting.values("event"))
 
 
-def _remove(run: Run, rows: QuerySet[Any]) -> int:
-    total = 0
-    while ids := list(rows.order_by("id").values_list("id", flat=True)[:_PORTION]):
-        total += len(ids)
-        rows.filter(id__in=ids).delete()
-        run.beat()
-    return total
-
-
 def _mend_lanes(run: Run) -> int:
     mended = 0
-    last = ""
-    while keys := list(
-        Lane.objects.filter(key__gt=last).order_by("key").values_list("key", flat=True)[:_PORTION]
-    ):
-        last = keys[-1]
+    for keys in passed(Lane.objects.order_by("key").values_list("key", flat=True), _PORTION):
         heads = Job.objects.filter(lane__in=keys, state__in=OPEN).exclude(lane="")
         open_ = dict(heads.values_list("lane").annotate(head=Min("id")))
         well = set(Job.objects.filter(pk__in=open_.values(), blocked=False).values_list("lane"))

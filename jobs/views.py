@@ -14,6 +14,7 @@ from jobs import service
 from jobs.rows import Group, Row
 from mem0dash import names
 from mem0dash.errors import ConflictError, InvalidInputError
+from mem0dash.partial import is_partial
 
 PER_PAGE: Final = 50
 # Of each group, on the page of them all.
@@ -86,7 +87,7 @@ def jobs(request: PageRequest) -> HttpResponse:
     }
     if shown.state != SCHEDULES:
         context |= _listed(request, shown, counts)
-    partial = bool(request.htmx) and not request.htmx.history_restore_request
+    partial = is_partial(request)
     context["partial"] = partial
     return render(request, "jobs/_jobs.html" if partial else "jobs/jobs.html", context)
 

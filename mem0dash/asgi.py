@@ -2,15 +2,14 @@
 
 Django's own ASGI handler gives every request of a sync view a fresh thread, and so a fresh database
 connection; with the pools, connections last. A request takes one hop into a thread and one back:
-a2wsgi's own middleware, which hands over headers and every piece of the body one by one, costs
-three times the CPU of this for a small answer.
+middleware that hands over headers and every piece of the body one by one costs three times the CPU
+of this for a small answer.
 
 Which thread, the mark on the view says (mem0dash.waiting): the address is resolved here, once, and
 what it leads to goes to Django along with the request.
 """
 
 import asyncio
-import io
 import json
 import logging
 import os
@@ -22,7 +21,6 @@ from typing import Any, Final
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mem0dash.settings")
 
 import django
-from a2wsgi.wsgi import build_environ
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import Error as AnyDatabaseError
@@ -35,13 +33,14 @@ django.setup(set_prefix=False)
 
 # After the set-up, which models need.
 from jobs.runner import Runner  # noqa: E402
-from mem0dash import bodies  # noqa: E402
+from mem0dash import bodies, notes  # noqa: E402
 from mem0dash.bodies import Body  # noqa: E402
 from mem0dash.errors import IndexUnavailableError  # noqa: E402
 from mem0dash.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
 from mem0dash.protocol import is_gone  # noqa: E402
 from mem0dash.threads import Receive, Threads, reading, streaming, threads_for  # noqa: E402
 from mem0dash.waiting import Asked, Waits, waits_of  # noqa: E402
+from mem0dash.wsgi_environ import build_environ  # noqa: E402
 from memories import runtime  # noqa: E402
 from memories.adding import idempotency as ingest  # noqa: E402
 from memories.background.upkeep import Upkeep  # noqa: E402
@@ -87,12 +86,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _lifespan(receive: Receive, send: Send) -> None:
     """`serve` has installed the runtime; this starts its thread and ends it with the server."""
-    from apikeys import usage
-    from operations import request_log
-
     await receive()
-    request_log.start()
-    usage.start()
+    notes.start()
     upkeep = Upkeep(runtime.current())
     upkeep.start()
     runner = Runner(on_duty=upkeep.is_on_duty)
@@ -103,8 +98,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await asyncio.to_thread(_give_up)
     await asyncio.to_thread(runner.stop)
     await asyncio.to_thread(upkeep.stop)
-    await asyncio.to_thread(usage.stop)
-    await asyncio.to_thread(request_log.stop)
+    await asyncio.to_thread(notes.stop)
     await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -166,7 +160,7 @@ async def _answer(request: _Request, receive: Receive, send: Send) -> None:
     if request.body.gone:
         return
     threads = _threads(request, may_wait=may_wait)
-    request.environ = _environ(request, is_read=is_read)
+    request.environ = _environ(request)
     loop = asyncio.get_running_loop()
     answer = await threads.run(lambda: _respond(request), receive if is_read else None)
     if answer is None:
@@ -246,16 +240,9 @@ _TOO_MANY: Final = Refusal(
 )
 
 
-def _environ(request: _Request, *, is_read: bool) -> dict[str, Any]:
-    """The request as WSGI knows it, which knows bodies by their length only: a chunked one is given
-    its length here."""
-    data = request.body.data
-    framing = {b"content-length", b"transfer-encoding"}
-    headers = [pair for pair in request.scope["headers"] if pair[0] not in framing]
-    headers.append((b"content-length", str(len(data)).encode()))
-    scope: Any = {**request.scope, "headers": headers}
-    environ: dict[str, Any] = dict(build_environ(scope, io.BytesIO(data)))  # type: ignore[arg-type]
-    # The ignore: a2wsgi spells the same types in its own way.
+def _environ(request: _Request) -> dict[str, Any]:
+    """The request as WSGI knows it, with what is known about it here."""
+    environ = build_environ(request.scope, request.body.data)
     environ[_MATCH] = request.match
     environ[REFUSAL] = request.body.refusal
     request.body.data = b""

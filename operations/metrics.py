@@ -7,14 +7,23 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
 from django.conf import settings
 from django.utils.module_loading import import_string
+from prometheus_client import Counter, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
 
-from mem0dash.counters import counters
+from mem0dash.counters import registry
 from mem0dash.middleware import Handled
 from mem0dash.version import VERSION
 
@@ -24,82 +33,105 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED: Final = "__unmatched__"
 # Upper bounds in seconds: from a read out of the cache to an add that waits for an LLM.
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BOUNDS: Final = (*map(str, BUCKETS), "+Inf")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _SURFACES: Final = {"/api/v1/": "rest", "/mcp": "mcp", "/oauth/": "oauth"}
 _STARTED: Final = time.time()
 
-Labels = tuple[tuple[str, str], ...]
+_REQUESTS: Final = Counter(
+    "http_requests_total", "Finished requests.", ["method", "path", "status"], registry=registry
+)
+_REFUSED: Final = {
+    401: Counter(
+        "auth_failures_total",
+        "Requests whose credential did not hold, or that had none.",
+        ["surface"],
+        registry=registry,
+    ),
+    429: Counter(
+        "rate_limited_total",
+        "Requests that were refused for there were too many.",
+        ["surface"],
+        registry=registry,
+    ),
+}
 
 
-class Requests:
-    """Counts and durations of finished requests. The labels come from routes and from a closed set
-    of methods: no caller can make more of them."""
+class Durations(Collector):
+    """How long requests took, by method and route. Not the library's histogram, which writes the
+    bounds as floats: "1.0" would be another series than the "1" that dashboards ask for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._totals: dict[Labels, int] = {}
         # Requests up to each bound, those above the last, and the seconds of all.
-        self._durations: dict[Labels, tuple[list[int], float]] = {}
-        self._refused: dict[tuple[str, Labels], int] = {}
+        self._found: dict[tuple[str, str], tuple[list[int], float]] = {}
 
-    def add(self, handled: Handled) -> None:
-        """Counts one request."""
-        method = handled.method if handled.method in _METHODS else "OTHER"
-        route = (("method", method), ("path", _path(handled)))
-        total = (*route, ("status", str(handled.status)))
-        seconds = handled.ms / 1000
+    def add(self, route: tuple[str, str], seconds: float) -> None:
         with self._lock:
-            self._totals[total] = self._totals.get(total, 0) + 1
-            counts, spent = self._durations.get(route) or ([0] * (len(BUCKETS) + 1), 0.0)
+            counts, spent = self._found.get(route) or ([0] * len(_BOUNDS), 0.0)
             counts[bisect_left(BUCKETS, seconds)] += 1
-            self._durations[route] = (counts, spent + seconds)
-            if name := {401: "auth_failures_total", 429: "rate_limited_total"}.get(handled.status):
-                where = (name, (("surface", _surface(handled.path)),))
-                self._refused[where] = self._refused.get(where, 0) + 1
+            self._found[route] = (counts, spent + seconds)
 
-    def lines(self) -> Iterator[str]:
+    def collect(self) -> Iterator[Metric]:
         with self._lock:
-            totals, refused = dict(self._totals), dict(self._refused)
-            durations = {k: (list(counts), spent) for k, (counts, spent) in self._durations.items()}
-        yield from _family("http_requests_total", "counter", "Finished requests.", totals.items())
-        name = "http_request_duration_seconds"
-        yield from _head(name, "histogram", "How long requests took.")
-        for labels, (counts, spent) in durations.items():
-            so_far = 0
-            for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
-                so_far += count
-                yield _line(f"{name}_bucket", (*labels, ("le", bound)), so_far)
-            yield _line(f"{name}_sum", labels, round(spent, 6))
-            yield _line(f"{name}_count", labels, so_far)
-        for name, told in (
-            ("auth_failures_total", "Requests whose credential did not hold, or that had none."),
-            ("rate_limited_total", "Requests that were refused for there were too many."),
-        ):
-            found = [(labels, n) for (of, labels), n in refused.items() if of == name]
-            yield from _family(name, "counter", told, found)
+            found = [(route, list(counts), spent) for route, (counts, spent) in self._found.items()]
+        told = HistogramMetricFamily(
+            "http_request_duration_seconds", "How long requests took.", labels=["method", "path"]
+        )
+        for route, counts, spent in found:
+            so_far = zip(_BOUNDS, accumulate(counts), strict=True)
+            told.add_metric(route, list(so_far), round(spent, 6))
+        yield told
 
 
-requests = Requests()
+class Process(Collector):
+    """What this process and its rooms are like just now."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _gauges()
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes", "Memory that this process holds.", resident_bytes()
+        )
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        yield CounterMetricFamily(
+            "process_cpu_seconds_total",
+            "CPU time that this process used.",
+            round(used.ru_utime + used.ru_stime, 2),
+        )
+        yield GaugeMetricFamily(
+            "process_start_time_seconds",
+            "When this process started, in seconds since 1970.",
+            round(_STARTED, 2),
+        )
+        version = GaugeMetricFamily("mem0dash_info", "Version.", labels=["version"])
+        version.add_metric([VERSION], 1)
+        yield version
+
+
+_durations: Final = Durations()
+registry.register(_durations)
+registry.register(Process())
 # The gauges that could not be read when they were last asked for.
 _missing: set[str] = set()
 
 
 def record(handled: Handled) -> None:
-    """settings.REQUEST_METRICS: counts a finished request."""
-    requests.add(handled)
+    """settings.REQUEST_METRICS: counts a finished request. The labels come from routes and from a
+    closed set of methods: no caller can make more of them."""
+    method = handled.method if handled.method in _METHODS else "OTHER"
+    route = (method, _path(handled))
+    _REQUESTS.labels(*route, str(handled.status)).inc()
+    _durations.add(route, handled.ms / 1000)
+    if refused := _REFUSED.get(handled.status):
+        refused.labels(_surface(handled.path)).inc()
 
 
-def exposition() -> str:
+def exposition() -> bytes:
     """All metrics of this process."""
-    return "\n".join([*requests.lines(), *_counted(), *_gauges(), *_process(), ""])
+    return generate_latest(registry)
 
 
-def _counted() -> Iterator[str]:
-    for counter in counters:
-        yield from _family(counter.name, "counter", counter.help, [((), counter.value)])
-
-
-def _gauges() -> Iterator[str]:
+def _gauges() -> Iterator[Metric]:
     for name, (told, path) in settings.METRICS_GAUGES.items():
         try:
             value = import_string(path)()
@@ -111,19 +143,7 @@ def _gauges() -> Iterator[str]:
                 logger.warning("a metric is missing", extra={"metric": name, "cause": cause})
             continue
         _missing.discard(name)
-        yield from _family(name, "gauge", told, [((), value)])
-
-
-def _process() -> Iterator[str]:
-    told = "Memory that this process holds."
-    yield from _family("process_resident_memory_bytes", "gauge", told, [((), resident_bytes())])
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = round(used.ru_utime + used.ru_stime, 2)
-    told = "CPU time that this process used."
-    yield from _family("process_cpu_seconds_total", "counter", told, [((), seconds)])
-    told = "When this process started, in seconds since 1970."
-    yield from _family("process_start_time_seconds", "gauge", told, [((), round(_STARTED, 2))])
-    yield from _family("mem0dash_info", "gauge", "Version.", [((("version", VERSION),), 1)])
+        yield GaugeMetricFamily(name, told, value)
 
 
 def resident_bytes() -> int:
@@ -144,21 +164,3 @@ def _path(handled: Handled) -> str:
 
 def _surface(path: str) -> str:
     return next((name for below, name in _SURFACES.items() if path.startswith(below)), "api")
-
-
-def _family(
-    name: str, kind: str, told: str, values: Iterable[tuple[Labels, float]]
-) -> Iterator[str]:
-    yield from _head(name, kind, told)
-    for labels, value in values:
-        yield _line(name, labels, value)
-
-
-def _head(name: str, kind: str, told: str) -> Iterator[str]:
-    yield f"# HELP {name} {told}"
-    yield f"# TYPE {name} {kind}"
-
-
-def _line(name: str, labels: Labels, value: float) -> str:
-    inside = ",".join(f'{label}="{text}"' for label, text in labels)
-    return f"{name}{{{inside}}} {value}" if labels else f"{name} {value}"

@@ -19,6 +19,7 @@ from accounts.web import PageRequest, page
 from mem0dash.charts import Chart, Series, lined, stacked
 from mem0dash.forms import DayField, FilterForm
 from mem0dash.keyset import Place
+from mem0dash.partial import is_partial
 from mem0dash.principal import Principal, Scope
 from mem0dash.templatetags.ui import duration, number
 from operations.models import RequestLog
@@ -97,7 +98,7 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
         "period": _period_words(chosen, form.cleaned_data["period"]),
         "retention": settings.REQUEST_LOG_RETENTION_DAYS,
     }
-    partial = request.htmx and not request.htmx.history_restore_request
+    partial = is_partial(request)
     asked = request.GET.get("figures") == "1"
     if behind is None and (asked or is_quick(principal, chosen)):
         context |= _figures(principal, chosen)

@@ -3,7 +3,6 @@
 Page visits are not among it: what people do in the dashboard is told by the history of memories.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from django.db.models.fields import FloatField
 from django.utils import timezone
 
 from mem0dash import zones
+from mem0dash.kept import Kept
 from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from operations.models import RequestLog
@@ -29,8 +29,6 @@ PERIODS: Final = {
 }
 SHOWN_CLIENTS: Final = 20
 SHOWN_KEYS: Final = 50
-LONG_SECONDS: Final = 0.25
-KEPT: Final = 50
 # So many are counted within a fraction of a second.
 FEW: Final = 50_000
 
@@ -224,16 +222,14 @@ class Traffic:
     all: Figures
 
 
-# Figures of a million requests take seconds: what took long is good for a while. Until when, on the
-# monotonic clock.
-_kept: dict[tuple[UUID, str, Chosen], tuple[float, Traffic]] = {}
+# Figures of a million requests take seconds.
+_kept: Final[Kept[Traffic]] = Kept(long=0.25, size=50)
 
 
 def is_quick(principal: Principal, chosen: Chosen) -> bool:
     """Whether `traffic` answers at once: its answer is there, or there is little to count."""
     principal.require(Scope.ADMIN, "Admin role required.")
-    until, _ = _kept.get(_place(principal, chosen), (0.0, None))
-    if time.monotonic() < until:
+    if _kept.has(_place(principal, chosen)):
         return True
     since, last = chosen.span()
     rows = RequestLog.objects.filter(
@@ -250,21 +246,11 @@ def _place(principal: Principal, chosen: Chosen) -> tuple[UUID, str, Chosen]:
 def traffic(principal: Principal, chosen: Chosen) -> Traffic:
     """Counts, errors and durations by time, key and client; scope `admin`. Three statements.
 
-    Durations are to two digits. Where it took longer than LONG_SECONDS, the next ones get the same
-    for ten times as long.
+    Durations are to two digits. Where it took long, the next ones get the same for ten times as
+    long.
     """
     found = requests(principal, chosen)
-    place = _place(principal, chosen)
-    started = time.monotonic()
-    until, known = _kept.get(place, (0.0, None))
-    if known is not None and started < until:
-        return known
-    counted = _count(found, chosen)
-    if (took := time.monotonic() - started) > LONG_SECONDS:
-        if len(_kept) >= KEPT:
-            _kept.clear()
-        _kept[place] = (started + 10 * took, counted)
-    return counted
+    return _kept.get(_place(principal, chosen), lambda: _count(found, chosen))
 
 
 def _count(found: QuerySet[RequestLog], chosen: Chosen) -> Traffic:

@@ -226,10 +226,10 @@ def test_the_collector_takes_the_young_by_their_number_and_the_old_by_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
-    now = 0.0
+    clock = [0.0]
     monkeypatch.setattr(collecting.gc, "collect", asked.append)
     monkeypatch.setattr(collecting.gc, "get_threshold", lambda: (700, 10, 10))
-    monkeypatch.setattr(collecting.time, "monotonic", lambda: now)
+    monkeypatch.setattr(collecting.time, "monotonic", lambda: clock[-1])
     collector = collecting.Collector()
     for now, counts, due in (
         (0.0, (700, 10, 10), None),
@@ -238,6 +238,7 @@ def test_the_collector_takes_the_young_by_their_number_and_the_old_by_time(
         (61.0, (0, 0, 1), 2),
         (62.0, (0, 0, 99), None),
     ):
+        clock.append(now)
         monkeypatch.setattr(collecting.gc, "get_count", lambda counts=counts: counts)
         assert collector.collect_due() == due
     assert asked == [0, 1, 2]

@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q
 from django.utils import timezone
 
 from accounts import audit
 from accounts.models import Project
 from jobs.kinds import Kind
 from jobs.running import Run
+from mem0dash import portions
 from memories.editing.erasing import BATCH, forget_texts
 from memories.models import AddInput, IngestClaim, Memory
 from memories.models.adds import INPUT_DAYS
@@ -33,8 +34,9 @@ def purge_all(beat: Callable[[int], object] = _nobody) -> int:
     old = AddInput.objects.filter(created_at__lt=now - timedelta(days=INPUT_DAYS)).exclude(
         outcome=AddInput.Outcome.RUNNING
     )
-    _in_portions(old, beat)
-    _in_portions(IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1)), beat)
+    claims = IngestClaim.objects.filter(lease_until__lt=now - timedelta(days=1))
+    for rows in (old, claims):
+        portions.delete(rows, BATCH, lambda _: beat(0))
     purge_operations(now, beat)
     audit.prune(beat=lambda _: beat(0))
     for project in Project.objects.all():
@@ -49,12 +51,6 @@ def purge_all(beat: Callable[[int], object] = _nobody) -> int:
     return total
 
 
-def _in_portions(rows: QuerySet[Any], beat: Callable[[int], object]) -> None:
-    while ids := list(rows.values_list("pk", flat=True)[:BATCH]):
-        rows.filter(pk__in=ids).delete()
-        beat(0)
-
-
 def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> int:
     """Removes what bulk changes kept for an undo whose time is over; how many notes.
 
@@ -67,9 +63,7 @@ def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> 
     total = 0
     for id_ in list(over.exclude(match={}).values_list("id", flat=True)):
         items = OperationItem.objects.filter(operation_id=id_)
-        while some := list(items.values_list("id", flat=True)[:BATCH]):
-            total += OperationItem.objects.filter(id__in=some).delete()[0]
-            beat(0)
+        total += portions.delete(items, BATCH, lambda _: beat(0))
         Operation.objects.filter(id=id_).update(match={}, words="")
     return total
 
@@ -83,24 +77,17 @@ def purge_deleted(
     are taken out.
     """
     total = 0
-    while True:
-        ids = list(
-            Memory.objects.filter(
-                project=project, deleted_at__lt=older_than, indexed_rev=F("rev")
-            ).values_list("id", flat=True)[:BATCH]
-        )
-        if not ids:
-            return total
+    over = Memory.objects.filter(deleted_at__lt=older_than, indexed_rev=F("rev"))
+    ids_of = over.filter(project=project).values_list("id", flat=True)
+    for ids in portions.portions(ids_of, BATCH):
         with transaction.atomic():
             # Once more under the lock: what was restored meanwhile stays.
-            locked = Memory.objects.select_for_update().filter(
-                id__in=ids, deleted_at__lt=older_than, indexed_rev=F("rev")
-            )
-            gone = [row.id for row in locked]
+            gone = [row.id for row in over.select_for_update().filter(id__in=ids)]
             forget_texts(gone)
             Memory.objects.filter(id__in=gone).delete()
         total += len(gone)
         beat(total)
+    return total
 
 
 def _purge(run: Run) -> None:

@@ -17,8 +17,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from accounts import audit
 from accounts.audit import Action
 from accounts.models import Account, AuditEntry
-from mem0dash import spreadsheets
-from mem0dash.errors import InvalidInputError
+from mem0dash import tabular
 from mem0dash.keyset import Place
 from mem0dash.principal import Principal, Scope
 from mem0dash.rest.json import dumps
@@ -30,8 +29,7 @@ from memories.models import Memory, Revision
 
 MEMORIES: Final = "memories"
 EVENTS: Final = ("ADD", "UPDATE", "DELETE", "RESTORE", "ERASE")
-# Format -> media type.
-FORMATS: Final = {"csv": spreadsheets.MEDIA_TYPE, "jsonl": "application/x-ndjson"}
+FORMATS: Final = ("csv", "jsonl")
 BATCH: Final = 500
 # The end of a place in the list that one of the audit's entries has.
 _DEED: Final = "-a"
@@ -262,14 +260,13 @@ def export(principal: Principal, chosen: Chosen, format_: str) -> Iterator[bytes
 
     Refuses before the first piece, as `revisions` does; InvalidInputError for an unknown format.
     """
-    if format_ not in FORMATS:
-        raise InvalidInputError(f"Export as {' or '.join(FORMATS)}.")
+    tabular.check_format(format_, FORMATS)
     names = (*COLUMNS, *DETAILS) if Scope.ADMIN in principal.scopes else COLUMNS
-    batches = _batches(_sources(principal, chosen))
-    if format_ == "csv":
-        rows = ([[_value(row, name) for name in names] for row in batch] for batch in batches)
-        return spreadsheets.lines(names, rows)
-    return _lines(batches, names)
+    batches = (
+        [[_value(row, name) for name in names] for row in batch]
+        for batch in _batches(_sources(principal, chosen))
+    )
+    return tabular.pieces(format_, names, batches)
 
 
 def _batches(sources: Sequence[Source]) -> Iterator[list[Row]]:
@@ -296,9 +293,3 @@ def _value_of_deed(row: AuditEntry, name: str) -> Any:
         "target": row.target_label,
     }
     return known[name] if name in known else getattr(row, name, None)
-
-
-def _lines(batches: Iterator[list[Row]], names: Sequence[str]) -> Iterator[bytes]:
-    for batch in batches:
-        records = [{name: _value(row, name) for name in names} for row in batch]
-        yield b"".join(dumps(record) + b"\n" for record in records)

@@ -9,8 +9,7 @@ from uuid import UUID
 import orjson
 from django.db.models import Q
 
-from mem0dash import spreadsheets
-from mem0dash.errors import InvalidInputError
+from mem0dash import tabular
 from mem0dash.principal import Principal
 from memories.browse import pages as paging
 from memories.browse import plans
@@ -19,12 +18,7 @@ from memories.search import substring as keyword
 from memories.storage import index_only as covered
 from memories.storage.index_only import Order, Source
 
-# Format -> (media type, file extension).
-FORMATS: Final = {
-    "json": ("application/json", "json"),
-    "jsonl": ("application/x-ndjson", "jsonl"),
-    "csv": (spreadsheets.MEDIA_TYPE, "csv"),
-}
+FORMATS: Final = ("json", "jsonl", "csv")
 BATCH: Final = 1000
 # Name in the file -> column.
 COLUMNS: Final = {
@@ -42,13 +36,10 @@ COLUMNS: Final = {
 }
 _NAMES: Final = tuple(COLUMNS)
 _IDS: Final = tuple(_NAMES.index(name) for name in ("id", "batch_id"))
-_JSON: Final = tuple(_NAMES.index(name) for name in ("categories", "metadata"))
+_JSON: Final = ("categories", "metadata")
 _INSTANTS: Final = tuple(at for at, name in enumerate(_NAMES) if name.endswith("_at"))
 _AT: Final = _NAMES.index("created_at")
 _OLDEST: Final[Order] = (("created_at", False), ("id", False))
-_OPTIONS: Final = orjson.OPT_UTC_Z
-
-Batches = Iterator[list[list[Any]]]
 
 
 def export(principal: Principal, selection: Selection, format_: str) -> Iterator[bytes]:
@@ -59,17 +50,16 @@ def export(principal: Principal, selection: Selection, format_: str) -> Iterator
     PermissionDeniedError (scope `read`; `review` for deleted memories). In a CSV, an apostrophe
     stands before what a spreadsheet would take for a formula.
     """
-    if format_ not in FORMATS:
-        raise InvalidInputError(f"Export as {', '.join(FORMATS)}.")
+    tabular.check_format(format_, FORMATS)
     paging.refuse_meaning(selection)
     rows = paging.rows_of(principal, selection)
     if selection.q:
         rows = rows.filter(keyword.containing(selection.q))
     batches = _batches(Source(rows, plans.index_in_time(selection)))
-    return {"json": _json, "jsonl": _lines, "csv": _csv}[format_](batches)
+    return tabular.pieces(format_, _NAMES, batches, raw=_JSON, option=orjson.OPT_UTC_Z)
 
 
-def _batches(source: Source) -> Batches:
+def _batches(source: Source) -> Iterator[list[list[Any]]]:
     """The rows, each as its values in the order of COLUMNS: ids as text, JSON as it is stored.
 
     A statement of its own for each batch, so that a slow reader holds nothing in the database.
@@ -99,27 +89,3 @@ def _dashed(id_: UUID | str | None) -> str | None:
     if isinstance(id_, str):
         return f"{id_[:8]}-{id_[8:12]}-{id_[12:16]}-{id_[16:20]}-{id_[20:]}"
     return None if id_ is None else str(id_)
-
-
-def _records(batch: list[list[Any]]) -> Iterator[bytes]:
-    for row in batch:
-        for at in _JSON:
-            row[at] = orjson.Fragment(row[at])
-        yield orjson.dumps(dict(zip(_NAMES, row, strict=True)), option=_OPTIONS)
-
-
-def _lines(batches: Batches) -> Iterator[bytes]:
-    for batch in batches:
-        yield b"".join(record + b"\n" for record in _records(batch))
-
-
-def _json(batches: Batches) -> Iterator[bytes]:
-    opening = b"[\n"
-    for batch in batches:
-        yield opening + b",\n".join(_records(batch))
-        opening = b",\n"
-    yield b"\n]\n" if opening == b",\n" else b"[]\n"
-
-
-def _csv(batches: Batches) -> Iterator[bytes]:
-    return spreadsheets.lines(_NAMES, batches)

@@ -174,11 +174,6 @@ class Selection:
             parts.append(f"{'about' if self.by_meaning else 'with'} “{self.q}”")
         return ", ".join(parts) or "all memories"
 
-    @staticmethod
-    def label(name: str) -> str:
-        """What a field is called on pages."""
-        return LABELS[name]
-
 
 # --- Reading -------------------------------------------------------------------------------------
 def _lists(params: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:

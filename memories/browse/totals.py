@@ -1,19 +1,16 @@
 """How many memories a project has, of which kinds."""
 
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
-from uuid import UUID
 
 from django.db.models import Count, Q
 from django.utils import timezone
 
+from mem0dash.kept import Kept
 from mem0dash.principal import Principal, Scope
 from memories.models import ENTITY_FIELDS, ReviewStatus
 from memories.visibility import reachable
-
-LONG_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +24,19 @@ class Totals:
     entities: dict[str, int]
 
 
-# Counting a million memories takes two seconds: what took long is good for a while. By project,
-# until when, on the monotonic clock.
-_kept: dict[UUID, tuple[float, Totals]] = {}
+# Counting a million memories takes two seconds.
+_kept: Final[Kept[Totals]] = Kept(long=0.25)
 
 
 def totals(principal: Principal) -> Totals:
     """Counts of all that exists for the caller; scope `read`. Two statements.
 
-    Where that took longer than LONG_SECONDS, the next ones get the same for ten times as long.
+    Where that took long, the next ones get the same for ten times as long.
     """
     principal.require(Scope.READ)
     if principal.entity_limit is not None:
         return _count(principal)
-    started = time.monotonic()
-    until, known = _kept.get(principal.project.id, (0.0, None))
-    if known is not None and started < until:
-        return known
-    counted = _count(principal)
-    if (took := time.monotonic() - started) > LONG_SECONDS:
-        _kept[principal.project.id] = (started + 10 * took, counted)
-    return counted
+    return _kept.get(principal.project.id, lambda: _count(principal))
 
 
 def _count(principal: Principal) -> Totals:

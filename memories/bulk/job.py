@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.audit import Action, Target
+from mem0dash import portions
 from mem0dash.errors import ConflictError, Mem0dashError
 from mem0dash.principal import Principal
 from memories.bulk import batch as bulk_changes
@@ -201,8 +202,7 @@ def _compare(operation: Operation) -> None:
             Operation.objects.filter(pk=operation.pk).update(state=State.RUNNING)
             return
         finish(operation, State.STOPPED, problem or drift(principal, shown))
-    while some := list(noted.values_list("id", flat=True)[:PREPARE_BATCH]):
-        OperationItem.objects.filter(id__in=some).delete()
+    portions.delete(noted, PREPARE_BATCH)
 
 
 def _asked(operation: Operation) -> tuple[Act, Match, Principal]:

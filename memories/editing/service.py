@@ -1,18 +1,19 @@
 """Writes: each one authorises, writes rows, vectors and revisions in one transaction, and then
 shows the index."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F
 from django.utils import timezone
 
 from accounts.audit import Action
 from mem0dash import disk, limits
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
+from mem0dash.portions import portions
 from mem0dash.principal import Principal, Scope
 from memories import queries, runtime, texts, visibility
 from memories.editing.authors import record
@@ -188,7 +189,7 @@ def delete_matching(principal: Principal, where: Node) -> int:
     principal.require(Scope.ADMIN, "Admin role required.")
     total = 0
     matching = visibility.reachable(principal).filter(to_q(where, principal.project.zone))
-    for memories in _batches(matching):
+    for memories in portions(matching.order_by("id"), BATCH):
         with transaction.atomic():
             # Once more through the filter: what changed meanwhile may not match any more.
             ids = [memory.id for memory in memories]
@@ -211,12 +212,6 @@ def reset_project(principal: Principal) -> int:
     # Before the first portion goes: a reset that ends half-way has begun as well.
     record(Action.PROJECT_RESET, principal, {})
     return delete_matching(principal, EVERYTHING)
-
-
-def _batches(rows: QuerySet[Memory]) -> Iterator[list[Memory]]:
-    """The matching rows in pages; each page has to take its rows out of the match."""
-    while batch := list(rows.order_by("id")[:BATCH]):
-        yield batch
 
 
 def _mark_deleted(memories: Collection[Memory], principal: Principal) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 import numpy as np
 from django.db.models import F, FilteredRelation, Q, QuerySet
 
+from mem0dash.portions import passed
 from memories.filters.pushdown import METADATA_WORDS, metadata_words
 from memories.index.base import Point
 from memories.index.payload import EXPIRES
@@ -87,13 +88,7 @@ def with_vector(ids: Iterable[UUID], model_key: str) -> list[UUID]:
 def batches() -> Iterator[list[UUID]]:
     """The ids of all live memories, in their order."""
     rows = Memory.objects.filter(deleted_at=None).order_by("id").values_list("id", flat=True)
-    last: UUID | None = None
-    while True:
-        page = list(rows.filter(id__gt=last)[:BATCH] if last else rows[:BATCH])
-        if not page:
-            return
-        yield page
-        last = page[-1]
+    return passed(rows, BATCH)
 
 
 def _with_vector(model_key: str) -> QuerySet[Memory]:

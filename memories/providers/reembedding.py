@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
-from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
@@ -14,6 +13,7 @@ from django.utils import timezone
 from accounts import audit
 from accounts.audit import Action, Target
 from jobs import queue
+from mem0dash import portions
 from mem0dash.errors import ConflictError, ProviderError
 from mem0dash.principal import OPERATOR, Actor, Principal
 from memories import runtime
@@ -183,16 +183,8 @@ def work(
 
 
 def _lacking(model_key: str) -> Iterator[list[Memory]]:
-    """One pass over the memories without a vector of the model, by id: a query that began anew each
-    time would read past all that is done."""
-    last: UUID | None = None
-    while True:
-        rows = vectors.lacking(model_key).order_by("id")
-        page = list((rows.filter(id__gt=last) if last else rows)[:BATCH])
-        if not page:
-            return
-        yield page
-        last = page[-1].id
+    """One pass over the memories without a vector of the model, by id."""
+    return portions.passed(vectors.lacking(model_key).order_by("id"), BATCH, lambda row: row.id)
 
 
 def _store(
@@ -269,11 +261,4 @@ def _end(job: Reembedding, state: Reembedding.State) -> bool:
 
 def _drop(model_key: str) -> int:
     """Removes the vectors of a model, a batch at a time: nobody waits for all of it."""
-    total = 0
-    while True:
-        ids = list(
-            MemoryVector.objects.filter(model_key=model_key).values_list("id", flat=True)[:500]
-        )
-        if not ids:
-            return total
-        total += MemoryVector.objects.filter(id__in=ids).delete()[0]
+    return portions.delete(MemoryVector.objects.filter(model_key=model_key), 500)

@@ -3,13 +3,10 @@
 Times are the database's, so that the clocks of the machines need not agree.
 """
 
-import hashlib
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
 from django.db import Error as AnyDatabaseError
@@ -17,43 +14,13 @@ from django.db.models import DateTimeField, ExpressionWrapper, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from jobs.holders import HOLDER, is_dead
 from mem0dash.errors import ConflictError
 from memories.models.server import Lease
 
 SECONDS: Final = 30.0
 # Building a new generation of the index.
 INDEX_BUILD: Final = "index-build"
-
-
-def _place() -> str:
-    """Where process ids mean the same: this machine since it was started, and in it this
-    container. "" where the system does not tell."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        inside = Path("/proc/self/ns/pid").stat().st_ino
-    except OSError:
-        return ""
-    return hashlib.sha256(f"{boot}/{inside}".encode()).hexdigest()[:24]
-
-
-def _stat(pid: int) -> tuple[str, str]:
-    """A process's state, and when it was started: a number may be given to another one."""
-    # The name before the last parenthesis may hold anything.
-    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    fields = told.rpartition(")")[2].split()
-    return fields[0], fields[19]
-
-
-def _holder(pid: int) -> str:
-    try:
-        return f"{_PLACE}:{pid}:{_stat(pid)[1]}"
-    except (OSError, IndexError):
-        return f"{_PLACE}:{pid}:"
-
-
-_PLACE: Final = _place()
-# This process; a restarted one is another holder.
-HOLDER: Final = _holder(os.getpid())
 _RENEW_SECONDS: Final = 5.0
 
 
@@ -75,28 +42,10 @@ def acquire(name: str, seconds: float = SECONDS, *, holder: str = HOLDER) -> boo
 def _take(name: str, seconds: float, holder: str) -> bool:
     free = Q(holder=holder) | Q(until__lte=Now())
     held_by = Lease.objects.filter(name=name).values_list("holder", flat=True).first()
-    if held_by and _is_dead(held_by):
+    if held_by and is_dead(held_by):
         free |= Q(holder=held_by)
     until = _in(seconds)
     return bool(Lease.objects.filter(free, name=name).update(holder=holder, until=until))
-
-
-def _is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this place that is no more: nobody waits for it. In
-    doubt it lives."""
-    place, _, process = holder.partition(":")
-    pid, _, started = process.partition(":")
-    if not _PLACE or place != _PLACE or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-        state, begun = _stat(int(pid))
-    except ProcessLookupError:
-        return True
-    except (OSError, IndexError):
-        return False
-    # One that was killed and that its parent has not taken note of is still listed.
-    return state in {"Z", "X"} or started not in {"", begun}
 
 
 def _in(seconds: float) -> Any:
@@ -121,7 +70,7 @@ def is_taken(name: str) -> bool:
     holder = held.values_list("holder", flat=True).first()
     if holder is None:
         return False
-    if not _is_dead(holder):
+    if not is_dead(holder):
         return True
     held.filter(holder=holder).update(until=Now())
     return held.exists()

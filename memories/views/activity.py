@@ -6,11 +6,9 @@ from uuid import UUID
 
 from django import forms
 from django.conf import settings
-from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
@@ -19,9 +17,8 @@ from accounts.web import PageRequest, page
 from mem0dash.errors import InvalidInputError
 from mem0dash.forms import DayField, FilterForm
 from mem0dash.principal import Principal, Scope
+from mem0dash.tabular import download
 from memories.browse.activity import (
-    EVENTS,
-    FORMATS,
     Chosen,
     Deed,
     Entry,
@@ -32,16 +29,9 @@ from memories.browse.activity import (
     place_of,
 )
 from memories.views import deeds
+from memories.views.browser import words
 
 PER_PAGE: Final = 50
-# Event of a memory -> (its word, its colour).
-WORDS: Final = {
-    "ADD": ("Added", "add"),
-    "UPDATE": ("Changed", "update"),
-    "DELETE": ("Deleted", "delete"),
-    "RESTORE": ("Restored", "add"),
-    "ERASE": ("Erased", "delete"),
-}
 _VIA: Final = {
     "api_key": "with an API key",
     "admin_api_key": "with the admin key",
@@ -65,8 +55,8 @@ class ActivityForm(FilterForm):
         required=False,
         choices=[
             ("", "Anything"),
-            *((event, f"Memory {WORDS[event][0].lower()}") for event in EVENTS),
-            *((action.value, words.name) for action, words in deeds.WORDS.items()),
+            *((event, f"Memory {word.lower()}") for event, (word, _) in words.EVENTS.items()),
+            *((action.value, said.name) for action, said in deeds.WORDS.items()),
         ],
         widget=forms.Select(attrs={"class": "form-select"}),
     )
@@ -143,17 +133,17 @@ def _told(entry: Entry | Deed, labels: Mapping[str, str], *, may_manage: bool) -
         "key": labels.get(row.key_prefix) or f"{row.key_prefix}…",
     }
     if isinstance(entry, Entry):
-        word, look = WORDS.get(entry.row.event, (entry.row.event, ""))
+        word, look = words.EVENTS.get(entry.row.event, (entry.row.event, ""))
         return {**told, "word": word, "look": look}
-    words = deeds.WORDS[Action(entry.row.action)]
+    said = deeds.WORDS[Action(entry.row.action)]
     if entry.row.action in KINDS["sign-ins"]:
         told["via"] = ""  # a session is what it brings, by page or by the API
     elif entry.row.account_id is None:
         told["via"] = ""  # the sentence says it
     return {
         **told,
-        "word": words.word,
-        "look": words.look,
+        "word": said.word,
+        "look": said.look,
         "sentence": deeds.sentence(entry.row),
         "who": deeds.who(entry.row),
         "facts": list(deeds.facts(entry.row, may_manage=may_manage)),
@@ -174,8 +164,4 @@ def activity_export(request: PageRequest) -> HttpResponseBase:
         problem = " ".join(map(str, form.non_field_errors()))
         raise InvalidInputError(problem or "The filter of this export cannot be read.")
     format_ = request.GET.get("format", "csv")
-    pieces = export(request.principal, form.meant(), format_)
-    answer = StreamingHttpResponse(pieces, content_type=FORMATS[format_])
-    name = f"activity-{timezone.now():%Y-%m-%d}.{format_}"
-    answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return answer
+    return download(export(request.principal, form.meant(), format_), "activity", format_)

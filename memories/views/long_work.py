@@ -1,14 +1,14 @@
 """Long work that keeps its own state, in the words of the page of the jobs."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from django.urls import reverse
 
 from jobs.rows import Group, Row
 from mem0dash.errors import ConflictError, NotFoundError
+from mem0dash.kept import Kept
 from mem0dash.principal import Principal
 from memories.backfill import token_states as token_work
 from memories.bulk import service as bulk
@@ -21,20 +21,9 @@ from memories.views.bulk.operations import STATES
 from memories.views.bulk.plan import done_words
 from memories.views.bulk.words import ACTIONS, counted
 
-# A million memories take seconds to count: at most this share of the time goes into it.
-_SHARE: Final = 1 / 20
-_kept: dict[str, tuple[float, tuple[int, int]]] = {}
-
-
-def _progress(name: str, count: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """How much of how much is done, counted anew when that was long enough ago."""
-    started = time.monotonic()
-    until, value = _kept.get(name, (0.0, (0, 0)))
-    if started >= until:
-        value = count()
-        now = time.monotonic()
-        _kept[name] = (now + (now - started) / _SHARE, value)
-    return value
+# How much of how much is done. A million memories take seconds to count: at most a twentieth of
+# the time goes into it.
+_progress: Final[Kept[tuple[int, int]]] = Kept(long=0.0, times=20)
 
 
 def _far(done: int, total: int) -> str:
@@ -134,7 +123,7 @@ class Reembeddings:
         note = "In use since then" if one.state == Reembedding.State.FLIPPED else ""
         if group == Group.RUNNING:
             name = f"reembedding {one.pk}"
-            done, total = _progress(name, lambda: reembedding.progress(one))
+            done, total = _progress.get(name, lambda: reembedding.progress(one))
             note = "Building the index" if one.embedded_at else _far(done, total)
         return Row(
             source="reembedding",
@@ -165,7 +154,7 @@ class WordVectors:
         is_at_work = group == Group.RUNNING and _is_owner(principal)
         if not is_at_work or not leases.is_taken(token_work.LEASE):
             return []
-        done, total = _progress("words", lambda: self._made(principal))
+        done, total = _progress.get("words", lambda: self._made(principal))
         if done >= total:
             return []
         return [

@@ -15,6 +15,7 @@ from accounts.web import PageRequest, page
 from mem0dash import zones
 from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.forms import PageForm
+from mem0dash.partial import is_partial
 from mem0dash.templatetags.ui import number
 from memories.providers import late_interaction
 from memories.providers.late_interaction import Status
@@ -58,7 +59,7 @@ class TimeZoneForm(PageForm):
 def settings_page(request: PageRequest) -> HttpResponse:
     """The time zone of the project, for its administrators. Late interaction for the instance
     owner: on or off, and how far its data is, which asks for itself until it is complete."""
-    if request.htmx and not request.htmx.history_restore_request:
+    if is_partial(request):
         context = _told(late_interaction.status(request.principal))
         return render(request, "dashboard/_late_interaction.html", context)
     return _shown(request, TimeZoneForm(project=request.project))

@@ -29,7 +29,9 @@ def read(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: Any) -> None:
-    monkeypatch.setattr(metrics, "requests", metrics.Requests())
+    for counter in (metrics._REQUESTS, *metrics._REFUSED.values()):
+        counter.clear()
+    monkeypatch.setattr(metrics._durations, "_found", {})
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
 
 
 @pytest.fixture(autouse=True)
-def _nothing_kept(monkeypatch: Any) -> None:
-    monkeypatch.setattr(figures, "_kept", {})
+def _nothing_kept() -> None:
+    figures._kept.clear()
 
 
 @pytest.fixture
@@ -337,12 +337,10 @@ def test_the_number_of_statements_does_not_grow(
 
 def test_figures_that_took_long_are_good_for_a_while(project: Project, monkeypatch: Any) -> None:
     caller = principal_of(project)
-    monkeypatch.setattr(figures, "LONG_SECONDS", -1.0)
+    monkeypatch.setattr(figures._kept, "long", -1.0)
+    monkeypatch.setattr(figures._kept, "least", 3600.0)
     asked(project)
     assert traffic(caller, Chosen()).all.total == 1
-    until, known = next(iter(figures._kept.values()))
-    for place in figures._kept:
-        figures._kept[place] = (until + 3600, known)
     asked(project)
     assert traffic(caller, Chosen()).all.total == 1
     # Another question is asked anew.

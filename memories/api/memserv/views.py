@@ -162,7 +162,7 @@ class DeleteBulkView(MemservView):
         body, principal = body_of(request, inputs.DeleteBulk), self.caller()
         where = inputs.delete_filter(principal, body)
         swept = sweep.sweep(principal, where, confirm=body.confirm)
-        BULK_DELETED.add(swept.deleted)
+        BULK_DELETED.inc(swept.deleted)
         return Response(shapes.swept_shape(swept, dry_run=not body.confirm))
 
 

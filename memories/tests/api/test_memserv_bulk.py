@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mem0dash.counters import BULK_DELETED
+from mem0dash.counters import registry
 from mem0dash.errors import ConflictError
 from memories.bulk import service as bulk
 from memories.bulk import sweep
@@ -83,12 +83,12 @@ def test_exactly_what_matches_is_deleted(
     assert {one["memory"] for one in dry["sample"]} == gone
     assert live() == everything
     assert rest.ok("POST", "/delete_bulk", {**filters, "confirm": False})["dry_run"] is True
-    counted = BULK_DELETED.value
+    counted = registry.get_sample_value("memories_bulk_deleted_total")
     done = rest.ok("POST", "/delete_bulk", {**filters, "confirm": True})
     assert (done["matched"], done["deleted"]) == (len(gone), len(gone))
     assert (done["dry_run"], done["has_more"]) == (False, False)
     assert live() == everything - gone
-    assert BULK_DELETED.value - counted == len(gone)
+    assert registry.get_sample_value("memories_bulk_deleted_total") - counted == len(gone)
     again = rest.ok("POST", "/delete_bulk", {**filters, "confirm": True})
     assert (again["matched"], again["deleted"]) == (0, 0)
 

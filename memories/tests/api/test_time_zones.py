@@ -108,8 +108,8 @@ def test_the_browser_lists_and_counts_days_of_the_zone(
     alice: Account, owner: Any, made: Any, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As where counting takes long, and what was counted is kept.
-    monkeypatch.setattr(kept_counts, "LONG_SECONDS", -1.0)
-    monkeypatch.setattr(kept_counts, "_kept", type(kept_counts._kept)())
+    monkeypatch.setattr(kept_counts.counts, "long", -1.0)
+    kept_counts.counts.clear()
     browser = signed_in(alice)
 
     def listed(created: str) -> set[str]:

@@ -14,8 +14,8 @@ from memories.browse.selection import Selection
 
 @pytest.fixture(autouse=True)
 def everything_takes_long(monkeypatch):
-    monkeypatch.setattr(kept_counts, "LONG_SECONDS", -1.0)
-    monkeypatch.setattr(kept_counts, "_kept", type(kept_counts._kept)())
+    monkeypatch.setattr(kept_counts.counts, "long", -1.0)
+    kept_counts.counts.clear()
 
 
 calls: list[str] = []
@@ -69,17 +69,17 @@ def test_every_change_of_a_memory_ends_it(owner, api, engine):
 
 def test_it_ends_with_time(owner, monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr(kept_counts.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("mem0dash.kept.time.monotonic", lambda: clock[0])
     assert [asked(owner), asked(owner)] == [1, 1]
-    clock[0] += kept_counts.KEEP_SECONDS + 0.1
+    clock[0] += kept_counts.counts.least + 0.1
     assert asked(owner) == 2
 
 
 def test_what_was_quick_and_what_is_old_takes_no_room(owner, monkeypatch):
-    monkeypatch.setattr(kept_counts, "SIZE", 3)
+    monkeypatch.setattr(kept_counts.counts, "size", 3)
     for n in range(10):
         asked(owner, n)
-    assert len(kept_counts._kept) == 3
-    monkeypatch.setattr(kept_counts, "LONG_SECONDS", 60.0)
+    assert len(kept_counts.counts) == 3
+    monkeypatch.setattr(kept_counts.counts, "long", 60.0)
     asked(owner, "quick")
-    assert len(kept_counts._kept) == 3
+    assert len(kept_counts.counts) == 3

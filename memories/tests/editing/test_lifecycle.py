@@ -96,15 +96,15 @@ def test_deleting_what_matches_reaches_what_no_list_shows(owner, engine):
 
 def test_deleting_what_matches_spares_what_stopped_matching(owner, engine, monkeypatch):
     [one] = add(owner, "green tea", metadata={"keep": False})
-    batches = services._batches
+    portions = services.portions
 
-    def change_meanwhile(rows):
-        for batch in batches(rows):
+    def change_meanwhile(rows, size):
+        for batch in portions(rows, size):
             monkeypatch.undo()
             services.update_memory(owner, one, metadata={"keep": True})
             yield batch
 
-    monkeypatch.setattr(services, "_batches", change_meanwhile)
+    monkeypatch.setattr(services, "portions", change_meanwhile)
     services.delete_matching(owner, parse_filters({"keep": False}))
     assert listed(owner) == [one]
 

@@ -9,6 +9,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from jobs import holders
 from mem0dash.errors import ConflictError
 from memories.models.server import Lease
 from memories.storage import leases
@@ -87,12 +88,12 @@ def process():
         made.kill()
 
 
-needs_proc = pytest.mark.skipif(not leases._PLACE, reason="this system does not tell who lives")
+needs_proc = pytest.mark.skipif(not holders.PLACE, reason="this system does not tell who lives")
 
 
 @needs_proc
 def test_a_lease_of_a_process_that_was_killed_here_is_free_at_once(process):
-    holder = leases._holder(process.pid)
+    holder = holders.holder_of(process.pid)
     of_process(holder)
     assert leases.is_taken("work")
     assert not leases.acquire("work")
@@ -109,7 +110,7 @@ def test_a_lease_of_a_process_that_was_killed_here_is_free_at_once(process):
 
 @needs_proc
 def test_a_lease_whose_number_another_process_has_got_is_free(process):
-    of_process(leases._holder(process.pid) + "0")
+    of_process(holders.holder_of(process.pid) + "0")
     assert not leases.is_taken("work")
 
 

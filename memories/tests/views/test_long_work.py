@@ -54,7 +54,7 @@ def admin(alice: Account, bob: Account) -> Client:
 
 @pytest.fixture(autouse=True)
 def _counted_now() -> None:
-    long_work._kept.clear()
+    long_work._progress.clear()
 
 
 def shown(browser: Client, state: str = "") -> str:
@@ -173,7 +173,7 @@ def test_word_vectors_are_listed_while_they_are_made(browser, admin, owner):
 
 def test_what_takes_long_to_count_is_not_counted_again_at_once(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(long_work.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("mem0dash.kept.time.monotonic", lambda: now[0])
     counted = []
 
     def count() -> tuple[int, int]:
@@ -181,11 +181,11 @@ def test_what_takes_long_to_count_is_not_counted_again_at_once(monkeypatch):
         counted.append(now[0])
         return len(counted), 9
 
-    assert long_work._progress("a", count) == (1, 9)
+    assert long_work._progress.get("a", count) == (1, 9)
     now[0] += 30.0
-    assert long_work._progress("a", count) == (1, 9)
+    assert long_work._progress.get("a", count) == (1, 9)
     now[0] += 20.0
-    assert long_work._progress("a", count) == (2, 9)
+    assert long_work._progress.get("a", count) == (2, 9)
 
 
 # --- What goes by itself -------------------------------------------------------------------------

@@ -3,14 +3,15 @@
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
+from mem0dash.partial import is_partial
 from mem0dash.principal import Principal, Scope
+from mem0dash.tabular import download
 from mem0dash.waiting import waits_for
 from memories import visibility
 from memories.browse import export as writing
@@ -29,7 +30,7 @@ def browse(request: PageRequest) -> HttpResponse:
     """The list, with the memory that the address names beside it."""
     request.principal.require(Scope.READ)
     place = Place.of(dict(request.GET.lists()))
-    partial = bool(request.htmx) and not request.htmx.history_restore_request
+    partial = is_partial(request)
     if partial and request.htmx.target == "inspector-slot":
         context = inspected(request, place, listed=None)
         answer = render(request, "memories/_slot.html", context)
@@ -99,8 +100,4 @@ def export(request: PageRequest) -> HttpResponseBase:
     wanted = request.GET.get("format", "")
     selection = Selection.of(dict(request.GET.lists()), beside={"format"})
     pieces = writing.export(principal, selection, wanted)
-    kind, ending = writing.FORMATS[wanted]
-    answer = StreamingHttpResponse(pieces, content_type=kind)
-    name = f"memories-{principal.project.slug}-{timezone.now():%Y-%m-%d}.{ending}"
-    answer.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return answer
+    return download(pieces, f"memories-{principal.project.slug}", wanted)

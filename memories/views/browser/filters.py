@@ -10,6 +10,7 @@ from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
 from mem0dash.errors import InvalidInputError, NotUnderstoodError
+from mem0dash.partial import is_partial
 from mem0dash.principal import Principal, Scope
 from memories.browse import service as reads
 from memories.browse.selection import DELETED, Selection
@@ -76,7 +77,7 @@ def filters(request: PageRequest) -> HttpResponse:
         "clear_url": Place(replace(selection, fields={})).url(),
         "browse_url": Place(selection).url(),
     }
-    partial = bool(request.htmx) and not request.htmx.history_restore_request
+    partial = is_partial(request)
     name = "memories/_filters.html" if partial else "memories/filters.html"
     answer = render(request, name, context, status=422 if problem else 200)
     if partial and problem:

@@ -18,14 +18,14 @@ from accounts.web import PageRequest, local_path, page
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Scope
 from mem0dash.waiting import Waits, waits_for
-from memories import queries
+from memories import queries, visibility
 from memories.browse import service as reads
 from memories.browse.selection import Selection
 from memories.browse.word_diff import Part, difference
 from memories.editing import service as services
 from memories.models import ENTITY_FIELDS, Confidence, Memory, ReviewStatus, Revision
 from memories.review import service as reviewing
-from memories.views.browser import listing, marks, words
+from memories.views.browser import marks, words
 from memories.views.browser.place import Place
 from memories.views.forms import written
 
@@ -90,7 +90,7 @@ def inspected(
         "statuses": _options("review_status", ReviewStatus.values, memory.review_status),
         "confidence": words.value_word("confidence", memory.confidence),
         "confidences": _options("confidence", Confidence.values, memory.confidence),
-        "expired": listing.is_expired(memory),
+        "expired": visibility.has_expired(memory, timezone.now()),
         "ahead": [(label, timezone.now() + timedelta(days=days)) for label, days in AHEAD],
         "metadata": written(memory.metadata),
         "similar": [
@@ -130,11 +130,11 @@ def _event(entry: reads.Entry) -> Event:
     else:
         text = new if revision.event == "ADD" else None
         parts = [("same", text)] if text else []
-    kind = {"ADD": "add", "RESTORE": "add", "DELETE": "delete", "ERASE": "delete"}
+    word, look = words.EVENTS.get(revision.event, (revision.event.capitalize(), "update"))
     return Event(
         revision=revision,
-        word=words.EVENTS.get(revision.event, revision.event.capitalize()),
-        kind=kind.get(revision.event, "update"),
+        word=word,
+        kind=look,
         actor=entry.actor,
         parts=parts,
         changes=words.changes_words(revision.changes),

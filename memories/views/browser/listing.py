@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
+from memories import visibility
 from memories.browse import service as reads
 from memories.browse.selection import Selection
 from memories.browse.service import Page
@@ -100,7 +101,7 @@ def _labels(memory: Memory) -> list[tuple[str, str]]:
         labels.append(("Deleted", "bad"))
     if state := words.STATES[memory.review_status]:
         labels.append((words.value_word("review_status", memory.review_status), state))
-    if is_expired(memory):
+    if visibility.has_expired(memory, timezone.now()):
         labels.append(("Expired", "warn"))
     labels += [(str(category), "") for category in memory.categories]
     if memory.source:
@@ -112,14 +113,6 @@ def ends_at(memory: Memory) -> datetime | None:
     """When it stops to hold, None for never."""
     found = reads.ends_at(memory)
     return None if found == reads.LAST else found
-
-
-def is_expired(memory: Memory) -> bool:
-    """Whether it has expired by now, by its instant or by its last day."""
-    now = timezone.now()
-    by_instant = memory.expires_at is not None and memory.expires_at <= now
-    by_day = memory.expiration_date is not None and memory.expiration_date < now.date()
-    return by_instant or by_day
 
 
 def chips(place: Place) -> list[Chip]:

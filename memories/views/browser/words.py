@@ -74,12 +74,13 @@ SORTS: Final = {
     "expiring": "Expiring first",
     "best": "Best first",
 }
+# Event of a memory -> (its word, its colour).
 EVENTS: Final = {
-    "ADD": "Added",
-    "UPDATE": "Changed",
-    "DELETE": "Deleted",
-    "RESTORE": "Restored",
-    "ERASE": "Erased",
+    "ADD": ("Added", "add"),
+    "UPDATE": ("Changed", "update"),
+    "DELETE": ("Deleted", "delete"),
+    "RESTORE": ("Restored", "add"),
+    "ERASE": ("Erased", "delete"),
 }
 
 

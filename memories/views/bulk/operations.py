@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 from accounts.web import PageRequest, local_path, page
 from mem0dash import names
 from mem0dash.errors import ConflictError
+from mem0dash.partial import is_partial
 from mem0dash.principal import Principal, Scope
 from memories.bulk import service as bulk
 from memories.bulk.service import Match
@@ -48,7 +49,7 @@ def operations(request: PageRequest) -> HttpResponse:
 def operation(request: PageRequest, operation_id: UUID) -> HttpResponse:
     """One bulk change: how far it is, what it came to, who did it; scope `review`."""
     found = bulk.get(request.principal, operation_id)
-    partial = bool(request.htmx) and not request.htmx.history_restore_request
+    partial = is_partial(request)
     name = "memories/_operation.html" if partial else "memories/operation.html"
     context = {
         "told": _told(found, request.principal),
