@@ -64,7 +64,7 @@ ONE_FORM = frozenset(
         *("damaged_index", "disk", "folders"),
         *("write_turns", "database_file", "bounds", "strangers", "waiting"),
         *("audit_doors", "contracts"),
-        *("zones", "time_zone_setting", "wsgi_environ"),
+        *("zones", "time_zone_setting", "wsgi_environ", "notes"),
     )
 )
 
