@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from accounts.models import Project
 from accounts.queries import operator_of
 from mem0dash.errors import ConflictError, Mem0dashError
-from memories import adding, ingest
+from memories import adding, claims, ingest
 from memories.models import AddInput
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def _cut_off() -> list[AddInput]:
     failed = AddInput.objects.filter(
         project_id__in=list(Project.objects.values_list("id", flat=True)),
         outcome=AddInput.Outcome.FAILED,
-        code=ingest.INTERRUPTED,
+        code=claims.INTERRUPTED,
     )
     return list(failed.select_related("project").order_by("created_at")[:PORTION])
 
@@ -59,7 +59,7 @@ def _resumed(kept: AddInput) -> bool:
     except ConflictError as error:
         if ingest.is_made_good(kept):
             _close(kept, SUPERSEDED)
-        elif not ingest.is_under_way(kept):
+        elif not claims.is_under_way(kept):
             _close(kept, error.message)
         return False
     except Mem0dashError as error:
@@ -73,7 +73,7 @@ def _resumed(kept: AddInput) -> bool:
 
 def _still(kept: AddInput) -> QuerySet[AddInput]:
     return AddInput.objects.filter(
-        pk=kept.pk, outcome=AddInput.Outcome.FAILED, code=ingest.INTERRUPTED
+        pk=kept.pk, outcome=AddInput.Outcome.FAILED, code=claims.INTERRUPTED
     )
 
 

@@ -24,7 +24,7 @@ from mem0dash.errors import (
     Mem0dashError,
     ProviderError,
 )
-from memories import configuration, ingest
+from memories import claims, configuration
 from memories.configuration import Configuration
 from memories.engine import remote
 from memories.engine.engine import Engine
@@ -276,7 +276,7 @@ def open_runtime(*, index_root: Path | None = None) -> Runtime:
     if indexer.is_alone:
         # Adds that are still marked as running died with the process that ran them.
         try:
-            ingest.take_over()
+            claims.take_over()
         except AnyDatabaseError as error:
             if problem_of(error) not in {"full", "read-only"}:
                 raise

@@ -24,7 +24,7 @@ from mem0dash.errors import (
     StorageError,
 )
 from mem0dash.sqlite3 import logs
-from memories import bulk_work, ingest, leases, reembedding, resuming, token_work, vectors
+from memories import bulk_work, claims, leases, reembedding, resuming, token_work, vectors
 from memories.engine.opening import LateLlm
 from memories.index.indexer import Indexer
 from memories.leases import Held
@@ -157,9 +157,9 @@ class Upkeep:
 
     def _end_claims(self) -> None:
         if self.is_alone:
-            ingest.abandon_claims()
+            claims.abandon_claims()
         elif self._due("claims", CLAIMS_SECONDS):
-            ingest.end_expired(of_all_times=self._first("claims of all times"))
+            claims.end_expired(of_all_times=self._first("claims of all times"))
 
     def _log(self) -> None:
         if connection.vendor == "sqlite" and self._due("log", LOG_SECONDS):
