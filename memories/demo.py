@@ -21,7 +21,7 @@ from accounts.audit import Action, Target
 from accounts.models import Project
 from mem0dash.errors import ConflictError
 from mem0dash.principal import Principal
-from memories import leases, records, runtime
+from memories import leases, records, revisions, runtime
 from memories.demo_set import sample_adds
 from memories.engine.engine import Engine
 from memories.index.opening import open_indexer
@@ -58,7 +58,8 @@ def fill_project(principal: Principal) -> int:
         AddInput.objects.bulk_create(add.kept for add in adds if add.kept is not None)
         Memory.objects.bulk_create(memories)
         records.insert_readings(memories, readings, engine.model_key, engine.states_key)
-        Revision.objects.bulk_create(revision for add in adds for revision in add.revisions)
+        entries = [entry for add in adds for entry in add.revisions]
+        revisions.record(entries, are_news=False)
     runtime.current().apply(memories)
     return len(memories)
 

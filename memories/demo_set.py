@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from mem0dash.principal import Principal
-from memories import records
+from memories import records, revisions
 from memories.models import AddInput, Memory, Revision
 from memories.purge import INPUT_DAYS
 from memories.records import Draft
@@ -126,7 +126,7 @@ def _input(entry: Entry, draft: Draft, rows: list[Memory], principal: Principal)
 
 def _lived(row: Memory, entry: Entry, principal: Principal, now: datetime) -> list[Revision]:
     """Brings the row through all that happened to it since; its history, oldest first."""
-    history = [records.revision(row, "ADD", principal, new_text=row.text, at=row.created_at)]
+    history = [revisions.entry(row, "ADD", principal, new_text=row.text, at=row.created_at)]
     changes = [(_moment(edit, now), {"text": edit["text"]}) for edit in entry.get("edits", [])]
     if review := entry.get("review"):
         at = _moment(review, now)
@@ -163,7 +163,7 @@ def _changed(
     row.text_fold, row.fingerprint = records.fold(row.text), records.fingerprint(row.text)
     row.updated_at = at
     row.rev += 1
-    return records.revision(
+    return revisions.entry(
         row, "UPDATE", principal, old_text=before, new_text=row.text, changes=changes, at=at
     )
 
@@ -177,4 +177,4 @@ def _deleted(row: Memory, at: datetime, now: datetime, principal: Principal) -> 
     at = max(at, now - 0.9 * timedelta(days=principal.project.retention_days))
     row.deleted_at = row.updated_at = at
     row.rev += 1
-    return records.revision(row, "DELETE", principal, old_text=row.text, at=at)
+    return revisions.entry(row, "DELETE", principal, old_text=row.text, at=at)

@@ -112,16 +112,12 @@ def purge_deleted(
         beat(total)
 
 
-def erase(ids: Sequence[UUID]) -> None:
-    """Takes text, vector, token states, kept input and the texts in the history away at once; the
-    caller holds the transaction and has set `deleted_at`. The empty row stays until the index has
-    let go."""
+def forget(ids: Sequence[UUID]) -> None:
+    """Takes vector, token states, kept input and the texts in the history away at once, in the
+    transaction of who empties the row (`change.erase`)."""
     _forget_texts(ids)
     MemoryVector.objects.filter(memory_id__in=ids).delete()
     MemoryTokens.objects.filter(memory_id__in=ids).delete()
-    Memory.objects.filter(id__in=ids).update(
-        text="", text_fold="", metadata={}, categories=[], fingerprint="", source="", actor_id=""
-    )
 
 
 def _forget_texts(ids: Sequence[UUID]) -> None:

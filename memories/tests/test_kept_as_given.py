@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from django.utils import timezone
 
-from memories import adding, bulk, ingest, reviewing, services
+from memories import adding, bulk, ingest, reviewing, services, undo
 from memories.models import AddInput, Memory, Revision
 from memories.overview import failed_adds
 from memories.tests.actions import add
@@ -252,7 +252,7 @@ def test_review_confidence_and_expiry_move_nothing_else(
     assert (again["results"], again["deduplicated"]) == ([], True)
     # Undone, it still is what was said.
     last = Revision.objects.filter(memory_id=first).latest("id")
-    reviewing.undo_change(owner, first, last.id)
+    undo.undo_change(owner, first, last.id)
     assert Memory.objects.values(*STAYS, *STAYS_TOO).get(id=first) == before
     assert Memory.objects.count() == 2
 
@@ -266,7 +266,7 @@ def test_a_new_text_has_its_own_fingerprint_and_undoing_it_brings_the_old_one_ba
     before = Memory.objects.get(id=first).fingerprint
     services.update_memory(owner, first, text="I like coffee")
     assert Memory.objects.get(id=first).fingerprint != before
-    reviewing.undo_change(owner, first, Revision.objects.filter(memory_id=first).latest("id").id)
+    undo.undo_change(owner, first, Revision.objects.filter(memory_id=first).latest("id").id)
     assert Memory.objects.get(id=first).fingerprint == before
     assert rest.ok("POST", "", body)["memory_id"] == first
 

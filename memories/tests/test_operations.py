@@ -10,7 +10,7 @@ from django.db import connection
 
 from mem0dash.errors import ConflictError, Mem0dashError, NotFoundError, PermissionDeniedError
 from mem0dash.principal import Scope
-from memories import bulk, bulk_changes, bulk_work, leases, queries, services, upkeep
+from memories import bulk, bulk_work, change, leases, queries, services, upkeep
 from memories.models import Memory, Revision
 from memories.operation import Operation, OperationItem
 from memories.selection import Selection
@@ -95,15 +95,16 @@ def test_the_history_is_in_the_name_of_who_asked(owner, engine, small):
 def test_a_job_of_2500_goes_on_after_a_kill_and_does_nothing_twice(owner, engine, monkeypatch):
     ids = add(owner, *(f"tea number {n}" for n in range(2500)))
     begun = begin(owner, "delete")
-    write, batches = bulk_changes._write, []
+    write, batches = change.write, []
 
-    def killed(rows, *args):
+    def killed(rows, values, **options):
         batches.append(len(rows))
-        write(rows, *args)
+        changes = write(rows, values, **options)
         if len(batches) == 3:
             raise KilledError  # within the transaction, after the memories were changed
+        return changes
 
-    monkeypatch.setattr(bulk_changes, "_write", killed)
+    monkeypatch.setattr(change, "write", killed)
     with pytest.raises(KilledError):
         work(engine)
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from accounts.queries import project_view
 from mem0dash.errors import NotFoundError, ProviderError
-from memories import demo, purge, reviewing, runtime, services, vectors
+from memories import demo, purge, reviewing, runtime, services, undo, vectors
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens, MemoryVector, Revision
 from memories.records import embedded_text
@@ -126,7 +126,7 @@ def test_a_new_text_has_new_states_and_so_has_its_undo(owner, reader):
     before = kept(one)
     services.update_memory(owner, one, text="a long walk by the river")
     assert kept(one) == right(one) != before
-    reviewing.undo_change(owner, one, last(one).id)
+    undo.undo_change(owner, one, last(one).id)
     assert Memory.objects.get(id=one).text == "green tea"
     assert kept(one) == right(one) == before
 
@@ -159,8 +159,8 @@ def test_the_bin_keeps_the_states_and_a_restored_memory_has_them(owner, reader):
     assert kept(one) == before
     services.restore_memories(owner, [one])
     assert kept(one) == before
-    reviewing.undo_change(owner, one, last(one).id)
-    reviewing.undo_change(owner, one, last(one).id)
+    undo.undo_change(owner, one, last(one).id)
+    undo.undo_change(owner, one, last(one).id)
     assert Memory.objects.get(id=one).deleted_at is None
     assert kept(one) == before
 

@@ -15,7 +15,7 @@ from mem0dash.errors import (
     PermissionDeniedError,
 )
 from mem0dash.principal import Scope
-from memories import bulk, bulk_work, purge, queries, reviewing, services
+from memories import bulk, bulk_work, purge, queries, reviewing, services, undo
 from memories.models import Memory, MemoryVector, Revision
 from memories.operation import Operation, OperationItem
 from memories.search import search_memories
@@ -152,7 +152,7 @@ def test_a_change_that_was_taken_back_by_hand_is_none(owner, engine, rich):
     done = do(owner, "approve", ids=rich)
     services.update_memory(owner, rich[0], text="green tea with milk")
     services.update_memory(owner, rich[1], text="black tea with milk")
-    reviewing.undo_change(owner, rich[0], last(rich[0]).id)
+    undo.undo_change(owner, rich[0], last(rich[0]).id)
     undone = bulk.undo(owner, done.id)
     assert (undone.undone, undone.left) == (2, 1)
     assert row(rich[1]).review_status == "approved"
@@ -299,7 +299,7 @@ def test_undoing_an_edit_brings_text_metadata_and_vector_back(owner, engine, emb
         expiration_date=date(2031, 1, 1),
     )  # fmt: skip
     assert said(engine.index, "tea") == set()
-    undone = reviewing.undo_change(owner, one, last(one).id)
+    undone = undo.undo_change(owner, one, last(one).id)
     assert undone.text == "green tea in spring"
     assert content(one) == before
     assert bytes(MemoryVector.objects.get().data) == vector
@@ -317,8 +317,8 @@ def test_undoing_an_edit_brings_text_metadata_and_vector_back(owner, engine, emb
 def test_an_undo_can_be_undone(owner, engine):
     [one] = add(owner, "green tea")
     services.update_memory(owner, one, text="black tea")
-    reviewing.undo_change(owner, one, last(one).id)
-    assert reviewing.undo_change(owner, one, last(one).id).text == "black tea"
+    undo.undo_change(owner, one, last(one).id)
+    assert undo.undo_change(owner, one, last(one).id).text == "black tea"
 
 
 def test_a_text_that_cannot_be_embedded_is_not_brought_back(owner, engine, embedder):
@@ -327,7 +327,7 @@ def test_a_text_that_cannot_be_embedded_is_not_brought_back(owner, engine, embed
     entry, before = last(one), content(one)
     embedder.error = ConnectionError("away")
     with pytest.raises(EngineError):
-        reviewing.undo_change(owner, one, entry.id)
+        undo.undo_change(owner, one, entry.id)
     assert content(one) == before
     assert last(one).id == entry.id
 
@@ -336,18 +336,18 @@ def test_undoing_what_does_not_touch_the_text_needs_no_embedder(owner, engine, e
     [one] = add(owner, "green tea")
     reviewing.set_review(owner, one, "rejected")
     embedder.error = ConnectionError("away")
-    assert reviewing.undo_change(owner, one, last(one).id).review_status == "unreviewed"
+    assert undo.undo_change(owner, one, last(one).id).review_status == "unreviewed"
     assert [hit.memory.id for hit in search_memories(owner, "tea").hits] == [one]
 
 
 def test_undoing_a_deletion_and_an_addition(owner, engine, embedder):
     [one] = add(owner, "green tea")
     services.delete_memory(owner, one)
-    reviewing.undo_change(owner, one, last(one).id)
+    undo.undo_change(owner, one, last(one).id)
     assert row(one).deleted_at is None
     assert said(engine.index, "tea") == {one}
     [two] = add(owner, "black tea")
-    reviewing.undo_change(owner, two, last(two).id)
+    undo.undo_change(owner, two, last(two).id)
     assert row(two).deleted_at is not None
     assert said(engine.index, "tea") == {one}
     assert [r.event for r in queries.history(owner, two)] == ["ADD", "DELETE"]
@@ -359,7 +359,7 @@ def test_only_the_last_change_is_undone(owner, engine):
     first = last(one)
     services.update_memory(owner, one, text="white tea")
     with pytest.raises(ConflictError, match="changed since"):
-        reviewing.undo_change(owner, one, first.id)
+        undo.undo_change(owner, one, first.id)
     assert row(one).text == "white tea"
 
 
@@ -367,7 +367,7 @@ def test_erasing_is_not_undone(owner, engine):
     [one] = add(owner, "green tea")
     services.erase_memories(owner, [one])
     with pytest.raises(ConflictError, match="erased"):
-        reviewing.undo_change(owner, one, last(one).id)
+        undo.undo_change(owner, one, last(one).id)
 
 
 def test_who_may_undo_a_single_change(owner, engine, stranger, bob):
@@ -376,18 +376,18 @@ def test_who_may_undo_a_single_change(owner, engine, stranger, bob):
     member = replace(owner, account_id=bob.id, scopes=frozenset({Scope.READ, Scope.WRITE}))
     # Others' changes are for who may review.
     with pytest.raises(PermissionDeniedError):
-        reviewing.undo_change(member, one, last(one).id)
+        undo.undo_change(member, one, last(one).id)
     services.update_memory(member, one, text="oolong")
-    assert reviewing.undo_change(member, one, last(one).id).text == "white tea"
+    assert undo.undo_change(member, one, last(one).id).text == "white tea"
     services.delete_memory(member, two)
-    reviewing.undo_change(member, two, last(two).id)
+    undo.undo_change(member, two, last(two).id)
     assert row(two).deleted_at is None
     reviewing.set_review(replace(owner, account_id=bob.id), two, "rejected")
     with pytest.raises(PermissionDeniedError):
-        reviewing.undo_change(member, two, last(two).id)
+        undo.undo_change(member, two, last(two).id)
     reader = replace(member, scopes=frozenset({Scope.READ}))
     with pytest.raises(PermissionDeniedError):
-        reviewing.undo_change(reader, one, last(one).id)
+        undo.undo_change(reader, one, last(one).id)
 
 
 def test_foreign_and_missing_changes_do_not_exist(owner, engine, stranger):
@@ -402,5 +402,5 @@ def test_foreign_and_missing_changes_do_not_exist(owner, engine, stranger):
         (owner, "nonsense", last(one).id),
     ):
         with pytest.raises(NotFoundError):
-            reviewing.undo_change(principal, id_, revision)
+            undo.undo_change(principal, id_, revision)
     assert Memory.objects.filter(deleted_at=None).count() == 2

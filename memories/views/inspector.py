@@ -23,6 +23,7 @@ from memories import queries, reviewing, services
 from memories.forms import written
 from memories.models import ENTITY_FIELDS, Confidence, Memory, ReviewStatus, Revision
 from memories.selection import Selection
+from memories.undo import undo_change
 from memories.views import listing, marks, words
 from memories.views.place import Place
 from memories.word_diff import Part, difference
@@ -215,7 +216,7 @@ def restore(request: PageRequest, memory_id: UUID) -> HttpResponse:
 def undo(request: PageRequest, memory_id: UUID, revision_id: int) -> HttpResponse:
     """Takes back the memory's last change, unless others have changed it since."""
     try:
-        reviewing.undo_change(request.principal, memory_id, revision_id)
+        undo_change(request.principal, memory_id, revision_id)
         messages.success(request, "Undone.")
     except ConflictError as error:
         messages.error(request, error.message)

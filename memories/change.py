@@ -1,0 +1,176 @@
+"""The one writer of changes: a memory's columns, the entry in its history, and the event.
+
+All of it belongs into the transaction of the caller, who has the memories locked.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db.models import F
+from django.utils import timezone
+
+from mem0dash.errors import NotFoundError
+from mem0dash.principal import Principal
+from memories import purge, queries, records, revisions
+from memories.models import Memory, Revision
+from memories.operation import OperationItem
+
+# {field: [before, after]}, in JSON's types.
+Changes = dict[str, list[Any]]
+
+_TIMES: Final = frozenset({"reviewed_at", "expires_at", "deleted_at"})
+# What erasing leaves of a memory. The empty row stays until the index has let go.
+_ERASED: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("text", "text_fold", "fingerprint", "source", "actor_id"), ""),
+    "metadata": {},
+    "categories": [],
+}
+
+
+def locked(principal: Principal, memory_id: UUID) -> Memory:
+    """The caller's memory, which nobody else changes until the transaction ends; NotFoundError when
+    it is missing, deleted or foreign."""
+    row = queries.reachable(principal).select_for_update().filter(id=memory_id).first()
+    if row is None:
+        raise NotFoundError(f"Memory with id {memory_id} not found")
+    return row
+
+
+def write(
+    memories: Sequence[Memory],
+    values: Mapping[str, Any],
+    *,
+    principal: Principal,
+    event: str = "UPDATE",
+    at: datetime | None = None,
+    fingerprint: str = "",
+) -> dict[UUID, Changes]:
+    """Sets these columns of all the memories; what that changed of each.
+
+    A new text brings its fold and its fingerprint, or the one that is given. `event` is UPDATE,
+    DELETE or RESTORE.
+    """
+    groups = [(memories, values)]
+    return write_each(groups, principal=principal, event=event, at=at, fingerprint=fingerprint)
+
+
+def write_each(
+    groups: Sequence[tuple[Sequence[Memory], Mapping[str, Any]]],
+    *,
+    principal: Principal,
+    event: str = "UPDATE",
+    at: datetime | None = None,
+    fingerprint: str = "",
+) -> dict[UUID, Changes]:
+    """As `write`, with values of their own for each group of memories."""
+    at = at or timezone.now()
+    changes: dict[UUID, Changes] = {}
+    entries: list[Revision] = []
+    for memories, values in groups:
+        changes |= {memory.id: changed(memory, values) for memory in memories}
+        written = {name for memory in memories for name in changes[memory.id]}
+        columns = {name: value for name, value in values.items() if name in written}
+        # Only a new text has another fingerprint: that of several messages is theirs together.
+        if "text" in columns:
+            text = columns["text"]
+            columns["text_fold"] = records.fold(text)
+            columns["fingerprint"] = fingerprint or records.fingerprint(text)
+        texts = [memory.text for memory in memories]
+        _set(memories, columns, at)
+        entries += [
+            _entry(memory, event, principal, text, changes[memory.id])
+            for memory, text in zip(memories, texts, strict=True)
+        ]
+    revisions.record(entries)
+    return changes
+
+
+def _entry(
+    memory: Memory, event: str, principal: Principal, before: str, changes: Changes
+) -> Revision:
+    told = {name: change for name, change in changes.items() if name != "text"}
+    return revisions.entry(
+        memory,
+        event,
+        principal,
+        old_text=before if event in {"UPDATE", "DELETE"} else None,
+        new_text=memory.text if event in {"UPDATE", "RESTORE"} else None,
+        changes=told if event == "UPDATE" else {},
+        at=memory.updated_at,
+    )
+
+
+def delete(
+    memories: Sequence[Memory], *, principal: Principal, at: datetime | None = None
+) -> dict[UUID, Changes]:
+    """Hides the memories; they can be restored until the retention time ends."""
+    at = at or timezone.now()
+    return write(memories, {"deleted_at": at}, principal=principal, event="DELETE", at=at)
+
+
+def restore(
+    memories: Sequence[Memory], *, principal: Principal, at: datetime | None = None
+) -> dict[UUID, Changes]:
+    """Brings deleted memories back as they were."""
+    return write(memories, {"deleted_at": None}, principal=principal, event="RESTORE", at=at)
+
+
+def erase(memories: Sequence[Memory], *, principal: Principal, at: datetime | None = None) -> None:
+    """Takes all that was said away at once: text, vector, token states, kept input and the texts in
+    the history, which then tells who did it and when."""
+    at = at or timezone.now()
+    # Before the columns are empty: the entry says whose words they were.
+    entries = [revisions.entry(memory, "ERASE", principal, at=at) for memory in memories]
+    purge.forget([memory.id for memory in memories])
+    _set(memories, {**_ERASED, "deleted_at": at}, at)
+    revisions.record(entries)
+
+
+def _set(memories: Sequence[Memory], columns: Mapping[str, Any], at: datetime) -> None:
+    Memory.objects.filter(id__in=[memory.id for memory in memories]).update(
+        **columns, updated_at=at, rev=F("rev") + 1
+    )
+    for memory in memories:
+        for name, value in columns.items():
+            setattr(memory, name, value)
+        memory.updated_at = at
+        memory.rev += 1
+
+
+def as_before(memories: Sequence[Memory]) -> None:
+    """Says that the next change takes these memories' last one back: what an earlier operation made
+    of them is theirs again, and can be undone as well."""
+    alike: dict[int, list[UUID]] = {}
+    for memory in memories:
+        alike.setdefault(memory.rev, []).append(memory.id)
+    for rev, ids in alike.items():
+        earlier = OperationItem.objects.filter(
+            memory_id__in=ids, rev=rev - 1, state=OperationItem.State.DONE
+        )
+        earlier.update(rev=rev + 1)
+
+
+# --- Values --------------------------------------------------------------------------------------
+def changed(memory: Memory, values: Mapping[str, Any]) -> Changes:
+    """What setting `values` changes of the memory."""
+    return {
+        name: [_plain(getattr(memory, name)), _plain(value)]
+        for name, value in values.items()
+        if getattr(memory, name) != value
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A column's value as JSON keeps it."""
+    return value.isoformat() if isinstance(value, date | datetime) else value
+
+
+def from_plain(field: str, value: Any) -> Any:
+    """The column's value of what JSON kept."""
+    if value is None:
+        return None
+    if field in _TIMES:
+        return records.parse_instant(value)
+    return date.fromisoformat(value) if field == "expiration_date" else value
