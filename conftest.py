@@ -22,7 +22,7 @@ from apikeys.services import create_api_key
 from mem0dash import notes
 from mem0dash.principal import Principal, Scope
 from memories import runtime
-from memories.adding import idempotency as ingest
+from memories.adding import claims
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
@@ -118,7 +118,7 @@ def _cheap_passwords() -> None:
 @pytest.fixture(autouse=True)
 def _not_alone() -> None:
     """A test that takes over as the only process does not do so for those after it."""
-    ingest._alone.clear()
+    claims._alone.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ from mem0dash.threads import Receive, Threads, reading, streaming, threads_for  
 from mem0dash.waiting import Asked, Waits, waits_of  # noqa: E402
 from mem0dash.wsgi_environ import build_environ  # noqa: E402
 from memories import runtime  # noqa: E402
-from memories.adding import idempotency as ingest  # noqa: E402
+from memories.adding import claims  # noqa: E402
 from memories.background.upkeep import Upkeep  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 def _give_up() -> None:
     """Adds that outlast the time which requests are given to end: their inputs are kept."""
     try:
-        if count := ingest.end_all():
+        if count := claims.end_all():
             logger.warning("adds were cut off, their inputs are kept", extra={"adds": count})
     except AnyDatabaseError:
         logger.exception("adds that were cut off are ended by the next start")
@@ -322,7 +322,7 @@ def _stream(response: Any, request: _Request, send: Send, loop: asyncio.Abstract
 
 async def _stopping(request: _Request, send: Send) -> None:
     """Says that the server stops, and what became of an add's input."""
-    kept = bool(request.thread) and ingest.is_kept_by(request.thread)
+    kept = bool(request.thread) and claims.is_kept_by(request.thread)
     told = (
         "The server is stopping; the input is kept, and tried again after the start."
         if kept

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 from django.db import Error as AnyDatabaseError
 from django.db import transaction
@@ -12,14 +12,17 @@ from accounts.queries import instructions_of
 from mem0dash.errors import IndexUnavailableError, Mem0dashError
 from mem0dash.principal import Principal
 from memories import queries, runtime, texts, visibility
-from memories.adding import idempotency as ingest
-from memories.adding.idempotency import Results
+from memories.adding.idempotency import AddRequest, Claim, Results
 from memories.engine import failures
+from memories.engine.engine import Engine
 from memories.filters import AllOf, Condition, pushdown
-from memories.models import AddInput, Memory, adds
+from memories.models import Memory, adds
 from memories.readings import Vector
 from memories.storage import rows as records
 from memories.storage.rows import Draft
+
+if TYPE_CHECKING:
+    from memories.engine.mem0_adapter import Extracted
 
 logger = logging.getLogger(__name__)
 
@@ -30,78 +33,76 @@ LANGUAGE: Final = (
 )
 
 
-def store_extracted(
-    principal: Principal,
-    messages: Sequence[Mapping[str, Any]],
-    template: Draft,
-    kept: AddInput,
-    *,
-    prompt: str | None,
-) -> Results:
-    """Stores what the LLM finds worth remembering in `messages`; the answer's results.
+def store_extracted(principal: Principal, request: AddRequest, claim: Claim) -> Results:
+    """Stores what the LLM finds worth remembering in the messages; the answer's results.
 
-    `template` gives entities, metadata and expiry to every memory; `prompt` stands in for the
-    project's instructions. ProviderError when the LLM or the embedder fails, or answers with
-    something that cannot be read: then nothing is stored.
+    The request's prompt stands in for the project's instructions. ProviderError when the LLM or the
+    embedder fails, or answers with something that cannot be read: then nothing is stored.
     """
     # Imported here: mem0 takes a second to import, and an installation without an LLM never does.
-    from memories.engine.mem0_adapter import (
-        Abandoned,
-        EngineMemory,
-        Extracted,
-        HistoryAdapter,
-        RecordStore,
-    )
+    from memories.engine.mem0_adapter import Abandoned, EngineMemory, HistoryAdapter, RecordStore
 
-    current = runtime.current()
-    engine = current.engine
-    stored: list[Memory] = []
-    results: Results = []
-
-    def write(extracted: list[Extracted]) -> None:
-        found = _not_rejected(principal, template, extracted)
-        if not found:
-            return
-        drafts = [_draft(template, item) for item in found]
-        rows = records.build(drafts, principal=principal, batch_id=kept.pk)
-        readings = [item.reading for item in found]
-        keys = (engine.model_key, engine.states_key)
-        added = [{"id": str(row.id), "memory": row.text, "event": "ADD"} for row in rows]
-        with transaction.atomic():
-            records.insert(rows, readings, *keys, principal=principal)
-            ingest.finish(kept, [*results, *added])
-        stored.extend(rows)
-        results.extend(added)
-
+    current, template, prompt = runtime.current(), request.template, request.options["prompt"]
     entities = template.entities
     scope = adds.message_scope(*(entities.get(n, "") for n in ("user_id", "agent_id", "run_id")))
+    facts = _Facts(principal, template, claim, current.engine)
     memory = EngineMemory(
-        engine=engine,
-        store=RecordStore(write, _finder(principal, entities)),
+        engine=current.engine,
+        store=RecordStore(facts.write, _finder(principal, entities)),
         history=HistoryAdapter(principal.project.id, scope),
     )
-    procedural = bool(template.memory_type)
     try:
         memory.add(
-            [dict(message) for message in messages],
+            [dict(message) for message in request.messages],
             user_id=entities.get("user_id"),
             agent_id=entities.get("agent_id"),
             run_id=entities.get("run_id") or entities.get("app_id"),
             memory_type=template.memory_type or None,
-            prompt=prompt if procedural else _instructions(principal, prompt),
+            prompt=prompt if template.memory_type else _instructions(principal, prompt),
         )
     except (Abandoned, Exception) as error:  # noqa: BLE001  (mem0 wraps what it meets; see below)
-        if not stored:
+        if not facts.rows:
             raise _meant(error) from None
         # The memories are there, and that is the answer; what came after is for the next add.
         logger.warning("messages not remembered", extra={"kind": type(error).__name__})
-    if not stored:
-        ingest.finish(kept, [])
-    current.apply(stored)
-    return results
+    if not facts.rows:
+        claim.finish([])
+    current.apply(facts.rows)
+    return _told(facts.rows)
 
 
-def _not_rejected(principal: Principal, template: Draft, extracted: list[Any]) -> list[Any]:
+@dataclass(slots=True)
+class _Facts:
+    """Where mem0 stores what it extracted; `rows` are those of one add that are stored."""
+
+    principal: Principal
+    template: Draft
+    claim: Claim
+    engine: Engine
+    rows: list[Memory] = field(default_factory=list)
+
+    def write(self, extracted: "list[Extracted]") -> None:
+        """Stores it in one transaction, with which the add is finished."""
+        found = _not_rejected(self.principal, self.template, extracted)
+        if not found:
+            return
+        drafts = [_draft(self.template, item) for item in found]
+        added = records.build(drafts, principal=self.principal, batch_id=self.claim.kept.pk)
+        readings = [item.reading for item in found]
+        keys = (self.engine.model_key, self.engine.states_key)
+        with transaction.atomic():
+            records.insert(added, readings, *keys, principal=self.principal)
+            self.claim.finish(_told([*self.rows, *added]))
+        self.rows += added
+
+
+def _told(rows: Sequence[Memory]) -> Results:
+    return [{"id": str(row.id), "memory": row.text, "event": "ADD"} for row in rows]
+
+
+def _not_rejected(
+    principal: Principal, template: Draft, extracted: "list[Extracted]"
+) -> "list[Extracted]":
     """What nobody has rejected yet, word for word: saying it again does not bring it back."""
     prints = {item.id: texts.fingerprint(item.text) for item in extracted}
     rejected = queries.rejected_of(
@@ -113,7 +114,7 @@ def _not_rejected(principal: Principal, template: Draft, extracted: list[Any]) -
     return [item for item in extracted if prints[item.id] not in rejected]
 
 
-def _draft(template: Draft, item: Any) -> Draft:
+def _draft(template: Draft, item: "Extracted") -> Draft:
     return replace(
         template,
         id=item.id,

@@ -1,49 +1,33 @@
 """One add at a time per content: identical requests in flight share one piece of work."""
 
 import hashlib
-import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 import orjson
-from django.conf import settings
-from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from mem0dash.datastore import explained
-from mem0dash.errors import ConflictError, Mem0dashError, ProviderError
+from mem0dash.errors import ConflictError, ProviderError
 from mem0dash.principal import Principal
+from memories.adding import claims
 from memories.models import AddInput, IngestClaim
 from memories.storage.connections import let_go_of_connection
-
-logger = logging.getLogger(__name__)
+from memories.storage.rows import Draft
 
 Results = list[dict[str, Any]]
 
-# The inputs that this process works on, known here before their claims can be seen in SQL, each
-# with the thread that does.
-_active: dict[UUID, int] = {}
-# The threads whose input is in the database.
-_keeping: set[int] = set()
-# And those that it worked on and could not end, for the database had gone away: nobody works on
-# them any more. Claims of others may be those of a command that works beside the server.
-_left: set[UUID] = set()
 # What was cut off by a stop and stored since: digest -> input, and until when its sender gets that
 # answer when it sends the same again.
 _resumed: dict[str, tuple[UUID, float]] = {}
-_alone = threading.Event()
 
 _KEYS: Final = ("id", "memory", "event", "actor_id", "role")
-STOPPED: Final = "The server stopped before this was stored."
-# The code of what a stop of the server cut off: it is tried again by itself (background.resuming).
-INTERRUPTED: Final = "interrupted"
 # How many answers of such adds are kept for their senders, and for how long.
 _RESUMED: Final = 1000
 _RESUMED_SECONDS: Final = 3600.0
@@ -76,69 +60,94 @@ class AddRequest:
         data = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS, default=str)
         return hashlib.sha256(data).hexdigest()
 
+    @property
+    def template(self) -> Draft:
+        """What all memories of the add have in common."""
+        last_day = self.options["expiration_date"]
+        return Draft(
+            text="",
+            entities=self.options["entities"],
+            metadata=self.options["metadata"],
+            memory_type=self.options["memory_type"] or "",
+            expiration_date=date.fromisoformat(last_day) if last_day else None,
+            collection=self.options["collection"],
+            fingerprint=self.options.get("fingerprint", ""),
+        )
 
-def run_once(
-    request: AddRequest, principal: Principal, work: Callable[[AddInput], Results]
-) -> Results:
-    """`work`'s answer, or that of an identical request which is under way, or of a former one with
-    the same idempotency key.
 
-    The input is kept before anything else happens. `work` must end in `finish` inside its own
-    transaction; when it raises, the input stays as failed with the reason, and the error goes on.
-    """
-    digest = request.digest(principal)
-    if _resumed and (answer := _take_resumed(digest)) is not None:
-        return answer
-    while True:
-        if request.idempotency_key and (former := _answered(request, digest, principal)):
-            return _answer_of(former)
-        own_id = uuid4()
-        with _working_on(own_id):
-            mine, theirs = _claim(request, digest, principal, own_id)
-            if mine is not None:
-                return _work(mine, work)
-        if theirs is not None and theirs.pk in _left:
-            _end_left()
-            continue
-        answer = _wait(theirs)
-        if answer is not None:
-            return answer
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An add's turn. `answer` is None where the add is to be stored now, under its input `kept`,
+    and else what was answered to the same add before."""
+
+    kept: AddInput
+    answer: Results | None = None
+
+    def finish(self, results: Results) -> None:
+        """Writes the answer down and gives the claim up, in the caller's transaction.
+
+        ConflictError, for the transaction to be undone, when the lease ran out and another request
+        took the claim over: that one stores.
+        """
+        given_up, _ = IngestClaim.objects.filter(input=self.kept).delete()
+        if not given_up and self.kept.outcome == AddInput.Outcome.RUNNING:
+            raise ConflictError("This took too long, and an identical request has taken over.")
+        outcome = AddInput.Outcome.STORED if results else AddInput.Outcome.NOTHING_EXTRACTED
+        self.kept.outcome = outcome
+        AddInput.objects.filter(pk=self.kept.pk).update(
+            outcome=outcome, results=results, finished_at=timezone.now()
+        )
 
 
 @contextmanager
-def _working_on(input_id: UUID) -> Iterator[None]:
-    _left.discard(input_id)
-    _active[input_id] = thread = threading.get_ident()
-    try:
-        yield
-    except (DatabaseError, InterfaceError):
-        # Whether its claim is there is not known.
-        _left.add(input_id)
-        raise
-    finally:
-        _active.pop(input_id, None)
-        _keeping.discard(thread)
+def once(request: AddRequest, principal: Principal) -> Iterator[Claim]:
+    """The claim on the request's content, or the answer of an identical request which is under way,
+    or of a former one with the same idempotency key.
+
+    The input is kept before anything else happens. Who has the claim ends with its `finish` inside
+    their own transaction; when they raise, the input stays as failed with the reason.
+    ConflictError when the idempotency key was used for something else.
+    """
+    digest = request.digest(principal)
+    done = _take_resumed(digest)
+    while done is None:
+        if request.idempotency_key and (done := _answered(request, digest, principal)):
+            break
+        own_id = uuid4()
+        with claims.working_on(own_id):
+            mine, theirs = _claim(request, digest, principal, own_id)
+            if mine is not None:
+                with claims.keeping(mine):
+                    yield Claim(mine)
+                return
+        if theirs is not None and claims.is_left(theirs):
+            claims.end_left()
+        elif theirs is not None:
+            done = _wait(theirs)
+    yield Claim(done, _answer_of(done))
 
 
-def run_again(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
-    """As `run_once`, for the input of an add that failed.
+@contextmanager
+def again(kept: AddInput) -> Iterator[Claim]:
+    """As `once`, for the input of an add that failed.
 
     ConflictError when it, or an identical request, is under way, or when such a one has stored
     since.
     """
-    lease = timezone.now() + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
-    with _working_on(kept.pk):
+    with claims.working_on(kept.pk):
         with transaction.atomic():
             mine = AddInput.objects.filter(pk=kept.pk, outcome=AddInput.Outcome.FAILED).update(
                 outcome=AddInput.Outcome.RUNNING, reason="", code="", cause=""
             )
             # Its own digest, not one made anew: identical is what the first caller sends again.
-            if not mine or not _insert_claim(kept.digest or kept.pk.hex, kept, lease):
+            lease = claims.lease_from(timezone.now())
+            if not mine or not claims.insert(kept.digest or kept.pk.hex, kept, lease):
                 raise ConflictError("This add is under way already.")
             if is_made_good(kept):
                 raise ConflictError("An identical request has been stored since.")
         kept.outcome = AddInput.Outcome.RUNNING
-        return _work(kept, work)
+        with claims.keeping(kept):
+            yield Claim(kept)
 
 
 def keep_resumed(kept: AddInput) -> None:
@@ -149,12 +158,11 @@ def keep_resumed(kept: AddInput) -> None:
     _resumed[kept.digest] = kept.pk, time.monotonic() + _RESUMED_SECONDS
 
 
-def _take_resumed(digest: str) -> Results | None:
+def _take_resumed(digest: str) -> AddInput | None:
     input_id, until = _resumed.pop(digest, (None, 0.0))
     if input_id is None or time.monotonic() > until:
         return None
-    done = AddInput.objects.filter(pk=input_id, outcome=AddInput.Outcome.STORED).first()
-    return _answer_of(done) if done else None
+    return AddInput.objects.filter(pk=input_id, outcome=AddInput.Outcome.STORED).first()
 
 
 def is_made_good(kept: AddInput) -> bool:
@@ -219,21 +227,6 @@ def _answered(request: AddRequest, digest: str, principal: Principal) -> AddInpu
     return former
 
 
-def finish(kept: AddInput, results: Results) -> None:
-    """Writes the answer down and gives the claim up, in the caller's transaction.
-
-    ConflictError, for the transaction to be undone, when the lease ran out and another request took
-    the claim over: that one stores.
-    """
-    given_up, _ = IngestClaim.objects.filter(input=kept).delete()
-    if not given_up and kept.outcome == AddInput.Outcome.RUNNING:
-        raise ConflictError("This took too long, and an identical request has taken over.")
-    kept.outcome = AddInput.Outcome.STORED if results else AddInput.Outcome.NOTHING_EXTRACTED
-    AddInput.objects.filter(pk=kept.pk).update(
-        outcome=kept.outcome, results=results, finished_at=timezone.now()
-    )
-
-
 def _claim(
     request: AddRequest, digest: str, principal: Principal, own_id: UUID
 ) -> tuple[AddInput | None, AddInput | None]:
@@ -249,95 +242,41 @@ def _claim(
         created_at=now,
         **AddInput.columns(principal.actor),
     )
-    lease = now + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
     with transaction.atomic():
         if (other := _insert_input(kept)) is not None:
             return None, other
-        if _insert_claim(digest, kept, lease):
-            return kept, None
-        claim = IngestClaim.objects.select_related("input").filter(digest=digest).first()
-        # Its holder is gone when the lease has run out: whoever flips the row takes over.
-        taken = IngestClaim.objects.filter(digest=digest, lease_until__lte=now).update(
-            input=kept, lease_until=lease
-        )
-        if taken:
+        if (claimed := claims.take(digest, kept, now)) is kept:
             return kept, None
         kept.delete()
-    return None, claim.input if claim else None
+    return None, claimed
 
 
 def _insert_input(kept: AddInput) -> AddInput | None:
     """The add that holds the same idempotency key, which is to be waited for; None when this one
     is in. ConflictError when that one was asked something else."""
     try:
-        with transaction.atomic():
+        # Without a key there is nothing that it could collide with, and nothing to go back to.
+        with transaction.atomic(savepoint=bool(kept.idempotency_key)):
             kept.save(force_insert=True)
         return None
     except IntegrityError as error:
+        if not kept.idempotency_key:
+            raise
         named = AddInput.objects.filter(
             project_id=kept.project_id, idempotency_key=kept.idempotency_key
         )
-        other = named.first() if kept.idempotency_key else None
-        if other is None:
+        if (other := named.first()) is None:
             raise
         if other.digest != kept.digest:
             raise ConflictError("This Idempotency-Key was used for a different request.") from error
         return other
 
 
-def _insert_claim(digest: str, kept: AddInput, lease: datetime) -> bool:
-    """Whether the claim is ours; by hand, for the ORM does not tell whether it inserted."""
-    sql = (
-        "INSERT INTO memories_ingestclaim (digest, input_id, lease_until) "
-        "VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
-    )
-    own_id = AddInput._meta.pk.get_db_prep_value(kept.pk, connection)
-    with connection.cursor() as cursor:
-        until = connection.ops.adapt_datetimefield_value(lease)
-        cursor.execute(sql, [digest, own_id, until])
-        return bool(cursor.rowcount == 1)
-
-
-def _work(kept: AddInput, work: Callable[[AddInput], Results]) -> Results:
-    _keeping.add(threading.get_ident())
-    try:
-        return work(kept)
-    except BaseException as error:
-        reason, code = "Internal error.", "internal_error"
-        if isinstance(error, Mem0dashError):
-            reason, code = error.message, error.code
-        elif isinstance(error, DatabaseError | InterfaceError):
-            told = explained(error, "The database did not answer.")
-            reason, code = told.message, told.code
-        cause = error.cause if isinstance(error, ProviderError) else ""
-        extra = {"input": str(kept.pk), "code": code}
-        logger.warning("add failed, its input is kept", extra=extra)
-        try:
-            _fail([kept.pk], reason, code=code, cause=cause)
-        except (DatabaseError, InterfaceError):
-            _left.add(kept.pk)  # `abandon_claims` does it later
-        raise
-
-
-def _fail(ids: Sequence[UUID], reason: str, *, code: str = "unknown", cause: str = "") -> int:
-    """Ends these adds as failed, but for one whose commit went through unheard."""
-    with transaction.atomic():
-        IngestClaim.objects.filter(input_id__in=ids).delete()
-        return AddInput.objects.filter(id__in=ids, outcome=AddInput.Outcome.RUNNING).update(
-            outcome=AddInput.Outcome.FAILED,
-            reason=reason,
-            code=code,
-            cause=cause,
-            finished_at=timezone.now(),
-        )
-
-
-def _wait(theirs: AddInput | None) -> Results | None:
-    """The answer of the request under way; None when it has to be claimed again."""
-    if theirs is None:
-        return None
+def _wait(theirs: AddInput) -> AddInput | None:
+    """The request under way once it has ended well; None when it has to be claimed again.
+    ProviderError when it has failed: so have all that waited."""
     polls = 0
-    while _is_claimed(theirs):
+    while claims.is_claimed(theirs):
         let_go_of_connection()
         time.sleep(_POLL_SECONDS[min(polls, len(_POLL_SECONDS) - 1)])
         polls += 1
@@ -346,84 +285,11 @@ def _wait(theirs: AddInput | None) -> Results | None:
         return None
     if done.outcome == AddInput.Outcome.RUNNING:
         # Nobody holds a claim on it: should it still be at work, it will find that out (`finish`).
-        if not _is_claimed(done):
-            _fail([done.pk], STOPPED, code=INTERRUPTED)
+        if not claims.is_claimed(done):
+            claims.interrupt([done.pk])
         return None
-    if done.outcome == AddInput.Outcome.FAILED and done.code == INTERRUPTED:
+    if done.outcome == AddInput.Outcome.FAILED and done.code == claims.INTERRUPTED:
         return None  # this one does it
     if done.outcome == AddInput.Outcome.FAILED:
         raise ProviderError(done.reason, code=done.code)
-    return _answer_of(done)
-
-
-def is_under_way(kept: AddInput) -> bool:
-    """Whether somebody works on this input, or on one that is identical."""
-    now = timezone.now()
-    return IngestClaim.objects.filter(digest=kept.digest, lease_until__gt=now).exists()
-
-
-def _is_claimed(kept: AddInput) -> bool:
-    return IngestClaim.objects.filter(input=kept, lease_until__gt=timezone.now()).exists()
-
-
-def _end_left() -> int:
-    left = [id_ for id_ in list(_left) if id_ not in _active]
-    count = _fail(left, "The database went away before this was stored.") if left else 0
-    _left.difference_update(left)
-    return count
-
-
-def abandon_claims() -> int:
-    """Ends what an outage of the database kept from ending, in a process that is alone; and what a
-    command left behind that has ended before its time, once its claim runs out."""
-    if not _alone.is_set():
-        return 0
-    over = IngestClaim.objects.filter(lease_until__lte=timezone.now())
-    ids = [id_ for id_ in over.values_list("input_id", flat=True) if id_ not in _active]
-    return _end_left() + (_fail(ids, STOPPED, code=INTERRUPTED) if ids else 0)
-
-
-def is_kept_by(thread: int) -> bool:
-    """Whether the thread works on an add whose input is kept: should the server end now, it is
-    tried again after the start."""
-    return thread in _keeping
-
-
-def end_all() -> int:
-    """Ends what this process works on, before it ends itself; how many adds those were.
-
-    Whoever of them comes to an answer after this will not store it (`finish`).
-    """
-    under_way = list(_active)
-    return _fail(under_way, STOPPED, code=INTERRUPTED) if under_way else 0
-
-
-def end_expired(*, of_all_times: bool = False) -> int:
-    """Ends adds whose claim ran out, where several processes share the database; how many.
-
-    Their process is gone, or will find the claim gone when it wants to store (`finish`). What ran
-    on without a claim for a day is looked for with `of_all_times` only.
-    """
-    _end_left()
-    now = timezone.now()
-    lease = timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
-    running = AddInput.objects.filter(
-        outcome=AddInput.Outcome.RUNNING, created_at__lt=now - lease
-    ).exclude(Exists(IngestClaim.objects.filter(input=OuterRef("pk"), lease_until__gt=now)))
-    if not of_all_times:
-        running = running.filter(created_at__gt=now - timedelta(days=1))
-    # An input that is run again is older than its claim, and may be older than a day.
-    over = IngestClaim.objects.filter(lease_until__lte=now).values_list("input_id", flat=True)
-    ids = {*running.values_list("id", flat=True), *over}
-    return _fail(list(ids), STOPPED, code=INTERRUPTED) if ids else 0
-
-
-def take_over() -> int:
-    """Tells that this process is alone: adds that still count as running died with another one.
-
-    How many those were; they end as failed.
-    """
-    _alone.set()
-    running = AddInput.objects.filter(outcome=AddInput.Outcome.RUNNING)
-    ids = [id_ for id_ in running.values_list("id", flat=True) if id_ not in _active]
-    return _fail(ids, STOPPED, code=INTERRUPTED)
+    return done

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.db import transaction
 
@@ -15,10 +15,11 @@ from mem0dash.principal import Principal, Scope
 from memories import queries, runtime, texts
 from memories.adding import idempotency as ingest
 from memories.adding.extraction import store_extracted
-from memories.adding.idempotency import AddRequest, Results
+from memories.adding.idempotency import AddRequest, Claim, Results
+from memories.adding.verbatim import store_verbatim
 from memories.models import ENTITY_FIELDS, AddInput
 from memories.storage import rows as records
-from memories.storage.rows import Draft, adopted_app
+from memories.storage.rows import adopted_app
 from memories.texts import entity_id
 
 logger = logging.getLogger(__name__)
@@ -73,12 +74,12 @@ def add_memories(
     _check(memory_type, prompt, idempotency_key)
     limits.check_metadata(metadata or {})
     records.check_times(metadata or {})
-    messages = _spoken(messages)
+    said = _spoken(messages)
     if memory_type == PROCEDURAL and infer and "agent_id" not in chosen:
         raise InvalidInputError("A procedural memory needs an agent_id.")
-    if all(map(_is_system, messages)):
+    if all(map(_is_system, said)):
         return Added([], "verbatim")
-    disk.check_room(sum(len(str(message.get("content"))) for message in messages))
+    disk.check_room(sum(len(str(message.get("content"))) for message in said))
     options = {
         "entities": chosen,
         "metadata": dict(metadata or {}),
@@ -88,30 +89,23 @@ def add_memories(
         "prompt": prompt,
         "collection": collection,
     }
-    extracts = infer and runtime.current().engine.llm is not None
+    extracts = infer and can_extract()
     notes = {"scopes": sorted(principal.scopes), "extracts": extracts}
-    said = [dict(message) for message in messages]
     request = AddRequest(said, options, idempotency_key, notes)
     if dedup:
-        fingerprint = _fingerprint(said)
-        request = replace(
-            request,
-            options={**options, "fingerprint": fingerprint},
-            once=(chosen.get("user_id", ""), fingerprint),
-        )
+        request = _stored_once(request)
         # Before anything is written down; after its claim it is looked for once more.
         if not idempotency_key and (known := _known(principal, request)) is not None:
             return Added([], _stored(extracts), known)
     if infer and not extracts:
         who = {"project": principal.project.slug, "key": principal.key_prefix}
         logger.info("no LLM is configured: stored word for word", extra=who)
-    work = _Work(principal, request, extracts=extracts)
-    results = ingest.run_once(request, principal, work)
-    if dedup and not work.done and not idempotency_key:
+    with ingest.once(request, principal) as claim:
+        if claim.answer is None:
+            return _store(principal, request, claim, extracts=extracts)
         # Somebody else's add of the same was under way, and this one has got its answer.
-        known = _known(principal, request)
-        return Added([] if known else results, _stored(extracts), known)
-    return Added(results, _stored(extracts), work.duplicate_of)
+        known = _known(principal, request) if dedup and not idempotency_key else None
+        return Added([] if known else claim.answer, _stored(extracts), known)
 
 
 def retry_add(principal: Principal, input_id: UUID) -> Added:
@@ -142,8 +136,19 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
     if fingerprint := options.get("fingerprint"):
         once = (options["entities"].get("user_id", ""), fingerprint)
     request = AddRequest(kept.messages, options, once=once)
-    work = _Work(sender, request, extracts=extracts)
-    return Added(ingest.run_again(kept, work), _stored(extracts), work.duplicate_of)
+    with ingest.again(kept) as claim:
+        return _store(sender, request, claim, extracts=extracts)
+
+
+def _store(principal: Principal, request: AddRequest, claim: Claim, *, extracts: bool) -> Added:
+    """Stores the request, now that nobody else is at it."""
+    if request.once and (known := _known(principal, request)):
+        # Whoever held the claim before has stored it.
+        with transaction.atomic():
+            claim.finish([])
+        return Added([], _stored(extracts), known)
+    store = store_extracted if extracts else store_verbatim
+    return Added(store(principal, request, claim), _stored(extracts))
 
 
 def can_extract() -> bool:
@@ -151,10 +156,10 @@ def can_extract() -> bool:
     return runtime.current().engine.llm is not None
 
 
-def _spoken(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def _spoken(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The turns in which something is said; InvalidInputError where there are turns, and nothing
     in any of them."""
-    spoken = [message for message in messages if str(message.get("content") or "").strip()]
+    spoken = [dict(message) for message in messages if str(message.get("content") or "").strip()]
     if not all(map(_is_system, messages)) and all(map(_is_system, spoken)):
         raise InvalidInputError(
             "A message cannot be empty or whitespace-only: there is no text in any of these."
@@ -185,41 +190,12 @@ def _stored(extracts: bool) -> Literal["verbatim", "extracted"]:
     return "extracted" if extracts else "verbatim"
 
 
-class _Work:
-    """What stores the request, once nobody else is at it. `done` says that it was this one."""
-
-    def __init__(self, principal: Principal, request: AddRequest, *, extracts: bool) -> None:
-        self.principal, self.request, self.extracts = principal, request, extracts
-        self.done = False
-        self.duplicate_of: UUID | None = None
-
-    def __call__(self, kept: AddInput) -> Results:
-        self.done = True
-        if self.request.once and (known := _known(self.principal, self.request)):
-            # Whoever held the claim before has stored it.
-            with transaction.atomic():
-                ingest.finish(kept, [])
-            self.duplicate_of = known
-            return []
-        template, messages = _template(self.request.options), self.request.messages
-        if self.extracts:
-            prompt = self.request.options["prompt"]
-            return store_extracted(self.principal, messages, template, kept, prompt=prompt)
-        return _store_verbatim(self.principal, messages, template, kept)
-
-
-def _template(options: Mapping[str, Any]) -> Draft:
-    """What all memories of an add have in common."""
-    last_day = options["expiration_date"]
-    return Draft(
-        text="",
-        entities=options["entities"],
-        metadata=options["metadata"],
-        memory_type=options["memory_type"] or "",
-        expiration_date=date.fromisoformat(last_day) if last_day else None,
-        collection=options["collection"],
-        fingerprint=options.get("fingerprint", ""),
-    )
+def _stored_once(request: AddRequest) -> AddRequest:
+    """The same request, as one whose words are not to be stored twice for one user."""
+    fingerprint = _fingerprint(request.messages)
+    user_id = request.options["entities"].get("user_id", "")
+    options = {**request.options, "fingerprint": fingerprint}
+    return replace(request, options=options, once=(user_id, fingerprint))
 
 
 def _fingerprint(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -234,43 +210,6 @@ def _known(principal: Principal, request: AddRequest) -> UUID | None:
     user_id, fingerprint = request.once or ("", "")
     collection = request.options["collection"]
     return queries.duplicate(principal, fingerprint, user_id=user_id, collection=collection)
-
-
-def _store_verbatim(
-    principal: Principal, messages: Sequence[Mapping[str, Any]], template: Draft, kept: AddInput
-) -> Results:
-    """One memory for each message, embedded in one batch."""
-    current = runtime.current()
-    engine = current.engine
-    drafts = [
-        replace(
-            template,
-            id=uuid4(),
-            text=message["content"],
-            role=str(message.get("role") or ""),
-            actor_id=str(message.get("name") or ""),
-        )
-        for message in messages
-        if message.get("role") != "system"
-    ]
-    memories = records.build(drafts, principal=principal, batch_id=kept.pk)
-    keys = (engine.model_key, engine.states_key)
-    readings = engine.read([records.embedded_text(memory) for memory in memories])
-    with transaction.atomic():
-        records.insert(memories, readings, *keys, principal=principal)
-        results: Results = [
-            {
-                "id": str(memory.id),
-                "memory": memory.text,
-                "event": "ADD",
-                "actor_id": memory.actor_id or None,
-                "role": memory.role,
-            }
-            for memory in memories
-        ]
-        ingest.finish(kept, results)
-    current.apply(memories)
-    return results
 
 
 def _writable_entities(

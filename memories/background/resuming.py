@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from accounts.models import Project
 from accounts.queries import operator_of
 from mem0dash.errors import ConflictError, Mem0dashError
+from memories.adding import claims
 from memories.adding import idempotency as ingest
 from memories.adding import service as adding
 from memories.models import AddInput
@@ -41,7 +42,7 @@ def _cut_off() -> list[AddInput]:
     failed = AddInput.objects.filter(
         project_id__in=list(Project.objects.values_list("id", flat=True)),
         outcome=AddInput.Outcome.FAILED,
-        code=ingest.INTERRUPTED,
+        code=claims.INTERRUPTED,
     )
     return list(failed.select_related("project").order_by("created_at")[:PORTION])
 
@@ -60,7 +61,7 @@ def _resumed(kept: AddInput) -> bool:
     except ConflictError as error:
         if ingest.is_made_good(kept):
             _close(kept, SUPERSEDED)
-        elif not ingest.is_under_way(kept):
+        elif not claims.is_under_way(kept):
             _close(kept, error.message)
         return False
     except Mem0dashError as error:
@@ -74,7 +75,7 @@ def _resumed(kept: AddInput) -> bool:
 
 def _still(kept: AddInput) -> QuerySet[AddInput]:
     return AddInput.objects.filter(
-        pk=kept.pk, outcome=AddInput.Outcome.FAILED, code=ingest.INTERRUPTED
+        pk=kept.pk, outcome=AddInput.Outcome.FAILED, code=claims.INTERRUPTED
     )
 
 

@@ -14,7 +14,7 @@ from accounts.models import Project
 from jobs.kinds import Kind
 from jobs.running import Run
 from mem0dash import portions
-from memories.editing.erasing import BATCH, forget_texts
+from memories.editing.forgetting import BATCH, forget_texts
 from memories.models import AddInput, IngestClaim, Memory
 from memories.models.adds import INPUT_DAYS
 from memories.models.bulk import ACTIVE, Operation, OperationItem

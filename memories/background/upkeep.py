@@ -25,7 +25,7 @@ from mem0dash.errors import (
     StorageError,
 )
 from mem0dash.sqlite3 import logs
-from memories.adding import idempotency as ingest
+from memories.adding import claims
 from memories.backfill import token_states as token_work
 from memories.backfill import vectors
 from memories.background import resuming
@@ -67,7 +67,7 @@ def take_over(runtime: Runtime) -> None:
     if runtime.indexer is None or not runtime.indexer.is_alone:
         return
     try:
-        ingest.take_over()
+        claims.take_over()
     except AnyDatabaseError as error:
         if problem_of(error) not in {"full", "read-only"}:
             raise
@@ -177,9 +177,9 @@ class Upkeep:
 
     def _end_claims(self) -> None:
         if self.is_alone:
-            ingest.abandon_claims()
+            claims.abandon_claims()
         elif self._due("claims", CLAIMS_SECONDS):
-            ingest.end_expired(of_all_times=self._first("claims of all times"))
+            claims.end_expired(of_all_times=self._first("claims of all times"))
 
     def _log(self) -> None:
         if connection.vendor == "sqlite" and self._due("log", LOG_SECONDS):

@@ -5,7 +5,6 @@ All of it belongs into one transaction, in which the caller has locked the opera
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,13 +13,12 @@ from django.utils import timezone
 
 from mem0dash.principal import Principal
 from memories import visibility
-from memories.editing import erasing as purge
-from memories.editing.actions import DELETE, ERASE, RESTORE, Act, from_plain, overwritten
+from memories.editing import change
+from memories.editing.actions import DELETE, ERASE, RESTORE, Act
 from memories.editing.authors import reviewer_of, undoer
-from memories.editing.undo import as_before
-from memories.models import Memory, Revision
+from memories.editing.change import Changes
+from memories.models import Memory
 from memories.models.bulk import Operation, OperationItem
-from memories.storage import rows as records
 
 Item = OperationItem.State
 
@@ -37,7 +35,7 @@ def rows_of(operation: Operation, items: Sequence[OperationItem]) -> dict[UUID, 
     return {row.id: row for row in rows.order_by("id")}
 
 
-def change(
+def carry_out(
     operation: Operation,
     wanted: Act,
     items: Sequence[OperationItem],
@@ -57,14 +55,11 @@ def change(
     todo = [rows[item.memory_id] for item in sorted_[Item.DONE]]
     now = timezone.now()
     values = wanted.values(reviewer_of(principal), now)
-    changes = {row.id: overwritten(row, values) for row in todo}
     if wanted.action == ERASE:
-        purge.erase([row.id for row in todo])
-        changes = {row.id: {} for row in todo}
-    _write(todo, values, now)
-    Revision.objects.bulk_create(
-        _revision(row, wanted.event, principal, changes[row.id], now) for row in todo
-    )
+        change.erase(todo, principal=principal, at=now)
+        changes: dict[UUID, Changes] = {row.id: {} for row in todo}
+    else:
+        changes = change.write(todo, values, principal=principal, event=wanted.event, at=now)
     _mark(sorted_[Item.DONE], Item.DONE, changes)
     for state in (Item.SKIPPED, Item.UNCHANGED):
         ids = [item.id for item in sorted_[state]]
@@ -88,20 +83,16 @@ def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memo
         else:
             ours.append(item)
     event = {DELETE: "RESTORE", RESTORE: "DELETE"}.get(operation.action, "UPDATE")
-    changes = {}
+    groups = []
     for before, group in _alike(ours, lambda item: item.before):
-        values = {name: from_plain(name, value) for name, value in before.items()}
+        values = {name: change.from_plain(name, value) for name, value in before.items()}
         if event == "DELETE":
             values["deleted_at"] = now  # its time to be purged begins again
-        for item in group:
-            changes[item.memory_id] = overwritten(rows[item.memory_id], values)
-        _write([rows[item.memory_id] for item in group], values, now)
+        groups.append(([rows[item.memory_id] for item in group], values))
     changed = [rows[item.memory_id] for item in ours]
-    Revision.objects.bulk_create(
-        _revision(row, event, principal, changes[row.id], now) for row in changed
-    )
+    change.as_before(changed)
+    change.write_each(groups, principal=principal, event=event, at=now)
     done = OperationItem.objects.filter(id__in=[item.id for item in ours])
-    as_before({item.memory_id: item.rev for item in ours})
     done.update(state=Item.UNDONE, rev=F("rev") + 1, before={})
     OperationItem.objects.filter(id__in=left).update(state=Item.LEFT, before={})
     Operation.objects.filter(pk=operation.pk).update(
@@ -110,31 +101,10 @@ def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memo
     return changed
 
 
-def _write(rows: Sequence[Memory], values: Mapping[str, Any], now: datetime) -> None:
-    Memory.objects.filter(id__in=[row.id for row in rows]).update(
-        **values, updated_at=now, rev=F("rev") + 1
-    )
-
-
-def _revision(
-    row: Memory, event: str, principal: Principal, changes: Mapping[str, Any], now: datetime
-) -> Revision:
-    """As the services for one memory write it. What is erased leaves no text."""
-    return records.revision(
-        row,
-        event,
-        principal,
-        old_text=row.text if event in {"UPDATE", "DELETE"} else None,
-        new_text=row.text if event in {"UPDATE", "RESTORE"} else None,
-        changes=changes if event == "UPDATE" else {},
-        at=now,
-    )
-
-
 def _mark(
     items: Sequence[OperationItem],
     state: OperationItem.State,
-    changes: Mapping[UUID, Mapping[str, list[Any]]],
+    changes: Mapping[UUID, Changes],
 ) -> None:
     """Writes down what the items' memories were like. Most are alike: one statement does many."""
 

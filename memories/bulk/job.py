@@ -78,7 +78,7 @@ def at_once(principal: Principal, shown: Planned) -> tuple[Operation, list[Memor
         OperationItem(operation=operation, memory_id=row.id, rev=row.rev) for row in locked
     )
     items = list(operation.items.order_by("id"))
-    changed = bulk_changes.change(
+    changed = bulk_changes.carry_out(
         operation, shown.act, items, {row.id: row for row in locked}, principal
     )
     finish(operation, State.DONE)
@@ -223,7 +223,7 @@ def _run_batch(operation: Operation) -> list[Memory]:
         finish(operation, State.DONE)
         return []
     wanted, _, principal = _asked(operation)
-    return bulk_changes.change(
+    return bulk_changes.carry_out(
         operation, wanted, items, bulk_changes.rows_of(operation, items), principal
     )
 

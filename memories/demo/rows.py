@@ -12,6 +12,7 @@ from mem0dash.principal import Principal
 from memories import texts
 from memories.models import AddInput, Memory, Revision
 from memories.models.adds import INPUT_DAYS
+from memories.storage import revisions
 from memories.storage import rows as records
 from memories.storage.rows import Draft
 
@@ -127,7 +128,7 @@ def _input(entry: Entry, draft: Draft, rows: list[Memory], principal: Principal)
 
 def _lived(row: Memory, entry: Entry, principal: Principal, now: datetime) -> list[Revision]:
     """Brings the row through all that happened to it since; its history, oldest first."""
-    history = [records.revision(row, "ADD", principal, new_text=row.text, at=row.created_at)]
+    history = [revisions.entry(row, "ADD", principal, new_text=row.text, at=row.created_at)]
     changes = [(_moment(edit, now), {"text": edit["text"]}) for edit in entry.get("edits", [])]
     if review := entry.get("review"):
         at = _moment(review, now)
@@ -164,7 +165,7 @@ def _changed(
     row.text_fold, row.fingerprint = texts.fold(row.text), texts.fingerprint(row.text)
     row.updated_at = at
     row.rev += 1
-    return records.revision(
+    return revisions.entry(
         row, "UPDATE", principal, old_text=before, new_text=row.text, changes=changes, at=at
     )
 
@@ -178,4 +179,4 @@ def _deleted(row: Memory, at: datetime, now: datetime, principal: Principal) -> 
     at = max(at, now - 0.9 * timedelta(days=principal.project.retention_days))
     row.deleted_at = row.updated_at = at
     row.rev += 1
-    return records.revision(row, "DELETE", principal, old_text=row.text, at=at)
+    return revisions.entry(row, "DELETE", principal, old_text=row.text, at=at)

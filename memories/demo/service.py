@@ -29,7 +29,7 @@ from memories.index.opening import open_indexer
 from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
 from memories.models.server import IndexState
 from memories.readings import Reading
-from memories.storage import leases
+from memories.storage import leases, revisions
 from memories.storage import rows as records
 
 # The request id that its history and its inputs carry: with a space in it, which none has that came
@@ -60,7 +60,8 @@ def fill_project(principal: Principal) -> int:
         AddInput.objects.bulk_create(add.kept for add in adds if add.kept is not None)
         Memory.objects.bulk_create(memories)
         records.insert_readings(memories, readings, engine.model_key, engine.states_key)
-        Revision.objects.bulk_create(revision for add in adds for revision in add.revisions)
+        entries = [entry for add in adds for entry in add.revisions]
+        revisions.record(entries, are_news=False)
     runtime.current().apply(memories)
     return len(memories)
 

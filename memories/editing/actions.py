@@ -25,7 +25,6 @@ _STATUS: Final = {
     "unreview": ReviewStatus.UNREVIEWED,
 }
 ACTIONS: Final = (*_STATUS, "expire", "unexpire", "confidence", DELETE, RESTORE, ERASE)
-_TIMES: Final = frozenset({"reviewed_at", "expires_at", "deleted_at"})
 _NEVER: Final = {"expires_at": None, "expiration_date": None}
 
 
@@ -147,26 +146,3 @@ def _expiry(at: datetime | None, day: date | None) -> str:
     if day:
         words.append(f"expires after {day.isoformat()}")
     return ", ".join(words) or "never expires"
-
-
-def plain(value: Any) -> Any:
-    """A column's value as JSON keeps it."""
-    return value.isoformat() if isinstance(value, date | datetime) else value
-
-
-def from_plain(field: str, value: Any) -> Any:
-    """The column's value of what JSON kept."""
-    if value is None:
-        return None
-    if field in _TIMES:
-        return parse_instant(value)
-    return date.fromisoformat(value) if field == "expiration_date" else value
-
-
-def overwritten(memory: Memory, values: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What setting `values` changes, as {field: [before, after]}, in JSON's types."""
-    return {
-        name: [plain(getattr(memory, name)), plain(value)]
-        for name, value in values.items()
-        if getattr(memory, name) != value
-    }

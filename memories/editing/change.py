@@ -1,64 +1,178 @@
-"""Changes one memory, and writes the revision that tells of it."""
+"""The one writer of changes: a memory's columns, the entry in its history, and the event.
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+All of it belongs into the transaction of the caller, who has the memories locked.
+"""
 
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db.models import F
 from django.utils import timezone
 
+from mem0dash.errors import NotFoundError
 from mem0dash.principal import Principal
-from memories import texts
-from memories.editing.actions import overwritten
-from memories.models import AddInput, Memory, Revision
-from memories.storage import rows as records
+from memories import texts, visibility
+from memories.editing import forgetting
+from memories.models import Memory, Revision
+from memories.models.bulk import OperationItem
+from memories.storage import revisions
+
+# {field: [before, after]}, in JSON's types.
+Changes = dict[str, list[Any]]
+
+_TIMES: Final = frozenset({"reviewed_at", "expires_at", "deleted_at"})
+# What erasing leaves of a memory. The empty row stays until the index has let go.
+_ERASED: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("text", "text_fold", "fingerprint", "source", "actor_id"), ""),
+    "metadata": {},
+    "categories": [],
+}
 
 
-def change_values(memory: Memory, values: Mapping[str, Any], principal: Principal) -> None:
-    """Sets the values on the locked row, with a revision."""
-    before = memory.text
-    changes = overwritten(memory, values)
-    for name, value in values.items():
-        setattr(memory, name, value)
-    written = [*values, "updated_at", "rev"]
-    # Only a new text has another fingerprint: that of several messages is theirs together.
-    if memory.text != before:
-        memory.text_fold = texts.fold(memory.text)
-        memory.fingerprint = _fingerprint(memory)
-        written += ["text_fold", "fingerprint"]
-    memory.updated_at = timezone.now()
-    memory.rev += 1
-    memory.save(update_fields=written)
-    changes.pop("text", None)
-    records.revision(
-        memory,
-        "UPDATE",
-        principal,
-        old_text=before,
-        new_text=memory.text,
-        changes=changes,
-        at=memory.updated_at,
-    ).save()
+def locked(principal: Principal, memory_id: UUID) -> Memory:
+    """The caller's memory, which nobody else changes until the transaction ends; NotFoundError when
+    it is missing, deleted or foreign."""
+    row = visibility.reachable(principal).select_for_update().filter(id=memory_id).first()
+    if row is None:
+        raise NotFoundError(f"Memory with id {memory_id} not found")
+    return row
 
 
-def _fingerprint(memory: Memory) -> str:
-    """The fingerprint of a text that has come back: that of its whole add, if it was added with
-    this text, for the same add is to find it again."""
-    added = Revision.objects.filter(memory_id=memory.id, event="ADD", new_text=memory.text)
-    kept = AddInput.objects.filter(pk__in=[memory.batch_id]).first() if added.exists() else None
-    whole = str(kept.options.get("fingerprint", "")) if kept else ""
-    return whole or texts.fingerprint(memory.text)
+def write(
+    memories: Sequence[Memory],
+    values: Mapping[str, Any],
+    *,
+    principal: Principal,
+    event: str = "UPDATE",
+    at: datetime | None = None,
+    fingerprint: str = "",
+) -> dict[UUID, Changes]:
+    """Sets these columns of all the memories; what that changed of each.
+
+    A new text brings its fold and its fingerprint, or the one that is given. `event` is UPDATE,
+    DELETE or RESTORE.
+    """
+    groups = [(memories, values)]
+    return write_each(groups, principal=principal, event=event, at=at, fingerprint=fingerprint)
 
 
-def mark(memory: Memory, deleted_at: datetime | None, event: str, principal: Principal) -> None:
-    """Deletes or restores the locked row, with a revision."""
-    memory.deleted_at, memory.updated_at = deleted_at, timezone.now()
-    memory.rev += 1
-    memory.save(update_fields=["deleted_at", "updated_at", "rev"])
-    records.revision(
+def write_each(
+    groups: Sequence[tuple[Sequence[Memory], Mapping[str, Any]]],
+    *,
+    principal: Principal,
+    event: str = "UPDATE",
+    at: datetime | None = None,
+    fingerprint: str = "",
+) -> dict[UUID, Changes]:
+    """As `write`, with values of their own for each group of memories."""
+    at = at or timezone.now()
+    changes: dict[UUID, Changes] = {}
+    entries: list[Revision] = []
+    for memories, values in groups:
+        changes |= {memory.id: changed(memory, values) for memory in memories}
+        written = {name for memory in memories for name in changes[memory.id]}
+        columns = {name: value for name, value in values.items() if name in written}
+        # Only a new text has another fingerprint: that of several messages is theirs together.
+        if "text" in columns:
+            text = columns["text"]
+            columns["text_fold"] = texts.fold(text)
+            columns["fingerprint"] = fingerprint or texts.fingerprint(text)
+        before = [memory.text for memory in memories]
+        _set(memories, columns, at)
+        entries += [
+            _entry(memory, event, principal, text, changes[memory.id])
+            for memory, text in zip(memories, before, strict=True)
+        ]
+    revisions.record(entries)
+    return changes
+
+
+def _entry(
+    memory: Memory, event: str, principal: Principal, before: str, changes: Changes
+) -> Revision:
+    told = {name: change for name, change in changes.items() if name != "text"}
+    return revisions.entry(
         memory,
         event,
         principal,
-        old_text=memory.text if event == "DELETE" else None,
-        new_text=memory.text if event == "RESTORE" else None,
+        old_text=before if event in {"UPDATE", "DELETE"} else None,
+        new_text=memory.text if event in {"UPDATE", "RESTORE"} else None,
+        changes=told if event == "UPDATE" else {},
         at=memory.updated_at,
-    ).save()
+    )
+
+
+def delete(
+    memories: Sequence[Memory], *, principal: Principal, at: datetime | None = None
+) -> dict[UUID, Changes]:
+    """Hides the memories; they can be restored until the retention time ends."""
+    at = at or timezone.now()
+    return write(memories, {"deleted_at": at}, principal=principal, event="DELETE", at=at)
+
+
+def restore(
+    memories: Sequence[Memory], *, principal: Principal, at: datetime | None = None
+) -> dict[UUID, Changes]:
+    """Brings deleted memories back as they were."""
+    return write(memories, {"deleted_at": None}, principal=principal, event="RESTORE", at=at)
+
+
+def erase(memories: Sequence[Memory], *, principal: Principal, at: datetime | None = None) -> None:
+    """Takes all that was said away at once: text, vector, token states, kept input and the texts in
+    the history, which then tells who did it and when."""
+    at = at or timezone.now()
+    # Before the columns are empty: the entry says whose words they were.
+    entries = [revisions.entry(memory, "ERASE", principal, at=at) for memory in memories]
+    forgetting.forget([memory.id for memory in memories])
+    _set(memories, {**_ERASED, "deleted_at": at}, at)
+    revisions.record(entries)
+
+
+def _set(memories: Sequence[Memory], columns: Mapping[str, Any], at: datetime) -> None:
+    Memory.objects.filter(id__in=[memory.id for memory in memories]).update(
+        **columns, updated_at=at, rev=F("rev") + 1
+    )
+    for memory in memories:
+        for name, value in columns.items():
+            setattr(memory, name, value)
+        memory.updated_at = at
+        memory.rev += 1
+
+
+def as_before(memories: Sequence[Memory]) -> None:
+    """Says that the next change takes these memories' last one back: what an earlier operation made
+    of them is theirs again, and can be undone as well."""
+    alike: dict[int, list[UUID]] = {}
+    for memory in memories:
+        alike.setdefault(memory.rev, []).append(memory.id)
+    for rev, ids in alike.items():
+        earlier = OperationItem.objects.filter(
+            memory_id__in=ids, rev=rev - 1, state=OperationItem.State.DONE
+        )
+        earlier.update(rev=rev + 1)
+
+
+# --- Values --------------------------------------------------------------------------------------
+def changed(memory: Memory, values: Mapping[str, Any]) -> Changes:
+    """What setting `values` changes of the memory."""
+    return {
+        name: [_plain(getattr(memory, name)), _plain(value)]
+        for name, value in values.items()
+        if getattr(memory, name) != value
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A column's value as JSON keeps it."""
+    return value.isoformat() if isinstance(value, date | datetime) else value
+
+
+def from_plain(field: str, value: Any) -> Any:
+    """The column's value of what JSON kept."""
+    if value is None:
+        return None
+    if field in _TIMES:
+        return texts.parse_instant(value)
+    return date.fromisoformat(value) if field == "expiration_date" else value

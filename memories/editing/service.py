@@ -2,25 +2,24 @@
 shows the index."""
 
 from collections.abc import Collection, Mapping
-from datetime import date, datetime
+from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
-from django.utils import timezone
 
 from accounts.audit import Action
 from mem0dash import disk, limits
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
+from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.portions import portions
 from mem0dash.principal import Principal, Scope
-from memories import queries, runtime, texts, visibility
+from memories import queries, runtime, visibility
+from memories.editing import change
 from memories.editing.authors import record
 from memories.editing.erasing import erase_added_with, erase_memories
 from memories.editing.undo import undo_change
 from memories.filters import EVERYTHING, Node, to_q
-from memories.models import Memory, Revision
+from memories.models import Memory
 from memories.readings import Reading
 from memories.storage import rows as records
 from memories.storage.rows import adopted_app
@@ -80,16 +79,16 @@ def update_memory(
         if text is not None and text != seen.text:
             [reading] = engine.read([records.embedded_text(seen, text)])
         with transaction.atomic():
-            memory = _locked(principal, seen.id)
+            memory = change.locked(principal, seen.id)
             if expected_rev not in (None, memory.rev):
                 raise ConflictError("This memory was changed by others meanwhile.")
             if text is not None and memory.text != seen.text:
                 continue  # its text changed while ours was embedded: look again
             before = memory.text
-            changes = _change(
+            values = _values(
                 memory, principal, text, metadata, expiration_date, replace=replace_metadata
             )
-            _update(memory, principal, before, changes)
+            change.write([memory], values, principal=principal)
             if memory.text != before:
                 keys = (engine.model_key, engine.states_key)
                 records.replace_reading(memory, reading, *keys)
@@ -98,28 +97,7 @@ def update_memory(
     raise ConflictError("This memory is being changed by others; try again.")
 
 
-def _update(memory: Memory, principal: Principal, before: str, changes: Mapping[str, Any]) -> None:
-    """Writes the change to the locked row and to its history."""
-    _save(memory, list(changes))
-    records.revision(
-        memory,
-        "UPDATE",
-        principal,
-        old_text=before,
-        new_text=memory.text,
-        changes={name: change for name, change in changes.items() if name != "text"},
-        at=memory.updated_at,
-    ).save()
-
-
-def _locked(principal: Principal, memory_id: UUID) -> Memory:
-    row = visibility.reachable(principal).select_for_update().filter(id=memory_id).first()
-    if row is None:
-        raise NotFoundError(f"Memory with id {memory_id} not found")
-    return row
-
-
-def _change(
+def _values(
     memory: Memory,
     principal: Principal,
     text: str | None,
@@ -127,8 +105,8 @@ def _change(
     expiration_date: date | Unset | None,
     *,
     replace: bool,
-) -> dict[str, list[Any]]:
-    """Sets the new values on the row; which fields changed, as {field: [before, after]}."""
+) -> dict[str, Any]:
+    """The columns that are to have these values, as far as the caller may set them."""
     values: dict[str, Any] = {}
     if text is not None:
         values["text"] = text
@@ -149,26 +127,7 @@ def _change(
             values["app_id"] = app_id
     if not isinstance(expiration_date, Unset):
         values["expiration_date"] = expiration_date
-    changes: dict[str, list[Any]] = {}
-    for name, value in values.items():
-        if (old := getattr(memory, name)) != value:
-            changes[name] = [_plain(old), _plain(value)]
-            setattr(memory, name, value)
-    return changes
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, date | datetime) else value
-
-
-def _save(memory: Memory, changed: list[str]) -> None:
-    if "text" in changed:
-        memory.text_fold = texts.fold(memory.text)
-        memory.fingerprint = texts.fingerprint(memory.text)
-        changed += ["text_fold", "fingerprint"]
-    memory.updated_at = timezone.now()
-    memory.rev += 1
-    memory.save(update_fields=[*changed, "updated_at", "rev"])
+    return values
 
 
 def delete_memory(principal: Principal, memory_id: str | UUID) -> None:
@@ -179,8 +138,8 @@ def delete_memory(principal: Principal, memory_id: str | UUID) -> None:
     principal.require(Scope.WRITE)
     wanted = visibility.as_uuid(memory_id)
     with transaction.atomic():
-        memory = _locked(principal, wanted)
-        _mark_deleted([memory], principal)
+        memory = change.locked(principal, wanted)
+        change.delete([memory], principal=principal)
     runtime.current().apply([memory])
 
 
@@ -197,7 +156,7 @@ def delete_matching(principal: Principal, where: Node) -> int:
                 to_q(where, principal.project.zone), id__in=ids
             )
             locked = list(again.select_for_update())
-            _mark_deleted(locked, principal)
+            change.delete(locked, principal=principal)
         runtime.current().apply(locked)
         total += len(locked)
     return total
@@ -214,17 +173,6 @@ def reset_project(principal: Principal) -> int:
     return delete_matching(principal, EVERYTHING)
 
 
-def _mark_deleted(memories: Collection[Memory], principal: Principal) -> None:
-    now = timezone.now()
-    Memory.objects.filter(id__in=[memory.id for memory in memories]).update(
-        deleted_at=now, updated_at=now, rev=F("rev") + 1
-    )
-    Revision.objects.bulk_create(
-        records.revision(memory, "DELETE", principal, old_text=memory.text, at=now)
-        for memory in memories
-    )
-
-
 def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
     """Brings deleted memories back as they were; which ones. Scope `review`.
 
@@ -232,7 +180,6 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
     """
     principal.require(Scope.REVIEW)
     wanted = set(ids)
-    now = timezone.now()
     with transaction.atomic():
         rows = list(
             Memory.objects.select_for_update()
@@ -247,11 +194,6 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
         missing = wanted - {row.id for row in rows}
         if missing:
             raise ConflictError(f"{len(missing)} of these memories cannot be restored any more.")
-        Memory.objects.filter(id__in=wanted).update(
-            deleted_at=None, updated_at=now, rev=F("rev") + 1
-        )
-        Revision.objects.bulk_create(
-            records.revision(row, "RESTORE", principal, new_text=row.text, at=now) for row in rows
-        )
+        change.restore(rows, principal=principal)
     runtime.current().apply(rows)
     return [row.id for row in rows]

@@ -1,35 +1,18 @@
-"""Takes the last change of one memory back."""
+"""Takes the last change of one memory back, as its history has it."""
 
-from collections.abc import Mapping
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import QuerySet
-from django.utils import timezone
 
 from mem0dash.errors import ConflictError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories import runtime, visibility
-from memories.editing.actions import from_plain
-from memories.editing.change import change_values, mark
+from memories.editing import change
 from memories.filters import to_q
-from memories.models import Memory, Revision
-from memories.models.bulk import OperationItem
+from memories.models import AddInput, Memory, Revision
 from memories.readings import Reading
 from memories.storage import rows as records
-
-
-def as_before(taken_back: Mapping[UUID, int]) -> None:
-    """Says that these memories, {id: revision}, are by the next revision what they were before this
-    one: what an earlier operation made of them is theirs again, and can be undone as well."""
-    alike: dict[int, list[UUID]] = {}
-    for id_, rev in taken_back.items():
-        alike.setdefault(rev, []).append(id_)
-    for rev, ids in alike.items():
-        earlier = OperationItem.objects.filter(
-            memory_id__in=ids, rev=rev - 1, state=OperationItem.State.DONE
-        )
-        earlier.update(rev=rev + 1)
 
 
 def undo_change(principal: Principal, memory_id: UUID | str, revision_id: int) -> Memory:
@@ -53,7 +36,7 @@ def undo_change(principal: Principal, memory_id: UUID | str, revision_id: int) -
         [reading] = engine.read([records.embedded_text(seen, revision.old_text)])
     with transaction.atomic():
         memory = _reached(principal, wanted).select_for_update().get()
-        as_before({memory.id: memory.rev})
+        change.as_before([memory])
         _take_back(memory, revision, principal)
         if new_text:
             records.replace_reading(memory, reading, engine.model_key, engine.states_key)
@@ -85,13 +68,23 @@ def _take_back(memory: Memory, revision: Revision, principal: Principal) -> None
     if last is None or last.id != revision.id:
         raise ConflictError("This memory was changed since: the change before cannot be undone.")
     if revision.event == "UPDATE":
-        values = {name: from_plain(name, pair[0]) for name, pair in revision.changes.items()}
-        if revision.old_text is not None:
-            values["text"] = revision.old_text
-        change_values(memory, values, principal)
+        values = {name: change.from_plain(name, pair[0]) for name, pair in revision.changes.items()}
+        known = ""
+        if (text := revision.old_text) is not None:
+            values["text"] = text
+            known = _whole_fingerprint(memory, text) if text != memory.text else ""
+        change.write([memory], values, principal=principal, fingerprint=known)
     elif revision.event == "DELETE" and memory.text:
-        mark(memory, None, "RESTORE", principal)
+        change.restore([memory], principal=principal)
     elif revision.event in {"ADD", "RESTORE"} and memory.deleted_at is None:
-        mark(memory, timezone.now(), "DELETE", principal)
+        change.delete([memory], principal=principal)
     else:
         raise ConflictError("What is erased cannot be brought back.")
+
+
+def _whole_fingerprint(memory: Memory, text: str) -> str:
+    """The fingerprint of the memory's whole add, if it was added with this text, for the same add
+    is to find it again; else ""."""
+    added = Revision.objects.filter(memory_id=memory.id, event="ADD", new_text=text)
+    kept = AddInput.objects.filter(pk__in=[memory.batch_id]).first() if added.exists() else None
+    return str(kept.options.get("fingerprint", "")) if kept else ""

@@ -1,4 +1,4 @@
-"""Review, confidence and expiry of one memory, and taking the last change of one back."""
+"""Review, confidence and expiry of one memory."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,12 +7,11 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
+from mem0dash.errors import ConflictError, InvalidInputError
 from mem0dash.principal import Principal
 from memories import runtime, visibility
-from memories.editing import authors
+from memories.editing import authors, change
 from memories.editing.actions import act
-from memories.editing.change import change_values
 from memories.models import Memory, ReviewStatus
 
 _ACTION_FOR: Final[Mapping[str, str]] = {
@@ -60,20 +59,11 @@ def _set(
     principal.require(wanted.scope)
     reviewer = authors.reviewer_of(principal)
     with transaction.atomic():
-        memory = _live(principal, memory_id)
+        memory = change.locked(principal, visibility.as_uuid(memory_id))
         if rev is not None and memory.rev != rev:
             raise ConflictError("This memory has changed since you opened it.")
         if wanted.is_same(tuple(getattr(memory, name) for name in wanted.columns)):
             return memory
-        change_values(memory, wanted.values(reviewer, timezone.now()), principal)
+        change.write([memory], wanted.values(reviewer, timezone.now()), principal=principal)
     runtime.current().apply([memory])
-    return memory
-
-
-def _live(principal: Principal, memory_id: UUID | str) -> Memory:
-    """The memory, locked."""
-    rows = visibility.reachable(principal).select_for_update()
-    memory = rows.filter(id=visibility.as_uuid(memory_id)).first()
-    if memory is None:
-        raise NotFoundError(f"Memory with id {memory_id} not found")
     return memory

@@ -20,9 +20,9 @@ from memories.models import (
     MemoryTokens,
     MemoryVector,
     ReviewStatus,
-    Revision,
 )
 from memories.readings import Reading, TokenStates, Vector, pack, text_sum
+from memories.storage import revisions
 from memories.texts import entity_id, fingerprint, fold, parse_instant
 
 # PostgreSQL keeps at most 2,704 bytes in an entry of an index, and the browser's indexes hold all
@@ -208,8 +208,9 @@ def insert(
     now = timezone.now()
     Memory.objects.bulk_create(memories)
     insert_readings(memories, readings, model_key, states_key)
-    Revision.objects.bulk_create(
-        revision(memory, "ADD", principal, new_text=memory.text, at=now) for memory in memories
+    revisions.record(
+        revisions.entry(memory, "ADD", principal, new_text=memory.text, at=now)
+        for memory in memories
     )
 
 
@@ -271,32 +272,6 @@ def replace_reading(memory: Memory, reading: Reading, model_key: str, states_key
 def vector_row(memory: Memory, vector: Vector, model_key: str) -> MemoryVector:
     data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
     return MemoryVector(memory=memory, model_key=model_key, dims=len(vector), data=data)
-
-
-def revision(
-    memory: Memory,
-    event: str,
-    principal: Principal,
-    *,
-    old_text: str | None = None,
-    new_text: str | None = None,
-    changes: Mapping[str, Any] | None = None,
-    at: datetime,
-) -> Revision:
-    """An unsaved revision of `memory` in the caller's name."""
-    return Revision(
-        project_id=memory.project_id,
-        memory_id=memory.id,
-        event=event,
-        old_text=old_text,
-        new_text=new_text,
-        changes=dict(changes or {}),
-        memory_created_at=memory.created_at,
-        actor_id=memory.actor_id,
-        role=memory.role,
-        at=at,
-        **Revision.columns(principal.actor),
-    )
 
 
 def adopted_app(metadata: Mapping[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from mem0dash.errors import (
     NotFoundError,
     ProviderError,
 )
+from memories.adding import claims
 from memories.adding import idempotency as ingest
 from memories.adding.idempotency import AddRequest
 from memories.backfill import vectors
@@ -137,13 +138,14 @@ def left_behind(owner, lease: timedelta) -> AddInput:
     return kept
 
 
-def run(owner, work=None):
-    def finished(kept):
-        ingest.finish(kept, [{"id": "new"}])
-        return [{"id": "new"}]
-
+def run(owner, work=lambda: None):
     request = AddRequest([{"role": "user", "content": "green tea"}], {"n": 1})
-    return ingest.run_once(request, owner, work or finished)
+    with ingest.once(request, owner) as claim:
+        if claim.answer is not None:
+            return claim.answer
+        work()
+        claim.finish([{"id": "new"}])
+    return [{"id": "new"}]
 
 
 @pytest.mark.django_db
@@ -167,7 +169,7 @@ def test_a_lease_that_runs_out_while_another_waits_is_taken_over(owner):
 @pytest.mark.django_db
 def test_what_a_stopped_process_left_running_is_marked_as_failed(owner):
     dead = left_behind(owner, timedelta(hours=1))
-    assert ingest.take_over() == 1
+    assert claims.take_over() == 1
     dead.refresh_from_db()
     assert dead.outcome == AddInput.Outcome.FAILED
     assert "stopped" in dead.reason
@@ -175,12 +177,12 @@ def test_what_a_stopped_process_left_running_is_marked_as_failed(owner):
     assert dead.messages == [{"role": "user", "content": "green tea"}]
     assert not IngestClaim.objects.exists()
     assert run(owner) == [{"id": "new"}]
-    assert ingest.take_over() == 0
+    assert claims.take_over() == 0
 
 
 @pytest.mark.django_db
 def test_an_error_of_any_kind_gives_the_claim_up_and_keeps_the_input(owner):
-    def stop(kept):
+    def stop():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -25,7 +25,7 @@ from mem0dash.errors import (
 )
 from mem0dash.principal import Principal, Scope
 from memories import runtime
-from memories.adding import idempotency as ingest
+from memories.adding import claims
 from memories.adding import service as adding
 from memories.background import retention
 from memories.editing import service as services
@@ -257,7 +257,7 @@ def test_inputs_are_purged_after_their_time_but_not_while_they_are_tried_again(o
 
     def purge_meanwhile(messages: Any, **options: Any) -> str:
         retention.purge_all()
-        ingest.end_expired(of_all_times=True)
+        claims.end_expired(of_all_times=True)
         return answer(messages, **options)
 
     llm.generate_response = purge_meanwhile  # type: ignore[method-assign]
@@ -338,12 +338,12 @@ def test_the_command_knows_no_add_of_another_project(owner, llm, command, other_
 
 def test_a_server_that_is_alone_leaves_the_adds_of_a_command_in_peace(owner, llm):
     kept = failing(llm, owner)
-    ingest.take_over()
+    claims.take_over()
     answer = llm.generate_response
 
     def look_after_claims(messages: Any, **options: Any) -> str:
-        ingest._active.clear()  # as the serving process sees it: somebody else's
-        assert ingest.abandon_claims() == 0
+        claims._active.clear()  # as the serving process sees it: somebody else's
+        assert claims.abandon_claims() == 0
         return answer(messages, **options)
 
     llm.generate_response = look_after_claims  # type: ignore[method-assign]
@@ -353,13 +353,13 @@ def test_a_server_that_is_alone_leaves_the_adds_of_a_command_in_peace(owner, llm
 
 def test_what_a_killed_command_left_running_fails_once_its_claim_runs_out(owner, llm):
     kept = failing(llm, owner)
-    ingest.take_over()
+    claims.take_over()
     AddInput.objects.update(outcome=AddInput.Outcome.RUNNING)
     until = timezone.now() + timedelta(seconds=60)
     claim = IngestClaim.objects.create(digest=kept.digest, input=kept, lease_until=until)
-    assert ingest.abandon_claims() == 0
+    assert claims.abandon_claims() == 0
     IngestClaim.objects.update(lease_until=timezone.now())
-    assert ingest.abandon_claims() == 1
+    assert claims.abandon_claims() == 1
     assert not IngestClaim.objects.filter(digest=claim.digest).exists()
     assert len(adding.retry_add(owner, kept.id).results) == 1
 
@@ -523,19 +523,19 @@ def left_running(owner: Principal, claimed: timedelta | None) -> AddInput:
 def test_what_a_kill_left_running_does_not_hold_its_key(owner, engine, claimed, alone):
     kept = left_running(owner, claimed)
     if alone:
-        ingest._alone.set()
+        claims._alone.set()
     started = time.monotonic()
     assert len(add(owner, infer=False, idempotency_key="k1").results) == 1
     assert time.monotonic() - started < 3
     assert Memory.objects.count() == 1
     kept.refresh_from_db()
-    assert (kept.outcome, kept.reason) == ("failed", ingest.STOPPED)
+    assert (kept.outcome, kept.reason) == ("failed", claims.STOPPED)
     assert not IngestClaim.objects.exists()
 
 
 def test_after_a_restart_the_key_is_free_at_once(owner, engine):
     left_running(owner, timedelta(hours=1))
-    assert ingest.take_over() == 1
+    assert claims.take_over() == 1
     assert len(add(owner, infer=False, idempotency_key="k1").results) == 1
     assert outcomes() == ["failed", "stored"]
 
@@ -559,18 +559,18 @@ def test_who_was_too_slow_stores_nothing_when_another_has_taken_over(owner, engi
 def test_what_is_under_way_when_the_server_ends_is_failed_and_stores_nothing_later(
     owner, engine, monkeypatch
 ):
-    assert ingest.end_all() == 0
+    assert claims.end_all() == 0
     embed = engine.engine.embed
 
     def end_meanwhile(texts: Any) -> Any:
         monkeypatch.undo()
-        assert ingest.end_all() == 1
+        assert claims.end_all() == 1
         return embed(texts)
 
     monkeypatch.setattr(engine.engine, "embed", end_meanwhile)
     with pytest.raises(ConflictError):
         add(owner, infer=False)
     kept = AddInput.objects.get()
-    assert (kept.outcome, kept.reason) == ("failed", ingest.STOPPED)
+    assert (kept.outcome, kept.reason) == ("failed", claims.STOPPED)
     assert not Memory.objects.exists()
     assert len(adding.retry_add(owner, kept.id).results) == 1

@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 
 from mem0dash.errors import ProviderError
+from memories.adding import claims
 from memories.adding import idempotency as ingest
 from memories.adding import service as adding
 from memories.background import resuming
@@ -40,13 +41,13 @@ def cut_off(principal: Any, content: str = "green tea", **fields: Any) -> AddInp
     )
     kept, _ = ingest._claim(request, request.digest(principal), principal, uuid.uuid4())
     assert kept is not None
-    ingest.take_over()
+    claims.take_over()
     return AddInput.objects.get(pk=kept.pk)
 
 
 def test_what_a_kill_cut_off_is_stored_under_its_own_input(owner: Any, llm: Llm) -> None:
     kept = cut_off(owner)
-    assert (kept.outcome, kept.code, kept.reason) == ("failed", "interrupted", ingest.STOPPED)
+    assert (kept.outcome, kept.code, kept.reason) == ("failed", "interrupted", claims.STOPPED)
     assert resuming.resume() == 1
     assert (Memory.objects.get().batch_id, Memory.objects.get().text) == (
         kept.pk,
@@ -61,11 +62,11 @@ def test_what_a_kill_cut_off_is_stored_under_its_own_input(owner: Any, llm: Llm)
 def test_what_a_stop_cut_off_is_tried_again_as_well(owner: Any, llm: Llm) -> None:
     kept = cut_off(owner)
     AddInput.objects.update(outcome="running", code="", reason="")
-    ingest._active[kept.pk] = 0
+    claims._active[kept.pk] = 0
     try:
-        assert ingest.end_all() == 1
+        assert claims.end_all() == 1
     finally:
-        ingest._active.pop(kept.pk)
+        claims._active.pop(kept.pk)
     assert resuming.resume() == 1
     assert Memory.objects.count() == 1
 
@@ -122,7 +123,7 @@ def test_what_stops_the_server_each_time_is_given_up(owner: Any, llm: Llm) -> No
         with pytest.raises(KeyboardInterrupt):
             resuming.resume()
         AddInput.objects.update(outcome="running")
-        ingest.take_over()
+        claims.take_over()
     llm.error = None
     assert resuming.resume() == 0
     assert llm.calls == resuming.ATTEMPTS

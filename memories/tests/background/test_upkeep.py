@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from mem0dash.errors import ConflictError, IndexUnavailableError
-from memories.adding import idempotency as ingest
+from memories.adding import claims
 from memories.background import upkeep
 from memories.background.upkeep import RECONCILED, WORKERS, Upkeep
 from memories.index.opening import open_indexer
@@ -254,15 +254,15 @@ def test_adds_end_as_failed_when_their_claim_has_run_out_and_their_input_is_kept
     dead = running_add(project, age=200, lease=-20)
     taken_over = running_add(project, age=400, lease=None)
     just_begun = running_add(project, age=1, lease=None)
-    assert ingest.end_expired() == 2
+    assert claims.end_expired() == 2
     outcomes = dict(AddInput.objects.values_list("id", "outcome"))
     assert outcomes[dead.id] == outcomes[taken_over.id] == "failed"
     assert {outcomes[kept.id] for kept in (alive, again, just_begun)} == {"running"}
     assert set(IngestClaim.objects.values_list("input_id", flat=True)) == {alive.id, again.id}
     assert AddInput.objects.get(id=dead.id).messages[0]["content"] == "tea"
     forgotten = running_add(project, age=200_000, lease=None)
-    assert ingest.end_expired() == 0
-    assert ingest.end_expired(of_all_times=True) == 1
+    assert claims.end_expired() == 0
+    assert claims.end_expired(of_all_times=True) == 1
     assert AddInput.objects.get(id=forgotten.id).outcome == "failed"
 
 

@@ -14,9 +14,9 @@ from memories import visibility
 from memories.background import upkeep
 from memories.background.upkeep import Upkeep
 from memories.browse.selection import Selection
-from memories.bulk import batch as bulk_changes
 from memories.bulk import job as bulk_work
 from memories.bulk import service as bulk
+from memories.editing import change
 from memories.editing import service as services
 from memories.models import Memory, Revision
 from memories.models.bulk import Operation, OperationItem
@@ -101,15 +101,16 @@ def test_the_history_is_in_the_name_of_who_asked(owner, engine, small):
 def test_a_job_of_2500_goes_on_after_a_kill_and_does_nothing_twice(owner, engine, monkeypatch):
     ids = add(owner, *(f"tea number {n}" for n in range(2500)))
     begun = begin(owner, "delete")
-    write, batches = bulk_changes._write, []
+    write, batches = change.write, []
 
-    def killed(rows, *args):
+    def killed(rows, values, **options):
         batches.append(len(rows))
-        write(rows, *args)
+        changes = write(rows, values, **options)
         if len(batches) == 3:
             raise KilledError  # within the transaction, after the memories were changed
+        return changes
 
-    monkeypatch.setattr(bulk_changes, "_write", killed)
+    monkeypatch.setattr(change, "write", killed)
     with pytest.raises(KilledError):
         work(engine)
     monkeypatch.undo()
