@@ -15,7 +15,7 @@ run: $(VENV)/.installed embedder
 # Both forms: embedded on SQLite and Qdrant Edge, distributed on PostgreSQL and a Qdrant server.
 test: $(VENV)/.installed-dev embedder lint
 	$(BIN)/python -m pytest -m "not long"
-	TEST_DATABASE=postgresql TEST_INDEX=qdrant $(BIN)/python -m pytest -m "not browser"
+	TEST_DATABASE=postgresql TEST_INDEX=qdrant $(BIN)/python -m pytest
 
 # The long proofs: every page looked at, kills, real clients, no network. Under thirty minutes on
 # two cores.

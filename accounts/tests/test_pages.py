@@ -15,6 +15,8 @@ from accounts import throttle
 from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.services import complete_setup, reset_password, set_active
 
+pytestmark = pytest.mark.one_form
+
 PASSWORD = "correct horse battery"
 OVERVIEW = "/dashboard"
 

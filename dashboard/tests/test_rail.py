@@ -11,6 +11,8 @@ from accounts.models import Account, InstanceState
 from accounts.services import complete_setup
 from memories.tests.actions import add
 
+pytestmark = pytest.mark.one_form
+
 MARKED = re.compile(r'class="rail-link" href="([^"]+)" aria-current="(\w+)"')
 ENTITY = "/dashboard/entities/delete?type=user&name=mara"
 

@@ -18,6 +18,8 @@ from memories.tests.actions import add
 from memories.tests.pages import HTMX, addresses, signed_in, text_of
 from memories.tests.reading import local_model, reading_engine
 
+pytestmark = pytest.mark.one_form
+
 PAGE = "/dashboard/settings"
 SWITCH = f"{PAGE}/late-interaction"
 REMOVE = f"{SWITCH}/remove"

@@ -13,6 +13,8 @@ from mem0dash.errors import InvalidInputError, PermissionDeniedError
 from mem0dash.principal import Scope
 from memories.tests.pages import signed_in, text_of
 
+pytestmark = pytest.mark.one_form
+
 PAGE = "/dashboard/settings"
 SAVE = f"{PAGE}/time-zone"
 

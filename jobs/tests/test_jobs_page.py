@@ -17,7 +17,7 @@ from jobs.tests.conftest import claim
 from mem0dash.errors import ConflictError, NotFoundError
 
 State = Job.State
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.one_form]
 PAGE = "/dashboard/jobs"
 HOSTILE = "<script>alert(1)</script>"
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from prove.server import ROOT, Server
+from prove.environment import ROOT
+from prove.server import Server
 
 EMAIL: Final = "owner@example.org"
 PASSWORD: Final = "long enough"

@@ -30,6 +30,8 @@ from memories.tests.actions import add
 from memories.tests.provider import Provider
 from setup_wizard.tests.wizard import embedder_at, go_to, llm_at, make_key, save
 
+pytestmark = pytest.mark.one_form
+
 PASSWORD = "correct horse battery"
 NEW_PASSWORD = "a whole new world"
 PROVIDER_KEY = "sk-distinctive-4711-of-mine"

@@ -26,6 +26,8 @@ from mem0dash.tests.test_rights import ROUTES, TABLE
 from mem0dash.urls import urlpatterns as served
 from memories.models import Memory
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 PAGES = [

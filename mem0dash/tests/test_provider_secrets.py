@@ -18,6 +18,8 @@ from memories.engine.catalogue import Choice
 from memories.models import AddInput
 from memories.tests.provider import Provider
 
+pytestmark = pytest.mark.one_form
+
 __all__ = ["written"]  # the fixture
 
 # A key with signs in it that JSON and URLs write otherwise.

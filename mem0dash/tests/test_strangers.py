@@ -11,6 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from mem0dash.asgi import application
 from mem0dash.tests.test_rights import TABLE
 
+pytestmark = pytest.mark.one_form
+
 SMALL = 64 * 1024
 NO_ID = "00000000-0000-4000-8000-000000000000"
 PATHS = sorted({right.path.partition("?")[0].format(id=NO_ID) for right in TABLE.values()})

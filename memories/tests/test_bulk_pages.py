@@ -17,6 +17,8 @@ from memories.models import Memory, ReviewStatus, Revision
 from memories.operation import Operation
 from memories.tests.actions import add
 
+pytestmark = pytest.mark.one_form
+
 PLAN, RUN = "/dashboard/memories/bulk", "/dashboard/memories/bulk/run"
 LIST = "/dashboard/memories"
 DELETE = "/dashboard/entities/delete"

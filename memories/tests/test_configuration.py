@@ -22,6 +22,8 @@ from memories.configuration import ChangedMeanwhileError, Configuration, merged
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Choice
 from memories.server_state import EngineConfig
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "sk-a-distinctive-key-0815"
 OPENAI = "https://api.openai.com/v1"

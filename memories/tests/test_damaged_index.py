@@ -27,10 +27,12 @@ from memories.search import search_memories
 from memories.server_state import IndexState
 from memories.tests.actions import add, pending, said, settled
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.fixture
-def engine(embedded_engine):
-    return embedded_engine
+def engine(engine_in_folder):
+    return engine_in_folder
 
 
 @pytest.fixture

@@ -139,19 +139,19 @@ def test_inputs_are_kept_for_thirty_days(owner, engine):
     assert queries.list_memories(owner, where=EVERYTHING, limit=9)[0].text == f"Anna is a {WORD}"
 
 
-def test_the_index_never_writes_a_text_to_its_files(owner, engine, tmp_path):
+def test_the_index_never_writes_a_text_to_its_files(owner, engine, index_folder):
     add(owner, f"Anna is a {WORD}")
     settled(engine)
     assert said(engine.index, WORD)
-    assert traces_on_disk(tmp_path / "index") == []
+    assert traces_on_disk(index_folder) == []
 
 
-def test_a_rebuild_leaves_nothing_of_the_erased_on_disk(owner, engine, told, tmp_path):
+def test_a_rebuild_leaves_nothing_of_the_erased_on_disk(owner, engine, told, index_folder):
     add(owner, "Bert plays the violin")
     settled(engine)
     services.erase_memories(owner, [told])
     settled(engine)
     engine.indexer.rebuild()
     engine.indexer.settle()
-    assert traces_on_disk(tmp_path / "index") == []
+    assert traces_on_disk(index_folder) == []
     assert said(engine.index, "violin")

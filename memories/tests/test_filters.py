@@ -14,6 +14,8 @@ from memories.filters import (
 )
 from memories.filters.language import OPERATORS, mentions, names_an_entity
 
+pytestmark = pytest.mark.one_form
+
 
 def test_an_empty_filter_lets_everything_through():
     assert parse_filters({}) == EVERYTHING

@@ -10,6 +10,8 @@ from memories.ranking import Candidate, base_scores, rank
 from memories.tests.test_ranking import NOON, candidate, key
 from memories.token_states import DIMS, QueryTokens, TokenStates, pack, unpack, unpack_all
 
+pytestmark = pytest.mark.one_form
+
 WORDS = ["tea", "morning", "piano", "river", "dog", "garden"]
 
 

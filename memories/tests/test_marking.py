@@ -13,6 +13,8 @@ from memories.models import Memory, MemoryTokens
 from memories.tests.actions import add
 from memories.tests.reading import local_model, reading_engine
 
+pytestmark = pytest.mark.one_form
+
 COFFEE = "Starts every day with an espresso at breakfast."
 
 

@@ -16,6 +16,8 @@ from memories.tests.provider import Provider
 from memories.tests.test_probes import ALL as ALL_PROBED
 from memories.tests.test_probes import KEY, chosen
 
+pytestmark = pytest.mark.one_form
+
 # Azure alone has no list.
 ALL = [(name, kind) for name, kind in ALL_PROBED if name != "azure_openai"]
 OF_OPENAI = [

@@ -11,6 +11,8 @@ import pytest
 from memories.models import Memory
 from memories.tests.memserv import Memserv
 
+pytestmark = pytest.mark.one_form
+
 IDS: Final = {"user_id": "alice", "agent_id": "helper", "app_id": "garden", "run_id": "monday"}
 # What narrows somewhere, and is no id: where a route does not know it, it has to say so.
 OTHERS: Final = {

@@ -18,6 +18,8 @@ from memories.models import AddInput, Memory, MemoryVector
 from memories.server_state import EngineConfig, IndexState, Reembedding
 from memories.tests.provider import Provider
 
+pytestmark = pytest.mark.one_form
+
 KEY = "sk-a-distinctive-key-0815"
 DONE = {"message": "Configuration set successfully"}
 LOCAL = "test/words-1"

@@ -15,6 +15,8 @@ from memories.models import AddInput, Memory
 from memories.tests.actions import add
 from memories.tests.pages import HOSTILE, LIST, assert_inert, signed_in, text_of, told, undo_of
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.fixture
 def browser(engine: Any, alice: Account) -> Client:

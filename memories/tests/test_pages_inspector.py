@@ -25,6 +25,8 @@ from memories.tests.pages import (
     undo_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.fixture
 def browser(engine: Any, alice: Account) -> Client:

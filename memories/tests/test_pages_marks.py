@@ -18,6 +18,8 @@ from memories.tests.pages import HOSTILE, HTMX, LIST, addresses, assert_inert, s
 from memories.tests.reading import local_model, reading_engine
 from memories.views import marks
 
+pytestmark = pytest.mark.one_form
+
 COFFEE = "Starts every day with an espresso at breakfast, by the window."
 
 

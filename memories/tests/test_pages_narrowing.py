@@ -8,6 +8,8 @@ from django.test import Client
 from memories.models import Memory, SavedView
 from memories.tests.pages import HTMX, LIST, addresses, signed_in, text_of
 
+pytestmark = pytest.mark.one_form
+
 SECRET = "Drinks tea every morning"
 
 

@@ -11,6 +11,8 @@ from accounts.models import Account, Membership, Project, Role
 from memories.models import SavedView
 from memories.tests.pages import HOSTILE, LIST, addresses, assert_inert, signed_in, text_of, told
 
+pytestmark = pytest.mark.one_form
+
 VIEWS = f"{LIST}/views"
 
 

@@ -17,6 +17,8 @@ from memories.index.qdrant import Collections, Server
 from memories.search import search_memories
 from memories.tests.actions import add, pending
 
+pytestmark = pytest.mark.one_form
+
 
 class Clock:
     now = 100.0

@@ -14,6 +14,8 @@ from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.providers import Probe
 from memories.tests.provider import Provider
 
+pytestmark = pytest.mark.one_form
+
 KEY = "sk-a-distinctive-key-0815"
 LLMS = (
     "openai",

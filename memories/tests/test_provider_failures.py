@@ -28,6 +28,8 @@ from memories.tests.providing import (
     use_llm,
 )
 
+pytestmark = pytest.mark.one_form
+
 TURNS = [{"role": "user", "content": "I live in Lisbon. I only eat vegan food."}]
 FACTS = ["I live in Lisbon.", "I only eat vegan food."]
 

@@ -7,6 +7,8 @@ import pytest
 
 from memories.ranking import Candidate, base_scores, closeness, named_interval, rank
 
+pytestmark = pytest.mark.one_form
+
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 
 

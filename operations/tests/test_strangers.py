@@ -12,6 +12,8 @@ from operations import request_log, strangers
 from operations.models import RefusedRequests, RequestLog
 from operations.request_log import RequestLogWriter
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.fixture
 def writer(db: None, monkeypatch: Any) -> RequestLogWriter:

@@ -24,6 +24,8 @@ from setup_wizard.tests.wizard import (
     text_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 MADE_ALREADY = "A key was made already, perhaps in another tab, and shown there."
 
 

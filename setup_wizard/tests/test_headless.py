@@ -13,7 +13,9 @@ from accounts import setup
 from accounts.models import Account, InstanceState
 from accounts.services import ensure_owner
 from mem0dash.env import ConfigurationError
-from prove.server import ROOT, clean_environment
+from prove.environment import ROOT, clean_environment
+
+pytestmark = pytest.mark.one_form
 
 PASSWORD = "correct horse battery"
 

@@ -21,6 +21,8 @@ from setup_wizard.tests.wizard import (
     text_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 # Cards whose address can be set, and so be the stub's; these take the server's own, without path.
 LLMS = (
     *("compatible", "anthropic", "gemini", "azure_openai", "ollama", "deepseek", "lmstudio"),

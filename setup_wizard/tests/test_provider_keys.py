@@ -25,6 +25,8 @@ from setup_wizard.tests.wizard import (
     text_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 __all__ = ["_impatient", "written"]  # fixtures
 
 

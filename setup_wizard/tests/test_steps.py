@@ -28,6 +28,8 @@ from setup_wizard.tests.wizard import (
     text_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 PASSWORD = "correct horse battery"
 PATHS = ("/setup", "/setup/administrator", *(f"/setup/{name}" for name in LATER), "/setup/finish")
 # Forms that would be taken, were it the time for them.

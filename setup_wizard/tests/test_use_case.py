@@ -15,6 +15,8 @@ from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
 from setup_wizard.tests.wizard import HOSTILE, assert_inert, go_to, llm_at, make_key, save, text_of
 
+pytestmark = pytest.mark.one_form
+
 CHOICE = {"preset": "coding", "use_case": "", "instructions": ""}
 
 
