@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from django.conf import settings
+from django.test import Client
 from django.utils import timezone
 
 import mem0dash.strangers
 import operations.strangers
 from accounts.models import Account, InstanceState, Membership, Project, Role
+from accounts.tests.signing import sign_in
 from apikeys import failures
 from apikeys.services import create_api_key
 from mem0dash.principal import Principal, Scope
@@ -234,6 +236,12 @@ def alice(db: None) -> Account:
     now = timezone.now()
     InstanceState.objects.update(owner_created_at=now, setup_completed_at=now)
     return account
+
+
+@pytest.fixture
+def signed_in(alice: Account) -> Client:
+    """Alice's client of the pages."""
+    return sign_in(alice)
 
 
 @pytest.fixture
