@@ -19,6 +19,8 @@ from prove.environment import ROOT
 from prove.server import Client, Server, free_port
 from prove.test_kill import NEVER, sqlite_asker
 
+pytestmark = pytest.mark.alone
+
 ALICE: Final[dict[str, Any]] = {"user_id": "alice"}
 HANGING: Final = 30
 CALLS: Final = 60

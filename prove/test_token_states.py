@@ -19,6 +19,8 @@ from prove.conftest import MakeServer
 from prove.environment import ROOT, clean_environment
 from prove.server import Server
 
+pytestmark = pytest.mark.alone
+
 COUNT = 3000
 GIVE_UP_SECONDS = 60.0
 WORDS = ["tea", "coffee", "wine", "bread", "cheese", "train", "garden", "piano", "yarn", "rose"]
