@@ -120,7 +120,7 @@ def index_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def _spare_index(index_folder: Path) -> Iterator[SpareIndex]:
+def spare_index(index_folder: Path) -> Iterator[SpareIndex]:
     spare = SpareIndex(index_folder)
     yield spare
     spare.close()
@@ -128,11 +128,11 @@ def _spare_index(index_folder: Path) -> Iterator[SpareIndex]:
 
 @pytest.fixture
 def embedded_engine(
-    db: None, embedder: WordEmbedder, _spare_index: SpareIndex
+    db: None, embedder: WordEmbedder, spare_index: SpareIndex
 ) -> Iterator[runtime.Runtime]:
     """A running engine with the index in this process."""
     with (
-        _spare_index.indexer(embedder.model_key, embedder.dims) as indexer,
+        spare_index.indexer(embedder.model_key, embedder.dims) as indexer,
         _running(embedder, indexer) as running,
     ):
         yield running

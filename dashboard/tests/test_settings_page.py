@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from memories.server_state import EngineConfig
 from memories.tests.actions import add
 from memories.tests.pages import HTMX, addresses, text_of
 from memories.tests.reading import local_model, reading_engine
+from memories.tests.spare_index import SpareIndex
 
 pytestmark = pytest.mark.one_form
 
@@ -32,8 +32,8 @@ def model() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def running(db: None, model: Any, tmp_path: Path) -> Iterator[runtime.Runtime]:
-    with reading_engine(model, tmp_path) as made:
+def running(db: None, model: Any, spare_index: SpareIndex) -> Iterator[runtime.Runtime]:
+    with reading_engine(model, spare_index) as made:
         yield made
 
 

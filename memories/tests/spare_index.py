@@ -72,14 +72,11 @@ class SpareIndex:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._numbers = folder, count(1)
-        self._spare: _Spare | None = None
+        self._spares: dict[int, _Spare] = {}
 
     @contextmanager
     def indexer(self, model_key: str, dims: int) -> Iterator[Indexer]:
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.dims != dims:
-            _discard(spare, spare.path.parent)
-            spare = None
+        spare = self._spares.pop(dims, None)
         root = spare.path.parent if spare else self._folder / f"index-{next(self._numbers)}"
 
         def open_index(path: Path, dims: int) -> _Spare:
@@ -93,14 +90,15 @@ class SpareIndex:
             made._begin_anew()
         yield made
         if isinstance(made.index, _Spare) and made.index.is_as_made():
-            self._spare = made.index
-            self._spare.forget()
+            made.index.forget()
+            self._spares[made.index.dims] = made.index
         else:
             _discard(made.index, root)
 
     def close(self) -> None:
-        if self._spare is not None:
-            _discard(self._spare, self._spare.path.parent)
+        while self._spares:
+            _, spare = self._spares.popitem()
+            _discard(spare, spare.path.parent)
 
 
 def _discard(index: Any, root: Path) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from memories.marking import Mark
 from memories.tests.actions import add
 from memories.tests.pages import HOSTILE, HTMX, LIST, addresses, assert_inert, text_of
 from memories.tests.reading import local_model, reading_engine
+from memories.tests.spare_index import SpareIndex
 from memories.views import marks
 
 pytestmark = pytest.mark.one_form
@@ -30,8 +30,8 @@ def model() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def running(db: None, model: Any, tmp_path: Path) -> Iterator[runtime.Runtime]:
-    with reading_engine(model, tmp_path) as made:
+def running(db: None, model: Any, spare_index: SpareIndex) -> Iterator[runtime.Runtime]:
+    with reading_engine(model, spare_index) as made:
         yield made
 
 
