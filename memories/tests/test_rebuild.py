@@ -18,6 +18,8 @@ from memories.search import search_memories
 from memories.server_state import IndexState
 from memories.tests.actions import add, meant, pending, said, settled
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.fixture
 def engine(engine_in_folder):
