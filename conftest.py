@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from django.conf import settings
+from django.test import Client
 from django.utils import timezone
 
 import mem0dash.strangers
 import operations.strangers
 from accounts.models import Account, InstanceState, Membership, Project, Role
+from accounts.tests.signing import sign_in
 from apikeys import failures
 from apikeys.services import create_api_key
 from mem0dash import notes
@@ -28,53 +31,22 @@ from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
 from memories.tests.provider import Provider
 from memories.tests.qdrant_server import QdrantServer
+from memories.tests.spare_index import SpareIndex, quick_folder
 
 pytest_plugins = ["mem0dash.tests.browser"]
 
 
-# What neither the database nor the index makes a difference to runs once, in the embedded form.
-ONE_FORM = frozenset(
-    f"test_{name}"
-    for name in (
-        *("browser", "configuration", "copy_database", "failures", "filters", "finding"),
-        *("finding_data", "local_embedder", "logs", "middleware", "model_listing", "openapi"),
-        *(
-            "outbound",
-            "patience",
-            "probes",
-            "provider_failures",
-            "provider_secrets",
-            "provider_stub",
-        ),
-        *("browser_pages", "headless", "provider", "provider_keys", "ranking", "replies"),
-        *(
-            "settings",
-            "snippets",
-            "spreadsheets",
-            "hosts",
-            "compose",
-            "steps",
-            "trial",
-            "word_diff",
-        ),
-        *("bulk_pages", "first_key", "pages", "pages_edit", "pages_inspector", "pages_views"),
-        *("late", "many_points", "marking", "pages_marks", "settings_page"),
-        *("browser_narrowing", "jobs_page", "narrowing", "pages_narrowing"),
-        *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
-        *("damaged_index", "disk", "folders"),
-        *("write_turns", "database_file", "bounds", "strangers", "waiting"),
-        *("audit_doors", "contracts"),
-        *("zones", "time_zone_setting", "wsgi_environ", "notes"),
-    )
-)
+def _has_one_form(item: pytest.Item) -> bool:
+    """What a browser looks at is a server of its own, which has its own database and index."""
+    return any(item.get_closest_marker(mark) for mark in ("one_form", "browser"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The second run, on PostgreSQL and the index server, leaves those out."""
     if os.environ.get("TEST_DATABASE") != "postgresql":
         return
-    left_out = [item for item in items if item.path.stem in ONE_FORM]
-    items[:] = [item for item in items if item.path.stem not in ONE_FORM]
+    left_out = [item for item in items if _has_one_form(item)]
+    items[:] = [item for item in items if not _has_one_form(item)]
     config.hook.pytest_deselected(items=left_out)
 
 
@@ -144,28 +116,55 @@ def embedder() -> WordEmbedder:
     return WordEmbedder()
 
 
+@contextmanager
 def _running(embedder: WordEmbedder, indexer: Indexer) -> Iterator[runtime.Runtime]:
     running = runtime.Runtime(Engine(embedder), indexer)
     runtime.install(running)
     yield running
     runtime.install(None)
-    indexer.index.close()
-
-
-@pytest.fixture
-def embedded_engine(db: None, embedder: WordEmbedder, tmp_path: Path) -> Iterator[runtime.Runtime]:
-    """A running engine with the index in this process."""
-    root = tmp_path / "index"
-    root.mkdir()
-    yield from _running(
-        embedder, Indexer(root, embedder.model_key, embedder.dims, open_index=EdgeIndex)
-    )
 
 
 @pytest.fixture(scope="session")
-def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+def index_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the indexes are of all tests of this process."""
+    with quick_folder(tmp_path_factory.mktemp("quick")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def spare_index(index_folder: Path) -> Iterator[SpareIndex]:
+    spare = SpareIndex(index_folder)
+    yield spare
+    spare.close()
+
+
+@pytest.fixture
+def embedded_engine(
+    db: None, embedder: WordEmbedder, spare_index: SpareIndex
+) -> Iterator[runtime.Runtime]:
+    """A running engine with the index in this process."""
+    with (
+        spare_index.indexer(embedder.model_key, embedder.dims) as indexer,
+        _running(embedder, indexer) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def engine_in_folder(db: None, embedder: WordEmbedder, tmp_path: Path) -> Iterator[runtime.Runtime]:
+    """The same, with its index in `tmp_path / "index"`: for tests that look at its files."""
+    root = tmp_path / "index"
+    root.mkdir()
+    indexer = Indexer(root, embedder.model_key, embedder.dims, open_index=EdgeIndex)
+    with _running(embedder, indexer) as running:
+        yield running
+    indexer.index.close()
+
+
+@pytest.fixture(scope="session")
+def qdrant(index_folder: Path) -> Iterator[QdrantServer]:
     """A test server that answers as Qdrant does; see there."""
-    server = QdrantServer(tmp_path_factory.mktemp("qdrant"), api_key=secrets.token_hex(8)).start()
+    server = QdrantServer(index_folder / "qdrant", api_key=secrets.token_hex(8)).start()
     yield server
     server.kill9()
 
@@ -204,9 +203,10 @@ def shared_engine(db: None, embedder: WordEmbedder, collections: Any) -> Iterato
     # A patch of its own: tests undo theirs.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared, "YOUNG_SECONDS", 0.0)
-        yield from _running(
-            embedder, shared.SharedIndexer(collections, embedder.model_key, embedder.dims)
-        )
+        indexer = shared.SharedIndexer(collections, embedder.model_key, embedder.dims)
+        with _running(embedder, indexer) as running:
+            yield running
+        indexer.index.close()
 
 
 @pytest.fixture
@@ -248,6 +248,12 @@ def alice(db: None) -> Account:
     now = timezone.now()
     InstanceState.objects.update(owner_created_at=now, setup_completed_at=now)
     return account
+
+
+@pytest.fixture
+def signed_in(alice: Account) -> Client:
+    """Alice's client of the pages."""
+    return sign_in(alice)
 
 
 @pytest.fixture

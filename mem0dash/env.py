@@ -6,6 +6,9 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
+# Every name that was asked for. Tests and proofs leave them out of what they inherit.
+asked: set[str] = set()
+
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 # An IPv6 address in brackets is no list.
@@ -18,6 +21,7 @@ class ConfigurationError(Exception):
 
 def text(name: str, default: str = "") -> str:
     """The value of `name`, or of the file that `NAME_FILE` points to (Docker secrets)."""
+    asked.add(name)
     value, path = os.environ.get(name), os.environ.get(f"{name}_FILE")
     if value and path:
         raise ConfigurationError(f"{name} and {name}_FILE are both set; keep one of them.")

@@ -30,13 +30,18 @@ def missing() -> bool:
 
 
 class Cluster:
-    """One cluster in a temporary folder, reachable over TCP on 127.0.0.1."""
+    """One cluster in a temporary folder, reachable over TCP on 127.0.0.1.
 
-    def __init__(self) -> None:
+    One that is not `lasting` leaves writing to the system: it outlives its processes, not the
+    machine.
+    """
+
+    def __init__(self, *, lasting: bool = True) -> None:
         folder = binaries()
         if folder is None:
             raise RuntimeError(HOW_TO_GET)
         self.bin = folder
+        self.settings = "" if lasting else " -c fsync=off -c full_page_writes=off"
         self.root = Path(tempfile.mkdtemp(prefix="mem0dash-postgres-"))
         self.port = _free_port()
         # PostgreSQL refuses to run as root; its own account does it there.
@@ -44,7 +49,7 @@ class Cluster:
         if self.as_root:
             shutil.chown(self.root, "postgres", "postgres")
         access = ("--username", "mem0dash", "--auth", "trust")
-        letters = ("--encoding", "UTF8", "--no-locale")
+        letters = ("--encoding", "UTF8", "--no-locale", "--no-sync")
         self._run("initdb", "--pgdata", str(self.data), *access, *letters)
         self.start()
 
@@ -58,6 +63,7 @@ class Cluster:
     def start(self) -> None:
         options = (
             f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.root}"
+            f"{self.settings}"
         )
         log = str(self.root / "log")
         self._run("pg_ctl", "-D", str(self.data), "-l", log, "-w", "-o", options, "start")

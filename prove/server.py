@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -14,80 +13,10 @@ from typing import Any, Final
 
 import httpx
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from prove.environment import ROOT, clean_environment
+
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
-# What the server or make reads: a proof sets these itself, whatever the caller's shell has.
-_SETTINGS: Final = frozenset(
-    {
-        "ADMIN_API_KEY",
-        "ALLOWED_HOSTS",
-        "CLIENT_SECONDS",
-        "MAX_CONNECTIONS",
-        "STOP_SECONDS",
-        "WAITING_QUEUE",
-        "WAITING_THREADS",
-        "AUTH_DISABLED",
-        "DASHBOARD_URL",
-        "DATABASE_POOL_SIZE",
-        "DATABASE_URL",
-        "DJANGO_SETTINGS_MODULE",
-        "ENCRYPTION_KEY",
-        "HOST",
-        "JWT_SECRET",
-        "LATE_INTERACTION",
-        "LOG_LEVEL",
-        "OWNER_EMAIL",
-        "OWNER_NAME",
-        "OWNER_PASSWORD",
-        "MEM0DASH_DATA_DIR",
-        "MEM0DASH_MODEL_DIR",
-        "PORT",
-        "PUBLIC_URL",
-        "QDRANT_API_KEY",
-        "QDRANT_COLLECTION",
-        "QDRANT_HOST",
-        "QDRANT_TIMEOUT",
-        "QDRANT_URL",
-        "REQUEST_LOG_RETENTION_DAYS",
-        "AUDIT_RETENTION_DAYS",
-        "SECRET_KEY",
-        "SETUP_TOKEN",
-        "THREADS",
-        "HEALTH_DETAILS",
-        "MEM0_API_KEY",
-        "MEM0_DEFAULT_USER_ID",
-        "METRICS_PUBLIC",
-        "PUBLIC_BASE_URL",
-        "RATE_LIMIT_AUTH_FAILURES",
-        "RATE_LIMIT_AUTH_WINDOW_SECONDS",
-        "TRUST_FORWARDED_FOR",
-        "TRUSTED_PROXIES",
-        "MAKEFLAGS",
-        "MAKELEVEL",
-        "MAKEOVERRIDES",
-        "MFLAGS",
-        "VIRTUAL_ENV",
-        "PYTHONPATH",
-    }
-)
-
-
-# A provider's key or address in the shell would make the server use it.
-_PROVIDERS: Final = re.compile(
-    r"(MEM0|OPENAI|ANTHROPIC|GOOGLE|GEMINI|OLLAMA|GROQ|DEEPSEEK|OPENROUTER|LMSTUDIO|VLLM|XAI"
-    r"|TOGETHER|MINIMAX|AZURE|LLM_AZURE|EMBEDDING_AZURE|PROVIDER)_.*"
-)
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without anything that would configure the server."""
-    inherited = set(_SETTINGS) | {f"{name}_FILE" for name in _SETTINGS}
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in inherited and not _PROVIDERS.fullmatch(name)
-    }
 
 
 def free_port() -> int:

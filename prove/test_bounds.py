@@ -18,6 +18,8 @@ import pytest
 from prove.conftest import need_program
 from prove.server import Server
 
+pytestmark = pytest.mark.alone
+
 # As short as a test can be patient; whoever needs longer on a busy machine is given it.
 CLIENT_SECONDS: Final = 3
 GROWTH: Final = 60 * 1024

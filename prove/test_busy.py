@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+import pytest
 
 from prove.conftest import MakeServer
 from prove.postgres import Cluster
 from prove.server import Server
+
+pytestmark = pytest.mark.alone
 
 CLIENTS: Final = 20
 BEFORE_SECONDS: Final = 4.0

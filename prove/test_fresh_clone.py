@@ -14,15 +14,8 @@ import httpx
 import pytest
 
 from prove.conftest import need_program
-from prove.server import (
-    ROOT,
-    STOP_SECONDS,
-    Client,
-    clean_environment,
-    free_port,
-    tail,
-    wait_for_health,
-)
+from prove.environment import ROOT, clean_environment
+from prove.server import STOP_SECONDS, Client, free_port, tail, wait_for_health
 
 BUILD_SECONDS: Final = 300.0
 AGAIN_SECONDS: Final = 10.0

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prove.environment import ROOT, clean_environment
 from prove.job_kinds import STEP_COUNT
 from prove.job_worker import EVENTS, KILLS, LANES, OF_LANE, WITHOUT_LANE
 from prove.postgres import Cluster
-from prove.server import ROOT, clean_environment
 from prove.test_kill import seed
 
 __all__ = ["seed"]

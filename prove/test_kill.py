@@ -18,6 +18,8 @@ from prove.postgres import Cluster
 from prove.server import Server
 from prove.writers import Writer
 
+pytestmark = pytest.mark.alone
+
 WRITERS: Final = 8
 SQLITE_ROUNDS: Final = 20
 POSTGRES_ROUNDS: Final = 8

@@ -13,8 +13,8 @@ from typing import Any, Final
 import pytest
 
 from prove.conftest import need, need_program
+from prove.environment import ROOT, clean_environment
 from prove.offline import HOOK
-from prove.server import ROOT, clean_environment
 
 DNS: Final = "53"
 # strace writes sin_port=htons(53), sin_addr=inet_addr("192.0.2.1"), or inet_pton(AF_INET6, "…").

@@ -14,7 +14,8 @@ from typing import Any, Final
 import pytest
 
 from prove.conftest import need, need_program
-from prove.server import ROOT, Client, Server, clean_environment
+from prove.environment import ROOT, clean_environment
+from prove.server import Client, Server
 
 PACKAGE: Final = "opencode-mem0-selfhost@0.1.7"
 NODE: Final = 20

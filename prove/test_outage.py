@@ -15,6 +15,8 @@ from prove.postgres import Cluster
 from prove.server import Client, Server
 from prove.test_kill import APPLY_SECONDS, NEVER, postgres_asker, sqlite_asker
 
+pytestmark = pytest.mark.alone
+
 RECOVERY_SECONDS: Final = 10.0
 ALICE: Final[dict[str, Any]] = {"user_id": "alice"}
 

@@ -13,9 +13,10 @@ from typing import Any, Final
 import pytest
 
 from prove.conftest import need
+from prove.environment import ROOT, clean_environment
 from prove.pgbouncer import HOW_TO_GET, PgBouncer, program
 from prove.postgres import Cluster
-from prove.server import ROOT, Server, clean_environment
+from prove.server import Server
 from prove.test_distributed import Site
 from prove.test_kill import PENDING, Ask, postgres_asker
 

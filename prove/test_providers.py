@@ -15,8 +15,11 @@ import httpx
 import pytest
 
 from prove.conftest import MakeServer
-from prove.server import ROOT, Client, Server, free_port
+from prove.environment import ROOT
+from prove.server import Client, Server, free_port
 from prove.test_kill import NEVER, sqlite_asker
+
+pytestmark = pytest.mark.alone
 
 ALICE: Final[dict[str, Any]] = {"user_id": "alice"}
 HANGING: Final = 30

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from prove.server import ROOT, Client, Server, clean_environment
+from prove.environment import ROOT, clean_environment
+from prove.server import Client, Server
 
 COUNT = 10_000
 DIMS = 1536

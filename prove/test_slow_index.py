@@ -21,6 +21,8 @@ from prove.server import Server
 from prove.test_distributed import Worker
 from prove.test_kill import PENDING, Ask, postgres_asker
 
+pytestmark = pytest.mark.alone
+
 # What is promised, beside what the server takes for the same while the index answers: on a busy
 # machine that alone may be seconds.
 PROMISED_SECONDS: Final = 2.5

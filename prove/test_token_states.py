@@ -16,7 +16,10 @@ import httpx
 import pytest
 
 from prove.conftest import MakeServer
-from prove.server import ROOT, Server, clean_environment
+from prove.environment import ROOT, clean_environment
+from prove.server import Server
+
+pytestmark = pytest.mark.alone
 
 COUNT = 3000
 GIVE_UP_SECONDS = 60.0

@@ -16,6 +16,8 @@ from prove.server import Server, tail
 from prove.test_bounds import opened
 from prove.test_providers import ALICE, Stub, body_of, ended, inputs
 
+pytestmark = pytest.mark.alone
+
 PATIENCE: Final = 60.0
 OWNER: Final = {"email": "owner@example.org", "password": "long enough"}
 

@@ -248,8 +248,8 @@ def test_a_browser_that_is_known_signs_in_at_the_address_of_who_keeps_failing(
     """As behind one proxy, where all have one address. A stranger's right password has to wait
     there, for a while: checking it is what guessing consists of."""
 
-    def sign_in(browser: Any) -> int:
-        return int(browser.post("/login", {"email": alice.email, "password": PASSWORD}).status_code)
+    def sign_in(client: Any) -> int:
+        return int(client.post("/login", {"email": alice.email, "password": PASSWORD}).status_code)
 
     assert sign_in(client) == 302
     known, stranger = Client(), Client()

@@ -9,6 +9,8 @@ from accounts import throttle
 from accounts.models import Attempt
 from apikeys import failures
 
+pytestmark = pytest.mark.one_form
+
 PATH = "/api/v1/memories?user_id=me"
 WRONG = {"Authorization": "Bearer m0sk_" + "x" * 43}
 NOW = 1_800_000_000

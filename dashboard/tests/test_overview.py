@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.services import complete_setup
+from accounts.tests.signing import sign_in
 from dashboard.condition import parts
 from mem0dash.errors import IndexUnavailableError, ProviderError
 from memories import health as told
@@ -24,6 +25,8 @@ from memories.models import AddInput, Memory
 from memories.models.server import IndexState, Reembedding
 from operations.models import RequestLog
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
 
 
@@ -33,15 +36,8 @@ def owned(alice: Account) -> None:
     complete_setup()
 
 
-@pytest.fixture
-def browser(engine: Any, alice: Account) -> Client:
-    made = Client()
-    made.force_login(alice)
-    return made
-
-
-def text_of(browser: Client, **headers: str) -> str:
-    answer = browser.get("/dashboard", headers=headers)
+def text_of(signed_in: Client, **headers: str) -> str:
+    answer = signed_in.get("/dashboard", headers=headers)
     assert answer.status_code == 200
     return re.sub(r"\s+", " ", answer.content.decode())
 
@@ -81,15 +77,15 @@ def failed_add(project: Project, minutes: int = 5, **fields: Any) -> AddInput:
     )
 
 
-def test_a_fresh_server_shows_how_to_store_the_first_memory(browser: Client) -> None:
-    text = text_of(browser)
+def test_a_fresh_server_shows_how_to_store_the_first_memory(signed_in: Client) -> None:
+    text = text_of(signed_in)
     assert "No memories yet" in text
     assert "curl http://testserver/memories" in text
     assert "tile-n" not in text and "Last requests" not in text
 
 
 def test_the_counts_are_those_of_what_is_stored(
-    browser: Client, api: Any, project: Project, other_project: Project
+    signed_in: Client, api: Any, project: Project, other_project: Project
 ) -> None:
     ids = [api.add(f"fact {n}", user_id=f"u{n % 3}", agent_id="bot") for n in range(7)]
     now = timezone.now()
@@ -99,7 +95,7 @@ def test_the_counts_are_those_of_what_is_stored(
     Memory.objects.filter(id=ids[3]).update(review_status="stale")
     api.delete(f"/memories/{ids[6]}")
     Memory.objects.filter(id=ids[5]).update(project=other_project)
-    text = text_of(browser)
+    text = text_of(signed_in)
     assert tile(text, "Memories") == ("5", "3 new in 24 hours, 4 in 7 days")
     assert tile(text, "Not reviewed") == ("1", "3 approved, 0 rejected, 1 stale")
     assert tile(text, "Users") == ("3", "1 agent, 0 apps, 0 runs")
@@ -107,7 +103,7 @@ def test_the_counts_are_those_of_what_is_stored(
 
 
 def test_counts_that_took_long_are_good_for_a_while(
-    browser: Client, api: Any, monkeypatch: Any
+    signed_in: Client, api: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(totals._kept, "long", 0.0)
     totals._kept.clear()
@@ -121,15 +117,15 @@ def test_counts_that_took_long_are_good_for_a_while(
 
     monkeypatch.setattr(totals, "_count", slowly)
     api.add("one")
-    assert tile(text_of(browser), "Memories")[0] == "1"
+    assert tile(text_of(signed_in), "Memories")[0] == "1"
     api.add("two")
-    assert tile(text_of(browser), "Memories")[0] == "1"
-    clock[0] += 20
-    assert tile(text_of(browser), "Memories")[0] == "2"
+    assert tile(text_of(signed_in), "Memories")[0] == "1"
+    clock[0] += 18
+    assert tile(text_of(signed_in), "Memories")[0] == "2"
 
 
 def test_failed_adds_are_told_by_reason_with_cause_and_what_to_do(
-    browser: Client, project: Project, other_project: Project
+    signed_in: Client, project: Project, other_project: Project
 ) -> None:
     for minutes in (5, 60, 120):
         failed_add(project, minutes, cause=f"HTTP 504: {minutes}")
@@ -137,7 +133,7 @@ def test_failed_adds_are_told_by_reason_with_cause_and_what_to_do(
     failed_add(project, messages=[])  # erased: nothing to try again
     failed_add(project, outcome=AddInput.Outcome.STORED)
     failed_add(other_project, reason="Foreign.")
-    text = text_of(browser)
+    text = text_of(signed_in)
     assert tile(text, "Failed adds")[0] == "4"
     assert "3 failed" in text and "1 failed" in text and "Foreign." not in text
     assert "HTTP 504: 5" in text and "HTTP 504: 60" not in text
@@ -153,60 +149,59 @@ def test_members_see_neither_requests_nor_causes_nor_commands(
     failed_add(project)
     request_row(project, path="/secret-path")
     monkeypatch.setattr(runtime, "_current", None)
-    browser = Client()
-    browser.force_login(bob)
-    text = text_of(browser)
+    signed_in = sign_in(bob)
+    text = text_of(signed_in)
     assert "Provider timed out." in text and "HTTP 504" not in text
     assert "/secret-path" not in text and "Last requests" not in text
     assert "manage.py" not in text.replace("manage.py create_api_key", "")
     assert "Tell an administrator of this server." in text
     Membership.objects.update(role=Role.ADMIN)
-    text = text_of(browser)
+    text = text_of(signed_in)
     assert "HTTP 504" in text and "/secret-path" in text
 
 
 def test_the_last_requests_are_those_of_the_project_newest_first(
-    browser: Client, project: Project, other_project: Project, api: Any
+    signed_in: Client, project: Project, other_project: Project, api: Any
 ) -> None:
     api.add("something")
     for n in range(12):
         at = timezone.now() + timedelta(seconds=n)
         request_row(project, path=f"/row/{n}", status_code=[200, 404, 502][n % 3], created_at=at)
     request_row(other_project, path="/foreign")
-    text = text_of(browser)
+    text = text_of(signed_in)
     shown = re.findall(r'title="(/row/\d+)"', text)
     assert shown == [f"/row/{n}" for n in range(11, 3, -1)]
     assert "/foreign" not in text
 
 
 def test_stored_texts_are_inert(
-    browser: Client, alice: Account, project: Project, api: Any
+    signed_in: Client, alice: Account, project: Project, api: Any
 ) -> None:
     api.add(HOSTILE, user_id=HOSTILE.replace(" ", ""))
     Account.objects.filter(pk=alice.pk).update(name=HOSTILE)
     Project.objects.filter(pk=project.pk).update(name=HOSTILE)
     failed_add(project, reason=HOSTILE, cause=HOSTILE, code=HOSTILE[:40])
     request_row(project, path=HOSTILE, client=HOSTILE, method="<b>", key_prefix='"><i>')
-    text = text_of(browser)
+    text = text_of(signed_in)
     assert "<img" not in text and "<b>&" not in text and "<i>" not in text
     assert "<script>" not in text
     assert text.count("&lt;img src=x") >= 6
 
 
 def test_the_number_of_statements_does_not_grow_with_what_is_stored(
-    browser: Client, project: Project, api: Any
+    signed_in: Client, project: Project, api: Any
 ) -> None:
     def statements() -> int:
         with CaptureQueriesContext(
             connection,
         ) as captured:
-            text_of(browser)
+            text_of(signed_in)
         return len(captured)
 
     api.add("one", user_id="u")
     failed_add(project)
     request_row(project)
-    text_of(browser)
+    text_of(signed_in)
     few = statements()
     for n in range(15):
         api.add(f"more {n}", user_id=f"u{n}", agent_id=f"a{n}")
@@ -216,11 +211,11 @@ def test_the_number_of_statements_does_not_grow_with_what_is_stored(
     assert few <= 16
 
 
-def test_a_refresh_gets_the_overview_alone_and_the_way_back_a_whole_page(browser: Client) -> None:
-    part = text_of(browser, **{"HX-Request": "true"})
+def test_a_refresh_gets_the_overview_alone_and_the_way_back_a_whole_page(signed_in: Client) -> None:
+    part = text_of(signed_in, **{"HX-Request": "true"})
     assert 'id="overview"' in part and "<html" not in part
     back = {"HX-Request": "true", "HX-History-Restore-Request": "true"}
-    assert "<html" in text_of(browser, **back)
+    assert "<html" in text_of(signed_in, **back)
 
 
 # --- Health ---------------------------------------------------------------------------------------
@@ -231,16 +226,16 @@ def part(name: str) -> Any:
     return found
 
 
-def test_all_is_well(browser: Client, engine: Any) -> None:
+def test_all_is_well(signed_in: Client, engine: Any) -> None:
     assert {p.state for p in parts(may_manage=True)} <= {"ok", "info"}
-    assert "All in order" in text_of(browser)
+    assert "All in order" in text_of(signed_in)
     assert part("Database").since is not None
     assert part("Search index").word == "In order"
     assert part("Language model").word == "Not in use"
 
 
 def test_an_index_that_does_not_answer_is_told_since_when(
-    browser: Client, engine: Any, monkeypatch: Any
+    signed_in: Client, engine: Any, monkeypatch: Any
 ) -> None:
     well_since = part("Search index").since
 
@@ -253,7 +248,7 @@ def test_an_index_that_does_not_answer_is_told_since_when(
     assert found.detail == "The vector store is unreachable."
     assert found.since >= well_since
     assert part("Search index").since == found.since, "it is the same outage"
-    assert "Search index: not answering" in text_of(browser)
+    assert "Search index: not answering" in text_of(signed_in)
     monkeypatch.undo()
     runtime.install(engine)
     assert part("Search index").word == "In order"
@@ -319,24 +314,24 @@ def test_a_language_model_that_cannot_be_set_up_is_told(engine: Any, monkeypatch
 
 
 def test_every_page_tells_when_a_part_needs_attention(
-    browser: Client, monkeypatch: pytest.MonkeyPatch
+    signed_in: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "attention" not in text_of(browser).replace("All in order", "")
+    assert "attention" not in text_of(signed_in).replace("All in order", "")
 
     def broken() -> None:
         raise IndexUnavailableError("The index does not answer.")
 
     monkeypatch.setattr(runtime, "check_index", broken)
-    text = text_of(browser)
+    text = text_of(signed_in)
     rail = text[text.index('class="rail-attention"') :]
     assert "1 part needs attention</a>" in rail[:400] and 'href="/dashboard"' in rail[:60]
     monkeypatch.undo()
-    assert "rail-attention" not in text_of(browser)
+    assert "rail-attention" not in text_of(signed_in)
 
 
 @pytest.mark.parametrize("problem", ["", "Provider timed out."])
 def test_a_change_of_embedder_shows_how_far_it_is(
-    browser: Client, engine: Any, api: Any, problem: str
+    signed_in: Client, engine: Any, api: Any, problem: str
 ) -> None:
     assert not [p for p in parts(may_manage=True) if p.name == "Change of embedder"]
     api.add("one")
@@ -348,7 +343,7 @@ def test_a_change_of_embedder_shows_how_far_it_is(
     assert found.progress == (0, 2)
     assert found.detail == "From words only to openai/small/8: 0 of 2 memories"
     assert (found.state, found.cause) == (("warn" if problem else "info"), problem)
-    assert '<progress value="0" max="2"' in text_of(browser)
+    assert '<progress value="0" max="2"' in text_of(signed_in)
     job.state, job.finished_at = "flipped", timezone.now()
     job.save()
     found = part("Change of embedder")

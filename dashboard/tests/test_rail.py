@@ -9,19 +9,20 @@ from django.utils import timezone
 
 from accounts.models import Account, InstanceState
 from accounts.services import complete_setup
+from accounts.tests.signing import sign_in
 from memories.tests.actions import add
+
+pytestmark = pytest.mark.one_form
 
 MARKED = re.compile(r'class="rail-link" href="([^"]+)" aria-current="(\w+)"')
 ENTITY = "/dashboard/entities/delete?type=user&name=mara"
 
 
 @pytest.fixture
-def browser(engine: Any, alice: Account) -> Client:
+def signed_in(engine: Any, alice: Account) -> Client:
     InstanceState.objects.update(owner_created_at=timezone.now())
     complete_setup()
-    made = Client()
-    made.force_login(alice)
-    return made
+    return sign_in(alice)
 
 
 def marked(answer: Any) -> list[tuple[str, str]]:
@@ -45,14 +46,14 @@ def marked(answer: Any) -> list[tuple[str, str]]:
         ("/dashboard/jobs?state=done", "/dashboard/jobs", "page"),
     ],
 )
-def test_one_page_is_marked(browser: Client, owner: Any, path: str, link: str, how: str) -> None:
+def test_one_page_is_marked(signed_in: Client, owner: Any, path: str, link: str, how: str) -> None:
     add(owner, "Drinks tea", user_id="mara")
-    assert marked(browser.get(path)) == [(link, how)]
+    assert marked(signed_in.get(path)) == [(link, how)]
 
 
-def test_the_steps_of_a_change_belong_to_the_memories(browser: Client, owner: Any) -> None:
+def test_the_steps_of_a_change_belong_to_the_memories(signed_in: Client, owner: Any) -> None:
     [id_] = add(owner, "Drinks tea", user_id="mara")
     below = [("/dashboard/memories", "true")]
-    assert marked(browser.get(f"/dashboard/memories/{id_}/edit")) == below
+    assert marked(signed_in.get(f"/dashboard/memories/{id_}/edit")) == below
     look = {"ids": [str(id_)], "action": "approve"}
-    assert marked(browser.post("/dashboard/memories/bulk", look)) == below
+    assert marked(signed_in.post("/dashboard/memories/bulk", look)) == below

@@ -8,10 +8,13 @@ from django.test import Client
 
 from accounts.models import Account, Project, Role
 from accounts.services import set_time_zone
+from accounts.tests.signing import sign_in
 from mem0dash import zones
 from mem0dash.errors import InvalidInputError, PermissionDeniedError
 from mem0dash.principal import Scope
-from memories.tests.pages import signed_in, text_of
+from memories.tests.pages import text_of
+
+pytestmark = pytest.mark.one_form
 
 PAGE = "/dashboard/settings"
 SAVE = f"{PAGE}/time-zone"
@@ -19,8 +22,8 @@ SAVE = f"{PAGE}/time-zone"
 
 @pytest.fixture
 def admin(alice: Account, bob: Account) -> Client:
-    """The browser of somebody who administers the project, and not the server."""
-    return signed_in(bob, Role.ADMIN)
+    """The client of somebody who administers the project, and not the server."""
+    return sign_in(bob, Role.ADMIN)
 
 
 def zone_of(project: Project) -> str:
@@ -62,12 +65,12 @@ def test_what_is_no_zone_is_told_beside_the_list(
 def test_who_does_not_administer_the_project_neither_sees_nor_changes_it(
     alice: Account, bob: Account, project: Project, role: Role
 ) -> None:
-    browser = signed_in(bob, role)
-    assert browser.get(PAGE).status_code == 403
+    signed_in = sign_in(bob, role)
+    assert signed_in.get(PAGE).status_code == 403
     for sent in ("Europe/Berlin", "nonsense"):
-        assert browser.post(SAVE, {"time_zone": sent}).status_code == 403
+        assert signed_in.post(SAVE, {"time_zone": sent}).status_code == 403
     assert zone_of(project) == ""
-    assert f'href="{PAGE}"' not in browser.get("/dashboard").content.decode()
+    assert f'href="{PAGE}"' not in signed_in.get("/dashboard").content.decode()
 
 
 def test_an_administrator_sees_nothing_of_the_server(admin: Client) -> None:
@@ -78,10 +81,9 @@ def test_an_administrator_sees_nothing_of_the_server(admin: Client) -> None:
 def test_it_is_changed_by_posting_alone_and_not_from_other_sites(
     alice: Account, project: Project
 ) -> None:
-    browser = Client(enforce_csrf_checks=True)
-    browser.force_login(alice)
-    assert browser.post(SAVE, {"time_zone": "Europe/Berlin"}).status_code == 403
-    assert browser.get(SAVE, {"time_zone": "Europe/Berlin"}).status_code == 405
+    signed_in = sign_in(alice, enforce_csrf_checks=True)
+    assert signed_in.post(SAVE, {"time_zone": "Europe/Berlin"}).status_code == 403
+    assert signed_in.get(SAVE, {"time_zone": "Europe/Berlin"}).status_code == 405
     answer = Client().post(SAVE, {"time_zone": "Europe/Berlin"})
     assert answer.status_code in {302, 403}
     assert zone_of(project) == ""
@@ -90,7 +92,7 @@ def test_it_is_changed_by_posting_alone_and_not_from_other_sites(
 def test_an_administrator_changes_the_own_project_alone(
     alice: Account, charlie: Account, project: Project, other_project: Project
 ) -> None:
-    signed_in(charlie).post(SAVE, {"time_zone": "Asia/Tokyo"})
+    sign_in(charlie).post(SAVE, {"time_zone": "Asia/Tokyo"})
     assert zone_of(other_project) == "Asia/Tokyo" and zone_of(project) == ""
 
 

@@ -10,6 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
+from accounts.tests.signing import sign_in
 from jobs import claims, queue, rows
 from jobs.models import Job, Parked, Schedule
 from jobs.rows import Group, Row
@@ -17,7 +18,7 @@ from jobs.tests.conftest import claim
 from mem0dash.errors import ConflictError, NotFoundError
 
 State = Job.State
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.one_form]
 PAGE = "/dashboard/jobs"
 HOSTILE = "<script>alert(1)</script>"
 
@@ -50,32 +51,20 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     return made
 
 
-def signed_in(account: Account) -> Client:
-    browser = Client()
-    browser.force_login(account)
-    return browser
-
-
-@pytest.fixture
-def browser(alice: Account) -> Client:
-    """The instance owner's."""
-    return signed_in(alice)
-
-
 def admin_of(project: Project) -> Client:
     account = Account.objects.create(email=f"admin@{project.slug}.example", name="Ann")
     Membership.objects.create(project=project, account=account, role=Role.ADMIN)
-    return signed_in(account)
+    return sign_in(account)
 
 
-def shown(browser: Client, **params: str) -> str:
-    answer = browser.get(PAGE, params)
+def shown(signed_in: Client, **params: str) -> str:
+    answer = signed_in.get(PAGE, params)
     assert answer.status_code == 200, answer.content
     return unescape(re.sub(r"\s+", " ", answer.content.decode()))
 
 
-def titles(browser: Client, **params: str) -> list[str]:
-    return re.findall(r'class="name"[^>]*>([^<]+)<', shown(browser, **params))
+def titles(signed_in: Client, **params: str) -> list[str]:
+    return re.findall(r'class="name"[^>]*>([^<]+)<', shown(signed_in, **params))
 
 
 def failed(put: Any, make_kind: Any, **rest: Any) -> Job:
@@ -91,13 +80,13 @@ def listed(owner: Client) -> dict[str, list[str]]:
 
 
 # --- What it says --------------------------------------------------------------------------------
-def test_an_empty_page_says_what_it_is_for(browser):
-    assert "No jobs yet" in shown(browser)
-    assert "Nothing has failed" in shown(browser, state="failed")
-    assert "hx-trigger" not in shown(browser)
+def test_an_empty_page_says_what_it_is_for(signed_in):
+    assert "No jobs yet" in shown(signed_in)
+    assert "Nothing has failed" in shown(signed_in, state="failed")
+    assert "hx-trigger" not in shown(signed_in)
 
 
-def test_each_state_has_its_tab_and_all_are_together_running_first(browser, put, make_kind):
+def test_each_state_has_its_tab_and_all_are_together_running_first(signed_in, put, make_kind):
     make_kind(title="Running work", name="test.running")
     make_kind(title="Waiting work", name="test.waiting")
     failed(put, make_kind)
@@ -105,14 +94,14 @@ def test_each_state_has_its_tab_and_all_are_together_running_first(browser, put,
     put("test.running")
     running = claim("test.running")
     Job.objects.filter(pk=running.pk).update(done=371, total=1204)
-    assert titles(browser) == ["Running work", "Waiting work", "Failing work"]
-    assert listed(browser) == {
+    assert titles(signed_in) == ["Running work", "Waiting work", "Failing work"]
+    assert listed(signed_in) == {
         "running": ["Running work"],
         "waiting": ["Waiting work"],
         "failed": ["Failing work"],
         "done": [],
     }
-    page = shown(browser)
+    page = shown(signed_in)
     assert "371 of 1,204" in page
     assert '<progress value="30"' in page
     assert 'hx-trigger="every 3s"' in page
@@ -120,7 +109,7 @@ def test_each_state_has_its_tab_and_all_are_together_running_first(browser, put,
     assert "Retry 1 failed" in page
 
 
-def test_reasons_for_waiting_are_told(browser, put, make_kind):
+def test_reasons_for_waiting_are_told(signed_in, put, make_kind):
     make_kind(title="First", name="test.first", backoff=(3600.0,) * 3)
     put("test.first", lane="a")
     put("test.first", lane="a")
@@ -129,72 +118,72 @@ def test_reasons_for_waiting_are_told(browser, put, make_kind):
     told = {"reason": "Refused.", "code": "x", "retry_after": 0, "final": False}
     queue.fail(claim("test.first"), make_kind(name="test.first", backoff=(3600.0,) * 3), **told)
     claims.park(kind.name, reason="The provider is away.", retry_after=600)
-    page = shown(browser, state="waiting")
+    page = shown(signed_in, state="waiting")
     assert "Attempt 2 of 4. Refused." in page
     assert "Behind an earlier job for the same thing" in page
     assert "The provider is away." in page
     assert page.count("Waiting until ") == 2
     Parked.objects.all().delete()
-    assert shown(browser, state="waiting").count("Waiting until ") == 1
+    assert shown(signed_in, state="waiting").count("Waiting until ") == 1
 
 
-def test_who_started_it_stands_there(browser, put, owner, alice):
+def test_who_started_it_stands_there(signed_in, put, owner, alice):
     put(principal=owner)
     Job.objects.filter(account=alice).update(actor={"key_prefix": "m0sk_abc"})
     put()
     Job.objects.filter(account=None).update(actor={"key_prefix": "m0sk_abc"})
-    page = shown(browser)
+    page = shown(signed_in)
     assert '<td class="c-by">Alice</td>' in page
     assert '<td class="c-by">key m0sk_abc…</td>' in page
 
 
-def test_texts_of_others_do_nothing(browser, put, make_kind, elsewhere):
+def test_texts_of_others_do_nothing(signed_in, put, make_kind, elsewhere):
     make_kind(about=lambda payload: HOSTILE)
     put()
     Job.objects.update(state=State.FAILED, reason=HOSTILE)
     elsewhere.found = [Row("elsewhere", "1", HOSTILE, Group.RUNNING, timezone.now())]
-    assert HOSTILE not in browser.get(PAGE).content.decode()
+    assert HOSTILE not in signed_in.get(PAGE).content.decode()
 
 
 def test_a_job_that_this_version_does_not_know_is_shown_and_cannot_be_retried(
-    browser, put, _no_other_kinds
+    signed_in, put, _no_other_kinds
 ):
     job = put()
     Job.objects.update(state=State.FAILED)
     _no_other_kinds.clear()
-    page = shown(browser)
+    page = shown(signed_in)
     assert "This version does not know such jobs." in page
     assert f"/dashboard/jobs/queue/{job.pk}/retry" not in page
     assert "Retry 1 failed" not in page
 
 
-def test_many_jobs_are_paged(browser, put):
+def test_many_jobs_are_paged(signed_in, put):
     for _ in range(60):
         put()
     Job.objects.update(state=State.SUCCEEDED, finished_at=timezone.now())
-    assert "latest 20 of each state" in shown(browser)
-    page = shown(browser, state="done")
+    assert "latest 20 of each state" in shown(signed_in)
+    page = shown(signed_in, state="done")
     assert "1–50 of 60" in page
     assert f'{PAGE}?state=done&page=2"' in page
-    page = shown(browser, state="done", page="2")
+    page = shown(signed_in, state="done", page="2")
     assert "51–60 of 60" in page
     assert f'{PAGE}?state=done"' in page
 
 
 def test_more_jobs_cost_no_more_statements(
-    browser, put, hourly, owner, django_assert_max_num_queries
+    signed_in, put, hourly, owner, django_assert_max_num_queries
 ):
     for _ in range(30):
         put(principal=owner)
     claim()
     for state in ("", "waiting", "schedules"):
         with django_assert_max_num_queries(32):
-            shown(browser, **({"state": state} if state else {}))
+            shown(signed_in, **({"state": state} if state else {}))
 
 
-def test_htmx_gets_the_list_and_what_changes_with_it(browser, put):
+def test_htmx_gets_the_list_and_what_changes_with_it(signed_in, put):
     put()
-    answer = browser.get(PAGE, headers={"HX-Request": "true"}).content.decode()
+    answer = signed_in.get(PAGE, headers={"HX-Request": "true"}).content.decode()
     assert "<html" not in answer
     assert answer.count('hx-swap-oob="true"') == 2
 
@@ -212,15 +201,15 @@ def test_htmx_gets_the_list_and_what_changes_with_it(browser, put):
         {"State": "done"},
     ],
 )
-def test_an_address_that_is_not_understood_is_refused(browser, params):
-    answer = browser.get(PAGE, params)
+def test_an_address_that_is_not_understood_is_refused(signed_in, params):
+    answer = signed_in.get(PAGE, params)
     assert answer.status_code == 400
     said = answer.content.decode()
     assert "Invalid filter" in said or "does not understand" in said
 
 
 # --- Long work of other rooms --------------------------------------------------------------------
-def test_long_work_of_other_rooms_is_listed_among_the_jobs(browser, put, elsewhere):
+def test_long_work_of_other_rooms_is_listed_among_the_jobs(signed_in, put, elsewhere):
     now = timezone.now()
     put()
     elsewhere.found = [
@@ -240,73 +229,73 @@ def test_long_work_of_other_rooms_is_listed_among_the_jobs(browser, put, elsewhe
         ),
         Row("elsewhere", "6", "Old work", Group.DONE, now - timedelta(hours=1)),
     ]
-    assert titles(browser) == ["Re-embed memories", "Test work", "Old work"]
-    page = shown(browser)
+    assert titles(signed_in) == ["Re-embed memories", "Test work", "Old work"]
+    page = shown(signed_in)
     assert '<span class="state warn">Running</span>' in page
     assert "The provider refuses." in page
     address = f"{PAGE}/elsewhere/7/cancel"
     assert f'href="{address}"' in page
-    assert "All of it is lost." in browser.get(address).content.decode()
+    assert "All of it is lost." in signed_in.get(address).content.decode()
     assert elsewhere.cancelled == []
-    assert browser.post(address).status_code == 302
+    assert signed_in.post(address).status_code == 302
     assert elsewhere.cancelled == ["7"]
-    answer = browser.post(address, follow=True)
+    answer = signed_in.post(address, follow=True)
     assert "It has ended already." in answer.content.decode()
-    assert browser.get(f"{PAGE}/elsewhere/8/cancel").status_code == 404
-    assert browser.post(f"{PAGE}/elsewhere/8/cancel").status_code == 404
+    assert signed_in.get(f"{PAGE}/elsewhere/8/cancel").status_code == 404
+    assert signed_in.post(f"{PAGE}/elsewhere/8/cancel").status_code == 404
 
 
 # --- Acting --------------------------------------------------------------------------------------
-def test_a_job_is_cancelled_retried_and_hurried(browser, put):
+def test_a_job_is_cancelled_retried_and_hurried(signed_in, put):
     job = put(delay=3600)
     act = f"{PAGE}/queue/{job.pk}"
     here = f"{PAGE}?state=waiting"
-    answer = browser.post(f"{act}/run", {"next": here})
+    answer = signed_in.post(f"{act}/run", {"next": here})
     assert (answer.status_code, answer["Location"]) == (302, here)
     assert claim().pk == job.pk
-    browser.post(f"{act}/cancel")
-    assert "Cancelling" in shown(browser)
+    signed_in.post(f"{act}/cancel")
+    assert "Cancelling" in shown(signed_in)
     Job.objects.update(state=State.CANCELLED)
-    browser.post(f"{act}/retry")
+    signed_in.post(f"{act}/retry")
     job.refresh_from_db()
     assert job.state == State.QUEUED
-    browser.post(f"{act}/cancel")
+    signed_in.post(f"{act}/cancel")
     job.refresh_from_db()
     assert job.state == State.CANCELLED
 
 
 @pytest.mark.parametrize("act", ["retry", "run", "cancel"])
-def test_what_cannot_be_done_is_said(browser, put, act):
+def test_what_cannot_be_done_is_said(signed_in, put, act):
     job = put()
     Job.objects.update(state=State.SUCCEEDED, finished_at=timezone.now())
-    answer = browser.post(f"{PAGE}/queue/{job.pk}/{act}", follow=True)
+    answer = signed_in.post(f"{PAGE}/queue/{job.pk}/{act}", follow=True)
     assert re.search(
         r"has ended already|Only a job that failed|does not wait", answer.content.decode()
     )
 
 
-def test_all_failed_jobs_are_retried_but_those_that_run_again_already(browser, put, make_kind):
+def test_all_failed_jobs_are_retried_but_those_that_run_again_already(signed_in, put, make_kind):
     first = failed(put, make_kind, dedup_key="a")
     second = failed(put, make_kind, dedup_key="b")
     put("test.failing", dedup_key="b")
-    answer = browser.post(f"{PAGE}/retry", follow=True)
+    answer = signed_in.post(f"{PAGE}/retry", follow=True)
     assert "1 job is queued." in answer.content.decode()
     states = dict(Job.objects.values_list("pk", "state"))
     assert (states[first.pk], states[second.pk]) == (State.QUEUED, State.FAILED)
-    browser.post(f"{PAGE}/retry")
-    assert "No failed job" in shown(browser)
+    signed_in.post(f"{PAGE}/retry")
+    assert "No failed job" in shown(signed_in)
 
 
 @pytest.mark.parametrize("id_", ["0", "999999", "9" * 30, "abc", "-1"])
 @pytest.mark.parametrize("act", ["retry", "run", "cancel"])
-def test_what_is_no_job_is_not_found(browser, id_, act):
-    assert browser.post(f"{PAGE}/queue/{id_}/{act}").status_code == 404
-    assert browser.post(f"{PAGE}/unknown/{id_}/cancel").status_code == 404
+def test_what_is_no_job_is_not_found(signed_in, id_, act):
+    assert signed_in.post(f"{PAGE}/queue/{id_}/{act}").status_code == 404
+    assert signed_in.post(f"{PAGE}/unknown/{id_}/cancel").status_code == 404
 
 
-def test_the_way_back_stays_on_this_server(browser, put):
+def test_the_way_back_stays_on_this_server(signed_in, put):
     job = put(delay=60)
-    answer = browser.post(f"{PAGE}/queue/{job.pk}/run", {"next": "https://evil.example/"})
+    answer = signed_in.post(f"{PAGE}/queue/{job.pk}/run", {"next": "https://evil.example/"})
     assert answer["Location"] == "/dashboard"
 
 
@@ -315,24 +304,24 @@ def test_the_way_back_stays_on_this_server(browser, put):
 def test_only_administrators_see_jobs(alice, bob, put, role):
     job = put()
     Membership.objects.update(role=role)
-    browser = signed_in(bob)
-    assert browser.get(PAGE).status_code == 403
+    signed_in = sign_in(bob)
+    assert signed_in.get(PAGE).status_code == 403
     for path in ("retry", f"queue/{job.pk}/cancel", f"queue/{job.pk}/retry", "schedules/1/run"):
-        assert browser.post(f"{PAGE}/{path}").status_code == 403
-    assert f'href="{PAGE}"' not in browser.get("/dashboard").content.decode()
+        assert signed_in.post(f"{PAGE}/{path}").status_code == 403
+    assert f'href="{PAGE}"' not in signed_in.get("/dashboard").content.decode()
 
 
 def test_jobs_of_others_do_not_exist(alice, put, make_kind, project, other_project):
     make_kind(name="test.instance", title="Instance work", backoff=())
     of_project, of_instance = put(), put("test.instance", project_id=None)
-    stranger, admin, owner = admin_of(other_project), admin_of(project), signed_in(alice)
+    stranger, admin, owner = admin_of(other_project), admin_of(project), sign_in(alice)
     assert titles(stranger) == []
     assert titles(admin) == ["Test work"]
     assert sorted(titles(owner)) == ["Instance work", "Test work"]
-    for browser, job in ((stranger, of_project), (stranger, of_instance), (admin, of_instance)):
+    for signed_in, job in ((stranger, of_project), (stranger, of_instance), (admin, of_instance)):
         for act in ("cancel", "retry", "run"):
-            assert browser.post(f"{PAGE}/queue/{job.pk}/{act}").status_code == 404
-        assert browser.get(f"{PAGE}/queue/{job.pk}/cancel").status_code == 404
+            assert signed_in.post(f"{PAGE}/queue/{job.pk}/{act}").status_code == 404
+        assert signed_in.get(f"{PAGE}/queue/{job.pk}/cancel").status_code == 404
     Job.objects.update(state=State.FAILED)
     admin.post(f"{PAGE}/retry")
     states = dict(Job.objects.values_list("pk", "state"))
@@ -349,19 +338,19 @@ def hourly(make_kind: Any) -> Schedule:
     return Schedule.objects.get()
 
 
-def test_schedules_tell_their_last_run_their_next_and_the_result(browser, hourly):
-    page = shown(browser, state="schedules")
+def test_schedules_tell_their_last_run_their_next_and_the_result(signed_in, hourly):
+    page = shown(signed_in, state="schedules")
     assert "Hourly work" in page
     assert "Every hour" in page
     assert "Not yet" in page
-    browser.post(f"{PAGE}/schedules/{hourly.pk}/run")
-    browser.post(f"{PAGE}/schedules/{hourly.pk}/run")
+    signed_in.post(f"{PAGE}/schedules/{hourly.pk}/run")
+    signed_in.post(f"{PAGE}/schedules/{hourly.pk}/run")
     job = claim()
     assert (job.schedule_id, job.account.name) == (hourly.pk, "Alice")
     assert claim() is None
-    assert "Run now" not in shown(browser, state="schedules")
+    assert "Run now" not in shown(signed_in, state="schedules")
     queue.finish(job, result="12 memories removed")
-    page = shown(browser, state="schedules")
+    page = shown(signed_in, state="schedules")
     assert "12 memories removed" in page
     assert '<span class="state ok">Done</span>' in page
     assert f"{hourly.next_run_at:%H:%M} UTC" in page
@@ -372,15 +361,15 @@ def test_schedules_are_the_owners(alice, project, hourly):
     assert "state=schedules" not in shown(admin)
     assert "No schedules" in shown(admin, state="schedules")
     assert admin.post(f"{PAGE}/schedules/{hourly.pk}/run").status_code == 404
-    assert signed_in(alice).post(f"{PAGE}/schedules/999/run").status_code == 404
+    assert sign_in(alice).post(f"{PAGE}/schedules/999/run").status_code == 404
     assert not Job.objects.exists()
 
 
-def test_what_ended_last_stands_first(browser, put, make_kind):
+def test_what_ended_last_stands_first(signed_in, put, make_kind):
     make_kind(title="Old job", name="test.old")
     make_kind(title="New job", name="test.new")
     old = put("test.old")
     put("test.new", project_id=None)
     queue.finish(claim("test.new"))
     queue.cancel(old)
-    assert titles(browser, state="done") == ["Old job", "New job"]
+    assert titles(signed_in, state="done") == ["Old job", "New job"]

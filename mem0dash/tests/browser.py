@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from prove.server import ROOT, Server
+from prove.environment import ROOT
+from prove.server import Server
 
 EMAIL: Final = "owner@example.org"
 PASSWORD: Final = "long enough"
@@ -182,13 +183,13 @@ class Site:
         """Looks at a page in both themes and at both widths, with `act(page)` done on it, and
         keeps what it looked like."""
         state = {"storage_state": self.signed_in()} if signed_in else {}
-        for theme in THEMES:
-            for width in SIZES:
-                shown = f"{name}-{theme}-{width}"
-                visit = self.visit(width=width, theme=theme, **state)
-                answer = visit.go(path)
-                assert answer.status == status, f"{shown}: {answer.status}"
-                if act is not None:
-                    act(visit.page)
-                visit.keep(shown)
-                visit.context.close()
+        for width in SIZES:
+            visit = self.visit(width=width, **state)
+            answer = visit.go(path)
+            assert answer.status == status, f"{name}-{width}: {answer.status}"
+            if act is not None:
+                act(visit.page)
+            for theme in THEMES:
+                visit.page.emulate_media(color_scheme=theme)
+                visit.keep(f"{name}-{theme}-{width}")
+            visit.context.close()

@@ -19,6 +19,7 @@ from accounts.audit import Action
 from accounts.models import Account, AuditEntry, InstanceState, Project
 from accounts.queries import operator_of, project_view, scopes_in
 from accounts.services import ensure_owner
+from accounts.tests.signing import sign_in
 from apikeys.imported import import_api_key
 from apikeys.models import ApiKey
 from apikeys.services import create_api_key
@@ -33,6 +34,8 @@ from memories.providers import reembedding
 from memories.tests.actions import add
 from memories.tests.provider import Provider
 from setup_wizard.tests.wizard import embedder_at, go_to, llm_at, make_key, save
+
+pytestmark = pytest.mark.one_form
 
 PASSWORD = "correct horse battery"
 NEW_PASSWORD = "a whole new world"
@@ -49,8 +52,7 @@ class World:
     ) -> None:
         self.client, self.alice, self.project, self.provider = client, alice, project, provider
         self.secrets = [PASSWORD, NEW_PASSWORD, PROVIDER_KEY, OTHER_KEY, SETUP_TOKEN]
-        self.browser = Client()
-        self.browser.force_login(alice)
+        self.signed_in = sign_in(alice)
         self.row, self.key = create_api_key(owner=alice, project=project, label="door")
         self.secrets.append(self.key)
         self.tokens: dict[str, str] = {}
@@ -86,7 +88,7 @@ class World:
         return self.tokens
 
     def page(self, path: str, **fields: Any) -> None:
-        answer = self.browser.post(path, fields)
+        answer = self.signed_in.post(path, fields)
         assert answer.status_code == 302, answer.content
 
     def unowned(self) -> None:
@@ -99,7 +101,7 @@ class World:
     def unfinished(self, step: str) -> None:
         """Set-up has come to this step."""
         InstanceState.objects.update(setup_completed_at=None)
-        go_to(self.browser, step)
+        go_to(self.signed_in, step)
 
     def openai(self, key: str = PROVIDER_KEY) -> dict[str, Any]:
         address = self.provider.url
@@ -217,12 +219,12 @@ def providers_by_api(w: World) -> None:
 def wizard_provider(w: World) -> None:
     w.unfinished("provider")
     picked = (llm_at(w.provider, api_key=PROVIDER_KEY), embedder_at(w.provider, api_key=OTHER_KEY))
-    assert save(w.browser, picked[0]).status_code == 302
+    assert save(w.signed_in, picked[0]).status_code == 302
 
 
 def wizard_key(w: World) -> None:
     w.unfinished("key")
-    w.secrets.append(make_key(w.browser))
+    w.secrets.append(make_key(w.signed_in))
 
 
 def wizard_finish(w: World) -> None:

@@ -12,6 +12,8 @@ from django.conf import settings
 from mem0dash.hosts import OWN_NAMES
 from memories.engine.catalogue import PROVIDERS
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = ("mem0dash", "web", "worker")
 # What the image decides: .env and the shell must not.

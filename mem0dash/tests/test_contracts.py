@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACTS: Any = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 LINT = Path(sys.executable).with_name("lint-imports")

@@ -1,6 +1,7 @@
 """Everything moves to another database and back, whole or not at all."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revisi
 from memories.models.server import IndexState, Lease
 from prove.postgres import HOW_TO_GET, Cluster, binaries
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 THEN = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=UTC)
 ODD: dict[str, Any] = {
@@ -41,9 +44,7 @@ def _databases(django_db_blocker: Any) -> Iterator[None]:
     with django_db_blocker.unblock():
         yield
         for alias in set(connections.settings) - {"default"}:
-            connections[alias].close()
-            del connections.settings[alias]
-            del connections[alias]
+            _closed(alias)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,50 @@ def _sqlite(path: Path) -> str:
 def _migrated(alias: str, url: str) -> None:
     copying.register(alias, url)
     call_command("migrate", database=alias, interactive=False, verbosity=0)
+
+
+def _closed(alias: str) -> None:
+    """Lets go of the database; what its journal holds is in the file then."""
+    connections[alias].close()
+    del connections.settings[alias]
+    del connections[alias]
+
+
+@pytest.fixture(scope="module")
+def empty_file(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Path:
+    """A SQLite database with all tables, to be copied."""
+    made = tmp_path_factory.mktemp("empty") / "empty.sqlite3"
+    with django_db_blocker.unblock():
+        _migrated("empty", _sqlite(made))
+        _closed("empty")
+    return made
+
+
+@pytest.fixture(scope="module")
+def filled_file(empty_file: Path, django_db_blocker: Any) -> Path:
+    """The same with rows in all tables."""
+    made = Path(shutil.copy(empty_file, empty_file.with_name("filled.sqlite3")))
+    with django_db_blocker.unblock():
+        copying.register("filled", _sqlite(made))
+        fill("filled")
+        _closed("filled")
+    return made
+
+
+@pytest.fixture
+def filled(tmp_path: Path, filled_file: Path) -> str:
+    """The URL of a SQLite database with all tables filled, known as "a"."""
+    url = _sqlite(Path(shutil.copy(filled_file, tmp_path / "a.sqlite3")))
+    copying.register("a", url)
+    return url
+
+
+@pytest.fixture
+def target(tmp_path: Path, empty_file: Path) -> str:
+    """The URL of a SQLite database with all tables, known as "b"."""
+    url = _sqlite(Path(shutil.copy(empty_file, tmp_path / "b.sqlite3")))
+    copying.register("b", url)
+    return url
 
 
 def _value(field: Any, number: int) -> Any:
@@ -157,11 +202,11 @@ def _run(source: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
-def test_everything_moves_to_postgresql_and_back(postgres: str, tmp_path: Path) -> None:
-    there, back = _sqlite(tmp_path / "there.sqlite3"), _sqlite(tmp_path / "back.sqlite3")
-    _migrated("one", there)
-    fill("one")
-    before = _without_index(contents("one"))
+def test_everything_moves_to_postgresql_and_back(
+    postgres: str, filled: str, tmp_path: Path
+) -> None:
+    there, back = filled, _sqlite(tmp_path / "back.sqlite3")
+    before = _without_index(contents("a"))
     assert all(before.values())
     done = _run(there, tmp_path, "--to", postgres)
     assert done.returncode == 0, done.stderr
@@ -174,19 +219,17 @@ def test_everything_moves_to_postgresql_and_back(postgres: str, tmp_path: Path) 
     copying.register("three", back)
     assert _without_index(contents("three")) == before
     # Each database knows of the copies that led to it; a source is left as it was.
-    for alias, copies in {"one": 0, "two": 1, "three": 2}.items():
+    for alias, copies in {"a": 0, "two": 1, "three": 2}.items():
         found = AuditEntry.objects.using(alias).filter(action=Action.DATABASE_COPIED)
         assert [row.via for row in found] == ["internal"] * copies
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_the_copy_can_be_worked_with(kind: str, request: Any, tmp_path: Path) -> None:
-    url = _sqlite(tmp_path / "b.sqlite3")
+def test_the_copy_can_be_worked_with(kind: str, request: Any, filled: str) -> None:
     if kind == "postgresql":
-        url = request.getfixturevalue("postgres")
-    _migrated("a", _sqlite(tmp_path / "a.sqlite3"))
-    fill("a")
-    copying.register("b", url)
+        copying.register("b", request.getfixturevalue("postgres"))
+    else:
+        request.getfixturevalue("target")
     copying.prepare_target("b")
     copying.copy("a", "b", lambda _: None)
     # New ids go on after the old ones.
@@ -216,17 +259,18 @@ def test_the_copy_can_be_worked_with(kind: str, request: Any, tmp_path: Path) ->
     )
 
 
-def test_a_large_table_goes_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_table_goes_in_batches(
+    tmp_path: Path, empty_file: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(copying, "BATCH_ROWS", 7)
     monkeypatch.setattr(copying, "BATCH_BYTES", 2000)
-    _migrated("a", _sqlite(tmp_path / "a.sqlite3"))
+    copying.register("a", _sqlite(Path(shutil.copy(empty_file, tmp_path / "a.sqlite3"))))
     project = Project.objects.using("a").get()
     rows = [
         AddInput(project=project, messages=["x" * (number * 37)], created_at=THEN)
         for number in range(60)
     ]
     AddInput.objects.using("a").bulk_create(rows)
-    copying.register("b", _sqlite(tmp_path / "b.sqlite3"))
     copying.prepare_target("b")
     sizes: list[int] = []
     inner = copying._insert
@@ -243,17 +287,7 @@ def test_a_large_table_goes_in_batches(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # --- What is refused -----------------------------------------------------------------------------
-@pytest.fixture
-def filled(tmp_path: Path) -> str:
-    """The URL of a SQLite database with all tables filled, known as "a"."""
-    url = _sqlite(tmp_path / "a.sqlite3")
-    _migrated("a", url)
-    fill("a")
-    return url
-
-
-def test_a_target_with_data_is_refused_and_left_alone(filled: str, tmp_path: Path) -> None:
-    _migrated("b", _sqlite(tmp_path / "b.sqlite3"))
+def test_a_target_with_data_is_refused_and_left_alone(filled: str, target: str) -> None:
     Account.objects.using("b").create(email="somebody@example.org")
     with pytest.raises(CopyError, match="not empty: 1 rows in accounts_account"):
         copying.prepare_target("b")
@@ -296,9 +330,8 @@ def test_an_interrupted_copy_leaves_nothing_and_can_be_repeated(
 
 
 def test_what_does_not_arrive_as_it_was_is_noticed(
-    filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    filled: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copying.register("b", _sqlite(tmp_path / "b.sqlite3"))
     copying.prepare_target("b")
     inner = copying._insert
 
@@ -327,8 +360,9 @@ def _psycopg(url: str) -> Any:
     return psycopg.connect(url.replace("postgres://", "postgresql://"))
 
 
-def test_nobody_writes_to_a_sqlite_source_meanwhile(filled: str, tmp_path: Path) -> None:
-    copying.register("b", _sqlite(tmp_path / "b.sqlite3"))
+def test_nobody_writes_to_a_sqlite_source_meanwhile(
+    filled: str, target: str, tmp_path: Path
+) -> None:
     copying.prepare_target("b")
     refused: list[str] = []
 
@@ -344,12 +378,11 @@ def test_nobody_writes_to_a_sqlite_source_meanwhile(filled: str, tmp_path: Path)
 
 
 def test_nobody_writes_to_a_postgresql_source_meanwhile(
-    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "_LOCK_SECONDS", 1)
     _migrated("a", postgres)
     fill("a")
-    copying.register("b", _sqlite(tmp_path / "b.sqlite3"))
     copying.prepare_target("b")
     with _psycopg(postgres) as other:
         other.execute("UPDATE accounts_project SET name = 'x'")

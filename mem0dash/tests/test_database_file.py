@@ -17,6 +17,8 @@ from mem0dash.sqlite3 import files
 from mem0dash.tests.environment import ROOT
 from mem0dash.version import VERSION
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.fixture(autouse=True)
 def _looks_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from mem0dash.datastore import explained, problem_of
 from mem0dash.disk import MB, Room
 from mem0dash.errors import DatastoreBusyError, DiskFullError, ReadOnlyError
 
+pytestmark = pytest.mark.one_form
+
 
 def failing(path: Path, *statements: str, how: str = "rwc") -> Exception:
     """The error of the last of these statements."""

@@ -12,6 +12,8 @@ import pytest
 from mem0dash import folders
 from mem0dash.tests.test_settings import manage
 
+pytestmark = pytest.mark.one_form
+
 NOBODY = 65_534
 
 

@@ -9,6 +9,8 @@ from mem0dash import env
 from mem0dash.env import ConfigurationError
 from mem0dash.hosts import Hosts, spelt
 
+pytestmark = pytest.mark.one_form
+
 # As written, and as understood.
 LISTS = {
     "a.example,b.example": ["a.example", "b.example"],

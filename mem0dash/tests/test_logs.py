@@ -12,6 +12,8 @@ from django.conf import settings
 
 from mem0dash.logs import JsonFormatter
 
+pytestmark = pytest.mark.one_form
+
 TEXT = "Alice hides the spare key under the old oak tree"
 ADMIN_KEY = "an-admin-key-of-the-instance"
 

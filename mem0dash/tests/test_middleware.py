@@ -9,6 +9,8 @@ from django.test import Client
 
 from mem0dash.middleware import CONTENT_SECURITY_POLICY
 
+pytestmark = pytest.mark.one_form
+
 STATIC = "/static/drf_spectacular_sidecar/swagger-ui-dist/favicon-32x32.png"
 
 

@@ -8,6 +8,8 @@ from django.db import OperationalError
 
 from mem0dash.notes import Notes
 
+pytestmark = pytest.mark.one_form
+
 
 class Table:
     """What is written, in batches; it can be away."""

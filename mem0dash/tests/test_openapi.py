@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.one_form
+
 PUBLIC = {"/auth/setup-status", "/auth/register", "/auth/login", "/auth/refresh"}
 ROUTES = {
     ("/auth/setup-status", "get"): "200",

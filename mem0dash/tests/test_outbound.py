@@ -23,6 +23,8 @@ from mem0dash.errors import InvalidInputError
 from mem0dash.outbound import MetadataAddressError, check_provider_url
 from memories.tests.provider import Provider
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The discard port: should the guard fail, nobody is asked for anything.
 PORT = 9

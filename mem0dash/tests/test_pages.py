@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from accounts.models import Account, InstanceState
 from accounts.services import complete_setup
+from accounts.tests.signing import sign_in
 from accounts.web import page
 from mem0dash.errors import ConflictError, NotFoundError, PermissionDeniedError
 from mem0dash.pages import is_page
@@ -25,6 +26,8 @@ from mem0dash.tests.test_middleware import assert_secure
 from mem0dash.tests.test_rights import ROUTES, TABLE
 from mem0dash.urls import urlpatterns as served
 from memories.models import Memory
+
+pytestmark = pytest.mark.one_form
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -36,18 +39,16 @@ PAGES = [
 
 
 @pytest.fixture
-def signed_in(engine: Any, alice: Account) -> Client:
-    """Alice's browser, which minds form tokens as the server does."""
+def strict(engine: Any, alice: Account) -> Client:
+    """Alice's client, which minds form tokens as the server does."""
     InstanceState.objects.update(owner_created_at=timezone.now())
     complete_setup()
-    browser = Client(enforce_csrf_checks=True, raise_request_exception=False)
-    browser.force_login(alice)
-    return browser
+    return sign_in(alice, enforce_csrf_checks=True, raise_request_exception=False)
 
 
-def token(browser: Client) -> str:
+def token(client: Client) -> str:
     found = re.search(
-        r'csrfmiddlewaretoken" value="([^"]+)"', browser.get("/dashboard").content.decode()
+        r'csrfmiddlewaretoken" value="([^"]+)"', client.get("/dashboard").content.decode()
     )
     assert found is not None
     return found[1]
@@ -63,31 +64,31 @@ def assert_page(answer: Any, status: int, told: str) -> None:
 # --- Headers and cookies -------------------------------------------------------------------------
 
 
-def test_every_page_and_every_error_has_the_headers(signed_in: Client) -> None:
+def test_every_page_and_every_error_has_the_headers(strict: Client) -> None:
     for what, status, answer in (
-        ("a page", 200, signed_in.get("/dashboard")),
+        ("a page", 200, strict.get("/dashboard")),
         ("sign-in", 200, Client().get("/login")),
         ("to sign-in", 302, Client().get("/dashboard")),
-        ("a missing page", 404, signed_in.get("/dashboard/nowhere")),
-        ("a missing path", 404, signed_in.get("/nowhere", headers=HTML)),
-        ("a wrong method", 405, signed_in.get("/dashboard/theme")),
-        ("a forged form", 403, signed_in.post("/dashboard/theme")),
-        ("an unknown host", 400, signed_in.get("/dashboard", headers={"Host": "evil.example"})),
-        ("a style", 200, signed_in.get("/static/app.css")),
-        ("a script", 200, signed_in.get("/static/app.js")),
-        ("a font", 200, signed_in.get("/static/vendor/inter-latin-wght-normal.woff2")),
-        ("a missing file", 404, signed_in.get("/static/nothing.css", headers=HTML)),
+        ("a missing page", 404, strict.get("/dashboard/nowhere")),
+        ("a missing path", 404, strict.get("/nowhere", headers=HTML)),
+        ("a wrong method", 405, strict.get("/dashboard/theme")),
+        ("a forged form", 403, strict.post("/dashboard/theme")),
+        ("an unknown host", 400, strict.get("/dashboard", headers={"Host": "evil.example"})),
+        ("a style", 200, strict.get("/static/app.css")),
+        ("a script", 200, strict.get("/static/app.js")),
+        ("a font", 200, strict.get("/static/vendor/inter-latin-wght-normal.woff2")),
+        ("a missing file", 404, strict.get("/static/nothing.css", headers=HTML)),
     ):
         assert answer.status_code == status, what
         answer.cookies.clear()
         assert_secure(answer, what)
 
 
-def test_pages_are_kept_by_nobody_and_tell_what_they_depend_on(signed_in: Client) -> None:
-    answer = signed_in.get("/dashboard")
+def test_pages_are_kept_by_nobody_and_tell_what_they_depend_on(strict: Client) -> None:
+    answer = strict.get("/dashboard")
     assert answer["Cache-Control"] == "no-store"
     assert {"Cookie", "HX-Request"} <= set(answer["Vary"].split(", "))
-    assert "Accept" in signed_in.get("/")["Vary"]
+    assert "Accept" in strict.get("/")["Vary"]
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -98,29 +99,29 @@ def test_cookies_are_for_this_server_alone(
     alice.set_password("correct horse battery")
     alice.save()
     InstanceState.objects.update(owner_created_at=timezone.now())
-    browser = Client()
-    browser.get("/login")
+    client = Client()
+    client.get("/login")
     body = {"email": alice.email, "password": "correct horse battery"}
-    assert browser.post("/login", body).status_code == 302
-    browser.post("/dashboard/theme", {"theme": "dark"})
-    assert set(browser.cookies) == {
+    assert client.post("/login", body).status_code == 302
+    client.post("/dashboard/theme", {"theme": "dark"})
+    assert set(client.cookies) == {
         "mem0dash_session",
         "mem0dash_csrf",
         "mem0dash_known",
         "mem0dash_theme",
     }
-    for name, cookie in browser.cookies.items():
+    for name, cookie in client.cookies.items():
         assert cookie["httponly"] is True, name
         assert cookie["samesite"] == "Lax", name
         assert bool(cookie["secure"]) is secure, name
         assert cookie["domain"] == "", name
 
 
-def test_no_page_has_script_or_style_of_its_own(signed_in: Client) -> None:
+def test_no_page_has_script_or_style_of_its_own(strict: Client) -> None:
     for answer in (
-        signed_in.get("/dashboard"),
+        strict.get("/dashboard"),
         Client().get("/login"),
-        signed_in.get("/dashboard/x"),
+        strict.get("/dashboard/x"),
     ):
         text = answer.content.decode()
         assert not re.search(r"<script(?![^>]* src=)", text)
@@ -132,36 +133,34 @@ def test_no_page_has_script_or_style_of_its_own(signed_in: Client) -> None:
 # --- Forged forms, and the API apart --------------------------------------------------------------
 
 
-def test_every_change_on_a_page_needs_its_token(signed_in: Client, client: Any) -> None:
+def test_every_change_on_a_page_needs_its_token(strict: Client, client: Any) -> None:
     changing = [path for method, path in PAGES if method != "GET"]
     assert {"/login", "/logout", "/dashboard/theme"} <= set(changing)
-    right = token(signed_in)
+    right = token(strict)
     for path in changing:
         for body in (
             {},
             {"csrfmiddlewaretoken": "x" * 64},
             {"csrfmiddlewaretoken": right[:-1] + "_"},
         ):
-            assert_page(signed_in.post(path, body), 403, "This form has expired")
+            assert_page(strict.post(path, body), 403, "This form has expired")
         # Another site's form, with a token that was got from here.
-        answer = signed_in.post(
+        answer = strict.post(
             path, {"csrfmiddlewaretoken": right}, headers={"Origin": "https://evil.example"}
         )
         assert_page(answer, 403, "This form came from another address")
-        for method in (signed_in.put, signed_in.patch, signed_in.delete):
+        for method in (strict.put, strict.patch, strict.delete):
             assert method(path).status_code == 403
-    assert signed_in.get("/dashboard").status_code == 200, "still signed in"
-    answer = signed_in.post("/dashboard/theme", {"csrfmiddlewaretoken": right, "theme": "dark"})
+    assert strict.get("/dashboard").status_code == 200, "still signed in"
+    answer = strict.post("/dashboard/theme", {"csrfmiddlewaretoken": right, "theme": "dark"})
     assert answer.status_code == 302
 
 
-def test_behind_a_proxy_forms_of_the_public_url_are_accepted(
-    signed_in: Client, settings: Any
-) -> None:
+def test_behind_a_proxy_forms_of_the_public_url_are_accepted(strict: Client, settings: Any) -> None:
     settings.CSRF_TRUSTED_ORIGINS = ["https://memory.example.org"]
-    body = {"csrfmiddlewaretoken": token(signed_in), "theme": "dark"}
+    body = {"csrfmiddlewaretoken": token(strict), "theme": "dark"}
     for origin, status in (("https://memory.example.org", 302), ("http://memory.example.org", 403)):
-        answer = signed_in.post("/dashboard/theme", body, headers={"Origin": origin})
+        answer = strict.post("/dashboard/theme", body, headers={"Origin": origin})
         assert answer.status_code == status, origin
 
 
@@ -178,40 +177,40 @@ def test_behind_a_proxy_forms_of_the_public_url_are_accepted(
     ],
 )
 def test_a_form_from_another_address_is_told_both(
-    signed_in: Client, settings: Any, headers: dict[str, str], public_url: str, told: list[str]
+    strict: Client, settings: Any, headers: dict[str, str], public_url: str, told: list[str]
 ) -> None:
     settings.PUBLIC_URL = public_url
     settings.CSRF_TRUSTED_ORIGINS = [public_url.removesuffix("/mem")] if public_url else []
-    body = {"csrfmiddlewaretoken": token(signed_in), "theme": "dark"}
-    answer = signed_in.post("/dashboard/theme", body, headers=headers)
+    body = {"csrfmiddlewaretoken": token(strict), "theme": "dark"}
+    answer = strict.post("/dashboard/theme", body, headers=headers)
     for words in told:
         assert_page(answer, 403, words)
     assert ("PUBLIC_URL" in answer.content.decode()) == (headers["Origin"] != "null")
     assert "has expired" not in answer.content.decode()
-    htmx = signed_in.post("/dashboard/theme", body, headers={**headers, "HX-Request": "true"})
+    htmx = strict.post("/dashboard/theme", body, headers={**headers, "HX-Request": "true"})
     assert f"This form came from {headers['Origin']}" in htmx.content.decode()
 
 
-def test_what_a_browser_says_of_its_address_is_inert(signed_in: Client) -> None:
+def test_what_a_browser_says_of_its_address_is_inert(strict: Client) -> None:
     for hostile in ("https://<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'):
         for headers in ({"Origin": hostile}, {"Origin": hostile, "HX-Request": "true"}):
-            text = signed_in.post("/logout", headers=headers).content.decode()
+            text = strict.post("/logout", headers=headers).content.decode()
             assert "<script>alert" not in text and "<img" not in text
-    long = signed_in.post("/logout", headers={"Origin": "https://" + "x" * 5000})
+    long = strict.post("/logout", headers={"Origin": "https://" + "x" * 5000})
     assert "x" * 300 not in long.content.decode()
 
 
 def test_without_tls_the_refused_form_names_the_address_that_works(
-    signed_in: Client, settings: Any
+    strict: Client, settings: Any
 ) -> None:
     settings.CSRF_COOKIE_SECURE = True
     settings.PUBLIC_URL = "https://memory.example.org"
-    answer = signed_in.post("/logout")
+    answer = strict.post("/logout")
     assert_page(answer, 403, "https://memory.example.org")
 
 
 def test_a_session_of_the_pages_opens_nothing_of_the_api(
-    signed_in: Client, api: Any, settings: Any
+    strict: Client, api: Any, settings: Any
 ) -> None:
     settings.RATE_LIMIT_AUTH_FAILURES = 0  # here they all come from one address
     id_ = api.add("Alice drinks tea")
@@ -219,7 +218,7 @@ def test_a_session_of_the_pages_opens_nothing_of_the_api(
         right = TABLE[name, method]
         if right.needs in {"public", "page"}:
             continue
-        call = getattr(signed_in, method.lower())
+        call = getattr(strict, method.lower())
         path = right.path.format(id=id_)
         body = {"data": right.body, "content_type": "application/json"} if right.body else {}
         for headers in ({}, {"Referer": "http://testserver/dashboard"}, HTML):
@@ -240,12 +239,12 @@ def test_the_api_needs_no_token(api: Any, key: Any) -> None:
 
 
 def test_the_other_origin_that_may_call_the_api_reads_no_page(
-    signed_in: Client, settings: Any
+    strict: Client, settings: Any
 ) -> None:
     settings.DASHBOARD_ORIGIN = "https://dashboard.example"
     for answer in (
-        signed_in.get("/dashboard", headers={"Origin": "https://dashboard.example"}),
-        signed_in.options(
+        strict.get("/dashboard", headers={"Origin": "https://dashboard.example"}),
+        strict.options(
             "/dashboard",
             headers={
                 "Origin": "https://dashboard.example",
@@ -256,25 +255,25 @@ def test_the_other_origin_that_may_call_the_api_reads_no_page(
         assert not [name for name in answer.headers if name.startswith("Access-Control-")]
 
 
-def test_a_host_that_is_not_known_gets_no_page(signed_in: Client) -> None:
+def test_a_host_that_is_not_known_gets_no_page(strict: Client) -> None:
     for headers in ({"Host": "evil.example"}, {"Host": "evil.example", **HTML}):
-        answer = signed_in.get("/dashboard", headers=headers)
+        answer = strict.get("/dashboard", headers=headers)
         assert_page(answer, 400, "add it to ALLOWED_HOSTS")
         assert "evil.example" not in answer.content.decode()
-    answer = signed_in.get("/dashboard", headers={"X-Forwarded-Host": "evil.example"})
+    answer = strict.get("/dashboard", headers={"X-Forwarded-Host": "evil.example"})
     assert "evil.example" not in answer.content.decode()
 
 
-def test_addresses_on_pages_are_the_public_urls(signed_in: Client, settings: Any) -> None:
+def test_addresses_on_pages_are_the_public_urls(strict: Client, settings: Any) -> None:
     settings.PUBLIC_URL = "https://memory.example.org/mem"
-    text = signed_in.get("/dashboard").content.decode()
+    text = strict.get("/dashboard").content.decode()
     assert "curl https://memory.example.org/mem/memories" in text
     settings.PUBLIC_URL = ""
-    text = signed_in.get("/dashboard", headers={"Host": "192.168.1.20:8000"}).content.decode()
+    text = strict.get("/dashboard", headers={"Host": "192.168.1.20:8000"}).content.decode()
     assert "curl http://192.168.1.20:8000/memories" in text
 
 
-def test_tls_is_believed_of_a_trusted_proxy_alone(signed_in: Client, settings: Any) -> None:
+def test_tls_is_believed_of_a_trusted_proxy_alone(strict: Client, settings: Any) -> None:
     import ipaddress
 
     settings.SECURE_HSTS_SECONDS = 60
@@ -311,9 +310,7 @@ handler404 = "mem0dash.middleware.not_found"
 handler500 = "mem0dash.middleware.server_error"
 
 
-def test_errors_of_services_are_pages_and_sentences_for_htmx(
-    signed_in: Client, settings: Any
-) -> None:
+def test_errors_of_services_are_pages_and_sentences_for_htmx(strict: Client, settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
     for name, status, told in (
         ("denied", 403, "Ask &lt;b&gt;Alice&lt;/b&gt;."),
@@ -323,17 +320,17 @@ def test_errors_of_services_are_pages_and_sentences_for_htmx(
         ("broken", 500, "Something went wrong here"),
     ):
         path = f"/dashboard/{name}"
-        answer = signed_in.get(path, headers={"X-Request-ID": "trace-1"})
+        answer = strict.get(path, headers={"X-Request-ID": "trace-1"})
         assert_page(answer, status, told)
         assert "trace-1" in answer.content.decode()
         assert b"hunter2" not in answer.content and b"secret detail" not in answer.content
         assert_secure(answer, name)
-        partial = signed_in.get(path, headers={"HX-Request": "true"})
+        partial = strict.get(path, headers={"HX-Request": "true"})
         assert_page(partial, status, told)
         assert b"<html" not in partial.content and b"data-error" in partial.content
 
 
-def test_people_get_pages_and_clients_json(signed_in: Client, client: Any, settings: Any) -> None:
+def test_people_get_pages_and_clients_json(strict: Client, client: Any, settings: Any) -> None:
     for headers, kind in (
         (HTML, "text/html"),
         ({}, "application/json"),
@@ -363,14 +360,14 @@ def test_error_pages_need_neither_database_nor_context(name: str) -> None:
     assert "<h1>" in text and "</html>" in text
 
 
-def test_a_database_that_is_away_gives_a_page(signed_in: Client, monkeypatch: Any) -> None:
+def test_a_database_that_is_away_gives_a_page(strict: Client, monkeypatch: Any) -> None:
     from django.contrib.sessions.backends.db import SessionStore
 
     def away(self: Any) -> Any:
         raise OperationalError("no route to host")
 
     monkeypatch.setattr(SessionStore, "load", away)
-    answer = signed_in.get("/dashboard")
+    answer = strict.get("/dashboard")
     assert_page(answer, 502, "The database does not answer.")
     assert b"no route" not in answer.content
 

@@ -19,6 +19,8 @@ from memories.models import AddInput
 from memories.providers import service as providers
 from memories.tests.provider import Provider
 
+pytestmark = pytest.mark.one_form
+
 __all__ = ["written"]  # the fixture
 
 # A key with signs in it that JSON and URLs write otherwise.

@@ -24,6 +24,8 @@ from mem0dash.tests.test_rights import PAGE, ROUTES, TABLE, Right
 from memories.models import Memory
 from operations import health
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 ON_SQLITE = pytest.mark.skipif(connection.vendor != "sqlite", reason="one lock for all writes")
 WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER", "TRUNCATE")
 # What only looks things up, by a POST.
@@ -52,16 +54,9 @@ def locked() -> Iterator[None]:
             other.execute("ROLLBACK")
 
 
-@pytest.fixture
-def browser(engine: Any, alice: Account) -> Client:
-    made = Client()
-    made.force_login(alice)
-    return made
-
-
-def ask(api: Any, browser: Client, right: Right, method: str, id_: str) -> Any:
+def ask(api: Any, signed_in: Client, right: Right, method: str, id_: str) -> Any:
     path = right.path.format(id=id_)
-    answer = browser.get(path) if right.needs == PAGE else api(method, path, right.body)
+    answer = signed_in.get(path) if right.needs == PAGE else api(method, path, right.body)
     if answer.streaming:
         b"".join(answer)
     return answer
@@ -81,35 +76,35 @@ def watched(written: list[str]) -> Iterator[None]:
         yield
 
 
-def test_no_read_writes_anything(api: Any, browser: Client, gathering: None) -> None:
+def test_no_read_writes_anything(api: Any, signed_in: Client, gathering: None) -> None:
     """Also not when the key was used, or the session was opened, long ago."""
     id_ = api.add("Alice drinks tea")
     for name, method in READS:
         ApiKey.objects.update(last_used_at=timezone.now() - timedelta(hours=1))
         written: list[str] = []
         with watched(written):
-            answer = ask(api, browser, TABLE[name, method], method, id_)
+            answer = ask(api, signed_in, TABLE[name, method], method, id_)
         assert answer.status_code < 500, name
         assert not written, (method, name)
 
 
-def test_the_pages_of_set_up_write_nothing_before_they_are_sent(browser: Client) -> None:
+def test_the_pages_of_set_up_write_nothing_before_they_are_sent(signed_in: Client) -> None:
     InstanceState.objects.update(setup_completed_at=None)
     pages = {right.path for (_, method), right in TABLE.items() if method == "GET"}
     for page in sorted(path for path in pages if path.startswith("/setup")):
         written: list[str] = []
         with watched(written):
-            assert browser.get(page).status_code in {200, 302}, page
+            assert signed_in.get(page).status_code in {200, 302}, page
         assert not written, page
 
 
 @ON_SQLITE
 def test_reads_go_on_while_another_program_holds_the_lock(
-    transactional_db: None, api: Any, browser: Client, gathering: None
+    transactional_db: None, api: Any, signed_in: Client, gathering: None
 ) -> None:
     id_ = api.add("Alice drinks tea")
     before = {
-        (name, method): ask(api, browser, TABLE[name, method], method, id_).status_code
+        (name, method): ask(api, signed_in, TABLE[name, method], method, id_).status_code
         for name, method in READS
     }
     ApiKey.objects.update(last_used_at=timezone.now() - timedelta(hours=1))
@@ -117,7 +112,7 @@ def test_reads_go_on_while_another_program_holds_the_lock(
     connection.turns.wrote_at = float("-inf")
     with locked():
         during = {
-            (name, method): ask(api, browser, TABLE[name, method], method, id_).status_code
+            (name, method): ask(api, signed_in, TABLE[name, method], method, id_).status_code
             for name, method in READS
         }
     # Health tells what there is to tell.
@@ -128,19 +123,19 @@ def test_reads_go_on_while_another_program_holds_the_lock(
 
 @ON_SQLITE
 def test_a_page_with_a_message_is_shown_while_another_program_holds_the_lock(
-    transactional_db: None, api: Any, browser: Client
+    transactional_db: None, api: Any, signed_in: Client
 ) -> None:
     id_ = api.add("Alice drinks tea")
-    assert browser.post(f"/dashboard/memories/{id_}/delete").status_code == 302
+    assert signed_in.post(f"/dashboard/memories/{id_}/delete").status_code == 302
     with locked():
-        shown = browser.get("/dashboard/memories")
+        shown = signed_in.get("/dashboard/memories")
         assert shown.status_code == 200
-    assert browser.get("/dashboard/memories").status_code == 200
+    assert signed_in.get("/dashboard/memories").status_code == 200
 
 
 @ON_SQLITE
 def test_writes_are_refused_as_busy_in_every_dialect_and_on_pages(
-    transactional_db: None, api: Any, browser: Client, alice: Account
+    transactional_db: None, api: Any, signed_in: Client, alice: Account
 ) -> None:
     id_ = api.add("Alice drinks tea")
     message = {"messages": [{"role": "user", "content": "I like rice"}], "user_id": "alice"}
@@ -157,8 +152,10 @@ def test_writes_are_refused_as_busy_in_every_dialect_and_on_pages(
         lambda: api.post("/api/v1/memories", {"content": "I like rice", "user_id": "alice"}),
         lambda: api.put(f"/api/v1/memories/{id_}", {"content": "coffee"}),
         lambda: api.delete(f"/api/v1/memories/{id_}"),
-        lambda: browser.post(f"/dashboard/memories/{id_}/delete"),
-        lambda: browser.post("/login", {"email": alice.email, "password": "correct horse battery"}),
+        lambda: signed_in.post(f"/dashboard/memories/{id_}/delete"),
+        lambda: signed_in.post(
+            "/login", {"email": alice.email, "password": "correct horse battery"}
+        ),
     ]
     with locked():
         for call in calls:
@@ -176,10 +173,10 @@ def test_writes_are_refused_as_busy_in_every_dialect_and_on_pages(
 
 @ON_SQLITE
 def test_a_right_session_signs_out_of_a_locked_database_with_a_clear_answer(
-    transactional_db: None, browser: Client
+    transactional_db: None, signed_in: Client
 ) -> None:
     with locked(), at_most(0.05):
-        answer = browser.post("/logout")
+        answer = signed_in.post("/logout")
     assert answer.status_code == 503 and b"The database is busy" in answer.content
 
 
@@ -231,7 +228,7 @@ def part(answer: Any) -> dict[str, Any]:
 
 @ON_SQLITE
 def test_health_and_overview_say_that_the_database_is_locked_and_that_it_is_well_again(
-    transactional_db: None, api: Any, browser: Client
+    transactional_db: None, api: Any, signed_in: Client
 ) -> None:
     assert part(api.get("/healthz"))["state"] == "ok"
     connection.turns.wrote_at = float("-inf")
@@ -241,13 +238,13 @@ def test_health_and_overview_say_that_the_database_is_locked_and_that_it_is_well
         assert answer.status_code == 503 and answer.json()["failing"] == ["database"]
         assert part(answer)["state"] == "locked"
         assert "another program" in part(answer)["problem"]
-        page = browser.get("/dashboard").content.decode()
+        page = signed_in.get("/dashboard").content.decode()
         assert "Locked" in page and "another program" in page
         # Without a credential, no more than that it is not well.
         assert api.client.get("/healthz").json().keys() <= {"ok", "qdrant", "failing"}
     health.writing.forget()
     assert api.get("/healthz").status_code == 200
-    assert "Locked" not in browser.get("/dashboard").content.decode()
+    assert "Locked" not in signed_in.get("/dashboard").content.decode()
 
 
 @ON_SQLITE
@@ -264,7 +261,7 @@ def test_asking_for_health_often_writes_seldom(
 
 @ON_SQLITE
 def test_a_database_that_is_read_only_is_said_to_be_so(
-    transactional_db: None, api: Any, browser: Client
+    transactional_db: None, api: Any, signed_in: Client
 ) -> None:
     id_ = api.add("Alice drinks tea")
     connection.turns.wrote_at = float("-inf")
@@ -273,7 +270,7 @@ def test_a_database_that_is_read_only_is_said_to_be_so(
         cursor.execute("PRAGMA query_only = 1")
     try:
         assert part(api.get("/healthz"))["state"] == "read-only"
-        assert "Read-only" in browser.get("/dashboard").content.decode()
+        assert "Read-only" in signed_in.get("/dashboard").content.decode()
         assert api.get(f"/memories/{id_}").status_code == 200
         answer = api.delete(f"/memories/{id_}")
         assert answer.status_code == 507 and "read-only" in answer.json()["detail"]
@@ -297,7 +294,7 @@ def test_a_database_that_was_opened_to_be_read_alone_is_said_to_be_so(
 
 @ON_SQLITE
 def test_a_full_disk_is_said_to_be_one_and_reads_go_on(
-    transactional_db: None, api: Any, browser: Client
+    transactional_db: None, api: Any, signed_in: Client
 ) -> None:
     """SQLite is told that the file may not grow, which it refuses as it does on a full disk."""
     id_ = api.add("Alice drinks tea")
@@ -312,7 +309,7 @@ def test_a_full_disk_is_said_to_be_one_and_reads_go_on(
         assert answer.status_code == 507
         assert "is full" in answer.json()["detail"] and "MB" in answer.json()["detail"]
         assert api.get(f"/memories/{id_}").status_code == 200
-        assert browser.get("/dashboard/memories").status_code == 200
+        assert signed_in.get("/dashboard/memories").status_code == 200
     finally:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA max_page_count = 1073741823")

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 60
 

@@ -7,6 +7,8 @@ import pytest
 
 from mem0dash.spreadsheets import cell, lines
 
+pytestmark = pytest.mark.one_form
+
 SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 BLANKS = ("", " ", "  ", "\u00a0", "\ufeff", "\u200b", "\u2003", "\u3000", "\u2060", "\x00", "\x1f")
 HOSTILE = [

@@ -11,6 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from mem0dash.asgi import application
 from mem0dash.tests.test_rights import TABLE
 
+pytestmark = pytest.mark.one_form
+
 SMALL = 64 * 1024
 NO_ID = "00000000-0000-4000-8000-000000000000"
 PATHS = sorted({right.path.partition("?")[0].format(id=NO_ID) for right in TABLE.values()})
@@ -63,11 +65,11 @@ def test_a_large_body_without_a_credential_is_not_read(path: str, settings: Any)
 def test_small_requests_without_a_credential_get_small_answers_and_write_nothing(
     transactional_db: None, alice: Any, engine: Any
 ) -> None:
-    browser = Client()
+    client = Client()
     for path in PATHS:
         for method in ("GET", *METHODS):
             with CaptureQueriesContext(connection) as queries:
-                answer = browser.generic(method, path, "{}", content_type="application/json")
+                answer = client.generic(method, path, "{}", content_type="application/json")
             assert answer.status_code < 500, (method, path)
             if answer.status_code == 200 and path not in DOCUMENTS:
                 assert len(answer.content) < SMALL, (method, path)

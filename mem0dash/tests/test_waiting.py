@@ -11,6 +11,8 @@ from mem0dash.threads import reading, threads_for, writing
 from mem0dash.waiting import Asked, Waits, rule_of, waits_of
 from memories.engine.engine import Engine
 
+pytestmark = pytest.mark.one_form
+
 # What asks no provider, whatever it is sent. A view that is new has to be marked, or stand here.
 ASKS_NOBODY = frozenset(
     {

@@ -18,7 +18,7 @@ from django.db.utils import load_backend
 PATIENCE = 60.0
 ENGINE = settings.DATABASES["default"]["ENGINE"]
 
-pytestmark = pytest.mark.skipif("postgresql" in ENGINE, reason="is about SQLite")
+pytestmark = pytest.mark.one_form
 
 
 @pytest.fixture

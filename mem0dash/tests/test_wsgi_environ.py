@@ -7,6 +7,8 @@ from django.core.handlers.wsgi import WSGIRequest
 
 from mem0dash.wsgi_environ import build_environ
 
+pytestmark = pytest.mark.one_form
+
 
 def environ(body: bytes = b"", **changes: Any) -> dict[str, Any]:
     scope = {

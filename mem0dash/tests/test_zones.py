@@ -8,6 +8,8 @@ import pytest
 
 from mem0dash import zones
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.mark.parametrize(
     ("name", "day", "start", "hours"),

@@ -6,20 +6,9 @@ from typing import Any
 
 from django.test import Client
 
-from accounts.models import Account, Membership, Role
-
 LIST = "/dashboard/memories"
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
 HTMX = {"HX-Request": "true"}
-
-
-def signed_in(account: Account, role: Role | None = None) -> Client:
-    """The browser of the account, which has `role` in its project."""
-    if role is not None:
-        Membership.objects.filter(account=account).update(role=role)
-    browser = Client()
-    browser.force_login(account)
-    return browser
 
 
 def text_of(answer: Any) -> str:
@@ -39,17 +28,17 @@ def addresses(answer: Any, pattern: str) -> list[str]:
     return [address for address in map(html.unescape, found) if re.search(pattern, address)]
 
 
-def told(browser: Client) -> list[str]:
+def told(client: Client) -> list[str]:
     """What the last action came to, as the next page says it."""
-    page = browser.get(LIST).content.decode()
+    page = client.get(LIST).content.decode()
     box = re.search(r'<div class="messages".*?\n</div>', page, re.S)
     assert box is not None
     return [html.unescape(m) for m in re.findall(r"<div>(.*?)</div>", box[0])]
 
 
-def undo_of(browser: Client) -> str:
+def undo_of(client: Client) -> str:
     """Where the Undo of the last action posts to."""
-    [way] = addresses(browser.get(LIST), r"/undo/\d+$")
+    [way] = addresses(client.get(LIST), r"/undo/\d+$")
     return way
 
 

@@ -60,7 +60,7 @@ class Provider:
         # Every request in its order, also those that were refused or lead nowhere.
         self.requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
         self._server = _Server((host, port), self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,))
         self._thread.daemon = True
 
     @property

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from django.conf import settings
 from memories import runtime
 from memories.engine.engine import Engine
 from memories.engine.local_embedder import load_embedder
-from memories.index.edge import EdgeIndex
-from memories.index.indexer import Indexer
+from memories.tests.spare_index import SpareIndex
 
 
 def local_model() -> Any:
@@ -26,11 +24,10 @@ def local_model() -> Any:
 
 
 @contextmanager
-def reading_engine(model: Any, root: Path) -> Iterator[runtime.Runtime]:
+def reading_engine(model: Any, spare_index: SpareIndex) -> Iterator[runtime.Runtime]:
     """A runtime whose embedder is the local model, with late interaction on."""
-    indexer = Indexer(root, model.model_key, model.dims, open_index=EdgeIndex)
-    running = runtime.Runtime(Engine(model, reader=model), indexer)
-    runtime.install(running)
-    yield running
-    runtime.install(None)
-    indexer.index.close()
+    with spare_index.indexer(model.model_key, model.dims) as indexer:
+        running = runtime.Runtime(Engine(model, reader=model), indexer)
+        runtime.install(running)
+        yield running
+        runtime.install(None)

@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
+from accounts.tests.signing import sign_in
 from operations import traffic as figures
 from operations.models import RequestLog
 from operations.traffic import Chosen, traffic
@@ -22,13 +23,6 @@ HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> None:
     figures._kept.clear()
-
-
-@pytest.fixture
-def browser(alice: Account) -> Client:
-    made = Client()
-    made.force_login(alice)
-    return made
 
 
 def asked(project: Project | None, minutes: float = 5, **fields: Any) -> RequestLog:
@@ -45,32 +39,32 @@ def asked(project: Project | None, minutes: float = 5, **fields: Any) -> Request
     return RequestLog.objects.create(project=project, **values | fields)
 
 
-def text_of(browser: Client, expected: int = 200, /, **params: Any) -> str:
-    answer = browser.get(f"/dashboard/requests?{urlencode(params)}")
+def text_of(signed_in: Client, expected: int = 200, /, **params: Any) -> str:
+    answer = signed_in.get(f"/dashboard/requests?{urlencode(params)}")
     assert answer.status_code == expected, answer.content[:300]
     return re.sub(r"\s+", " ", answer.content.decode())
 
 
-def listed(browser: Client, **params: Any) -> list[str]:
+def listed(signed_in: Client, **params: Any) -> list[str]:
     """The paths in the log, as shown."""
-    return re.findall(r'<code class="path" title="([^"]*)"', text_of(browser, **params))
+    return re.findall(r'<code class="path" title="([^"]*)"', text_of(signed_in, **params))
 
 
-def test_an_empty_log_says_what_will_be_there(browser: Client) -> None:
-    text = text_of(browser)
+def test_an_empty_log_says_what_will_be_there(signed_in: Client) -> None:
+    text = text_of(signed_in)
     assert "No requests in the last 24 hours" in text and "never a body" in text
     assert "<figure" not in text
 
 
 def test_the_log_has_the_newest_first_with_who_and_how(
-    browser: Client, project: Project, alice: Account
+    signed_in: Client, project: Project, alice: Account
 ) -> None:
     asked(project, 30, path="/older")
     asked(
         project, 3, path="/newer", method="POST", status_code=404, account=alice, request_id="r-1"
     )
-    text = text_of(browser)
-    assert listed(browser) == ["/newer", "/older"]
+    text = text_of(signed_in)
+    assert listed(signed_in) == ["/newer", "/older"]
     assert "m0sk_aaaaaaa…" in text and "opencode/1.2" in text and "Alice" in text
     assert '<span class="state warn">404</span>' in text and "<code>r-1</code>" in text
 
@@ -84,20 +78,18 @@ def test_others_see_nothing_of_it(
     reviewer = Account.objects.create(email="r@example.org", name="R")
     Membership.objects.create(project=project, account=reviewer, role=Role.REVIEWER)
     for account in (bob, reviewer):
-        client = Client()
-        client.force_login(account)
+        client = sign_in(account)
         answer = client.get("/dashboard/requests")
         assert answer.status_code == 403 and b"secret-place" not in answer.content
         assert b"/dashboard/requests" not in client.get("/dashboard").content
     stranger = Account.objects.create(email="x@example.org", name="X")
     Membership.objects.create(project=other_project, account=stranger, role=Role.ADMIN)
-    client = Client()
-    client.force_login(stranger)
+    client = sign_in(stranger)
     assert "secret-place" not in text_of(client)
 
 
 def test_neither_other_projects_nor_visits_of_pages_are_shown(
-    browser: Client, project: Project, other_project: Project
+    signed_in: Client, project: Project, other_project: Project
 ) -> None:
     asked(other_project, path="/foreign")
     asked(None, path="/of-nobody", auth_type="none", status_code=401)
@@ -105,7 +97,7 @@ def test_neither_other_projects_nor_visits_of_pages_are_shown(
     asked(project, path="/too-old", minutes=60 * 24 * 2)
     asked(project, path="/mine")
     asked(project, path="/signed-in", auth_type="bearer", key_prefix="")
-    assert sorted(listed(browser)) == ["/mine", "/signed-in"]
+    assert sorted(listed(signed_in)) == ["/mine", "/signed-in"]
 
 
 FILTERS: list[tuple[dict[str, str], dict[str, Any], dict[str, Any]]] = [
@@ -124,7 +116,7 @@ FILTERS: list[tuple[dict[str, str], dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("params", "fits", "other"), FILTERS)
 def test_each_filter_leaves_what_it_says(
-    browser: Client, project: Project, params: dict[str, str], fits: Any, other: Any
+    signed_in: Client, project: Project, params: dict[str, str], fits: Any, other: Any
 ) -> None:
     in_time = {} if "period" in params else {"minutes": 1}
     wanted = asked(project, **in_time | fits)
@@ -134,7 +126,7 @@ def test_each_filter_leaves_what_it_says(
         asked(project, **other)
     found = figures.newest(principal_of(project), chosen_of(params), limit=9)
     assert [row.pk for row in found] == [wanted.pk]
-    assert len(listed(browser, **params)) == 1
+    assert len(listed(signed_in, **params)) == 1
 
 
 def principal_of(project: Project) -> Any:
@@ -151,7 +143,7 @@ def chosen_of(params: dict[str, str]) -> Chosen:
     return form.meant()
 
 
-def test_days_are_whole_days_in_utc(browser: Client, project: Project) -> None:
+def test_days_are_whole_days_in_utc(signed_in: Client, project: Project) -> None:
     day = (timezone.now() - timedelta(days=3)).replace(hour=0, minute=0, second=0, microsecond=0)
     for path, at in (
         ("/before", day - timedelta(microseconds=1)),
@@ -161,10 +153,12 @@ def test_days_are_whole_days_in_utc(browser: Client, project: Project) -> None:
     ):
         asked(project, path=path, created_at=at)
     said = f"{day:%Y-%m-%d}"
-    assert listed(browser, since=said, until=said) == ["/last", "/first"]
+    assert listed(signed_in, since=said, until=said) == ["/last", "/first"]
 
 
-def test_days_are_whole_days_in_the_zone_of_the_project(browser: Client, project: Project) -> None:
+def test_days_are_whole_days_in_the_zone_of_the_project(
+    signed_in: Client, project: Project
+) -> None:
     Project.objects.update(time_zone="Asia/Kathmandu")  # 5:45 before UTC
     day = (timezone.now() - timedelta(days=3)).replace(hour=0, minute=0, second=0, microsecond=0)
     begins = day - timedelta(hours=5, minutes=45)
@@ -176,8 +170,8 @@ def test_days_are_whole_days_in_the_zone_of_the_project(browser: Client, project
     ):
         asked(project, path=path, created_at=at)
     said = f"{day:%Y-%m-%d}"
-    assert listed(browser, since=said, until=said) == ["/last", "/first"]
-    assert "From (Asia/Kathmandu)" in text_of(browser, since=said)
+    assert listed(signed_in, since=said, until=said) == ["/last", "/first"]
+    assert "From (Asia/Kathmandu)" in text_of(signed_in, since=said)
 
 
 @pytest.mark.parametrize(
@@ -195,26 +189,26 @@ def test_days_are_whole_days_in_the_zone_of_the_project(browser: Client, project
     ],
 )
 def test_a_filter_that_cannot_be_read_is_told_beside_its_field(
-    browser: Client, project: Project, params: dict[str, str]
+    signed_in: Client, project: Project, params: dict[str, str]
 ) -> None:
     asked(project, path="/not-shown")
-    text = text_of(browser, 422, **params)
+    text = text_of(signed_in, 422, **params)
     assert 'class="field-error"' in text and "/not-shown" not in text
 
 
 @pytest.mark.parametrize("behind", ["x", "1-", "-1", "1-2-3", "9" * 17 + "-1", "١-١"])
-def test_a_place_that_is_none_is_refused(browser: Client, behind: str) -> None:
-    assert "This address leads to no place" in text_of(browser, 400, behind=behind)
+def test_a_place_that_is_none_is_refused(signed_in: Client, behind: str) -> None:
+    assert "This address leads to no place" in text_of(signed_in, 400, behind=behind)
 
 
-def test_a_form_with_empty_fields_leads_to_a_tidy_address(browser: Client) -> None:
-    answer = browser.get("/dashboard/requests?period=&status=5&key=&slow=")
+def test_a_form_with_empty_fields_leads_to_a_tidy_address(signed_in: Client) -> None:
+    answer = signed_in.get("/dashboard/requests?period=&status=5&key=&slow=")
     assert answer.status_code == 302
     assert answer.headers["Location"] == "/dashboard/requests?status=5"
 
 
 def test_paging_shows_each_request_once_while_others_come_in(
-    browser: Client, project: Project
+    signed_in: Client, project: Project
 ) -> None:
     same = timezone.now() - timedelta(minutes=9)
     expected = [f"/{n:03}" for n in range(120)]
@@ -224,7 +218,7 @@ def test_paging_shows_each_request_once_while_others_come_in(
     seen: list[str] = []
     address: str | None = "/dashboard/requests?method=GET"
     while address:
-        text = re.sub(r"\s+", " ", browser.get(address).content.decode())
+        text = re.sub(r"\s+", " ", signed_in.get(address).content.decode())
         seen += re.findall(r'<code class="path" title="([^"]*)"', text)
         asked(project, 0, path="/came-later")
         older = re.search(r'href="(\?[^"]*)" rel="next"', text)
@@ -286,7 +280,7 @@ def test_longer_times_are_told_by_the_day_and_by_the_month(project: Project, set
     assert len(traffic(principal_of(project), Chosen(since=datetime(1970, 1, 1).date())).slots) < 16
 
 
-def test_any_number_of_clients_stays_a_short_table(browser: Client, project: Project) -> None:
+def test_any_number_of_clients_stays_a_short_table(signed_in: Client, project: Project) -> None:
     for n in range(60):
         asked(project, client=f"made-up-{n:02}")
     for _ in range(3):
@@ -297,11 +291,11 @@ def test_any_number_of_clients_stays_a_short_table(browser: Client, project: Pro
     assert found.all.total == 63
 
 
-def test_charts_say_in_a_table_what_they_draw(browser: Client, project: Project) -> None:
+def test_charts_say_in_a_table_what_they_draw(signed_in: Client, project: Project) -> None:
     for _ in range(7):
         asked(project, 1, latency_ms=2500.0)
     asked(project, 1, status_code=503)
-    text = text_of(browser)
+    text = text_of(signed_in)
     assert "8 requests, of which 0 were refused and 1 failed." in text
     tables = re.findall(r"<tbody>(.*?)</tbody>", text)
     counted = re.findall(r"<td>(\d+)</td><td>(\d+)</td><td>(\d+)</td>", tables[0])
@@ -311,18 +305,18 @@ def test_charts_say_in_a_table_what_they_draw(browser: Client, project: Project)
 
 
 def test_the_number_of_statements_does_not_grow(
-    browser: Client, project: Project, alice: Account, monkeypatch: Any
+    signed_in: Client, project: Project, alice: Account, monkeypatch: Any
 ) -> None:
     # How all parts are is asked anew every ten seconds.
     monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
 
     def statements() -> int:
         with CaptureQueriesContext(connection) as caught:
-            text_of(browser)
+            text_of(signed_in)
         return len(caught)
 
     asked(project, account=alice)
-    text_of(browser)
+    text_of(signed_in)
     before = statements()
     for n in range(60):
         asked(
@@ -348,50 +342,50 @@ def test_figures_that_took_long_are_good_for_a_while(project: Project, monkeypat
 
 
 def test_where_counting_takes_long_the_log_comes_first(
-    browser: Client, project: Project, monkeypatch: Any
+    signed_in: Client, project: Project, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(figures, "FEW", 2)
     for n in range(3):
         asked(project, path=f"/asked/{n}")
-    text = text_of(browser, status="2")
+    text = text_of(signed_in, status="2")
     assert "/asked/0" in text and "<figure" not in text
     assert 'hx-get="?status=2&amp;figures=1" hx-trigger="load"' in text
     assert 'href="?status=2&amp;figures=1"' in text
     # With a script the figures alone come after, without one the whole page with them.
     path = "/dashboard/requests?status=2&figures=1"
-    alone = browser.get(path, headers={"HX-Request": "true"}).content.decode()
+    alone = signed_in.get(path, headers={"HX-Request": "true"}).content.decode()
     assert "<figure" in alone and "/asked/0" not in alone and "hx-trigger" not in alone
-    whole = browser.get(path).content.decode()
+    whole = signed_in.get(path).content.decode()
     assert "<figure" in whole and "/asked/0" in whole
 
 
-def test_texts_of_clients_are_inert(browser: Client, project: Project) -> None:
+def test_texts_of_clients_are_inert(signed_in: Client, project: Project) -> None:
     asked(project, path=f"/{HOSTILE}", client=HOSTILE, request_id=HOSTILE)
     for text in (
-        text_of(browser),
-        text_of(browser, client=HOSTILE),
-        text_of(browser, path=HOSTILE),
+        text_of(signed_in),
+        text_of(signed_in, client=HOSTILE),
+        text_of(signed_in, path=HOSTILE),
     ):
         assert "<img" not in text and "<script>alert" not in text
 
 
-def test_htmx_gets_the_figures_and_the_log_alone(browser: Client, project: Project) -> None:
+def test_htmx_gets_the_figures_and_the_log_alone(signed_in: Client, project: Project) -> None:
     asked(project, path="/here")
-    answer = browser.get("/dashboard/requests", headers={"HX-Request": "true"})
+    answer = signed_in.get("/dashboard/requests", headers={"HX-Request": "true"})
     text = answer.content.decode()
     assert "<html" not in text and 'id="requests"' in text and "/here" in text
     assert "HX-Request" in answer.headers["Vary"]
 
 
-def test_the_overview_leads_to_it(browser: Client, project: Project, engine: Any) -> None:
+def test_the_overview_leads_to_it(signed_in: Client, project: Project, engine: Any) -> None:
     asked(project)
-    assert 'href="/dashboard/requests"' in browser.get("/dashboard").content.decode()
+    assert 'href="/dashboard/requests"' in signed_in.get("/dashboard").content.decode()
 
 
 def test_reading_changes_nothing_and_nothing_else_is_possible(
-    browser: Client, project: Project
+    signed_in: Client, project: Project
 ) -> None:
     asked(project)
     for method in ("post", "put", "patch", "delete"):
-        assert getattr(browser, method)("/dashboard/requests").status_code == 405
+        assert getattr(signed_in, method)("/dashboard/requests").status_code == 405
     assert RequestLog.objects.count() == 1

@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.utils import timezone
 
+from accounts.tests.signing import sign_in
 from mem0dash.middleware import Handled
 from operations import request_log, strangers
 from operations.models import RefusedRequests, RequestLog
 
-pytestmark = pytest.mark.usefixtures("gathering")
+pytestmark = [pytest.mark.one_form, pytest.mark.usefixtures("gathering")]
 
 
 def refused(number: int, address: str = "203.0.113.7", at: datetime | None = None) -> None:
@@ -81,9 +81,8 @@ def test_the_owner_sees_how_many_were_refused_and_from_where(alice: Any, bob: An
     refused(1200)
     refused(30, "198.51.100.9")
     strangers.counts.write()
-    browser = Client()
-    browser.force_login(alice)
-    told = " ".join(browser.get("/dashboard/requests").content.decode().split())
+    client = sign_in(alice)
+    told = " ".join(client.get("/dashboard/requests").content.decode().split())
     assert "refused 1,230 requests without a valid credential" in told
     assert "1,200 from 203.0.113.7, 30 from 198.51.100.9" in told
 

@@ -9,6 +9,7 @@ from django.test import Client
 
 from accounts import setup
 from accounts.models import Account, InstanceState
+from accounts.tests.signing import sign_in
 from mem0dash.tests.browser import Site
 from memories.tests.provider import Provider
 from prove.server import Server
@@ -32,11 +33,9 @@ def claimed(alice: Account) -> Account:
 
 
 @pytest.fixture
-def browser(engine: Any, claimed: Account) -> Client:
-    """The owner's browser, in the middle of set-up."""
-    made = Client()
-    made.force_login(claimed)
-    return made
+def signed_in(engine: Any, claimed: Account) -> Client:
+    """The owner's client, in the middle of set-up."""
+    return sign_in(claimed)
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from typing import Any, Final
 from playwright.sync_api import sync_playwright
 
 from mem0dash.tests.browser import FLAGS, Site
-from prove.server import ROOT, Server
+from prove.environment import ROOT
+from prove.server import Server
 from setup_wizard.tests.walk import EMAIL, NAME, PASSWORD, Walk
 
 IMAGES: Final = ROOT / "docs" / "images"

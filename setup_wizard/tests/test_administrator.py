@@ -27,8 +27,8 @@ NOT_THE_TOKEN = "This is not the setup token of this server."
 
 
 @pytest.fixture
-def browser(engine: Any) -> Client:
-    """A stranger's browser; the server minds form tokens."""
+def visitor(engine: Any) -> Client:
+    """A stranger's client; the server minds form tokens."""
     return Client(enforce_csrf_checks=True)
 
 
@@ -38,44 +38,44 @@ def _one_minute(monkeypatch: Any) -> None:
     monkeypatch.setattr(throttle, "time", SimpleNamespace(time=lambda: 1_800_000_000.0))
 
 
-def claim(browser: Client, token: str = "", **rest: Any) -> Any:
+def claim(visitor: Client, token: str = "", **rest: Any) -> Any:
     """Sends the first form."""
     options = {name: rest.pop(name) for name in ("headers", "REMOTE_ADDR") if name in rest}
     body = {**EVE, "setup_token": token, **rest}
-    body["csrfmiddlewaretoken"] = form_token(browser.get("/setup"))
-    return browser.post("/setup", body, **options)
+    body["csrfmiddlewaretoken"] = form_token(visitor.get("/setup"))
+    return visitor.post("/setup", body, **options)
 
 
 def nobody_is_there() -> bool:
     return not Account.objects.exists() and setup.needs_setup()
 
 
-def test_the_link_makes_an_owner_who_is_signed_in_and_led_on(browser: Client, token: str) -> None:
-    page = browser.get("/setup", {"token": token})
+def test_the_link_makes_an_owner_who_is_signed_in_and_led_on(visitor: Client, token: str) -> None:
+    page = visitor.get("/setup", {"token": token})
     assert page.status_code == 200
     assert f'<input type="hidden" name="setup_token" value="{token}">' in page.content.decode()
-    before = browser.cookies.get(configured.SESSION_COOKIE_NAME)
-    answer = claim(browser, token, email=" Eve@Example.org ")
+    before = visitor.cookies.get(configured.SESSION_COOKIE_NAME)
+    answer = claim(visitor, token, email=" Eve@Example.org ")
     assert (answer.status_code, answer["Location"]) == (302, "/setup/provider")
     eve = Account.objects.get()
     assert (eve.name, eve.email, eve.is_owner) == ("Eve", "eve@example.org", True)
     assert eve.check_password(PASSWORD)
-    assert before is None and browser.get("/setup/provider").status_code == 200
+    assert before is None and visitor.get("/setup/provider").status_code == 200
     # Claimed is not complete: the other steps are still to be taken.
     assert not setup.needs_setup() and not setup.is_complete()
 
 
-def test_the_token_typed_by_hand_will_do(browser: Client, token: str) -> None:
-    assert 'type="hidden" name="setup_token"' not in browser.get("/setup").content.decode()
-    assert "Setup token" in text_of(browser.get("/setup"))
-    assert claim(browser, f"  {token}\n").status_code == 302
+def test_the_token_typed_by_hand_will_do(visitor: Client, token: str) -> None:
+    assert 'type="hidden" name="setup_token"' not in visitor.get("/setup").content.decode()
+    assert "Setup token" in text_of(visitor.get("/setup"))
+    assert claim(visitor, f"  {token}\n").status_code == 302
 
 
 @pytest.mark.parametrize(
     "sent", ["", "wrong", "x" * 43, "tökén", "\0", "x" * 5000, "{token}x", "%00"]
 )
-def test_without_the_token_nobody_is_made(browser: Client, token: str, sent: str) -> None:
-    answer = claim(browser, sent.replace("{token}", token))
+def test_without_the_token_nobody_is_made(visitor: Client, token: str, sent: str) -> None:
+    answer = claim(visitor, sent.replace("{token}", token))
     assert answer.status_code == 403
     assert nobody_is_there()
     assert not Session.objects.exists()
@@ -83,26 +83,26 @@ def test_without_the_token_nobody_is_made(browser: Client, token: str, sent: str
     assert f'value="{token}"' not in answer.content.decode()
 
 
-def test_without_a_token_on_the_server_none_is_right(browser: Client, token: str) -> None:
+def test_without_a_token_on_the_server_none_is_right(visitor: Client, token: str) -> None:
     setup.forget_setup_token()
     for sent in ("", token, "None"):
-        assert claim(browser, sent).status_code == 403
+        assert claim(visitor, sent).status_code == 403
     assert nobody_is_there()
 
 
 def test_the_token_of_the_operator_counts_instead_of_a_kept_one(
-    browser: Client, token: str, settings: Any
+    visitor: Client, token: str, settings: Any
 ) -> None:
     settings.SETUP_TOKEN = "a token from the operator"
-    assert claim(browser, token).status_code == 403
-    assert claim(browser, "a token from the operator").status_code == 302
+    assert claim(visitor, token).status_code == 403
+    assert claim(visitor, "a token from the operator").status_code == 302
 
 
 def test_opening_a_link_does_not_tell_whether_its_token_is_right(
-    browser: Client, token: str
+    visitor: Client, token: str
 ) -> None:
     def shown(sent: str) -> str:
-        answer = browser.get("/setup", {"token": sent})
+        answer = visitor.get("/setup", {"token": sent})
         assert answer.status_code == 200
         text = re.sub(r'csrfmiddlewaretoken" value="[^"]+"', "", answer.content.decode())
         return re.sub(r"X-CSRFToken[^}]+", "", text).replace(sent, "TOKEN")
@@ -112,46 +112,46 @@ def test_opening_a_link_does_not_tell_whether_its_token_is_right(
     # Nor do they count as attempts, which would shut the owner out.
     for _ in range(30):
         shown("wrong")
-    assert claim(browser, token).status_code == 302
+    assert claim(visitor, token).status_code == 302
 
 
-def test_wrong_tokens_are_limited_by_address(browser: Client, token: str) -> None:
-    answers = [claim(browser, f"guess {n}") for n in range(8)]
+def test_wrong_tokens_are_limited_by_address(visitor: Client, token: str) -> None:
+    answers = [claim(visitor, f"guess {n}") for n in range(8)]
     assert [answer.status_code for answer in answers] == [403] * 5 + [429] * 3
     assert "Too many attempts. Try again in 1 minute." in text_of(answers[-1])
     assert 1 <= int(answers[-1]["Retry-After"]) <= 60
     # A forwarded address counts for nothing where no proxy is trusted.
     for n in range(3):
-        answer = claim(browser, "guess", headers={"X-Forwarded-For": f"192.0.2.{n}"})
+        answer = claim(visitor, "guess", headers={"X-Forwarded-For": f"192.0.2.{n}"})
         assert answer.status_code == 429
     assert nobody_is_there()
     # Who has the token is not shut out by who guesses, at the same address as well.
     assert claim(Client(enforce_csrf_checks=True), token).status_code == 302
 
 
-def test_who_has_the_token_may_try_passwords_until_one_suits(browser: Client, token: str) -> None:
+def test_who_has_the_token_may_try_passwords_until_one_suits(visitor: Client, token: str) -> None:
     for _ in range(12):
-        assert claim(browser, token, password="short").status_code == 422
-    assert claim(browser, token).status_code == 302
+        assert claim(visitor, token, password="short").status_code == 422
+    assert claim(visitor, token).status_code == 302
 
 
 def test_a_trusted_proxy_tells_the_address_of_who_guesses(
-    browser: Client, token: str, settings: Any
+    visitor: Client, token: str, settings: Any
 ) -> None:
     settings.TRUSTED_PROXIES = [ipaddress.ip_network("127.0.0.1")]
     for n in range(7):
-        answer = claim(browser, "wrong", headers={"X-Forwarded-For": f"192.0.2.{n}"})
+        answer = claim(visitor, "wrong", headers={"X-Forwarded-For": f"192.0.2.{n}"})
         assert answer.status_code == 403
     for _ in range(6):
-        answer = claim(browser, "wrong", headers={"X-Forwarded-For": "192.0.2.99"})
+        answer = claim(visitor, "wrong", headers={"X-Forwarded-For": "192.0.2.99"})
     assert answer.status_code == 429
 
 
-def test_the_answer_does_not_depend_on_who_asks(browser: Client, token: str, bob: Account) -> None:
+def test_the_answer_does_not_depend_on_who_asks(visitor: Client, token: str, bob: Account) -> None:
     """Whether an account exists, a stranger does not learn: not here either."""
     pages = set()
     for email in (bob.email, "nobody@example.org"):
-        answer = claim(browser, "wrong", email=email)
+        answer = claim(visitor, "wrong", email=email)
         assert answer.status_code == 403
         text = re.sub(r'(csrfmiddlewaretoken" value=|X-CSRFToken)[^>]+', "", text_of(answer))
         pages.add(text.replace(email, "EMAIL"))
@@ -159,22 +159,22 @@ def test_the_answer_does_not_depend_on_who_asks(browser: Client, token: str, bob
 
 
 def test_the_token_is_written_nowhere_and_dead_afterwards(
-    browser: Client, token: str, written: io.StringIO, caplog: pytest.LogCaptureFixture
+    visitor: Client, token: str, written: io.StringIO, caplog: pytest.LogCaptureFixture
 ) -> None:
-    browser.get("/setup", {"token": token})
-    claim(browser, "wrong")
-    again = claim(browser, token, password="short")
+    visitor.get("/setup", {"token": token})
+    claim(visitor, "wrong")
+    again = claim(visitor, token, password="short")
     assert again.status_code == 422
     assert again.content.decode().count(token) == 1
     assert f'<input type="hidden" name="setup_token" value="{token}">' in again.content.decode()
-    answer = claim(browser, token)
+    answer = claim(visitor, token)
     assert answer.status_code == 302 and token not in answer["Location"]
     for path in ("provider", "administrator", "key"):
-        assert token not in browser.get(f"/setup/{path}", follow=True).content.decode()
-    for place in (dump(), written.getvalue(), caplog.text, str(browser.session.items())):
+        assert token not in visitor.get(f"/setup/{path}", follow=True).content.decode()
+    for place in (dump(), written.getvalue(), caplog.text, str(visitor.session.items())):
         assert token not in place and PASSWORD not in place
     # The link is spent: it leads on, and its token goes no further.
-    spent = browser.get("/setup", {"token": token}, follow=True)
+    spent = visitor.get("/setup", {"token": token}, follow=True)
     assert spent.redirect_chain == [("/setup", 302), ("/setup/provider", 302)]
     spent = Client().get("/setup", {"token": token}, follow=True)
     assert spent.redirect_chain[-1] == ("/login?next=/setup", 302)
@@ -216,11 +216,11 @@ def test_of_twenty_claims_at_once_one_makes_the_owner(
     assert InstanceState.objects.get().owner_created_at is not None
 
 
-def test_who_comes_late_is_told_so_at_sign_in(browser: Client, token: str) -> None:
-    late = form_token(browser.get("/setup", {"token": token}))
+def test_who_comes_late_is_told_so_at_sign_in(visitor: Client, token: str) -> None:
+    late = form_token(visitor.get("/setup", {"token": token}))
     assert claim(Client(enforce_csrf_checks=True), token).status_code == 302
     body = {**EVE, "email": "late@example.org", "setup_token": token, "csrfmiddlewaretoken": late}
-    answer = browser.post("/setup", body, follow=True)
+    answer = visitor.post("/setup", body, follow=True)
     assert answer.redirect_chain == [("/login", 302)]
     assert "Somebody was faster: this server has an owner now." in text_of(answer)
     assert Account.objects.get().email == EVE["email"]
@@ -228,9 +228,9 @@ def test_who_comes_late_is_told_so_at_sign_in(browser: Client, token: str) -> No
 
 @pytest.mark.parametrize("end", ["gone", "deactivated"])
 def test_without_accounts_a_server_that_had_an_owner_stays_closed(
-    browser: Client, token: str, end: str
+    visitor: Client, token: str, end: str
 ) -> None:
-    assert claim(browser, token).status_code == 302
+    assert claim(visitor, token).status_code == 302
     complete_setup()
     if end == "gone":
         Account.objects.all().delete()
@@ -244,15 +244,15 @@ def test_without_accounts_a_server_that_had_an_owner_stays_closed(
 
 
 @pytest.mark.parametrize("end", ["gone", "deactivated"])
-def test_the_same_holds_in_the_middle_of_set_up(browser: Client, token: str, end: str) -> None:
-    assert claim(browser, token).status_code == 302
+def test_the_same_holds_in_the_middle_of_set_up(visitor: Client, token: str, end: str) -> None:
+    assert claim(visitor, token).status_code == 302
     if end == "gone":
         Account.objects.all().delete()
     else:
         Account.objects.update(is_active=False)
     for answer in (
-        browser.get("/setup", {"token": token}, follow=True),
-        browser.get("/setup/provider", follow=True),
+        visitor.get("/setup", {"token": token}, follow=True),
+        visitor.get("/setup/provider", follow=True),
         Client().post("/setup", {**EVE, "setup_token": token}, follow=True),
     ):
         assert answer.redirect_chain[-1][0].startswith("/login")
@@ -279,9 +279,9 @@ def test_the_same_holds_in_the_middle_of_set_up(browser: Client, token: str, end
     ],
 )
 def test_what_does_not_fit_is_told_at_its_field_and_makes_nobody(
-    browser: Client, token: str, fields: dict[str, str], told: str
+    visitor: Client, token: str, fields: dict[str, str], told: str
 ) -> None:
-    answer = claim(browser, token, **fields)
+    answer = claim(visitor, token, **fields)
     assert answer.status_code == 422
     assert told in text_of(answer)
     (name,) = fields
@@ -289,38 +289,38 @@ def test_what_does_not_fit_is_told_at_its_field_and_makes_nobody(
     assert PASSWORD not in answer.content.decode()
     assert nobody_is_there()
     # What was typed is still there, and the token has not to be found again.
-    assert claim(browser, token).status_code == 302
+    assert claim(visitor, token).status_code == 302
 
 
-def test_what_was_typed_is_inert(browser: Client, token: str) -> None:
-    answer = claim(browser, token, name=HOSTILE, email=HOSTILE)
+def test_what_was_typed_is_inert(visitor: Client, token: str) -> None:
+    answer = claim(visitor, token, name=HOSTILE, email=HOSTILE)
     assert answer.status_code == 422
     assert_inert(answer)
-    assert_inert(browser.get("/setup", {"token": HOSTILE}))
-    assert_inert(claim(browser, HOSTILE))
-    assert claim(browser, token, name=HOSTILE).status_code == 302
-    assert_inert(browser.get("/setup/administrator"))
+    assert_inert(visitor.get("/setup", {"token": HOSTILE}))
+    assert_inert(claim(visitor, HOSTILE))
+    assert claim(visitor, token, name=HOSTILE).status_code == 302
+    assert_inert(visitor.get("/setup/administrator"))
 
 
-def test_every_form_token_is_asked_for(browser: Client, token: str) -> None:
-    browser.get("/setup")
-    answer = browser.post("/setup", {**EVE, "setup_token": token})
+def test_every_form_token_is_asked_for(visitor: Client, token: str) -> None:
+    visitor.get("/setup")
+    answer = visitor.post("/setup", {**EVE, "setup_token": token})
     assert answer.status_code == 403
     assert "This form has expired" in text_of(answer)
     assert nobody_is_there()
 
 
 def test_the_account_can_be_set_right_as_long_as_set_up_goes_on(
-    browser: Client, token: str, bob: Account
+    visitor: Client, token: str, bob: Account
 ) -> None:
-    claim(browser, token)
-    page = browser.get("/setup/administrator")
+    claim(visitor, token)
+    page = visitor.get("/setup/administrator")
     assert 'value="Eve"' in page.content.decode()
     assert "password" not in page.content.decode()
 
     def change(**fields: str) -> Any:
-        body = {"csrfmiddlewaretoken": form_token(browser.get("/setup/administrator")), **fields}
-        return browser.post("/setup/administrator", body)
+        body = {"csrfmiddlewaretoken": form_token(visitor.get("/setup/administrator")), **fields}
+        return visitor.post("/setup/administrator", body)
 
     answer = change(name="Eva", email="eva@example.org")
     assert (answer.status_code, answer["Location"]) == (302, "/setup/provider")

@@ -11,6 +11,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
+from accounts.tests.signing import sign_in
 from apikeys.models import ApiKey
 from apikeys.services import KEY_PATTERN, revoke_api_key
 from mem0dash.tests.test_secrets import dump
@@ -24,18 +25,22 @@ from setup_wizard.tests.wizard import (
     text_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 MADE_ALREADY = "A key was made already, perhaps in another tab, and shown there."
 
 
 @pytest.fixture
-def at_key(browser: Client) -> Client:
-    go_to(browser, "key")
-    return browser
+def at_key(signed_in: Client) -> Client:
+    go_to(signed_in, "key")
+    return signed_in
 
 
-def former_of(browser: Client) -> str:
+def former_of(signed_in: Client) -> str:
     """The key that the form would replace."""
-    found = re.search(r'name="former" value="([^"]*)"', browser.get("/setup/key").content.decode())
+    found = re.search(
+        r'name="former" value="([^"]*)"', signed_in.get("/setup/key").content.decode()
+    )
     assert found is not None
     return found[1]
 
@@ -144,21 +149,18 @@ def test_another_key_takes_the_place_of_the_former(at_key: Client, as_key: Any) 
 def test_of_many_forms_at_once_one_makes_the_key(
     transactional_db: None, engine: Any, claimed: Any, as_key: Any
 ) -> None:
-    browsers = []
-    for _ in range(8):
-        browsers.append(Client())
-        browsers[-1].force_login(claimed)
-    go_to(browsers[0], "key")
+    clients = [sign_in(claimed) for _ in range(8)]
+    go_to(clients[0], "key")
     start, answers = threading.Barrier(8), []
 
-    def run(browser: Client) -> None:
+    def run(signed_in: Client) -> None:
         try:
             start.wait(20)
-            answers.append(browser.post("/setup/key", KEY))
+            answers.append(signed_in.post("/setup/key", KEY))
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=run, args=(browser,)) for browser in browsers]
+    threads = [threading.Thread(target=run, args=(signed_in,)) for signed_in in clients]
     for thread in threads:
         thread.start()
     for thread in threads:

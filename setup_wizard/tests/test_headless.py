@@ -13,7 +13,9 @@ from accounts import setup
 from accounts.models import Account, InstanceState
 from accounts.services import ensure_owner
 from mem0dash.env import ConfigurationError
-from prove.server import ROOT, clean_environment
+from prove.environment import ROOT, clean_environment
+
+pytestmark = pytest.mark.one_form
 
 PASSWORD = "correct horse battery"
 
@@ -50,7 +52,7 @@ def test_the_environment_names_the_first_owner(engine: Any, token: str, settings
 
 
 def test_an_owner_made_in_the_wizard_is_not_replaced_by_the_environment_s(
-    browser: Client, settings: Any
+    signed_in: Client, settings: Any
 ) -> None:
     settings.OWNER_EMAIL, settings.OWNER_PASSWORD = "eve@example.org", PASSWORD
     ensure_owner()

@@ -23,6 +23,8 @@ from setup_wizard.tests.wizard import (
     text_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 # Cards whose address can be set, and so be the stub's; these take the server's own, without path.
 LLMS = (
     *("compatible", "anthropic", "gemini", "azure_openai", "ollama", "deepseek", "lmstudio"),
@@ -61,8 +63,8 @@ def nothing_is_saved() -> bool:
 # --- Choosing ------------------------------------------------------------------------------------
 
 
-def test_the_page_offers_what_is_installed_and_names_the_rest(browser: Client) -> None:
-    answer = browser.get("/setup/provider")
+def test_the_page_offers_what_is_installed_and_names_the_rest(signed_in: Client) -> None:
+    answer = signed_in.get("/setup/provider")
     text, raw = text_of(answer), answer.content.decode()
     for offer in drafts.offers("llm"):
         assert (f'name="llm" value="{offer.id}"' in raw) == offer.installed
@@ -75,60 +77,62 @@ def test_the_page_offers_what_is_installed_and_names_the_rest(browser: Client) -
     assert "anthropic" not in embedding and "compatible" in embedding
 
 
-def test_without_a_provider_one_goes_on_at_once(browser: Client) -> None:
-    answer = save(browser)
+def test_without_a_provider_one_goes_on_at_once(signed_in: Client) -> None:
+    answer = save(signed_in)
     assert (answer.status_code, answer["Location"]) == (302, "/setup/key")
     assert Progress.objects.get().provider_chosen_at is not None
     assert runtime.current().engine.llm is None
-    assert "None: word for word" in text_of(browser.get("/setup/key"))
+    assert "None: word for word" in text_of(signed_in.get("/setup/key"))
 
 
 @pytest.mark.parametrize("offer", LLMS)
-def test_every_llm_answers_and_is_used(browser: Client, provider: Provider, offer: str) -> None:
+def test_every_llm_answers_and_is_used(signed_in: Client, provider: Provider, offer: str) -> None:
     provider.api_key = PROVIDER_KEY
     fields = card(provider, "llm", offer)
-    answer = save(browser, fields, action="probe")
+    answer = save(signed_in, fields, action="probe")
     assert answer.status_code == 200
     assert re.search(r"The model answered</b>.*stub-chat answered in [\d,]+ ms\.", text_of(answer))
     assert nothing_is_saved()
     # The key is in the draft by now, and the field is empty.
-    answer = save(browser, without_key(fields))
+    answer = save(signed_in, without_key(fields))
     assert (answer.status_code, answer["Location"]) == (302, "/setup/key")
     llm = configuration.current().llm
     assert llm is not None and (llm.model, llm.config["api_key"]) == ("stub-chat", PROVIDER_KEY)
     assert runtime.current().engine.llm is not None
-    assert "stub-chat answered in" in text_of(browser.get("/setup/key"))
-    again = browser.get("/setup/provider")
+    assert "stub-chat answered in" in text_of(signed_in.get("/setup/key"))
+    again = signed_in.get("/setup/provider")
     assert f'name="llm" value="{offer}" checked' in again.content.decode()
     assert f"Set, ends in …{PROVIDER_KEY[-3:]}." in text_of(again)
 
 
 @pytest.mark.parametrize("offer", EMBEDDERS)
 def test_every_embedder_answers_and_is_used(
-    browser: Client, provider: Provider, offer: str
+    signed_in: Client, provider: Provider, offer: str
 ) -> None:
     provider.api_key = PROVIDER_KEY
     fields = card(provider, "embedder", offer)
-    answer = save(browser, fields, action="probe")
+    answer = save(signed_in, fields, action="probe")
     dims = 768 if offer == "gemini" else provider.dims
     assert re.search(rf"stub-embed answered in [\d,]+ ms, with {dims} dimensions", text_of(answer))
-    assert save(browser, without_key(fields)).status_code == 302
+    assert save(signed_in, without_key(fields)).status_code == 302
     used = configuration.current()
     assert used.embedder is not None and (used.embedder.model, used.dims) == ("stub-embed", dims)
     assert runtime.current().engine.dims == dims
 
 
-def test_the_embedder_can_be_whom_the_llm_is_from(browser: Client, provider: Provider) -> None:
+def test_the_embedder_can_be_whom_the_llm_is_from(signed_in: Client, provider: Provider) -> None:
     provider.api_key = PROVIDER_KEY
     same = {"embedder": "same", "embedder-same-model": "stub-embed"}
-    answer = save(browser, llm_at(provider, api_key=PROVIDER_KEY), same, action="probe")
+    answer = save(signed_in, llm_at(provider, api_key=PROVIDER_KEY), same, action="probe")
     text = text_of(answer)
     assert "Both models answered" in text and f"with {provider.dims} dimensions" in text
     assert 'name="embedder" value="same" checked' in answer.content.decode()
-    assert save(browser, llm_at(provider), same).status_code == 302
+    assert save(signed_in, llm_at(provider), same).status_code == 302
     used = configuration.current()
     assert used.embedder is not None and used.embedder.config["api_key"] == PROVIDER_KEY
-    assert 'name="embedder" value="same" checked' in browser.get("/setup/provider").content.decode()
+    assert (
+        'name="embedder" value="same" checked' in signed_in.get("/setup/provider").content.decode()
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,19 +143,19 @@ def test_the_embedder_can_be_whom_the_llm_is_from(browser: Client, provider: Pro
     ],
 )
 def test_nobody_embeds_who_has_no_embedding_models(
-    browser: Client, provider: Provider, llm: str, told: str
+    signed_in: Client, provider: Provider, llm: str, told: str
 ) -> None:
     fields = card(provider, "llm", llm) if llm != "none" else {"llm": "none"}
-    answer = save(browser, fields, {"embedder": "same", "embedder-same-model": ""})
+    answer = save(signed_in, fields, {"embedder": "same", "embedder-same-model": ""})
     assert answer.status_code == 422
     assert told in text_of(answer)
     assert nothing_is_saved()
 
 
 def test_at_another_address_the_same_embedder_needs_a_model(
-    browser: Client, provider: Provider
+    signed_in: Client, provider: Provider
 ) -> None:
-    answer = save(browser, llm_at(provider), {"embedder": "same", "embedder-same-model": ""})
+    answer = save(signed_in, llm_at(provider), {"embedder": "same", "embedder-same-model": ""})
     assert answer.status_code == 422
     assert "Name the embedding model: there is no usual one at that address." in text_of(answer)
 
@@ -188,13 +192,13 @@ FAILING: dict[str, tuple[Any, dict[str, str], str]] = {
 
 @pytest.mark.parametrize("case", FAILING)
 def test_an_llm_that_does_not_answer_is_not_saved_unless_one_insists(
-    browser: Client, provider: Provider, case: str
+    signed_in: Client, provider: Provider, case: str
 ) -> None:
     break_it, values, told = FAILING[case]
     break_it(provider)
     values = {name: value.replace("{origin}", provider.origin) for name, value in values.items()}
     fields = llm_at(provider, **{"api_key": PROVIDER_KEY, **values})
-    answer = save(browser, fields)
+    answer = save(signed_in, fields)
     assert answer.status_code == 422
     text = text_of(answer)
     assert "did not answer as it should" in text and told in text
@@ -202,23 +206,28 @@ def test_an_llm_that_does_not_answer_is_not_saved_unless_one_insists(
     assert nothing_is_saved()
     assert 'value="save_anyway"' in answer.content.decode()
     # Trying it out is no failure of the form, and offers the same.
-    answer = save(browser, without_key(fields), action="probe")
+    answer = save(signed_in, without_key(fields), action="probe")
     assert answer.status_code == 200 and told in text_of(answer)
-    answer = save(browser, without_key(fields), action="save_anyway")
+    answer = save(signed_in, without_key(fields), action="save_anyway")
     assert (answer.status_code, answer["Location"]) == (302, "/setup/key")
     llm = configuration.current().llm
     assert llm is not None and llm.config["api_key"] == PROVIDER_KEY
-    assert "answered in" not in text_of(browser.get("/setup/key"))
+    assert "answered in" not in text_of(signed_in.get("/setup/key"))
 
 
-def test_save_anyway_is_not_offered_where_all_is_well(browser: Client, provider: Provider) -> None:
-    for answer in (browser.get("/setup/provider"), save(browser, llm_at(provider), action="probe")):
+def test_save_anyway_is_not_offered_where_all_is_well(
+    signed_in: Client, provider: Provider
+) -> None:
+    for answer in (
+        signed_in.get("/setup/provider"),
+        save(signed_in, llm_at(provider), action="probe"),
+    ):
         assert "save_anyway" not in answer.content.decode()
 
 
-def test_a_chat_model_does_not_embed(browser: Client, provider: Provider) -> None:
+def test_a_chat_model_does_not_embed(signed_in: Client, provider: Provider) -> None:
     provider.embeddings.fail(400, message="This model does not support embeddings.")
-    answer = save(browser, embedder_at(provider, model="stub-chat"))
+    answer = save(signed_in, embedder_at(provider, model="stub-chat"))
     assert answer.status_code == 422
     text = text_of(answer)
     assert "stub-chat did not embed" in text
@@ -226,44 +235,44 @@ def test_a_chat_model_does_not_embed(browser: Client, provider: Provider) -> Non
     assert nothing_is_saved()
 
 
-def test_saved_anyway_a_failing_embedder_is_left_out(browser: Client, provider: Provider) -> None:
+def test_saved_anyway_a_failing_embedder_is_left_out(signed_in: Client, provider: Provider) -> None:
     before = runtime.current().engine.model_key
     provider.embeddings.fail(500)
     fields = (llm_at(provider), embedder_at(provider))
-    answer = save(browser, *fields)
+    answer = save(signed_in, *fields)
     assert answer.status_code == 422
     text = text_of(answer)
     assert f"it is left out, for its dimensions are not known: <code>{before}</code> goes" in text
-    assert save(browser, *fields, action="save_anyway").status_code == 302
+    assert save(signed_in, *fields, action="save_anyway").status_code == 302
     used = configuration.current()
     assert used.llm is not None and used.embedder is None
     assert runtime.current().engine.model_key == before
     # Once it answers, it can be chosen still.
     provider.heal()
-    assert save(browser, *fields).status_code == 302
+    assert save(signed_in, *fields).status_code == 302
     assert configuration.current().embedder is not None
 
 
-def test_where_both_fail_both_are_told(browser: Client, provider: Provider) -> None:
+def test_where_both_fail_both_are_told(signed_in: Client, provider: Provider) -> None:
     provider.chat.fail(500)
     provider.embeddings.fail(500)
-    text = text_of(save(browser, llm_at(provider), embedder_at(provider)))
+    text = text_of(save(signed_in, llm_at(provider), embedder_at(provider)))
     assert "stub-chat did not answer as it should" in text and "stub-embed did not embed" in text
 
 
 def test_another_embedder_than_that_of_stored_memories_is_refused_with_what_to_do(
-    browser: Client, provider: Provider, key: Any, as_key: Any
+    signed_in: Client, provider: Provider, key: Any, as_key: Any
 ) -> None:
     as_key(key()).add("I drink tea")
     before = runtime.current().engine.model_key
     for action in ("save", "save_anyway"):
-        answer = save(browser, llm_at(provider), embedder_at(provider), action=action)
+        answer = save(signed_in, llm_at(provider), embedder_at(provider), action=action)
         assert answer.status_code == 422
         assert "manage.py reembed" in text_of(answer)
         assert runtime.current().engine.model_key == before
         assert configuration.current().llm is None
     # With the embedder as it is, one goes on.
-    assert save(browser, llm_at(provider)).status_code == 302
+    assert save(signed_in, llm_at(provider)).status_code == 302
     assert as_key(key()).search("tea")
 
 
@@ -271,32 +280,34 @@ def test_another_embedder_than_that_of_stored_memories_is_refused_with_what_to_d
 
 
 def test_the_models_of_a_provider_are_shown_to_pick_from(
-    browser: Client, provider: Provider
+    signed_in: Client, provider: Provider
 ) -> None:
     provider.models = ["stub-chat", "b-embed", HOSTILE[:100], "stub-embed"]
     for kind, fields in (("llm", llm_at(provider)), ("embedder", embedder_at(provider))):
         for model in ("", "typed-by-hand"):
             fields[f"{kind}-compatible-model"] = model
-            answer = save(browser, fields, action=f"{kind}_models")
+            answer = save(signed_in, fields, action=f"{kind}_models")
             assert answer.status_code == 200
             text, raw = text_of(answer), answer.content.decode()
             assert "4 models: pick one" in text
             assert '<option value="stub-embed"></option>' in raw
             assert (f'value="{model}"' in raw) == bool(model) and "unnamed" not in raw
             assert "<img src=x" not in raw and "&lt;img src=x" in raw
-        assert "Name a model." in text_of(save(browser, {**fields, f"{kind}-compatible-model": ""}))
+        assert "Name a model." in text_of(
+            save(signed_in, {**fields, f"{kind}-compatible-model": ""})
+        )
     assert nothing_is_saved()
     assert provider.chat.count == provider.embeddings.count == 0
 
 
 def test_the_list_of_one_kind_does_not_need_the_other_to_be_filled_in(
-    browser: Client, provider: Provider
+    signed_in: Client, provider: Provider
 ) -> None:
     unfinished = fields_of("embedder", "compatible", address="", model="")
-    answer = save(browser, llm_at(provider, model=""), unfinished, action="llm_models")
+    answer = save(signed_in, llm_at(provider, model=""), unfinished, action="llm_models")
     assert answer.status_code == 200 and "2 models: pick one" in text_of(answer)
     same = {"embedder": "same", "embedder-same-model": ""}
-    answer = save(browser, llm_at(provider, model=""), same, action="embedder_models")
+    answer = save(signed_in, llm_at(provider, model=""), same, action="embedder_models")
     assert answer.status_code == 200 and "2 models: pick one" in text_of(answer)
 
 
@@ -311,11 +322,11 @@ def test_the_list_of_one_kind_does_not_need_the_other_to_be_filled_in(
     ],
     ids=["the key", "an error", "a web page", "none", "gone"],
 )
-def test_why_there_is_no_list_is_told(browser: Client, break_it: Any, told: str) -> None:
+def test_why_there_is_no_list_is_told(signed_in: Client, break_it: Any, told: str) -> None:
     with Provider() as provider:
         break_it(provider)
         fields = llm_at(provider, api_key=PROVIDER_KEY, model="")
-        answer = save(browser, fields, action="llm_models")
+        answer = save(signed_in, fields, action="llm_models")
     assert answer.status_code == 200
     assert told in text_of(answer)
     assert PROVIDER_KEY not in answer.content.decode()
@@ -345,10 +356,10 @@ def test_why_there_is_no_list_is_told(browser: Client, break_it: Any, told: str)
     ],
 )
 def test_an_address_that_no_provider_has_is_refused_at_its_field(
-    browser: Client, provider: Provider, address: str, told: str
+    signed_in: Client, provider: Provider, address: str, told: str
 ) -> None:
     for action in ("save", "save_anyway", "probe", "llm_models"):
-        answer = save(browser, llm_at(provider, address=address, model="m"), action=action)
+        answer = save(signed_in, llm_at(provider, address=address, model="m"), action=action)
         assert answer.status_code == 422
         shown = re.search(
             r'id="id_llm-compatible-address_error".*?<span>(.*?)</span>',
@@ -382,18 +393,18 @@ def test_an_address_that_no_provider_has_is_refused_at_its_field(
     ],
 )
 def test_what_does_not_fit_is_told_and_nothing_is_asked_or_saved(
-    browser: Client, fields: dict[str, str], told: str
+    signed_in: Client, fields: dict[str, str], told: str
 ) -> None:
-    answer = save(browser, fields)
+    answer = save(signed_in, fields)
     assert answer.status_code == 422
     assert told in text_of(answer)
     assert nothing_is_saved()
-    assert "setup_provider" not in browser.session
+    assert "setup_provider" not in signed_in.session
 
 
-def test_the_errors_of_both_kinds_show_at_once(browser: Client) -> None:
+def test_the_errors_of_both_kinds_show_at_once(signed_in: Client) -> None:
     answer = save(
-        browser,
+        signed_in,
         fields_of("llm", "compatible", address="", model="m"),
         fields_of("embedder", "compatible", address="ftp://x", model=""),
     )
@@ -403,22 +414,22 @@ def test_the_errors_of_both_kinds_show_at_once(browser: Client) -> None:
 
 
 @pytest.mark.parametrize("action", ["", "drop", "acme_models", "save\0", "x" * 1000])
-def test_an_action_that_is_none_is_refused(browser: Client, action: str) -> None:
-    answer = browser.post("/setup/provider", {**NO_PROVIDER, "action": action})
+def test_an_action_that_is_none_is_refused(signed_in: Client, action: str) -> None:
+    answer = signed_in.post("/setup/provider", {**NO_PROVIDER, "action": action})
     assert answer.status_code == 400
     assert "That cannot be done here." in text_of(answer)
     assert nothing_is_saved()
 
 
-def test_hostile_texts_are_inert(browser: Client, provider: Provider) -> None:
+def test_hostile_texts_are_inert(signed_in: Client, provider: Provider) -> None:
     provider.chat.fail(400, message=HOSTILE)
-    assert_inert(save(browser, llm_at(provider, model=HOSTILE), action="probe"))
-    assert_inert(browser.get("/setup/provider"))
-    assert_inert(save(browser, llm_at(provider, address=HOSTILE)))
-    assert_inert(save(browser, llm_at(provider, model=HOSTILE), {"embedder": HOSTILE}))
+    assert_inert(save(signed_in, llm_at(provider, model=HOSTILE), action="probe"))
+    assert_inert(signed_in.get("/setup/provider"))
+    assert_inert(save(signed_in, llm_at(provider, address=HOSTILE)))
+    assert_inert(save(signed_in, llm_at(provider, model=HOSTILE), {"embedder": HOSTILE}))
     provider.heal()
     provider.chat.fail(404, message=f"The model {HOSTILE} does not exist")
-    assert_inert(save(browser, llm_at(provider, model="m")))
+    assert_inert(save(signed_in, llm_at(provider, model="m")))
     provider.heal()
-    assert save(browser, llm_at(provider, model=HOSTILE)).status_code == 302
-    assert_inert(browser.get("/setup/key"))
+    assert save(signed_in, llm_at(provider, model=HOSTILE)).status_code == 302
+    assert_inert(signed_in.get("/setup/key"))

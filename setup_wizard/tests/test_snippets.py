@@ -10,7 +10,10 @@ import pytest
 
 from apikeys.snippets import snippets, user_id_of
 from mem0dash.tests.browser import _missing
-from prove.server import Server, clean_environment
+from prove.environment import clean_environment
+from prove.server import Server
+
+pytestmark = pytest.mark.one_form
 
 
 @pytest.mark.parametrize(

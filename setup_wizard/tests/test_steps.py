@@ -11,6 +11,7 @@ from django.urls import set_script_prefix
 from accounts import setup
 from accounts.models import Account
 from accounts.services import complete_setup, set_active
+from accounts.tests.signing import sign_in
 from apikeys.models import ApiKey
 from mem0dash.middleware import CONTENT_SECURITY_POLICY
 from mem0dash.tests.test_secrets import dump
@@ -27,6 +28,8 @@ from setup_wizard.tests.wizard import (
     save,
     text_of,
 )
+
+pytestmark = pytest.mark.one_form
 
 PASSWORD = "correct horse battery"
 PATHS = ("/setup", "/setup/administrator", *(f"/setup/{name}" for name in LATER), "/setup/finish")
@@ -62,10 +65,10 @@ def state() -> str:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_after_set_up_every_step_is_gone_whatever_the_method(browser: Client, path: str) -> None:
+def test_after_set_up_every_step_is_gone_whatever_the_method(signed_in: Client, path: str) -> None:
     complete_setup()
     before = state()
-    for client in (browser, Client()):
+    for client in (signed_in, Client()):
         for method in METHODS:
             answer = getattr(client, method)(path)
             assert answer.status_code == 410, (method, path)
@@ -73,28 +76,30 @@ def test_after_set_up_every_step_is_gone_whatever_the_method(browser: Client, pa
         assert answer.status_code == 410
         assert "Set-up is done" in text_of(answer)
         assert answer["Cache-Control"] == "no-store"
-    answer = browser.get(path, headers={"HX-Request": "true"})
+    answer = signed_in.get(path, headers={"HX-Request": "true"})
     assert answer.status_code == 410 and "<html" not in answer.content.decode()
     assert state() == before
 
 
 @pytest.mark.parametrize("end", ["gone", "deactivated"])
-def test_set_up_stays_over_when_nobody_is_left(browser: Client, claimed: Account, end: str) -> None:
+def test_set_up_stays_over_when_nobody_is_left(
+    signed_in: Client, claimed: Account, end: str
+) -> None:
     complete_setup()
     if end == "gone":
         Account.objects.all().delete()
     else:
         set_active(email=claimed.email, active=False)
-    for client in (browser, Client()):
+    for client in (signed_in, Client()):
         for path in PATHS:
             assert client.get(path).status_code == 410
             assert send(client, path).status_code == 410
     assert not Account.objects.filter(is_active=True).exists()
 
 
-def test_a_path_that_is_no_step_is_not_there(browser: Client) -> None:
+def test_a_path_that_is_no_step_is_not_there(signed_in: Client) -> None:
     for path in ("/setup/", "/setup/nothing", "/setup/provider/", "/setup/key/1"):
-        assert browser.get(path).status_code == 404
+        assert signed_in.get(path).status_code == 404
 
 
 # --- In between ----------------------------------------------------------------------------------
@@ -110,7 +115,7 @@ def test_before_there_is_an_owner_every_step_leads_to_the_first(engine: Any, tok
     assert state() == before
 
 
-def test_who_is_not_signed_in_is_led_to_sign_in_and_back(browser: Client) -> None:
+def test_who_is_not_signed_in_is_led_to_sign_in_and_back(signed_in: Client) -> None:
     before = state()
     stranger = Client()
     for path in PATHS[:-1]:
@@ -127,9 +132,8 @@ def test_who_is_not_signed_in_is_led_to_sign_in_and_back(browser: Client) -> Non
     assert stranger.get("/setup/provider").status_code == 200
 
 
-def test_another_account_than_the_owner_s_may_take_no_step(browser: Client, bob: Account) -> None:
-    other = Client()
-    other.force_login(bob)
+def test_another_account_than_the_owner_s_may_take_no_step(signed_in: Client, bob: Account) -> None:
+    other = sign_in(bob)
     before = state()
     for path in PATHS:
         answers = [send(other, path)] + ([other.get(path)] if path != PATHS[-1] else [])
@@ -142,51 +146,51 @@ def test_another_account_than_the_owner_s_may_take_no_step(browser: Client, bob:
     assert other.get("/setup/provider").status_code == 403
 
 
-def test_a_session_that_has_ended_takes_no_step(browser: Client) -> None:
-    assert browser.get("/setup/provider").status_code == 200
+def test_a_session_that_has_ended_takes_no_step(signed_in: Client) -> None:
+    assert signed_in.get("/setup/provider").status_code == 200
     Account.objects.update(session_epoch=F("session_epoch") + 1)
-    assert browser.get("/setup/provider")["Location"] == "/login?next=/setup/provider"
-    assert browser.post("/setup/provider", NO_PROVIDER)["Location"] == "/login"
+    assert signed_in.get("/setup/provider")["Location"] == "/login?next=/setup/provider"
+    assert signed_in.post("/setup/provider", NO_PROVIDER)["Location"] == "/login"
     assert not configuration.latest()
 
 
-def test_a_key_of_the_api_takes_no_step(browser: Client, key: Any) -> None:
+def test_a_key_of_the_api_takes_no_step(signed_in: Client, key: Any) -> None:
     for headers in ({"X-API-Key": key()}, {"Authorization": f"Bearer {key()}"}):
         answer = Client().get("/setup/provider", headers=headers)
         assert answer.status_code == 302
 
 
 @pytest.mark.parametrize("next_step", LATER)
-def test_steps_behind_the_next_one_lead_back_to_it(browser: Client, next_step: str) -> None:
-    go_to(browser, next_step)
-    assert browser.get("/setup")["Location"] == f"/setup/{next_step}"
-    assert browser.get("/dashboard", follow=True).redirect_chain == [
+def test_steps_behind_the_next_one_lead_back_to_it(signed_in: Client, next_step: str) -> None:
+    go_to(signed_in, next_step)
+    assert signed_in.get("/setup")["Location"] == f"/setup/{next_step}"
+    assert signed_in.get("/dashboard", follow=True).redirect_chain == [
         ("/setup", 302),
         (f"/setup/{next_step}", 302),
     ]
     before = state()
     position = LATER.index(next_step)
     for name in LATER[position + 1 :]:
-        for answer in (browser.get(f"/setup/{name}"), send(browser, f"/setup/{name}")):
+        for answer in (signed_in.get(f"/setup/{name}"), send(signed_in, f"/setup/{name}")):
             assert (answer.status_code, answer["Location"]) == (302, f"/setup/{next_step}")
     if next_step != "test":
-        assert browser.post("/setup/finish")["Location"] == f"/setup/{next_step}"
+        assert signed_in.post("/setup/finish")["Location"] == f"/setup/{next_step}"
     assert state() == before and not setup.is_complete()
     # Those that are done can be looked at again, and the rail leads there.
-    text = browser.get(f"/setup/{next_step}").content.decode()
+    text = signed_in.get(f"/setup/{next_step}").content.decode()
     for name in ("administrator", *LATER[:position]):
-        assert browser.get(f"/setup/{name}").status_code == 200
+        assert signed_in.get(f"/setup/{name}").status_code == 200
         assert f'<a href="/setup/{name}">' in text
     for name in LATER[position + 1 :]:
         assert f'href="/setup/{name}"' not in text
 
 
 def test_set_up_goes_on_in_another_browser_where_it_stood(
-    browser: Client, claimed: Account, provider: Any
+    signed_in: Client, claimed: Account, provider: Any
 ) -> None:
-    assert save(browser, llm_at(provider, api_key=PROVIDER_KEY)).status_code == 302
-    key = make_key(browser, label="Laptop")
-    browser.post(
+    assert save(signed_in, llm_at(provider, api_key=PROVIDER_KEY)).status_code == 302
+    key = make_key(signed_in, label="Laptop")
+    signed_in.post(
         "/setup/use-case",
         {"preset": "coding", "use_case": "Go and Rust", "instructions": "Keep versions."},
     )
@@ -214,15 +218,15 @@ def test_set_up_goes_on_in_another_browser_where_it_stood(
     assert provider.url in text_of(other.get("/setup/provider"))
 
 
-def test_finishing_opens_the_dashboard_and_closes_all_else(browser: Client) -> None:
-    go_to(browser, "test")
-    assert browser.get("/setup/finish").status_code == 405
-    answer = browser.post("/setup/finish", follow=True)
+def test_finishing_opens_the_dashboard_and_closes_all_else(signed_in: Client) -> None:
+    go_to(signed_in, "test")
+    assert signed_in.get("/setup/finish").status_code == 405
+    answer = signed_in.post("/setup/finish", follow=True)
     assert answer.redirect_chain == [("/dashboard", 302)]
     assert answer.status_code == 200
     assert "mem0dash is set up." in text_of(answer)
     assert setup.is_complete() and not Progress.objects.exists()
-    assert browser.post("/setup/finish").status_code == 410
+    assert signed_in.post("/setup/finish").status_code == 410
     key = ApiKey.objects.get()
     assert key.revoked_at is None
 
@@ -232,10 +236,8 @@ def test_finishing_opens_the_dashboard_and_closes_all_else(browser: Client) -> N
 
 @pytest.mark.parametrize("path", PATHS[1:])
 def test_every_form_asks_for_its_token(engine: Any, claimed: Account, path: str) -> None:
-    guarded = Client(enforce_csrf_checks=True)
-    guarded.force_login(claimed)
-    plain = Client()
-    plain.force_login(claimed)
+    guarded = sign_in(claimed, enforce_csrf_checks=True)
+    plain = sign_in(claimed)
     go_to(plain, "test")
     before = state()
     assert send(guarded, path).status_code == 403
@@ -248,21 +250,20 @@ def test_every_form_asks_for_its_token(engine: Any, claimed: Account, path: str)
     assert state() == before and not setup.is_complete()
 
 
-def test_looking_at_a_step_changes_nothing(browser: Client) -> None:
-    go_to(browser, "test")
+def test_looking_at_a_step_changes_nothing(signed_in: Client) -> None:
+    go_to(signed_in, "test")
     before = state()
     for path in PATHS[:-1]:
         for query in ("", "?action=skip&llm=none&embedder=local&label=x&rights=all&expiry=never"):
-            for method in (browser.get, browser.head, browser.options):
+            for method in (signed_in.get, signed_in.head, signed_in.options):
                 method(path + query)
     assert state() == before
 
 
 def test_every_answer_has_its_headers_and_is_kept_nowhere(
-    browser: Client, bob: Account, claimed: Account
+    signed_in: Client, bob: Account, claimed: Account
 ) -> None:
-    other = Client()
-    other.force_login(bob)
+    other = sign_in(bob)
     guarded = Client(enforce_csrf_checks=True)
 
     def check(answer: Any) -> None:
@@ -277,25 +278,25 @@ def test_every_answer_has_its_headers_and_is_kept_nowhere(
         assert {"Cookie", "HX-Request"} <= set(re.split(r",\s*", answer["Vary"]))
 
     def look() -> None:
-        for client in (browser, other, guarded, Client()):
+        for client in (signed_in, other, guarded, Client()):
             for path in PATHS:
                 check(client.get(path, headers={"Origin": "https://evil.example"}))
                 if path != "/setup/finish":
                     check(client.post(path, {}))
 
     look()
-    go_to(browser, "test")
+    go_to(signed_in, "test")
     look()
     complete_setup()
     look()
 
 
 @pytest.mark.parametrize("host", ["evil.example", "testserver.evil.example", "testserver@evil"])
-def test_another_host_s_name_gets_no_page(browser: Client, host: str) -> None:
+def test_another_host_s_name_gets_no_page(signed_in: Client, host: str) -> None:
     before = state()
     for answer in (
-        browser.get("/setup/provider", headers={"Host": host}),
-        browser.post("/setup/provider", NO_PROVIDER, headers={"Host": host}),
+        signed_in.get("/setup/provider", headers={"Host": host}),
+        signed_in.post("/setup/provider", NO_PROVIDER, headers={"Host": host}),
     ):
         assert answer.status_code == 400
         assert "evil" not in answer.content.decode()
@@ -303,43 +304,43 @@ def test_another_host_s_name_gets_no_page(browser: Client, host: str) -> None:
 
 
 def test_the_address_in_snippets_is_the_public_one_not_the_caller_s(
-    browser: Client, settings: Any
+    signed_in: Client, settings: Any
 ) -> None:
     settings.PUBLIC_URL = "https://memory.example.org"
-    go_to(browser, "key")
-    answer = browser.post("/setup/key", KEY, headers={"Host": "192.0.2.66"})
+    go_to(signed_in, "key")
+    answer = signed_in.post("/setup/key", KEY, headers={"Host": "192.0.2.66"})
     assert "curl https://memory.example.org/memories" in text_of(answer)
     assert "192.0.2.66" not in answer.content.decode()
 
 
 @pytest.mark.parametrize("wanted", ["//evil.example", "https://evil.example/", "/\\evil.example"])
-def test_no_step_leads_to_another_server(browser: Client, wanted: str) -> None:
-    go_to(browser, "test")
+def test_no_step_leads_to_another_server(signed_in: Client, wanted: str) -> None:
+    go_to(signed_in, "test")
     for path in PATHS[:-2]:
         for answer in (
-            browser.get(path, {"next": wanted}),
-            browser.post(path, {**FORMS[path], "next": wanted, "former": ""}),
+            signed_in.get(path, {"next": wanted}),
+            signed_in.post(path, {**FORMS[path], "next": wanted, "former": ""}),
         ):
             assert "evil" not in answer.get("Location", "")
     answer = Client().get("/setup/key", {"next": wanted})
     assert answer["Location"].startswith("/login?next=/setup/key%3F")
-    assert browser.post("/setup/finish", {"next": wanted})["Location"] == "/dashboard"
+    assert signed_in.post("/setup/finish", {"next": wanted})["Location"] == "/dashboard"
 
 
 def test_below_a_path_the_steps_stay_there(
-    browser: Client, claimed: Account, settings: Any
+    signed_in: Client, claimed: Account, settings: Any
 ) -> None:
     settings.FORCE_SCRIPT_NAME = "/mem"
     settings.PUBLIC_URL = "https://memory.example.org/mem"
     set_script_prefix("/mem/")
     try:
-        answer = browser.get("/setup")
+        answer = signed_in.get("/setup")
         assert answer["Location"] == "/mem/setup/provider"
-        text = browser.get("/setup/provider").content.decode()
+        text = signed_in.get("/setup/provider").content.decode()
         assert 'action="/mem/setup/provider"' in text and 'hx-post="/mem/setup/provider"' in text
         assert 'href="/setup' not in text and 'action="/setup' not in text
-        assert browser.post("/setup/provider", NO_PROVIDER)["Location"] == "/mem/setup/key"
-        text = text_of(browser.post("/setup/key", KEY))
+        assert signed_in.post("/setup/provider", NO_PROVIDER)["Location"] == "/mem/setup/key"
+        text = text_of(signed_in.post("/setup/key", KEY))
         assert "curl https://memory.example.org/mem/memories" in text
         assert "testserver" not in text
         assert Client().get("/setup/key")["Location"] == "/mem/login?next=/mem/setup/key"

@@ -28,6 +28,8 @@ from setup_wizard.tests.wizard import (
     text_of,
 )
 
+pytestmark = pytest.mark.one_form
+
 TOKEN = "a-token-from-the-operator"
 EMAIL, PASSWORD = "eve@example.org", "correct horse battery"
 SAYS = {"message": "I collect cinnamon tins.", "question": "Which tins do I collect?"}

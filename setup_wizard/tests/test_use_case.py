@@ -15,26 +15,28 @@ from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
 from setup_wizard.tests.wizard import HOSTILE, assert_inert, go_to, llm_at, make_key, save, text_of
 
+pytestmark = pytest.mark.one_form
+
 CHOICE = {"preset": "coding", "use_case": "", "instructions": ""}
 
 
 @pytest.fixture
-def at_use_case(browser: Client) -> Client:
-    go_to(browser, "use-case")
-    return browser
+def at_use_case(signed_in: Client) -> Client:
+    go_to(signed_in, "use-case")
+    return signed_in
 
 
 @pytest.fixture
-def with_llm(browser: Client, provider: Provider) -> Client:
+def with_llm(signed_in: Client, provider: Provider) -> Client:
     """At this step, with an LLM that was chosen before."""
-    assert save(browser, llm_at(provider)).status_code == 302
-    make_key(browser)
+    assert save(signed_in, llm_at(provider)).status_code == 302
+    make_key(signed_in)
     provider.reset_counts()
-    return browser
+    return signed_in
 
 
-def send(browser: Client, action: str = "save", **fields: str) -> Any:
-    return browser.post("/setup/use-case", {**CHOICE, **fields, "action": action})
+def send(signed_in: Client, action: str = "save", **fields: str) -> Any:
+    return signed_in.post("/setup/use-case", {**CHOICE, **fields, "action": action})
 
 
 def reply(instructions: Any, message: Any = "I use uv.") -> str:

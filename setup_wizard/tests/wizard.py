@@ -53,17 +53,17 @@ def embedder_at(provider: Provider, offer: str = "compatible", **values: str) ->
     )
 
 
-def save(browser: Client, *fields: dict[str, str], action: str = "save") -> Any:
+def save(client: Client, *fields: dict[str, str], action: str = "save") -> Any:
     """Sends the form of the providers; what is not named is local."""
     sent = dict(NO_PROVIDER)
     for more in fields:
         sent |= more
-    return browser.post("/setup/provider", {**sent, "action": action})
+    return client.post("/setup/provider", {**sent, "action": action})
 
 
-def make_key(browser: Client, **fields: str) -> str:
+def make_key(client: Client, **fields: str) -> str:
     """Makes the key; what the page shows of it."""
-    answer = browser.post("/setup/key", {**KEY, **fields})
+    answer = client.post("/setup/key", {**KEY, **fields})
     assert answer.status_code == 200, answer.content
     return shown_key(answer)
 
@@ -74,13 +74,13 @@ def shown_key(answer: Any) -> str:
     return found[1]
 
 
-def go_to(browser: Client, step: str) -> None:
+def go_to(client: Client, step: str) -> None:
     """Takes the steps before `step`, each in its shortest way."""
     before = LATER[: LATER.index(step)]
     if "provider" in before:
-        assert save(browser).status_code == 302
+        assert save(client).status_code == 302
     if "key" in before:
-        make_key(browser)
+        make_key(client)
     if "use-case" in before:
-        answer = browser.post("/setup/use-case", {"action": "skip"})
+        answer = client.post("/setup/use-case", {"action": "skip"})
         assert answer["Location"] == "/setup/test"

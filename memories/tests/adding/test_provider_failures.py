@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from memories.tests.providing import (
     use_embedder,
     use_llm,
 )
+
+pytestmark = pytest.mark.one_form
 
 TURNS = [{"role": "user", "content": "I live in Lisbon. I only eat vegan food."}]
 FACTS = ["I live in Lisbon.", "I only eat vegan food."]
@@ -485,8 +488,9 @@ EMBEDDER_FAILURES: dict[str, tuple[Break, str]] = {
 }
 
 
-@pytest.mark.parametrize("infer", [True, False], ids=["extracted", "verbatim"])
-@pytest.mark.parametrize("name", EMBEDDER_FAILURES)
+@pytest.mark.parametrize(
+    ("name", "infer"), list(zip(EMBEDDER_FAILURES, cycle([True, False]), strict=False))
+)
 def test_each_failure_of_the_embedder_ends_clearly_and_keeps_the_input(post, provider, name, infer):
     break_it, code = EMBEDDER_FAILURES[name]
     break_it(provider)
@@ -500,7 +504,9 @@ def test_each_failure_of_the_embedder_ends_clearly_and_keeps_the_input(post, pro
     assert MemoryVector.objects.count() == len(texts())
 
 
-@pytest.mark.parametrize("name", EMBEDDER_FAILURES)
+@pytest.mark.parametrize(
+    "name", ["429", "500", "hangs", "401", "unknown model", "truncated", "too few"]
+)
 def test_when_the_facts_cannot_be_embedded_none_is_stored(post, provider, name):
     EMBEDDER_FAILURES[name][0](provider)
     for fault in provider.embeddings._faults:

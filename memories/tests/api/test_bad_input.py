@@ -8,6 +8,8 @@ import pytest
 
 from memories.models import AddInput, Memory, Revision
 
+pytestmark = pytest.mark.one_form
+
 WRONG = {
     "number": 5,
     "float": 1.5,

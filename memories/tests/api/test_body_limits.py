@@ -16,6 +16,8 @@ from mem0dash import bodies, limits
 from mem0dash.asgi import application
 from prove.server import Server
 
+pytestmark = pytest.mark.one_form
+
 KEY = "an-admin-key-for-the-tests"
 HEADERS = {"X-API-Key": KEY}
 LIMIT = settings.MAX_BODY_BYTES

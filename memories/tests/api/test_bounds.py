@@ -7,6 +7,8 @@ import pytest
 from mem0dash import limits
 from memories.models import AddInput, Memory
 
+pytestmark = pytest.mark.one_form
+
 TURN = {"role": "user", "content": "tea"}
 LONG_QUERY = "x" * (limits.QUERY_LETTERS + 1)
 LONG_TEXT = "x" * (limits.TEXT_LETTERS + 1)

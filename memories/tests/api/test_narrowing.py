@@ -11,6 +11,8 @@ import pytest
 from memories.models import Memory
 from memories.tests.memserv import Memserv
 
+pytestmark = pytest.mark.one_form
+
 IDS: Final = {"user_id": "alice", "agent_id": "helper", "app_id": "garden", "run_id": "monday"}
 # What narrows somewhere, and is no id: where a route does not know it, it has to say so.
 OTHERS: Final = {
@@ -33,11 +35,15 @@ CAMEL: Final = {name: name.title().replace("_", "") for name in (*IDS, *OTHERS)}
 
 
 def misspelt(name: str) -> Iterator[str]:
-    """The name with a letter too few, one too many, two swapped; in other cases and families."""
+    """The name with a letter too few, one too many, two swapped; in other cases and families. The
+    names of ids with each of these at every letter, the others with one of them at each."""
     for at in range(len(name)):
-        yield name[:at] + name[at + 1 :]
-        yield name[:at] + "x" + name[at:]
-        yield name[:at] + name[at : at + 2][::-1] + name[at + 2 :]
+        wrong = (
+            name[:at] + name[at + 1 :],
+            name[:at] + "x" + name[at:],
+            name[:at] + name[at : at + 2][::-1] + name[at + 2 :],
+        )
+        yield from wrong if name in IDS else wrong[at % 3 : at % 3 + 1]
     camel = CAMEL[name]
     yield from (camel, camel[0].lower() + camel[1:], name.upper(), name.title(), f"{name}s")
     yield from (name.replace("_", "-"), name.replace("_", ""), f"{name}[]", f" {name}")

@@ -20,6 +20,8 @@ from memories.models.server import EngineConfig, IndexState, Reembedding
 from memories.providers import service as providers
 from memories.tests.provider import Provider
 
+pytestmark = pytest.mark.one_form
+
 KEY = "sk-a-distinctive-key-0815"
 DONE = {"message": "Configuration set successfully"}
 LOCAL = "test/words-1"

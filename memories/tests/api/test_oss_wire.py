@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.one_form
+
 NO_CREDENTIAL = "Authentication required. Provide a Bearer token or X-API-Key header."
 REQUEST_ID = re.compile(r"[0-9a-f]{8}")
 HOLA = {"messages": [{"role": "user", "content": "hola"}], "user_id": "alice"}

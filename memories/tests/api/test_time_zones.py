@@ -11,13 +11,14 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Account, Project
 from accounts.queries import project_view
+from accounts.tests.signing import sign_in
 from mem0dash.errors import ConflictError
 from memories.browse import kept_counts
 from memories.browse import service as browse
 from memories.browse.selection import Selection
 from memories.bulk import service as bulk
 from memories.models import Memory, Revision
-from memories.tests.pages import LIST, addresses, signed_in, text_of, texts
+from memories.tests.pages import LIST, addresses, text_of, texts
 
 BERLIN = "Europe/Berlin"
 # In Berlin this day has 25 hours, from 22:00 of the day before to 23:00, both in UTC.
@@ -110,13 +111,13 @@ def test_the_browser_lists_and_counts_days_of_the_zone(
     # As where counting takes long, and what was counted is kept.
     monkeypatch.setattr(kept_counts.counts, "long", -1.0)
     kept_counts.counts.clear()
-    browser = signed_in(alice)
+    signed_in = sign_in(alice)
 
     def listed(created: str) -> set[str]:
-        return set(texts(browser.get(LIST, {"created": created})))
+        return set(texts(signed_in.get(LIST, {"created": created})))
 
     def counted(created: str) -> int:
-        page = browser.get(f"{LIST}/filters", {"created": created})
+        page = signed_in.get(f"{LIST}/filters", {"created": created})
         assert page.status_code == 200
         who = replace(owner, project=project_view(Project.objects.get(id=project.id)))
         selection = Selection.of({"created": [created]})
@@ -130,28 +131,28 @@ def test_the_browser_lists_and_counts_days_of_the_zone(
     assert listed(f"{DAY}..") == {*IN_BERLIN, "after"}
     # At once, though what was counted before is kept.
     assert counted(f"..{DAY}") == 3
-    assert "Days in Europe/Berlin" in text_of(browser.get(f"{LIST}/filters"))
+    assert "Days in Europe/Berlin" in text_of(signed_in.get(f"{LIST}/filters"))
 
 
 def test_a_saved_view_shows_the_days_of_the_zone_that_there_is_now(
     alice: Account, made: Any, project: Project
 ) -> None:
-    browser = signed_in(alice)
-    browser.post(f"{LIST}/views/save", {"name": "That day", "created": DAY})
-    [way] = set(addresses(browser.get(f"{LIST}/views"), "created="))
-    assert set(texts(browser.get(way))) == IN_UTC
+    signed_in = sign_in(alice)
+    signed_in.post(f"{LIST}/views/save", {"name": "That day", "created": DAY})
+    [way] = set(addresses(signed_in.get(f"{LIST}/views"), "created="))
+    assert set(texts(signed_in.get(way))) == IN_UTC
     use(project, BERLIN)
-    assert set(texts(browser.get(way))) == IN_BERLIN
+    assert set(texts(signed_in.get(way))) == IN_BERLIN
 
 
 def test_activity_asks_for_days_of_the_zone(alice: Account, made: Any, project: Project) -> None:
-    browser: Client = signed_in(alice)
+    signed_in: Client = sign_in(alice)
     use(project, BERLIN)
     asked = {"since": DAY, "until": DAY}
-    page = text_of(browser.get("/dashboard/activity", asked))
+    page = text_of(signed_in.get("/dashboard/activity", asked))
     assert {text for text in MOMENTS if f">{text}<" in page} == IN_BERLIN
     assert "From (Europe/Berlin)" in page and "(UTC)" not in page
-    lines = b"".join(browser.get("/dashboard/activity/export", asked | {"format": "jsonl"}))
+    lines = b"".join(signed_in.get("/dashboard/activity/export", asked | {"format": "jsonl"}))
     assert lines.count(b"\n") == len(IN_BERLIN)
 
 

@@ -106,8 +106,8 @@ def test_reading_starts_no_threads_of_numpys_own():
     assert done.stdout.strip() == "1"
 
 
-def test_an_add_keeps_the_states_of_what_the_embedder_reads(owner, model, tmp_path):
-    with reading_engine(model, tmp_path) as running:
+def test_an_add_keeps_the_states_of_what_the_embedder_reads(owner, model, spare_index):
+    with reading_engine(model, spare_index) as running:
         alone = add(owner, "I drink oat milk.")
         turns = add(owner, "Where do you live?", "In Lisbon.", entities={"run_id": "r"})
         for row in Memory.objects.filter(id__in=[*alone, *turns]):

@@ -273,12 +273,12 @@ def command(name: str, *arguments: str) -> str:
     return out.getvalue()
 
 
-@pytest.fixture(params=["embedded", "shared"])
+@pytest.fixture(params=["engine_in_folder", "shared_engine"], ids=["embedded", "shared"])
 def opened(request, settings, tmp_path, embedder) -> Any:
     """The engine on the index that a command opens; `close` lets go of it."""
     settings.DATA_DIR = tmp_path  # where the engine's index is
-    running = request.getfixturevalue(f"{request.param}_engine")
-    if request.param == "shared":
+    running = request.getfixturevalue(request.param)
+    if running.index.is_remote:
         server = request.getfixturevalue("qdrant")
         settings.QDRANT_URL, settings.QDRANT_API_KEY = server.url, server.api_key
         collections = request.getfixturevalue("collections")
@@ -334,7 +334,7 @@ def test_the_command_tells_what_differs_and_repairs_it(owner, opened):
 
 
 def test_the_command_says_what_to_do_while_the_server_holds_the_index(
-    owner, embedded_engine, settings, tmp_path
+    owner, engine_in_folder, settings, tmp_path
 ):
     settings.DATA_DIR = tmp_path
     add(owner, "green tea")

@@ -6,6 +6,8 @@ import pytest
 
 from memories.browse.word_diff import COMPARED_WORDS, difference
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.mark.parametrize(
     ("old", "new", "parts"),

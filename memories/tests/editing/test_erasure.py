@@ -1,5 +1,6 @@
 """What is purged or erased leaves no trace of its words: not in any table, not in the index."""
 
+import os
 import uuid
 from contextlib import suppress
 from datetime import timedelta
@@ -18,6 +19,7 @@ from memories.filters import EVERYTHING
 from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
 from memories.search.service import search_memories
 from memories.tests.actions import add, said, settled
+from memories.tests.spare_index import SpareIndex
 
 WORD = "xylophonist"
 
@@ -44,6 +46,15 @@ def traces_on_disk(root: Path, word: str = WORD) -> list[str]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and word in path.read_bytes().decode("latin-1").lower()
     ]
+
+
+@pytest.fixture
+def index_files(spare_index: SpareIndex, index_folder: Path) -> Path:
+    """The folder of an index that no other test has used; to be asked for before the engine."""
+    if os.environ.get("TEST_INDEX") == "qdrant":
+        pytest.skip("the files of a server are its own")
+    spare_index.close()
+    return index_folder
 
 
 @pytest.fixture
@@ -141,19 +152,19 @@ def test_inputs_are_kept_for_thirty_days(owner, engine):
     assert queries.list_memories(owner, where=EVERYTHING, limit=9)[0].text == f"Anna is a {WORD}"
 
 
-def test_the_index_never_writes_a_text_to_its_files(owner, engine, tmp_path):
+def test_the_index_never_writes_a_text_to_its_files(index_files, owner, engine):
     add(owner, f"Anna is a {WORD}")
     settled(engine)
     assert said(engine.index, WORD)
-    assert traces_on_disk(tmp_path / "index") == []
+    assert traces_on_disk(index_files) == []
 
 
-def test_a_rebuild_leaves_nothing_of_the_erased_on_disk(owner, engine, told, tmp_path):
+def test_a_rebuild_leaves_nothing_of_the_erased_on_disk(index_files, owner, engine, told):
     add(owner, "Bert plays the violin")
     settled(engine)
     services.erase_memories(owner, [told])
     settled(engine)
     engine.indexer.rebuild()
     engine.indexer.settle()
-    assert traces_on_disk(tmp_path / "index") == []
+    assert traces_on_disk(index_files) == []
     assert said(engine.index, "violin")

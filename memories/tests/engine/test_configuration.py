@@ -23,6 +23,8 @@ from memories.engine.configuration import ChangedMeanwhileError, merged
 from memories.engine.environment import from_environment
 from memories.models.server import EngineConfig
 
+pytestmark = pytest.mark.one_form
+
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "sk-a-distinctive-key-0815"
 OPENAI = "https://api.openai.com/v1"

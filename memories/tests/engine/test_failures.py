@@ -29,6 +29,8 @@ from memories.engine.failures import (
     translate,
 )
 
+pytestmark = pytest.mark.one_form
+
 STATUSES = {
     400: REFUSED,
     401: AUTH,

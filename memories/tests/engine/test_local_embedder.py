@@ -32,6 +32,8 @@ from memories.engine.local_model import (
 )
 from memories.management.commands.prepare_embedder import Command
 
+pytestmark = pytest.mark.one_form
+
 REFERENCE_TEXT = "This is an example sentence"
 TEXTS = [
     "Lisbon",

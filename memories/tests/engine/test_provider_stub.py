@@ -14,6 +14,8 @@ from mem0.configs.prompts import ADDITIVE_EXTRACTION_PROMPT, generate_additive_e
 
 from memories.tests.provider import Provider
 
+pytestmark = pytest.mark.one_form
+
 SAID = (
     "user: Ich trinke gern Tee. 我住在柏林。Мы едем в Рим!\nassistant: Schön. Noch etwas?\n"
     "user: Two lines\nuser: a third\n\n## Observation Date\nnot this one\n"

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from mem0dash.errors import ProviderError
 from memories.engine import replies
 
+pytestmark = pytest.mark.one_form
+
 TEA = '{"memory": [{"text": "Likes tea", "attributed_to": "user"}]}'
 DEEP = "[" * 200_000
 

@@ -7,6 +7,8 @@ from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not, parse_fil
 from memories.filters.language import OPERATORS, mentions, names_an_entity
 from memories.texts import entity_id
 
+pytestmark = pytest.mark.one_form
+
 
 def test_an_empty_filter_lets_everything_through():
     assert parse_filters({}) == EVERYTHING

@@ -14,6 +14,8 @@ from memories.index.base import Point, VectorIndex
 from memories.index.edge import EdgeIndex
 from memories.index.payload import EXPIRES
 
+pytestmark = pytest.mark.one_form
+
 A, B, C, D = (uuid.UUID(int=number) for number in range(1, 5))
 OpenIndex = Callable[..., VectorIndex]
 

@@ -20,8 +20,8 @@ from memories.tests.actions import add, pending, said, settled
 
 
 @pytest.fixture
-def engine(embedded_engine):
-    return embedded_engine
+def engine(engine_in_folder):
+    return engine_in_folder
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from memories.index import edge
 from memories.index.base import Point
 from memories.index.edge import EdgeIndex
 
+pytestmark = pytest.mark.one_form
+
 COUNT = 2000
 DIMS = 96
 ASKED = 20

@@ -18,6 +18,8 @@ from memories.search import service as search
 from memories.search.service import search_memories
 from memories.tests.actions import add, pending
 
+pytestmark = pytest.mark.one_form
+
 
 class Clock:
     now = 100.0

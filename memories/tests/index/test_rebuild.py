@@ -19,10 +19,12 @@ from memories.models.server import IndexState
 from memories.search.service import search_memories
 from memories.tests.actions import add, meant, pending, said, settled
 
+pytestmark = pytest.mark.one_form
+
 
 @pytest.fixture
-def engine(embedded_engine):
-    return embedded_engine
+def engine(engine_in_folder):
+    return engine_in_folder
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from memories.tests import finding
 from memories.tests.finding import Question
 
 # The tests read figures alone, but the tables are made only where one says that it wants them.
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.one_form]
 
 RANKERS = {
     "ranker": finding.full,

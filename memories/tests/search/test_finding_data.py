@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_form
+
 PATH = Path(__file__).parent.parent / "data" / "finding.json"
 
 MINIMUM = {

@@ -10,6 +10,8 @@ from memories.search.late_interaction import late_scores, worth_comparing
 from memories.search.ranking import Candidate, base_scores, rank
 from memories.tests.search.test_ranking import NOON, candidate, key
 
+pytestmark = pytest.mark.one_form
+
 WORDS = ["tea", "morning", "piano", "river", "dog", "garden"]
 
 

@@ -1,7 +1,6 @@
 """Which words of a memory answer a search, with the real local model."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,9 @@ from memories.models import Memory, MemoryTokens
 from memories.search.highlights import marked
 from memories.tests.actions import add
 from memories.tests.reading import local_model, reading_engine
+from memories.tests.spare_index import SpareIndex
+
+pytestmark = pytest.mark.one_form
 
 COFFEE = "Starts every day with an espresso at breakfast."
 
@@ -23,8 +25,8 @@ def model() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def running(db: None, model: Any, tmp_path: Path) -> Iterator[runtime.Runtime]:
-    with reading_engine(model, tmp_path) as made:
+def running(db: None, model: Any, spare_index: SpareIndex) -> Iterator[runtime.Runtime]:
+    with reading_engine(model, spare_index) as made:
         yield made
 
 

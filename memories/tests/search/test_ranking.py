@@ -8,6 +8,8 @@ import pytest
 from memories.search.dates import closeness, named_interval
 from memories.search.ranking import Candidate, base_scores, rank
 
+pytestmark = pytest.mark.one_form
+
 NOON = datetime(2024, 3, 5, 12, tzinfo=UTC)
 
 

@@ -19,6 +19,7 @@ from accounts import audit
 from accounts.audit import Action, Target, account_target
 from accounts.models import Account, AuditEntry, Membership, Project, Role
 from accounts.queries import operator_of
+from accounts.tests.signing import sign_in
 from apikeys.services import create_api_key
 from mem0dash.principal import OPERATOR, Actor
 from memories.browse import activity
@@ -27,22 +28,13 @@ from memories.editing import service as services
 from memories.models import Memory, Revision
 from memories.views import deeds
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
 
 
-def signed_in(account: Account) -> Client:
-    made = Client()
-    made.force_login(account)
-    return made
-
-
-@pytest.fixture
-def browser(engine: Any, alice: Account) -> Client:
-    return signed_in(alice)
-
-
-def text_of(browser: Client, expected: int = 200, /, **params: Any) -> str:
-    answer = browser.get(f"/dashboard/activity?{urlencode(params)}")
+def text_of(signed_in: Client, expected: int = 200, /, **params: Any) -> str:
+    answer = signed_in.get(f"/dashboard/activity?{urlencode(params)}")
     assert answer.status_code == expected, answer.content[:300]
     return re.sub(r"\s+", " ", answer.content.decode())
 
@@ -53,8 +45,8 @@ def entries_of(text: str) -> list[tuple[str, str]]:
     return re.findall(pattern, text)
 
 
-def listed(browser: Client, **params: Any) -> list[tuple[str, str]]:
-    return entries_of(text_of(browser, **params))
+def listed(signed_in: Client, **params: Any) -> list[tuple[str, str]]:
+    return entries_of(text_of(signed_in, **params))
 
 
 def happened(project: Project, **fields: Any) -> Revision:
@@ -72,18 +64,18 @@ def happened(project: Project, **fields: Any) -> Revision:
     return Revision.objects.create(project=project, **values | fields)
 
 
-def test_nothing_has_happened_yet(browser: Client) -> None:
-    text = text_of(browser)
+def test_nothing_has_happened_yet(signed_in: Client) -> None:
+    text = text_of(signed_in)
     assert "Nothing has happened yet" in text and "activity/export" not in text
 
 
 def test_what_is_done_to_a_memory_is_told_with_who_and_how(
-    browser: Client, api: Any, alice: Account, owner: Any
+    signed_in: Client, api: Any, alice: Account, owner: Any
 ) -> None:
     id_ = api.add("Drinks green tea")
     api.put(f"/memories/{id_}", {"text": "Drinks black tea", "metadata": {"mood": "calm"}})
     api.delete(f"/memories/{id_}")
-    text = text_of(browser, kind="memories")
+    text = text_of(signed_in, kind="memories")
     assert entries_of(text) == [
         ("Deleted", "Drinks black tea"),
         ("Changed", "Drinks <del>green</del><ins>black</ins> tea"),
@@ -94,32 +86,32 @@ def test_what_is_done_to_a_memory_is_told_with_who_and_how(
     assert api.headers["X-API-Key"][:12] in text and api.headers["X-API-Key"] not in text
     assert "Open memory" not in text and "History of the deleted memory" in text
     services.restore_memories(owner, [Memory.objects.get(id=id_).id])
-    text = text_of(browser, kind="memories")
+    text = text_of(signed_in, kind="memories")
     assert entries_of(text)[0] == ("Restored", "Drinks black tea")
     assert f'href="/dashboard/memories?id={id_}"' in text
 
 
 def test_erased_words_are_gone_and_who_erased_them_is_not(
-    browser: Client, api: Any, owner: Any
+    signed_in: Client, api: Any, owner: Any
 ) -> None:
     id_ = api.add("Has a secret cinnamon recipe", metadata={"note": "cinnamon"})
     services.erase_memories(owner, [Memory.objects.get(id=id_).id])
-    text = text_of(browser, kind="memories")
+    text = text_of(signed_in, kind="memories")
     assert "cinnamon" not in text
     assert [what for what, _ in entries_of(text)] == ["Erased", "Added"]
     assert "All its words were removed" in text and "Its words are no longer kept" in text
     for format_ in ("csv", "jsonl"):
-        content = b"".join(browser.get(f"/dashboard/activity/export?format={format_}"))
+        content = b"".join(signed_in.get(f"/dashboard/activity/export?format={format_}"))
         assert b"cinnamon" not in content and b"ERASE" in content
 
 
 def test_other_projects_and_people_without_a_session_see_nothing(
-    browser: Client, project: Project, other_project: Project, charlie: Account
+    signed_in: Client, project: Project, other_project: Project, charlie: Account
 ) -> None:
     mine = happened(project, new_text="Mine alone")
     happened(other_project, new_text="Foreign words")
-    assert listed(browser) == [("Added", "Mine alone")]
-    other = signed_in(charlie)
+    assert listed(signed_in) == [("Added", "Mine alone")]
+    other = sign_in(charlie)
     assert listed(other) == [("Added", "Foreign words")]
     assert listed(other, memory=mine.memory_id) == []
     assert b"Mine alone" not in b"".join(other.get("/dashboard/activity/export?format=jsonl"))
@@ -127,37 +119,37 @@ def test_other_projects_and_people_without_a_session_see_nothing(
         answer = Client().get(path)
         assert answer.status_code == 302 and "/login" in answer.headers["Location"]
     # Who works in another project alone is nobody to filter by here.
-    assert "Charlie" not in text_of(browser)
-    text_of(browser, 422, account=charlie.id)
+    assert "Charlie" not in text_of(signed_in)
+    text_of(signed_in, 422, account=charlie.id)
 
 
 @pytest.mark.parametrize("role", [Role.MEMBER, Role.REVIEWER])
 def test_keys_and_clients_are_for_administrators(
-    browser: Client, project: Project, role: str
+    signed_in: Client, project: Project, role: str
 ) -> None:
     happened(project)
     account = Account.objects.create(email="m@example.org", name="M")
     Membership.objects.create(project=project, account=account, role=role)
-    member = signed_in(account)
+    member = sign_in(account)
     text = text_of(member)
     assert entries_of(text) == [("Added", "Drinks tea")] and "with an API key" in text
     for secret in ("m0sk_", "opencode", "r-1", 'name="key"', 'name="client"'):
         assert secret not in text
-        assert secret in text_of(browser) or secret == "r-1"
+        assert secret in text_of(signed_in) or secret == "r-1"
     for asked in ({"key": "m0sk_aaaaaaa"}, {"client": "opencode/1.2"}, {"request": "r-1"}):
         text_of(member, 403, **asked)
         answer = member.get(f"/dashboard/activity/export?{urlencode(asked)}")
         assert answer.status_code == 403
-        assert listed(browser, **asked) == [("Added", "Drinks tea")]
+        assert listed(signed_in, **asked) == [("Added", "Drinks tea")]
     for format_ in ("csv", "jsonl"):
-        for client, sees in ((member, False), (browser, True)):
+        for client, sees in ((member, False), (signed_in, True)):
             content = b"".join(client.get(f"/dashboard/activity/export?format={format_}"))
             assert b"Drinks tea" in content
             assert (b"m0sk_" in content, b"opencode" in content) == (sees, sees)
 
 
 def test_each_filter_leaves_what_it_says(
-    browser: Client, project: Project, alice: Account, bob: Account
+    signed_in: Client, project: Project, alice: Account, bob: Account
 ) -> None:
     now = timezone.now()
     happened(project, new_text="other", account=bob, at=now - timedelta(days=9))
@@ -183,9 +175,9 @@ def test_each_filter_leaves_what_it_says(
         {"since": day, "until": day},
         {"event": "RESTORE", "account": alice.id, "client": "laptop"},
     ):
-        assert listed(browser, **params) == [("Restored", "wanted")], params
-    assert listed(browser, until=f"{now - timedelta(days=6):%Y-%m-%d}") == [("Added", "other")]
-    text = text_of(browser, event="ERASE", client="laptop")
+        assert listed(signed_in, **params) == [("Restored", "wanted")], params
+    assert listed(signed_in, until=f"{now - timedelta(days=6):%Y-%m-%d}") == [("Added", "other")]
+    text = text_of(signed_in, event="ERASE", client="laptop")
     assert "Nothing fits" in text and "What: Memory erased, Client: laptop" in text
 
 
@@ -194,23 +186,23 @@ def test_each_filter_leaves_what_it_says(
     [{"event": "LOOK"}, {"account": "x"}, {"memory": "x"}, {"since": "1-2-3"}, {"client": "\0"}],
 )
 def test_a_filter_that_cannot_be_read_is_told_beside_its_field(
-    browser: Client, project: Project, params: dict[str, str]
+    signed_in: Client, project: Project, params: dict[str, str]
 ) -> None:
     happened(project)
-    text = text_of(browser, 422, **params)
+    text = text_of(signed_in, 422, **params)
     assert 'class="field-error"' in text and "Drinks tea" not in text
-    answer = browser.get(f"/dashboard/activity/export?{urlencode(params)}")
+    answer = signed_in.get(f"/dashboard/activity/export?{urlencode(params)}")
     assert answer.status_code == 400
 
 
-def test_unknown_places_and_formats_are_refused(browser: Client, project: Project) -> None:
+def test_unknown_places_and_formats_are_refused(signed_in: Client, project: Project) -> None:
     happened(project)
-    assert "leads to no place" in text_of(browser, 400, behind="there")
-    assert browser.get("/dashboard/activity/export?format=xlsx").status_code == 400
+    assert "leads to no place" in text_of(signed_in, 400, behind="there")
+    assert signed_in.get("/dashboard/activity/export?format=xlsx").status_code == 400
 
 
 def test_paging_shows_each_entry_once_while_others_come_in(
-    browser: Client, project: Project
+    signed_in: Client, project: Project
 ) -> None:
     start = timezone.now() - timedelta(hours=1)
     expected = [f"fact {n:03}" for n in range(130)]
@@ -220,7 +212,7 @@ def test_paging_shows_each_entry_once_while_others_come_in(
     seen: list[str] = []
     address: str | None = "/dashboard/activity?event=ADD"
     while address:
-        text = re.sub(r"\s+", " ", browser.get(address).content.decode())
+        text = re.sub(r"\s+", " ", signed_in.get(address).content.decode())
         seen += [words for _, words in entries_of(text)]
         happened(project, new_text="came later")
         older = re.search(r'href="(\?[^"]*)" rel="next"', text)
@@ -230,33 +222,33 @@ def test_paging_shows_each_entry_once_while_others_come_in(
 
 
 def test_the_number_of_statements_does_not_grow(
-    browser: Client, project: Project, alice: Account, bob: Account, monkeypatch: Any
+    signed_in: Client, project: Project, alice: Account, bob: Account, monkeypatch: Any
 ) -> None:
     # How all parts are is asked anew every ten seconds.
     monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
 
     def statements() -> int:
         with CaptureQueriesContext(connection) as caught:
-            text_of(browser)
+            text_of(signed_in)
         return len(caught)
 
     happened(project, account=alice)
-    text_of(browser)
+    text_of(signed_in)
     before = statements()
     for n in range(60):
         happened(project, account=(alice, bob)[n % 2])
     assert statements() == before
 
 
-def exported(browser: Client, **params: Any) -> bytes:
-    answer = browser.get(f"/dashboard/activity/export?{urlencode(params)}")
+def exported(signed_in: Client, **params: Any) -> bytes:
+    answer = signed_in.get(f"/dashboard/activity/export?{urlencode(params)}")
     assert answer.status_code == 200 and answer.streaming
     assert "attachment" in answer.headers["Content-Disposition"]
     return b"".join(answer)
 
 
 def test_the_export_holds_what_the_filter_shows(
-    browser: Client, project: Project, alice: Account, monkeypatch: Any
+    signed_in: Client, project: Project, alice: Account, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(activity, "BATCH", 7)
     at = timezone.now() - timedelta(hours=1)
@@ -265,38 +257,38 @@ def test_the_export_holds_what_the_filter_shows(
         for n in range(30)
     ]
     happened(project, event="DELETE", old_text="not meant", new_text=None)
-    lines = exported(browser, format="jsonl", event="ADD").splitlines()
+    lines = exported(signed_in, format="jsonl", event="ADD").splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["new_text"] for record in records] == [row.new_text for row in rows[::-1]]
     assert records[0]["account"] == "Alice" and records[0]["key_prefix"] == "m0sk_aaaaaaa"
     assert datetime.fromisoformat(records[0]["at"]) == rows[-1].at
-    table = list(csv.DictReader(io.StringIO(exported(browser, event="ADD").decode())))
+    table = list(csv.DictReader(io.StringIO(exported(signed_in, event="ADD").decode())))
     assert [row["new_text"] for row in table] == [row.new_text for row in rows[::-1]]
     assert {row["memory_id"] for row in table} == {str(row.memory_id) for row in rows}
-    assert exported(browser, event="ERASE", format="jsonl") == b""
+    assert exported(signed_in, event="ERASE", format="jsonl") == b""
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", '=HYPERLINK("http://x")'])
-def test_cells_are_inert_in_a_spreadsheet(browser: Client, project: Project, text: str) -> None:
+def test_cells_are_inert_in_a_spreadsheet(signed_in: Client, project: Project, text: str) -> None:
     happened(project, new_text=text, client=text, actor_id=text)
-    [row] = csv.DictReader(io.StringIO(exported(browser).decode()))
+    [row] = csv.DictReader(io.StringIO(exported(signed_in).decode()))
     for name in ("new_text", "client", "actor_id"):
         assert row[name] == f"'{text}"
 
 
-def test_numbers_beyond_64_bits_are_told_and_exported(browser: Client, project: Project) -> None:
+def test_numbers_beyond_64_bits_are_told_and_exported(signed_in: Client, project: Project) -> None:
     # What jsonb makes of 1e20.
     happened(project, event="UPDATE", changes={"metadata": [{"n": 1}, {"n": 10**20}]})
-    assert f"<ins>{10**20}</ins>" in text_of(browser)
-    [line] = exported(browser, format="jsonl").splitlines()
+    assert f"<ins>{10**20}</ins>" in text_of(signed_in)
+    [line] = exported(signed_in, format="jsonl").splitlines()
     told = json.loads(line)
     assert told["changes"]["metadata"][1] == {"n": 10**20}
     assert datetime.fromisoformat(told["at"]).tzinfo is not None
-    [row] = csv.DictReader(io.StringIO(exported(browser).decode()))
+    [row] = csv.DictReader(io.StringIO(exported(signed_in).decode()))
     assert str(10**20) in row["changes"]
 
 
-def test_stored_texts_are_inert(browser: Client, project: Project, alice: Account) -> None:
+def test_stored_texts_are_inert(signed_in: Client, project: Project, alice: Account) -> None:
     Account.objects.filter(id=alice.id).update(name=HOSTILE)
     happened(
         project,
@@ -307,21 +299,23 @@ def test_stored_texts_are_inert(browser: Client, project: Project, alice: Accoun
         changes={HOSTILE: [HOSTILE, {HOSTILE: [1]}], "odd": "shape"},
         client=HOSTILE,
     )
-    for text in (text_of(browser), text_of(browser, client=HOSTILE)):
+    for text in (text_of(signed_in), text_of(signed_in, client=HOSTILE)):
         assert "<img" not in text and "<script>alert" not in text
         assert "<ins>after</ins>" in text
 
 
-def test_no_way_leads_to_a_change_of_an_entry(browser: Client, project: Project, api: Any) -> None:
+def test_no_way_leads_to_a_change_of_an_entry(
+    signed_in: Client, project: Project, api: Any
+) -> None:
     row = happened(project)
     for path in ("/dashboard/activity", "/dashboard/activity/export"):
         for method in ("post", "put", "patch", "delete"):
-            assert getattr(browser, method)(path, {"id": row.pk}).status_code == 405
+            assert getattr(signed_in, method)(path, {"id": row.pk}).status_code == 405
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         answer = api(method, f"/memories/{row.memory_id}/history", {})
         assert answer.status_code == 405
     before = Revision.objects.values().get(pk=row.pk)
-    text_of(browser)
+    text_of(signed_in)
     assert Revision.objects.values().get(pk=row.pk) == before
 
 
@@ -356,7 +350,7 @@ def sentences(text: str) -> list[str]:
 
 
 def test_what_is_done_to_keys_people_and_settings_is_told_in_words(
-    browser: Client, project: Project, alice: Account, bob: Account
+    signed_in: Client, project: Project, alice: Account, bob: Account
 ) -> None:
     create_api_key(
         owner=bob,
@@ -374,7 +368,7 @@ def test_what_is_done_to_keys_people_and_settings_is_told_in_words(
         target=account_target(bob),
         address="192.0.2.7",
     )
-    text = text_of(browser)
+    text = text_of(signed_in)
     assert sentences(text) == [
         "Bob signed in",
         "An operator at the command line changed the model providers",
@@ -395,32 +389,32 @@ def test_what_is_done_to_keys_people_and_settings_is_told_in_words(
 
 
 def test_every_action_has_words_and_a_kind_to_filter_by(
-    browser: Client, project: Project, alice: Account
+    signed_in: Client, project: Project, alice: Account
 ) -> None:
     for action in Action:
         did(action, alice, project, "the thing", details={"memories": 2})
     told = {}
     for action in Action:
-        [entry] = listed(browser, event=action)
+        [entry] = listed(signed_in, event=action)
         assert entry[1] and "{" not in entry[1]
         told[action] = entry
     assert set(audit.KINDS) | {"memories"} == set(deeds.KINDS)
     for kind, actions in audit.KINDS.items():
-        assert sorted(listed(browser, kind=kind)) == sorted(told[action] for action in actions)
-    assert listed(browser, kind="memories") == []
+        assert sorted(listed(signed_in, kind=kind)) == sorted(told[action] for action in actions)
+    assert listed(signed_in, kind="memories") == []
 
 
-def test_failures_that_were_counted_together_are_told_so(browser: Client) -> None:
+def test_failures_that_were_counted_together_are_told_so(signed_in: Client) -> None:
     AuditEntry(
         action=Action.SESSION_REFUSED, target_kind=audit.MANY, count=1200, at=timezone.now()
     ).save()
-    assert sentences(text_of(browser)) == [
+    assert sentences(text_of(signed_in)) == [
         "1,200 more failed sign-ins within an hour, counted together"
     ]
 
 
 def test_members_see_neither_others_sign_ins_nor_what_is_for_administrators(
-    browser: Client, project: Project, alice: Account, bob: Account, charlie: Account
+    signed_in: Client, project: Project, alice: Account, bob: Account, charlie: Account
 ) -> None:
     did(Action.SESSION_OPENED, alice, None, "Alice")
     did(Action.SESSION_REFUSED, None, None, "Bob")
@@ -428,7 +422,7 @@ def test_members_see_neither_others_sign_ins_nor_what_is_for_administrators(
     did(Action.KEY_MADE, alice, project, "of Alice")
     did(Action.SESSION_OPENED, bob, None, "Bob", address="192.0.2.9")
     happened(project, new_text="Drinks tea", account=alice)
-    member = signed_in(bob)
+    member = sign_in(bob)
     assert sentences(text_of(member)) == ["Drinks tea", "Bob signed in"]
     assert "Firefox" not in text_of(member) and "192.0.2" not in text_of(member)
     exported_ = b"".join(member.get("/dashboard/activity/export?format=jsonl")).decode()
@@ -442,12 +436,12 @@ def test_members_see_neither_others_sign_ins_nor_what_is_for_administrators(
         "Alice made the API key ‘of Alice’",
     }
     # Charlie works elsewhere.
-    assert sentences(text_of(signed_in(charlie))) == []
-    assert len(sentences(text_of(browser))) == 6
+    assert sentences(text_of(sign_in(charlie))) == []
+    assert len(sentences(text_of(signed_in))) == 6
 
 
 def test_each_filter_leaves_of_both_what_it_says(
-    browser: Client, project: Project, alice: Account, bob: Account
+    signed_in: Client, project: Project, alice: Account, bob: Account
 ) -> None:
     old = timezone.now() - timedelta(days=9)
     AuditEntry(project=project, action=Action.KEY_REVOKED, target_label="old", at=old).save()
@@ -461,17 +455,17 @@ def test_each_filter_leaves_of_both_what_it_says(
         {"client": "Firefox"},
         {"kind": "keys", "since": f"{timezone.now() - timedelta(days=2):%Y-%m-%d}"},
     ):
-        assert sentences(text_of(browser, **params)) == told, params
-    assert sentences(text_of(browser, event="ADD")) == ["added"]
-    assert sentences(text_of(browser, client="curl")) == ["added"]
-    assert sentences(text_of(browser, kind="memories", event="key.made")) == []
-    assert sentences(text_of(browser, kind="keys", event="ADD")) == []
-    assert len(sentences(text_of(browser))) == 3
-    text_of(browser, 422, kind="secrets")
+        assert sentences(text_of(signed_in, **params)) == told, params
+    assert sentences(text_of(signed_in, event="ADD")) == ["added"]
+    assert sentences(text_of(signed_in, client="curl")) == ["added"]
+    assert sentences(text_of(signed_in, kind="memories", event="key.made")) == []
+    assert sentences(text_of(signed_in, kind="keys", event="ADD")) == []
+    assert len(sentences(text_of(signed_in))) == 3
+    text_of(signed_in, 422, kind="secrets")
 
 
 def test_paging_over_both_shows_each_entry_once_also_of_the_same_moment(
-    browser: Client, project: Project, alice: Account
+    signed_in: Client, project: Project, alice: Account
 ) -> None:
     start = timezone.now() - timedelta(hours=1)
     expected = set()
@@ -488,47 +482,47 @@ def test_paging_over_both_shows_each_entry_once_also_of_the_same_moment(
     seen: list[str] = []
     address: str | None = "/dashboard/activity"
     while address:
-        text = re.sub(r"\s+", " ", browser.get(address).content.decode())
+        text = re.sub(r"\s+", " ", signed_in.get(address).content.decode())
         seen += sentences(text)
         happened(project, new_text="came later")
         did(Action.KEY_MADE, alice, project, "came later")
         older = re.search(r'href="(\?[^"]*)" rel="next"', text)
         address = "/dashboard/activity" + older[1].replace("&amp;", "&") if older else None
     assert sorted(seen) == sorted(expected)
-    assert "leads to no place" in text_of(browser, 400, behind="1-a")
+    assert "leads to no place" in text_of(signed_in, 400, behind="1-a")
 
 
 def test_both_are_exported_as_the_filter_shows_them(
-    browser: Client, project: Project, alice: Account, monkeypatch: Any
+    signed_in: Client, project: Project, alice: Account, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(activity, "BATCH", 3)
     for n in range(5):
         happened(project, new_text=f"fact {n}", account=alice)
         did(Action.KEY_MADE, alice, project, f"=key {n}", address="192.0.2.7", details={"a": n})
-    records = [json.loads(line) for line in exported(browser, format="jsonl").splitlines()]
+    records = [json.loads(line) for line in exported(signed_in, format="jsonl").splitlines()]
     assert [record["event"] for record in records] == ["key.made", "ADD"] * 5
     assert records[0]["target"] == "=key 4" and records[0]["changes"] == {"a": 4}
     assert records[0]["account"] == "Alice" and records[0]["address"] == "192.0.2.7"
     assert records[1]["target_kind"] == "memory"
     assert records[1]["target_id"] == records[1]["memory_id"]
-    table = list(csv.DictReader(io.StringIO(exported(browser, kind="keys").decode())))
+    table = list(csv.DictReader(io.StringIO(exported(signed_in, kind="keys").decode())))
     assert [row["target"] for row in table] == [f"'=key {n}" for n in range(4, -1, -1)]
-    assert exported(browser, kind="people", format="jsonl") == b""
+    assert exported(signed_in, kind="people", format="jsonl") == b""
 
 
 def test_the_number_of_statements_does_not_grow_with_either(
-    browser: Client, project: Project, alice: Account, bob: Account, monkeypatch: Any
+    signed_in: Client, project: Project, alice: Account, bob: Account, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
 
     def statements() -> int:
         with CaptureQueriesContext(connection) as caught:
-            text_of(browser)
+            text_of(signed_in)
         return len(caught)
 
     happened(project, account=alice)
     did(Action.KEY_MADE, alice, project)
-    text_of(browser)
+    text_of(signed_in)
     before = statements()
     for n in range(20):
         happened(project, account=(alice, bob)[n % 2])
@@ -537,9 +531,9 @@ def test_the_number_of_statements_does_not_grow_with_either(
     assert statements() == before
 
 
-def test_what_was_typed_is_inert_in_entries_as_well(browser: Client, project: Project) -> None:
+def test_what_was_typed_is_inert_in_entries_as_well(signed_in: Client, project: Project) -> None:
     row = did(Action.KEY_MADE, None, project, HOSTILE, details={HOSTILE: [HOSTILE, HOSTILE]})
-    text = text_of(browser)
+    text = text_of(signed_in)
     assert "<img" not in text and "<script>alert" not in text
     for method in ("post", "put", "patch", "delete"):
-        assert getattr(browser, method)("/dashboard/activity", {"id": row.pk}).status_code == 405
+        assert getattr(signed_in, method)("/dashboard/activity", {"id": row.pk}).status_code == 405

@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
+from accounts.tests.signing import sign_in
 from mem0dash.errors import InvalidInputError, PermissionDeniedError
 from memories.browse import entities as entity_queries
 from memories.browse.entities import entity_counts, entity_page
@@ -53,10 +54,8 @@ def some(project: Project, other_project: Project) -> None:
 
 
 @pytest.fixture
-def browser(some: None, alice: Account) -> Client:
-    made = Client()
-    made.force_login(alice)
-    return made
+def signed_in(some: None, alice: Account) -> Client:
+    return sign_in(alice)
 
 
 def names(answer: Any) -> list[str]:
@@ -68,8 +67,8 @@ def counts(answer: Any) -> list[str]:
     return re.findall(r'<td class="c-most tabular">([\d,]+)', answer.content.decode())
 
 
-def test_it_lists_users_with_their_memories_the_last_changed_first(browser: Client) -> None:
-    answer = browser.get(PATH)
+def test_it_lists_users_with_their_memories_the_last_changed_first(signed_in: Client) -> None:
+    answer = signed_in.get(PATH)
     assert names(answer) == ["jonas", "mara", "Zoë"]
     assert counts(answer) == ["1", "3", "2"]
     text = answer.content.decode()
@@ -86,57 +85,57 @@ def test_it_lists_users_with_their_memories_the_last_changed_first(browser: Clie
         ("oldest", ["Zoë", "mara", "jonas"]),
     ],
 )
-def test_it_is_sorted_as_asked(browser: Client, sort: str, expected: list[str]) -> None:
-    assert names(browser.get(PATH, {"sort": sort})) == expected
+def test_it_is_sorted_as_asked(signed_in: Client, sort: str, expected: list[str]) -> None:
+    assert names(signed_in.get(PATH, {"sort": sort})) == expected
 
 
-def test_names_are_sorted_both_ways(browser: Client) -> None:
-    there = names(browser.get(PATH, {"sort": "name"}))
-    back = names(browser.get(PATH, {"sort": "name-desc"}))
+def test_names_are_sorted_both_ways(signed_in: Client) -> None:
+    there = names(signed_in.get(PATH, {"sort": "name"}))
+    back = names(signed_in.get(PATH, {"sort": "name-desc"}))
     # Where capital letters stand is the database's collation.
     assert sorted(there) == sorted(["jonas", "mara", "Zoë"])
     assert back == there[::-1]
 
 
-def test_the_tabs_show_how_many_there_are(browser: Client) -> None:
-    text = browser.get(PATH, {"type": "agent"}).content.decode()
+def test_the_tabs_show_how_many_there_are(signed_in: Client) -> None:
+    text = signed_in.get(PATH, {"type": "agent"}).content.decode()
     found = re.findall(r'class="tab".*?</svg>(\w+)<span class="n">(.*?)</span>', text)
     assert found == [("Users", "3"), ("Agents", "1"), ("Apps", "0"), ("Runs", "0")]
-    assert names(browser.get(PATH, {"type": "agent"})) == ["opencode"]
-    assert "No apps yet" in browser.get(PATH, {"type": "app"}).content.decode()
+    assert names(signed_in.get(PATH, {"type": "agent"})) == ["opencode"]
+    assert "No apps yet" in signed_in.get(PATH, {"type": "app"}).content.decode()
 
 
 def test_many_of_another_type_are_not_counted_to_the_end(
-    browser: Client, monkeypatch: pytest.MonkeyPatch
+    signed_in: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entity_queries, "COUNTED", 2)
     monkeypatch.setattr("memories.views.entities.COUNTED", 2)
-    text = browser.get(PATH, {"type": "agent"}).content.decode()
+    text = signed_in.get(PATH, {"type": "agent"}).content.decode()
     assert "Users<span" in text and '<span class="n">2+</span>' in text
-    text = browser.get(PATH, {"type": "user"}).content.decode()
+    text = signed_in.get(PATH, {"type": "user"}).content.decode()
     assert '<span class="n">3</span>' in text
 
 
-def test_it_is_found_by_a_part_of_its_name_whatever_the_case(browser: Client) -> None:
-    assert names(browser.get(PATH, {"q": "AR"})) == ["mara"]
-    assert names(browser.get(PATH, {"q": " jon "})) == ["jonas"]
+def test_it_is_found_by_a_part_of_its_name_whatever_the_case(signed_in: Client) -> None:
+    assert names(signed_in.get(PATH, {"q": "AR"})) == ["mara"]
+    assert names(signed_in.get(PATH, {"q": " jon "})) == ["jonas"]
 
 
 @pytest.mark.parametrize("wild", ["%", "_", "m%a", "'", "\\", '"'])
-def test_a_search_takes_every_character_as_it_is(browser: Client, wild: str) -> None:
-    answer = browser.get(PATH, {"q": wild})
+def test_a_search_takes_every_character_as_it_is(signed_in: Client, wild: str) -> None:
+    answer = signed_in.get(PATH, {"q": wild})
     assert answer.status_code == 200
     assert names(answer) == []
     assert "No user is called that" in answer.content.decode()
 
 
-def test_pages_hold_everyone_once(browser: Client, project: Project) -> None:
+def test_pages_hold_everyone_once(signed_in: Client, project: Project) -> None:
     for n in range(120):
         keep(project, user_id=f"u{n:03d}", days_ago=10)
     seen: list[str] = []
     url = f"{PATH}?sort=name&q=u"
     while url:
-        answer = browser.get(url)
+        answer = signed_in.get(url)
         seen += names(answer)
         found = re.search(r'rel="next" href="([^"]+)"', answer.content.decode())
         url = html.unescape(found[1]) if found else ""
@@ -144,8 +143,8 @@ def test_pages_hold_everyone_once(browser: Client, project: Project) -> None:
     assert "101–120 of 120" in answer.content.decode()
 
 
-def test_a_page_beyond_the_last_is_the_last(browser: Client, owner: Any) -> None:
-    assert names(browser.get(PATH, {"page": "999999999"})) == ["jonas", "mara", "Zoë"]
+def test_a_page_beyond_the_last_is_the_last(signed_in: Client, owner: Any) -> None:
+    assert names(signed_in.get(PATH, {"page": "999999999"})) == ["jonas", "mara", "Zoë"]
     found = entity_page(owner, "user", number=7, per_page=2, sort="most")
     assert (found.number, found.pages, found.total) == (2, 2, 3)
     assert [row.name for row in found.rows] == ["jonas"]
@@ -165,13 +164,15 @@ def test_a_page_beyond_the_last_is_the_last(browser: Client, owner: Any) -> None
         "q=%00",
     ],
 )
-def test_what_cannot_be_asked_for_is_told(browser: Client, query: str) -> None:
-    assert browser.get(f"{PATH}?{query}").status_code == 400
+def test_what_cannot_be_asked_for_is_told(signed_in: Client, query: str) -> None:
+    assert signed_in.get(f"{PATH}?{query}").status_code == 400
 
 
-def test_a_name_leads_to_its_memories_also_a_hostile_one(browser: Client, project: Project) -> None:
+def test_a_name_leads_to_its_memories_also_a_hostile_one(
+    signed_in: Client, project: Project
+) -> None:
     keep(project, user_id=HOSTILE)
-    text = browser.get(PATH).content.decode()
+    text = signed_in.get(PATH).content.decode()
     assert "<img" not in text
     links = [html.unescape(url) for url in re.findall(r'href="([^"]+user_id=[^"]+)"', text)]
     asked = [parse_qs(urlsplit(link).query)["user_id"] for link in links]
@@ -181,20 +182,20 @@ def test_a_name_leads_to_its_memories_also_a_hostile_one(browser: Client, projec
 
 
 def test_only_administrators_are_offered_to_delete(
-    browser: Client, bob: Account, project: Project
+    signed_in: Client, bob: Account, project: Project
 ) -> None:
-    assert "entities/delete" in browser.get(PATH).content.decode()
-    browser.force_login(bob)
+    assert "entities/delete" in signed_in.get(PATH).content.decode()
+    signed_in.force_login(bob)
     for role in (Role.MEMBER, Role.REVIEWER):
         Membership.objects.filter(account=bob).update(role=role)
-        answer = browser.get(PATH)
+        answer = signed_in.get(PATH)
         assert names(answer) == ["jonas", "mara", "Zoë"]
         assert "entities/delete" not in answer.content.decode()
 
 
-def test_a_stranger_sees_their_own_project_alone(browser: Client, charlie: Account) -> None:
-    browser.force_login(charlie)
-    assert names(browser.get(PATH)) == ["stranger"]
+def test_a_stranger_sees_their_own_project_alone(signed_in: Client, charlie: Account) -> None:
+    signed_in.force_login(charlie)
+    assert names(signed_in.get(PATH)) == ["stranger"]
 
 
 def test_without_signing_in_it_leads_to_sign_in(some: None, alice: Account) -> None:
@@ -204,11 +205,11 @@ def test_without_signing_in_it_leads_to_sign_in(some: None, alice: Account) -> N
 
 
 def test_it_takes_the_same_statements_for_three_users_and_for_two_hundred(
-    browser: Client, project: Project
+    signed_in: Client, project: Project
 ) -> None:
     def asked() -> int:
         with CaptureQueriesContext(connection) as captured:
-            assert browser.get(PATH).status_code == 200
+            assert signed_in.get(PATH).status_code == 200
         return len(captured)
 
     asked()

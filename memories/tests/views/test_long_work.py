@@ -12,6 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
+from accounts.tests.signing import sign_in
 from jobs import claims, kinds, schedules
 from jobs.models import Job, Schedule
 from jobs.runner import run_job
@@ -31,25 +32,14 @@ from memories.views import long_work
 PAGE = "/dashboard/jobs"
 OLD = "2020-01-01T00:00:00Z"
 NEW = "other/model/64"
-pytestmark = pytest.mark.django_db
-
-
-def signed_in(account: Account) -> Client:
-    browser = Client()
-    browser.force_login(account)
-    return browser
-
-
-@pytest.fixture
-def browser(engine: Any, alice: Account) -> Client:
-    return signed_in(alice)
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("engine")]
 
 
 @pytest.fixture
 def admin(alice: Account, bob: Account) -> Client:
     """An administrator of the project who is not the instance's owner."""
     Membership.objects.filter(account=bob).update(role=Role.ADMIN)
-    return signed_in(bob)
+    return sign_in(bob)
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +47,8 @@ def _counted_now() -> None:
     long_work._progress.clear()
 
 
-def shown(browser: Client, state: str = "") -> str:
-    answer = browser.get(PAGE, {"state": state} if state else {})
+def shown(signed_in: Client, state: str = "") -> str:
+    answer = signed_in.get(PAGE, {"state": state} if state else {})
     assert answer.status_code == 200
     return unescape(re.sub(r"\s+", " ", answer.content.decode()))
 
@@ -82,27 +72,27 @@ def operation(owner: Any, engine: Any, monkeypatch: pytest.MonkeyPatch) -> Opera
     return bulk.run(owner, bulk.plan(owner, "delete", ids=ids).token)
 
 
-def test_a_bulk_change_is_listed_with_its_progress_and_can_be_cancelled(browser, operation):
+def test_a_bulk_change_is_listed_with_its_progress_and_can_be_cancelled(signed_in, operation):
     Operation.objects.update(state=Operation.State.RUNNING, done=1)
-    page = shown(browser, "running")
+    page = shown(signed_in, "running")
     assert f'href="/dashboard/operations/{operation.id}">Delete: 3 memories</a>' in page
     assert "1 of 3" in page
     assert "Alice" in page
-    browser.post(f"{PAGE}/bulk/{operation.id}/cancel")
-    assert "Cancelled" in shown(browser, "done")
-    again = browser.post(f"{PAGE}/bulk/{operation.id}/cancel", follow=True)
+    signed_in.post(f"{PAGE}/bulk/{operation.id}/cancel")
+    assert "Cancelled" in shown(signed_in, "done")
+    again = signed_in.post(f"{PAGE}/bulk/{operation.id}/cancel", follow=True)
     assert "nothing left to cancel" in again.content.decode()
 
 
-def test_a_bulk_change_that_stopped_tells_why(browser, operation):
+def test_a_bulk_change_that_stopped_tells_why(signed_in, operation):
     Operation.objects.update(state=Operation.State.STOPPED, problem="2 were changed since.")
-    page = shown(browser, "failed")
+    page = shown(signed_in, "failed")
     assert "2 were changed since." in page
     assert "Stopped" in page
 
 
 def test_bulk_changes_of_another_project_do_not_exist(operation, charlie):
-    stranger = signed_in(charlie)
+    stranger = sign_in(charlie)
     assert "Delete: 3 memories" not in shown(stranger)
     for id_ in (operation.id, "not-an-id"):
         assert stranger.post(f"{PAGE}/bulk/{id_}/cancel").status_code == 404
@@ -127,46 +117,46 @@ def passage(engine: Any, owner: Any) -> Reembedding:
     return job
 
 
-def test_re_embedding_is_listed_with_its_problem_for_the_owner_alone(browser, admin, passage):
-    page = shown(browser, "running")
+def test_re_embedding_is_listed_with_its_problem_for_the_owner_alone(signed_in, admin, passage):
+    page = shown(signed_in, "running")
     assert "Re-embed memories" in page
     assert NEW in page
     assert "2 of 3" in page
     assert "The provider has refused the key since 16:58." in page
     address = f"{PAGE}/reembedding/{passage.pk}/cancel"
-    assert "lost" in browser.get(address).content.decode()
+    assert "lost" in signed_in.get(address).content.decode()
     assert "Re-embed memories" not in shown(admin, "running")
     assert admin.get(address).status_code == admin.post(address).status_code == 404
 
 
-def test_cancelling_it_answers_at_once_and_a_job_removes_its_vectors(browser, passage):
-    browser.post(f"{PAGE}/reembedding/{passage.pk}/cancel")
+def test_cancelling_it_answers_at_once_and_a_job_removes_its_vectors(signed_in, passage):
+    signed_in.post(f"{PAGE}/reembedding/{passage.pk}/cancel")
     assert reembedding.running() is None
     assert MemoryVector.objects.filter(model_key=NEW).count() == 2
     [job] = run_waiting()
     assert (job.state, job.result) == ("succeeded", "2 vectors removed")
     assert not MemoryVector.objects.filter(model_key=NEW).exists()
     assert MemoryVector.objects.count() == 3
-    again = browser.post(f"{PAGE}/reembedding/{passage.pk}/cancel", follow=True)
+    again = signed_in.post(f"{PAGE}/reembedding/{passage.pk}/cancel", follow=True)
     assert "ended already" in again.content.decode()
 
 
-def test_vectors_that_are_wanted_again_meanwhile_stay(browser, passage):
-    browser.post(f"{PAGE}/reembedding/{passage.pk}/cancel")
+def test_vectors_that_are_wanted_again_meanwhile_stay(signed_in, passage):
+    signed_in.post(f"{PAGE}/reembedding/{passage.pk}/cancel")
     Reembedding.objects.update(state=Reembedding.State.RUNNING)
     run_waiting()
     assert MemoryVector.objects.filter(model_key=NEW).count() == 2
 
 
 # --- Word vectors --------------------------------------------------------------------------------
-def test_word_vectors_are_listed_while_they_are_made(browser, admin, owner):
+def test_word_vectors_are_listed_while_they_are_made(signed_in, admin, owner):
     add(owner, "green tea")
-    assert "Store word vectors" not in shown(browser)
+    assert "Store word vectors" not in shown(signed_in)
     leases.acquire(token_work.LEASE)
-    assert "Store word vectors" in shown(browser, "running")
-    assert "0 of 1" in shown(browser, "running")
+    assert "Store word vectors" in shown(signed_in, "running")
+    assert "0 of 1" in shown(signed_in, "running")
     assert "Store word vectors" not in shown(admin)
-    told = browser.post(f"{PAGE}/late-interaction/all/cancel", follow=True).content.decode()
+    told = signed_in.post(f"{PAGE}/late-interaction/all/cancel", follow=True).content.decode()
     assert "in Settings" in told
     assert admin.post(f"{PAGE}/late-interaction/all/cancel").status_code == 404
 
@@ -189,7 +179,7 @@ def test_what_takes_long_to_count_is_not_counted_again_at_once(monkeypatch):
 
 
 # --- What goes by itself -------------------------------------------------------------------------
-def test_what_was_deleted_long_enough_ago_goes_by_itself(owner, engine, browser):
+def test_what_was_deleted_long_enough_ago_goes_by_itself(owner, engine, signed_in):
     gone, young = add(owner, "green tea", "black coffee")
     schedules.ensure()
     for id_, days in ((gone, 31), (young, 29)):
@@ -201,7 +191,7 @@ def test_what_was_deleted_long_enough_ago_goes_by_itself(owner, engine, browser)
     [job] = run_waiting()
     assert (job.state, job.result) == ("succeeded", "1 memory removed")
     assert list(Memory.objects.values_list("id", flat=True)) == [young]
-    page = shown(browser, "schedules")
+    page = shown(signed_in, "schedules")
     assert "Remove deleted memories" in page
     assert "1 memory removed" in page
 

@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import Account, Project, Role
+from accounts.tests.signing import sign_in
 from mem0dash.errors import ProviderError
 from memories.editing.service import delete_memory
 from memories.models import Memory
@@ -23,15 +24,11 @@ from memories.tests.pages import (
     LIST,
     addresses,
     assert_inert,
-    signed_in,
     text_of,
     texts,
 )
 
-
-@pytest.fixture
-def browser(engine: Any, alice: Account) -> Client:
-    return signed_in(alice)
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest.fixture
@@ -63,137 +60,137 @@ def many(project: Project, count: int) -> None:
 
 
 def test_the_list_shows_the_newest_first_with_an_exact_total(
-    browser: Client, few: list[UUID]
+    signed_in: Client, few: list[UUID]
 ) -> None:
-    answer = browser.get(LIST)
+    answer = signed_in.get(LIST)
     assert answer.status_code == 200
     assert texts(answer) == ["Runs in the morning", "Sleeps late", "Drinks tea"]
     assert '<span class="n tabular" id="total">3</span>' in answer.content.decode()
-    assert texts(browser.get(f"{LIST}?sort=oldest"))[0] == "Drinks tea"
+    assert texts(signed_in.get(f"{LIST}?sort=oldest"))[0] == "Drinks tea"
 
 
-def test_every_memory_stands_on_exactly_one_page(browser: Client, project: Project) -> None:
+def test_every_memory_stands_on_exactly_one_page(signed_in: Client, project: Project) -> None:
     many(project, 120)
     seen: list[str] = []
     address = LIST
     while address:
-        answer = browser.get(address)
+        answer = signed_in.get(address)
         seen += texts(answer)
         following = re.search(r'id="page-next" href="([^"]+)"', answer.content.decode())
         address = following[1].replace("&amp;", "&") if following else ""
     assert seen == [f"Fact {n}" for n in range(120)]
-    assert "101–120 of 120" in text_of(browser.get(f"{LIST}?page=3"))
+    assert "101–120 of 120" in text_of(signed_in.get(f"{LIST}?page=3"))
     # What lies beyond the end is the end, and what is no number the beginning.
-    assert texts(browser.get(f"{LIST}?page=99999"))[-1] == "Fact 119"
-    assert texts(browser.get(f"{LIST}?page=-1"))[0] == "Fact 0"
-    assert texts(browser.get(f"{LIST}?page=٣"))[0] == "Fact 0"
+    assert texts(signed_in.get(f"{LIST}?page=99999"))[-1] == "Fact 119"
+    assert texts(signed_in.get(f"{LIST}?page=-1"))[0] == "Fact 0"
+    assert texts(signed_in.get(f"{LIST}?page=٣"))[0] == "Fact 0"
 
 
 def test_the_list_takes_as_many_statements_for_fifty_as_for_three(
-    browser: Client, few: list[UUID], project: Project, monkeypatch: Any
+    signed_in: Client, few: list[UUID], project: Project, monkeypatch: Any
 ) -> None:
     # The frame looks after the server's parts every few seconds.
     monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
-    browser.get(LIST)
+    signed_in.get(LIST)
     with CaptureQueriesContext(connection) as small:
-        browser.get(LIST)
+        signed_in.get(LIST)
     many(project, 200)
     with CaptureQueriesContext(connection) as large:
-        browser.get(LIST)
+        signed_in.get(LIST)
     assert len(large) == len(small)
 
 
-def test_people_see_what_agents_do_not(browser: Client, few: list[UUID]) -> None:
+def test_people_see_what_agents_do_not(signed_in: Client, few: list[UUID]) -> None:
     yesterday = timezone.now() - timedelta(days=1)
     Memory.objects.filter(id=few[0]).update(review_status="rejected", expires_at=yesterday)
-    answer = browser.get(LIST)
+    answer = signed_in.get(LIST)
     assert "Drinks tea" in texts(answer)
     assert "Rejected" in text_of(answer) and "Expired" in text_of(answer)
 
 
 def test_deleted_ones_are_listed_for_who_asks_and_may_review(
-    browser: Client, few: list[UUID], api: Any, bob: Account
+    signed_in: Client, few: list[UUID], api: Any, bob: Account
 ) -> None:
     api.delete(f"/memories/{few[0]}")
-    assert "Drinks tea" not in texts(browser.get(LIST))
-    answer = browser.get(f"{LIST}?deleted=yes")
+    assert "Drinks tea" not in texts(signed_in.get(LIST))
+    answer = signed_in.get(f"{LIST}?deleted=yes")
     assert texts(answer) == ["Drinks tea"]
     assert 'value="restore"' in answer.content.decode()
-    assert signed_in(bob).get(f"{LIST}?deleted=yes").status_code == 403
+    assert sign_in(bob).get(f"{LIST}?deleted=yes").status_code == 403
 
 
 # --- Searching and filtering ---------------------------------------------------------------------
 
 
-def test_a_search_says_which_way_it_was_answered(browser: Client, few: list[UUID]) -> None:
-    by_meaning = browser.get(f"{LIST}?q=drinks+tea")
+def test_a_search_says_which_way_it_was_answered(signed_in: Client, few: list[UUID]) -> None:
+    by_meaning = signed_in.get(f"{LIST}?q=drinks+tea")
     assert texts(by_meaning)[0] == "Drinks tea"
     assert "Found by meaning" in text_of(by_meaning)
     assert 'class="score"' in by_meaning.content.decode()
-    by_words = browser.get(f"{LIST}?q=RINKS+T&mode=words")
+    by_words = signed_in.get(f"{LIST}?q=RINKS+T&mode=words")
     assert texts(by_words) == ["Drinks tea"]
     assert "Found by words" in text_of(by_words)
     assert 'class="score"' not in by_words.content.decode()
 
 
 def test_without_the_embedder_words_answer_and_that_is_told(
-    browser: Client, few: list[UUID], embedder: Any
+    signed_in: Client, few: list[UUID], embedder: Any
 ) -> None:
     embedder.error = ProviderError("Provider is unreachable.", code="provider_unavailable")
-    answer = browser.get(f"{LIST}?q=tea")
+    answer = signed_in.get(f"{LIST}?q=tea")
     assert answer.status_code == 200
     assert "Words answered, not meaning" in text_of(answer)
     assert "provider_unavailable" in text_of(answer)
     assert texts(answer) == ["Drinks tea"]
 
 
-def test_a_filter_is_a_chip_that_can_be_taken_off(browser: Client, few: list[UUID]) -> None:
-    answer = browser.get(f"{LIST}?user_id=mara&user_id=jonas&agent_id=opencode")
+def test_a_filter_is_a_chip_that_can_be_taken_off(signed_in: Client, few: list[UUID]) -> None:
+    answer = signed_in.get(f"{LIST}?user_id=mara&user_id=jonas&agent_id=opencode")
     assert texts(answer) == ["Sleeps late"]
     assert "User: <b" in text_of(answer) and "any of 2" in text_of(answer)
     [without] = [a for a in addresses(answer, r"\?agent_id=opencode$") if a.startswith(LIST + "?")]
-    assert texts(browser.get(without)) == ["Sleeps late"]
+    assert texts(signed_in.get(without)) == ["Sleeps late"]
 
 
-def test_nothing_that_matches_repeats_what_was_asked(browser: Client, few: list[UUID]) -> None:
-    answer = browser.get(f"{LIST}?user_id=nobody&q=xyz&mode=words")
+def test_nothing_that_matches_repeats_what_was_asked(signed_in: Client, few: list[UUID]) -> None:
+    answer = signed_in.get(f"{LIST}?user_id=nobody&q=xyz&mode=words")
     assert "Nothing matches" in text_of(answer)
     assert "user nobody, with “xyz”" in text_of(answer)
     assert LIST in addresses(answer, "memories$")
     assert "No memories yet" not in text_of(answer)
 
 
-def test_an_empty_project_shows_how_memories_get_here(browser: Client) -> None:
-    text = text_of(browser.get(LIST))
+def test_an_empty_project_shows_how_memories_get_here(signed_in: Client) -> None:
+    text = text_of(signed_in.get(LIST))
     assert "No memories yet" in text
     assert "curl http://testserver/memories" in text
 
 
 def test_where_all_is_deleted_the_way_leads_to_it(
-    browser: Client, few: list[UUID], owner: Any, bob: Account
+    signed_in: Client, few: list[UUID], owner: Any, bob: Account
 ) -> None:
     for id_ in few:
         delete_memory(owner, id_)
-    answer = browser.get(LIST)
+    answer = signed_in.get(LIST)
     assert "Every memory is deleted" in text_of(answer)
     assert "No memories yet" not in text_of(answer)
     [way] = addresses(answer, "deleted=yes$")
-    assert len(texts(browser.get(way))) == 3
+    assert len(texts(signed_in.get(way))) == 3
     # Who may not restore is not sent there.
-    member = signed_in(bob, Role.MEMBER).get(LIST)
+    member = sign_in(bob, Role.MEMBER).get(LIST)
     assert "No memories yet" in text_of(member) and not addresses(member, "deleted=yes")
 
 
 def test_a_search_that_finds_nothing_offers_the_other_kind(
-    browser: Client, few: list[UUID]
+    signed_in: Client, few: list[UUID]
 ) -> None:
-    answer = browser.get(f"{LIST}?q=zebra&mode=words")
+    answer = signed_in.get(f"{LIST}?q=zebra&mode=words")
     assert "You asked for: with “zebra”." in text_of(answer)
     assert addresses(answer, r"\?q=zebra$")
 
 
-def test_the_filters_count_and_make_an_address(browser: Client, few: list[UUID]) -> None:
-    menu = browser.get(f"{LIST}/filters?user_id=jonas")
+def test_the_filters_count_and_make_an_address(signed_in: Client, few: list[UUID]) -> None:
+    menu = signed_in.get(f"{LIST}/filters?user_id=jonas")
     text = text_of(menu)
     assert re.search(r'value="mara"> ?<span>mara</span><span class="tabular n">2<', text)
     assert re.search(r'value="jonas" checked> ?<span>jonas</span><span class="tabular n">1<', text)
@@ -209,7 +206,7 @@ def test_the_filters_count_and_make_an_address(browser: Client, few: list[UUID])
         "q": "tea",
         "mode": "words",
     }
-    answer = browser.get(f"{LIST}/filters", sent)
+    answer = signed_in.get(f"{LIST}/filters", sent)
     assert answer.status_code == 302
     assert answer["Location"] == (
         f"{LIST}?q=tea&mode=words&user_id=jonas&user_id=ma+ra&created=7d"
@@ -218,14 +215,14 @@ def test_the_filters_count_and_make_an_address(browser: Client, few: list[UUID])
 
 
 def test_a_filter_that_does_not_fit_is_told_beside_what_was_entered(
-    browser: Client, few: list[UUID]
+    signed_in: Client, few: list[UUID]
 ) -> None:
     sent = {"apply": "1", "from_created": "2026-12-31", "until_created": "2026-01-01"}
-    answer = browser.get(f"{LIST}/filters", sent)
+    answer = signed_in.get(f"{LIST}/filters", sent)
     assert answer.status_code == 422
     assert "ends before it begins" in text_of(answer)
     assert 'value="2026-12-31"' in answer.content.decode()
-    partial = browser.get(f"{LIST}/filters", sent, headers=HTMX)
+    partial = signed_in.get(f"{LIST}/filters", sent, headers=HTMX)
     assert partial.status_code == 422 and partial["HX-Retarget"] == "#filters"
 
 
@@ -244,25 +241,25 @@ def test_a_filter_that_does_not_fit_is_told_beside_what_was_entered(
         "&".join(f"user_id={n}" for n in range(101)),
     ],
 )
-def test_an_address_that_means_nothing_is_told(browser: Client, query: str) -> None:
+def test_an_address_that_means_nothing_is_told(signed_in: Client, query: str) -> None:
     for path in (LIST, f"{LIST}/export?format=csv&"):
-        answer = browser.get(f"{path}{'' if '?' in path else '?'}{query}")
+        answer = signed_in.get(f"{path}{'' if '?' in path else '?'}{query}")
         assert answer.status_code == 400, query
         assert "That request cannot be read" in text_of(answer)
-    assert browser.get(f"{LIST}/filters?{query}").status_code == 200
+    assert signed_in.get(f"{LIST}/filters?{query}").status_code == 200
 
 
-def test_what_clients_wrote_is_inert_everywhere(browser: Client, owner: Any) -> None:
+def test_what_clients_wrote_is_inert_everywhere(signed_in: Client, owner: Any) -> None:
     metadata = {"source": HOSTILE, HOSTILE: HOSTILE}
     [id_] = add(owner, HOSTILE, user_id=HOSTILE.replace(" ", ""), metadata=metadata)
     Memory.objects.update(categories=[HOSTILE])
     for answer in (
-        browser.get(LIST),
-        browser.get(f"{LIST}?id={id_}"),
-        browser.get(LIST, {"user_id": HOSTILE, "q": HOSTILE, "mode": "words"}),
-        browser.get(f"{LIST}/filters"),
-        browser.get(f"{LIST}/filters", {"user_id": HOSTILE}),
-        browser.get(f"{LIST}/{id_}/edit"),
+        signed_in.get(LIST),
+        signed_in.get(f"{LIST}?id={id_}"),
+        signed_in.get(LIST, {"user_id": HOSTILE, "q": HOSTILE, "mode": "words"}),
+        signed_in.get(f"{LIST}/filters"),
+        signed_in.get(f"{LIST}/filters", {"user_id": HOSTILE}),
+        signed_in.get(f"{LIST}/{id_}/edit"),
     ):
         assert answer.status_code == 200
         assert_inert(answer)
@@ -271,36 +268,36 @@ def test_what_clients_wrote_is_inert_everywhere(browser: Client, owner: Any) -> 
 # --- In pieces, for htmx -------------------------------------------------------------------------
 
 
-def test_htmx_gets_the_pieces_and_the_address_to_show(browser: Client, few: list[UUID]) -> None:
-    answer = browser.get(f"{LIST}?mode=meaning&q=&user_id=mara", headers=HTMX)
+def test_htmx_gets_the_pieces_and_the_address_to_show(signed_in: Client, few: list[UUID]) -> None:
+    answer = signed_in.get(f"{LIST}?mode=meaning&q=&user_id=mara", headers=HTMX)
     text = answer.content.decode()
     assert "<html" not in text and 'id="browser"' in text
     assert 'id="total" hx-swap-oob="true">2<' in text
     assert answer["HX-Push-Url"] == f"{LIST}?user_id=mara"
     assert "HX-Request" in answer["Vary"]
     # Back to a page that is no longer kept asks for the whole of it.
-    whole = browser.get(LIST, headers={**HTMX, "HX-History-Restore-Request": "true"})
+    whole = signed_in.get(LIST, headers={**HTMX, "HX-History-Restore-Request": "true"})
     assert "<html" in whole.content.decode()
 
 
-def test_the_inspector_alone_comes_without_the_list(browser: Client, few: list[UUID]) -> None:
+def test_the_inspector_alone_comes_without_the_list(signed_in: Client, few: list[UUID]) -> None:
     headers = {**HTMX, "HX-Target": "inspector-slot"}
-    answer = browser.get(f"{LIST}?user_id=mara&id={few[0]}", headers=headers)
+    answer = signed_in.get(f"{LIST}?user_id=mara&id={few[0]}", headers=headers)
     text = answer.content.decode()
     assert f'data-memory="{few[0]}"' in text and 'id="browser"' not in text
     assert answer["HX-Push-Url"] == f"{LIST}?user_id=mara&id={few[0]}"
-    closed = browser.get(f"{LIST}?user_id=mara", headers=headers)
+    closed = signed_in.get(f"{LIST}?user_id=mara", headers=headers)
     assert "data-memory" not in closed.content.decode()
 
 
 # --- Who may what --------------------------------------------------------------------------------
 
 
-def test_only_who_may_review_can_select(browser: Client, few: list[UUID], bob: Account) -> None:
-    reviewing = browser.get(f"{LIST}?id={few[0]}").content.decode()
+def test_only_who_may_review_can_select(signed_in: Client, few: list[UUID], bob: Account) -> None:
+    reviewing = signed_in.get(f"{LIST}?id={few[0]}").content.decode()
     for control in ('name="ids"', 'name="action"', f"{few[0]}/review", f"{few[0]}/expiry"):
         assert control in reviewing
-    member = signed_in(bob).get(f"{LIST}?id={few[0]}").content.decode()
+    member = sign_in(bob).get(f"{LIST}?id={few[0]}").content.decode()
     for control in ('name="ids"', 'name="action"', f"{few[0]}/review", f"{few[0]}/expiry"):
         assert control not in member
     # What a member may: read, add, edit, delete one.
@@ -310,9 +307,9 @@ def test_only_who_may_review_can_select(browser: Client, few: list[UUID], bob: A
 
 
 def test_other_projects_do_not_exist(
-    browser: Client, few: list[UUID], charlie: Account, other_project: Project
+    signed_in: Client, few: list[UUID], charlie: Account, other_project: Project
 ) -> None:
-    stranger = signed_in(charlie)
+    stranger = sign_in(charlie)
     assert "No memories yet" in text_of(stranger.get(LIST))
     for missing in (few[0], uuid4()):
         answer = stranger.get(f"{LIST}?id={missing}")
@@ -331,22 +328,22 @@ def test_nobody_reads_without_signing_in(few: list[UUID]) -> None:
 
 def test_a_reviewer_is_no_admin(few: list[UUID], bob: Account, api: Any) -> None:
     api.delete(f"/memories/{few[0]}")
-    page = signed_in(bob, Role.REVIEWER).get(f"{LIST}?deleted=yes").content.decode()
+    page = sign_in(bob, Role.REVIEWER).get(f"{LIST}?deleted=yes").content.decode()
     assert 'value="restore"' in page and 'value="erase"' not in page
 
 
 # --- Export --------------------------------------------------------------------------------------
 
 
-def exported(browser: Client, query: str) -> Any:
-    answer = browser.get(f"{LIST}/export?{query}")
+def exported(signed_in: Client, query: str) -> Any:
+    answer = signed_in.get(f"{LIST}/export?{query}")
     assert answer.status_code == 200, answer
     assert answer.streaming
     return answer
 
 
-def test_an_export_holds_what_the_filter_matches(browser: Client, few: list[UUID]) -> None:
-    answer = exported(browser, "format=json&user_id=mara")
+def test_an_export_holds_what_the_filter_matches(signed_in: Client, few: list[UUID]) -> None:
+    answer = exported(signed_in, "format=json&user_id=mara")
     assert answer["Content-Type"] == "application/json"
     assert re.fullmatch(
         r'attachment; filename="memories-default-\d{4}-\d\d-\d\d\.json"',
@@ -354,24 +351,24 @@ def test_an_export_holds_what_the_filter_matches(browser: Client, few: list[UUID
     )
     rows = json.loads(b"".join(answer))
     assert [row["memory"] for row in rows] == ["Drinks tea", "Sleeps late"]
-    lines = b"".join(exported(browser, "format=jsonl&q=late&mode=words")).splitlines()
+    lines = b"".join(exported(signed_in, "format=jsonl&q=late&mode=words")).splitlines()
     assert [json.loads(line)["id"] for line in lines] == [str(few[1])]
-    csv = b"".join(exported(browser, "format=csv")).decode()
+    csv = b"".join(exported(signed_in, "format=csv")).decode()
     assert len(csv.splitlines()) == 4
 
 
-def test_the_menu_offers_the_export_of_what_is_shown(browser: Client, few: list[UUID]) -> None:
-    answer = browser.get(f"{LIST}?user_id=mara")
+def test_the_menu_offers_the_export_of_what_is_shown(signed_in: Client, few: list[UUID]) -> None:
+    answer = signed_in.get(f"{LIST}?user_id=mara")
     assert f"{LIST}/export?user_id=mara&format=csv" in addresses(answer, "export")
-    by_meaning = browser.get(f"{LIST}?q=tea")
+    by_meaning = signed_in.get(f"{LIST}?q=tea")
     assert addresses(by_meaning, "export") == []
     assert "Search by words to export" in text_of(by_meaning)
 
 
 @pytest.mark.parametrize("query", ["", "format=exe", "format=json&q=tea"])
 def test_what_cannot_be_exported_is_refused_with_a_page(
-    browser: Client, few: list[UUID], query: str
+    signed_in: Client, few: list[UUID], query: str
 ) -> None:
-    answer = browser.get(f"{LIST}/export?{query}")
+    answer = signed_in.get(f"{LIST}/export?{query}")
     assert answer.status_code == 400
     assert answer["Content-Type"].startswith("text/html")

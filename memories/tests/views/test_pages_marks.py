@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -10,14 +9,18 @@ import pytest
 from django.test import Client
 
 from accounts.models import Account
+from accounts.tests.signing import sign_in
 from memories import runtime
 from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.search.highlights import Mark
 from memories.tests.actions import add
-from memories.tests.pages import HOSTILE, HTMX, LIST, addresses, assert_inert, signed_in, text_of
+from memories.tests.pages import HOSTILE, HTMX, LIST, addresses, assert_inert, text_of
 from memories.tests.reading import local_model, reading_engine
+from memories.tests.spare_index import SpareIndex
 from memories.views.browser import marks
+
+pytestmark = pytest.mark.one_form
 
 COFFEE = "Starts every day with an espresso at breakfast, by the window."
 
@@ -28,14 +31,9 @@ def model() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def running(db: None, model: Any, tmp_path: Path) -> Iterator[runtime.Runtime]:
-    with reading_engine(model, tmp_path) as made:
+def running(db: None, model: Any, spare_index: SpareIndex) -> Iterator[runtime.Runtime]:
+    with reading_engine(model, spare_index) as made:
         yield made
-
-
-@pytest.fixture
-def browser(alice: Account) -> Client:
-    return signed_in(alice)
 
 
 @pytest.fixture
@@ -56,9 +54,9 @@ MARKED = '<mark title="answers “morning”">breakfast</mark>'
 
 @pytest.mark.parametrize("headers", [{}, HTMX])
 def test_the_list_marks_what_answers(
-    browser: Client, coffee: UUID, headers: dict[str, str]
+    signed_in: Client, coffee: UUID, headers: dict[str, str]
 ) -> None:
-    page = text_of(browser.get(f"{LIST}?q=what+in+the+morning", headers=headers))
+    page = text_of(signed_in.get(f"{LIST}?q=what+in+the+morning", headers=headers))
     assert f"an espresso at {MARKED}, by the window.</a>" in page
     assert page.count("<mark") == 1
 
@@ -67,11 +65,11 @@ def test_the_list_marks_what_answers(
     "headers", [{}, {**HTMX, "HX-Target": "inspector-slot"}], ids=["page", "htmx"]
 )
 def test_the_inspector_tells_which_word_answers_which(
-    browser: Client, coffee: UUID, headers: dict[str, str]
+    signed_in: Client, coffee: UUID, headers: dict[str, str]
 ) -> None:
-    found = browser.get(f"{LIST}?q=window+in+the+morning")
+    found = signed_in.get(f"{LIST}?q=window+in+the+morning")
     [way] = set(addresses(found, f"id={coffee}"))
-    page = inspector(browser.get(way, headers=headers))
+    page = inspector(signed_in.get(way, headers=headers))
     assert f"at {MARKED}, by the" in page
     legend = re.search(r'<ul class="answered".*?</ul>', page)
     assert legend is not None
@@ -85,25 +83,27 @@ def test_the_inspector_tells_which_word_answers_which(
     ["", "q=breakfast&mode=words", "q=morning&deleted=yes", "q=Which+port+does+it+use"],
     ids=["no search", "by words", "deleted", "another question"],
 )
-def test_otherwise_nothing_is_marked(browser: Client, coffee: UUID, query: str, owner: Any) -> None:
+def test_otherwise_nothing_is_marked(
+    signed_in: Client, coffee: UUID, query: str, owner: Any
+) -> None:
     if "deleted" in query:
         services.delete_memory(owner, coffee)
-    page = browser.get(f"{LIST}?{query}&id={coffee}")
+    page = signed_in.get(f"{LIST}?{query}&id={coffee}")
     assert COFFEE in inspector(page)
     assert b"<mark" not in page.content and b'class="answered"' not in page.content
 
 
 def test_while_it_is_off_results_are_as_ever(
-    browser: Client, coffee: UUID, model: Any, running: runtime.Runtime
+    signed_in: Client, coffee: UUID, model: Any, running: runtime.Runtime
 ) -> None:
     running.engine = Engine(model)
-    page = browser.get(f"{LIST}?q=morning&id={coffee}")
+    page = signed_in.get(f"{LIST}?q=morning&id={coffee}")
     assert text_of(page).count(COFFEE) >= 2 and b"<mark" not in page.content
 
 
-def test_hostile_texts_and_searches_are_inert(browser: Client, owner: Any) -> None:
+def test_hostile_texts_and_searches_are_inert(signed_in: Client, owner: Any) -> None:
     [id_] = add(owner, f"Drinks coffee {HOSTILE} & tea <b>at</b> <mark>noon</mark>")
-    page = browser.get(LIST, {"q": f"coffee {HOSTILE} tea <mark>noon</mark> script", "id": id_})
+    page = signed_in.get(LIST, {"q": f"coffee {HOSTILE} tea <mark>noon</mark> script", "id": id_})
     assert_inert(page)
     html = page.content.decode()
     assert re.findall(r"<mark[^>]*>([^<]*)</mark>", html).count("coffee") == 2
@@ -111,15 +111,15 @@ def test_hostile_texts_and_searches_are_inert(browser: Client, owner: Any) -> No
     assert not re.search(r"<mark(?! title=\"answers “[^\"<>]*”\">)", html)
 
 
-def test_another_project_is_not_read(browser: Client, charlie: Account, coffee: UUID) -> None:
-    page = signed_in(charlie).get(f"{LIST}?q=morning&id={coffee}")
+def test_another_project_is_not_read(signed_in: Client, charlie: Account, coffee: UUID) -> None:
+    page = sign_in(charlie).get(f"{LIST}?q=morning&id={coffee}")
     assert b"<mark" not in page.content and b"espresso" not in page.content
 
 
-def test_a_long_text_is_cut_between_its_marks(browser: Client, owner: Any) -> None:
+def test_a_long_text_is_cut_between_its_marks(signed_in: Client, owner: Any) -> None:
     text = "Tea is on the list. " * 30
     [id_] = add(owner, text)
-    page = browser.get(f"{LIST}?q=tea&id={id_}").content.decode()
+    page = signed_in.get(f"{LIST}?q=tea&id={id_}").content.decode()
     row = re.search(r'<a class="mem-text"[^>]*>(.*?)</a>', page, re.S)
     assert row is not None
     assert row[1].count("<mark") == 20

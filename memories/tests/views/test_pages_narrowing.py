@@ -5,16 +5,19 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from accounts.tests.signing import sign_in
 from memories.models import Memory, SavedView
-from memories.tests.pages import HTMX, LIST, addresses, signed_in, text_of
+from memories.tests.pages import HTMX, LIST, addresses, text_of
+
+pytestmark = pytest.mark.one_form
 
 SECRET = "Drinks tea every morning"
 
 
 @pytest.fixture
-def browser(api: Any, alice: Any) -> Client:
+def signed_in(api: Any, alice: Any) -> Client:
     api.add(SECRET, "mara")
-    return signed_in(alice)
+    return sign_in(alice)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +40,10 @@ def browser(api: Any, alice: Any) -> Client:
     ],
 )
 def test_a_name_that_a_page_does_not_know_shows_nothing_of_the_list(
-    browser: Client, path: str, name: str
+    signed_in: Client, path: str, name: str
 ) -> None:
     for headers in ({}, HTMX):
-        answer = browser.get(path, headers=headers)
+        answer = signed_in.get(path, headers=headers)
         assert answer.status_code in {400, 422}, path
         page = text_of(answer)
         assert f"does not understand “{name}”" in page
@@ -63,57 +66,57 @@ def test_a_name_that_a_page_does_not_know_shows_nothing_of_the_list(
     ],
 )
 def test_a_value_that_a_filter_cannot_have_shows_nothing_of_the_list(
-    browser: Client, query: str
+    signed_in: Client, query: str
 ) -> None:
-    answer = browser.get(f"{LIST}?{query}")
+    answer = signed_in.get(f"{LIST}?{query}")
     assert answer.status_code == 400
     assert SECRET not in text_of(answer)
     assert addresses(answer, f"^{LIST}$")
 
 
-def test_the_tags_of_a_newsletter_change_nothing(browser: Client) -> None:
+def test_the_tags_of_a_newsletter_change_nothing(signed_in: Client) -> None:
     for path in (LIST, "/dashboard/activity", "/dashboard/entities", "/dashboard/requests"):
-        assert browser.get(f"{path}?utm_source=mail&fbclid=x").status_code == 200, path
-    assert SECRET in text_of(browser.get(f"{LIST}?utm_source=mail"))
+        assert signed_in.get(f"{path}?utm_source=mail&fbclid=x").status_code == 200, path
+    assert SECRET in text_of(signed_in.get(f"{LIST}?utm_source=mail"))
 
 
-def test_a_bulk_action_from_such_an_address_is_refused(browser: Client) -> None:
+def test_a_bulk_action_from_such_an_address_is_refused(signed_in: Client) -> None:
     for extra in ({"agent": "odd"}, {"status": "bogus"}, {"review_status": "bogus"}):
-        answer = browser.post(f"{LIST}/bulk", {"action": "delete", "all": "1", **extra})
+        answer = signed_in.post(f"{LIST}/bulk", {"action": "delete", "all": "1", **extra})
         assert answer.status_code == 400
         assert "Delete 1 memory" not in text_of(answer)
     for query in ("user_id=nobody", "agent=odd", "q=x&mode=words", "ids="):
-        answer = browser.post(f"{LIST}/bulk?{query}", {"action": "delete", "all": "1"})
+        answer = signed_in.post(f"{LIST}/bulk?{query}", {"action": "delete", "all": "1"})
         assert answer.status_code == 400, query
         assert "Delete 1 memory" not in text_of(answer)
     assert Memory.objects.filter(deleted_at=None).count() == 1
-    saved = browser.post(f"{LIST}/views/save", {"name": "Odd", "agent": "odd"})
+    saved = signed_in.post(f"{LIST}/views/save", {"name": "Odd", "agent": "odd"})
     assert saved.status_code == 400
     assert not SavedView.objects.exists()
 
 
 def test_a_saved_view_that_is_no_longer_understood_leads_nowhere(
-    browser: Client, alice: Any, project: Any
+    signed_in: Client, alice: Any, project: Any
 ) -> None:
     SavedView.objects.create(
         project=project, owner=alice, name="Former", params={"former_field": ["x"]}
     )
-    page = text_of(browser.get("/dashboard/memories/views"))
+    page = text_of(signed_in.get("/dashboard/memories/views"))
     assert "Former" in page and "A newer or older version of the server made it." in page
     assert "former_field" not in page
 
 
 def test_metadata_inside_of_objects_is_found_and_no_depth_breaks_the_page(
-    browser: Client, api: Any
+    signed_in: Client, api: Any
 ) -> None:
     api.add("Drinks coffee", "mara", metadata={"nested": {"a": 1}})
-    page = text_of(browser.get(f"{LIST}?metadata=nested.a%3D1"))
+    page = text_of(signed_in.get(f"{LIST}?metadata=nested.a%3D1"))
     assert "Drinks coffee" in page and SECRET not in page
     deep = ".".join("a" * 140)
-    assert SECRET not in text_of(browser.get(f"{LIST}?metadata={deep}"))
+    assert SECRET not in text_of(signed_in.get(f"{LIST}?metadata={deep}"))
 
 
-def test_a_name_that_is_longer_than_any_id_finds_no_entity(browser: Client) -> None:
-    answer = browser.get(f"/dashboard/entities?q={'mara' * 70}")
+def test_a_name_that_is_longer_than_any_id_finds_no_entity(signed_in: Client) -> None:
+    answer = signed_in.get(f"/dashboard/entities?q={'mara' * 70}")
     assert answer.status_code == 400
     assert "at most 255" in text_of(answer)
