@@ -425,6 +425,7 @@ JOB_KINDS = [
     "operations.pruning.PRUNING",
     "memories.retention.RETENTION",
     "memories.retention.DROPPING",
+    "memories.backfill.FILLING",
 ]
 # Long work with a state of its own, for the page of the jobs: name -> jobs.rows.Source.
 JOB_SOURCES = {
