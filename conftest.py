@@ -19,6 +19,7 @@ import operations.strangers
 from accounts.models import Account, InstanceState, Membership, Project, Role
 from apikeys import failures
 from apikeys.services import create_api_key
+from mem0dash import notes
 from mem0dash.principal import Principal, Scope
 from memories import ingest, runtime
 from memories.engine.engine import Engine
@@ -125,6 +126,16 @@ def _nobody_waits() -> None:
     failures.waiting.clear()
     mem0dash.strangers.lines.clear()
     operations.strangers.rows.clear()
+
+
+@pytest.fixture
+def gathering(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Notes gather, as in a running server; nobody but the test writes them."""
+    monkeypatch.setattr(notes, "are_kept", lambda: True)
+    operations.strangers._named.clear()
+    yield
+    for kind in notes._all:
+        kind.clear()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ django.setup(set_prefix=False)
 
 # After the set-up, which models need.
 from jobs.runner import Runner  # noqa: E402
-from mem0dash import bodies  # noqa: E402
+from mem0dash import bodies, notes  # noqa: E402
 from mem0dash.bodies import Body  # noqa: E402
 from mem0dash.errors import IndexUnavailableError  # noqa: E402
 from mem0dash.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
@@ -86,12 +86,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _lifespan(receive: Receive, send: Send) -> None:
     """`serve` has installed the runtime; this starts its thread and ends it with the server."""
-    from apikeys import usage
-    from operations import request_log
-
     await receive()
-    request_log.start()
-    usage.start()
+    notes.start()
     upkeep = Upkeep(runtime.current())
     upkeep.start()
     runner = Runner(on_duty=upkeep.is_on_duty)
@@ -102,8 +98,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await asyncio.to_thread(_give_up)
     await asyncio.to_thread(runner.stop)
     await asyncio.to_thread(upkeep.stop)
-    await asyncio.to_thread(usage.stop)
-    await asyncio.to_thread(request_log.stop)
+    await asyncio.to_thread(notes.stop)
     await send({"type": "lifespan.shutdown.complete"})
 
 

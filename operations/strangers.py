@@ -1,16 +1,16 @@
 """Refused requests of whoever showed no credential that holds: how many, and from where."""
 
+import operator
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import connection, transaction
 from django.db.models import Sum
-from django.utils import timezone
 
 from accounts.throttle import address_subject
+from mem0dash import notes
 from mem0dash.middleware import Handled
 from mem0dash.strangers import Allowance
 from operations.models import RefusedRequests
@@ -25,61 +25,40 @@ _ADD: Final = (
     "ON CONFLICT (hour, address) DO UPDATE "
     "SET count = operations_refusedrequests.count + excluded.count"
 )
-Counts = Mapping[tuple[datetime, str], int]
 
 rows: Final = Allowance(ROWS_A_MINUTE)
 
 
-class Strangers:
-    """What this process has counted and not written yet."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._hour = timezone.now()
-        self._addresses: set[str] = set()
-        self._counts: dict[tuple[datetime, str], int] = {}
-
-    def count(self, handled: Handled) -> None:
-        """Counts a refused request."""
-        hour = handled.at.replace(minute=0, second=0, microsecond=0)
-        address = address_subject(handled.address)[:45]
-        with self._lock:
-            if hour != self._hour:
-                self._hour, self._addresses = hour, set()
-            if len(self._addresses) < ADDRESSES:
-                self._addresses.add(address)
-            named = address if address in self._addresses else ""
-            self._counts[hour, named] = self._counts.get((hour, named), 0) + 1
-
-    def take(self) -> Counts:
-        """What has been counted since the last time."""
-        with self._lock:
-            counts, self._counts = self._counts, {}
-        return counts
-
-    def give_back(self, counts: Counts) -> None:
-        """What could not be written."""
-        with self._lock:
-            for key, number in counts.items():
-                self._counts[key] = self._counts.get(key, 0) + number
-
-
-def write(strangers: Strangers) -> None:
-    """Adds what has been counted to the database; errors of the database rise, and nothing of it
-    is lost."""
-    counts = strangers.take()
-    if not counts:
-        return
+def store(counts: dict[tuple[datetime, str], int]) -> int:
+    """Adds what has been counted to the database."""
     values = [
         [connection.ops.adapt_datetimefield_value(hour), address, number]
         for (hour, address), number in counts.items()
     ]
-    try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.executemany(_ADD, values)
-    except BaseException:
-        strangers.give_back(counts)
-        raise
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.executemany(_ADD, values)
+    return 0
+
+
+counts: Final = notes.Notes("refused requests", store, join=operator.add, seconds=10.0)
+_lock: Final = threading.Lock()
+# The addresses that are counted one by one, in the hour that they are of.
+_named: set[str] = set()
+_hour: datetime | None = None
+
+
+def count(handled: Handled) -> None:
+    """Counts a refused request."""
+    global _hour
+    hour = handled.at.replace(minute=0, second=0, microsecond=0)
+    address = address_subject(handled.address)[:45]
+    with _lock:
+        if hour != _hour:
+            _hour = hour
+            _named.clear()
+        if len(_named) < ADDRESSES:
+            _named.add(address)
+        counts.put((hour, address if address in _named else ""), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from django.utils import timezone
 from accounts.models import Account, InstanceState
 from apikeys import usage
 from apikeys.models import ApiKey
-from mem0dash import schema_version
+from mem0dash import notes, schema_version
 from mem0dash.env import ConfigurationError
 from mem0dash.sqlite3.turns import at_most
 from mem0dash.tests.test_rights import PAGE, ROUTES, TABLE, Right
@@ -38,14 +38,6 @@ READS = [
 @pytest.fixture(autouse=True)
 def _tries_again() -> None:
     health.writing.forget()
-
-
-@pytest.fixture
-def noted(monkeypatch: pytest.MonkeyPatch) -> usage.UsageWriter:
-    """Last uses gather, as in a running server; nobody writes them here."""
-    writer = usage.UsageWriter()
-    monkeypatch.setattr(usage, "_writer", writer)
-    return writer
 
 
 @contextmanager
@@ -89,7 +81,7 @@ def watched(written: list[str]) -> Iterator[None]:
         yield
 
 
-def test_no_read_writes_anything(api: Any, browser: Client, noted: usage.UsageWriter) -> None:
+def test_no_read_writes_anything(api: Any, browser: Client, gathering: None) -> None:
     """Also not when the key was used, or the session was opened, long ago."""
     id_ = api.add("Alice drinks tea")
     for name, method in READS:
@@ -113,7 +105,7 @@ def test_the_pages_of_set_up_write_nothing_before_they_are_sent(browser: Client)
 
 @ON_SQLITE
 def test_reads_go_on_while_another_program_holds_the_lock(
-    transactional_db: None, api: Any, browser: Client, noted: usage.UsageWriter
+    transactional_db: None, api: Any, browser: Client, gathering: None
 ) -> None:
     id_ = api.add("Alice drinks tea")
     before = {
@@ -201,27 +193,27 @@ def test_a_wrong_key_is_refused_as_wrong_while_nothing_can_be_counted(
 
 
 def test_last_uses_are_written_together_and_wait_while_that_is_not_possible(
-    transactional_db: None, api: Any, noted: usage.UsageWriter
+    transactional_db: None, api: Any, gathering: None
 ) -> None:
     used = timezone.now()
     assert api.get("/entities").status_code == 200
     assert ApiKey.objects.get().last_used_at is None
     if connection.vendor == "sqlite":
         with locked(), at_most(0.05):
-            assert noted.write() is False
-    assert noted.write() is True
+            assert usage.uses.write() is False
+    assert usage.uses.write() is True
     first = ApiKey.objects.get().last_used_at
     assert first is not None and first >= used
     # Nothing to write within the minute, however often the key is used.
     for _ in range(3):
         api.get("/entities")
-    assert not noted._noted
-    assert noted.write() is True
+    assert not usage.uses.count
+    assert usage.uses.write() is True
     assert ApiKey.objects.get().last_used_at == first
 
 
 def test_the_running_server_writes_last_uses_by_itself(transactional_db: None, api: Any) -> None:
-    usage.start()
+    notes.start()
     try:
         api.get("/entities")
         end = time.monotonic() + 30
@@ -229,7 +221,7 @@ def test_the_running_server_writes_last_uses_by_itself(transactional_db: None, a
             assert time.monotonic() < end, "the last use was never written"
             time.sleep(0.02)
     finally:
-        usage.stop()
+        notes.stop()
 
 
 # --- Health --------------------------------------------------------------------------------------

@@ -87,13 +87,11 @@ def test_keys_and_passwords_are_nowhere_in_the_database_or_the_log(
 
 
 def test_sessions_leave_no_token_and_no_password_behind(
-    engine: Any, client: Any, settings: Any, written: io.StringIO, tmp_path: Path, monkeypatch: Any
+    engine: Any, client: Any, settings: Any, written: io.StringIO, tmp_path: Path, gathering: None
 ) -> None:
     """From the first registration on, with every kind of failure, the request log included."""
     settings.DATA_DIR = tmp_path
     client.raise_request_exception = False
-    writer = request_log.RequestLogWriter()
-    monkeypatch.setattr(request_log, "_writer", writer)
     setup_token = setup.offer_setup_token()
     assert setup_token is not None
     answers: list[Any] = []
@@ -119,7 +117,7 @@ def test_sessions_leave_no_token_and_no_password_behind(
     post("/auth/change-password", {"current_password": PASSWORD}, **bearer)
     assert post("/auth/change-password", change, **bearer).status_code == 200
     post("/auth/change-password", change, **bearer)
-    assert writer.write()
+    assert request_log.rows.write()
     stored, logged = dump(), written.getvalue()
     assert "/auth/refresh" in stored and "/auth/refresh" in logged
     tokens = [first, login, second]

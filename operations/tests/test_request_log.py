@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -17,32 +17,26 @@ from accounts.sessions import open_session
 from jobs import claims, schedules
 from jobs.models import Schedule
 from jobs.runner import run_job
+from mem0dash import notes
 from mem0dash.middleware import Handled
 from operations import request_log
 from operations.models import RequestLog
 from operations.pruning import PRUNING
-from operations.request_log import RequestLogWriter, prune
+from operations.request_log import prune
 
 OLD = "2020-01-01T00:00:00Z"
 ADMIN_KEY = "an-admin-key-of-the-instance"
 
 
-class Kept:
-    """A writer without a thread: what it has is written when a test looks."""
+@pytest.fixture
+def kept(gathering: None) -> Callable[[], list[RequestLog]]:
+    """The rows; what has gathered is written when a test looks."""
 
-    def __init__(self, writer: RequestLogWriter) -> None:
-        self.writer = writer
-
-    def rows(self) -> list[RequestLog]:
-        assert self.writer.write()
+    def rows() -> list[RequestLog]:
+        assert request_log.rows.write()
         return list(RequestLog.objects.order_by("id"))
 
-
-@pytest.fixture
-def kept(db: None, monkeypatch: Any) -> Kept:
-    writer = RequestLogWriter()
-    monkeypatch.setattr(request_log, "_writer", writer)
-    return Kept(writer)
+    return rows
 
 
 def row(**changes: Any) -> RequestLog:
@@ -62,13 +56,13 @@ def bearer(account: Account) -> dict[str, str]:
 
 
 def test_a_request_is_kept_with_who_what_and_how_it_ended(
-    client: Any, kept: Kept, key: Any, alice: Account, project: Project
+    client: Any, kept: Any, key: Any, alice: Account, project: Project
 ) -> None:
     made = key("read")
     headers = {"X-API-Key": made, "X-Request-ID": "trace-1", "X-Mem0-Client": "laptop"}
     before = timezone.now()
     assert client.get("/entities?utm_source=cinnamon", headers=headers).status_code == 200
-    [found] = kept.rows()
+    [found] = kept()
     assert (found.method, found.path, found.status_code) == ("GET", "/entities", 200)
     assert (found.project, found.account, found.key_prefix) == (project, alice, made[:12])
     assert (found.client, found.request_id) == ("laptop", "trace-1")
@@ -79,7 +73,7 @@ def test_a_request_is_kept_with_who_what_and_how_it_ended(
 
 
 def test_how_a_request_tried_to_sign_in_is_kept_also_when_it_failed(
-    client: Any, kept: Kept, key: Any, alice: Account, settings: Any
+    client: Any, kept: Any, key: Any, alice: Account, settings: Any
 ) -> None:
     settings.ADMIN_API_KEY = ADMIN_KEY
     unknown = "m0sk_" + "x" * 43
@@ -99,17 +93,17 @@ def test_how_a_request_tried_to_sign_in_is_kept_also_when_it_failed(
     ):
         RequestLog.objects.all().delete()
         assert client.get("/entities", headers=headers).status_code == status
-        [found] = kept.rows()
+        [found] = kept()
         assert (found.auth_type, found.status_code) == (auth_type, status), headers
         if status != 200:
             assert (found.project, found.account, found.key_prefix) == (None, None, "")
     settings.AUTH_DISABLED = True
     RequestLog.objects.all().delete()
     client.get("/entities")
-    assert [r.auth_type for r in kept.rows()] == ["disabled"]
+    assert [r.auth_type for r in kept()] == ["disabled"]
 
 
-def test_what_nobody_did_is_not_kept(client: Any, kept: Kept, key: Any, engine: Any) -> None:
+def test_what_nobody_did_is_not_kept(client: Any, kept: Any, key: Any, engine: Any) -> None:
     headers = {"X-API-Key": key()}
     for path in (
         "/docs",
@@ -126,11 +120,11 @@ def test_what_nobody_did_is_not_kept(client: Any, kept: Kept, key: Any, engine: 
     ):
         client.get(path, headers=headers)
     client.options("/entities", headers=headers)
-    assert kept.rows() == []
+    assert kept() == []
     for path in ("/nowhere", "/", "/auth/setup-status"):
         client.get(path)
     client.post("/entities", {}, "application/json", headers=headers)
-    found = [(r.method, r.path, r.status_code) for r in kept.rows()]
+    found = [(r.method, r.path, r.status_code) for r in kept()]
     assert found == [
         ("GET", "/nowhere", 404),
         ("GET", "/", 307),
@@ -140,13 +134,13 @@ def test_what_nobody_did_is_not_kept(client: Any, kept: Kept, key: Any, engine: 
 
 
 def test_odd_paths_and_names_are_kept_as_far_as_they_can_be(
-    client: Any, kept: Kept, key: Any
+    client: Any, kept: Any, key: Any
 ) -> None:
     headers = {"X-API-Key": key(), "User-Agent": "x" * 5000}
     for path in ("/a%00b", "/" + "x" * 3000, "/%ff%fe", "/ü😀", "/a%0ab"):
         client.get(path, headers=headers)
         client.get("/entities", headers=headers)
-    rows = kept.rows()
+    rows = kept()
     assert len(rows) == 10
     assert rows[0].path == "/a\ufffdb"
     assert len(rows[2].path) == 500
@@ -154,7 +148,7 @@ def test_odd_paths_and_names_are_kept_as_far_as_they_can_be(
 
 
 def test_no_request_waits_for_the_database(
-    client: Any, kept: Kept, key: Any, django_assert_num_queries: Any
+    client: Any, kept: Any, key: Any, django_assert_num_queries: Any
 ) -> None:
     headers = {"X-API-Key": key("read")}
     client.get("/auth/setup-status", headers=headers)
@@ -165,52 +159,54 @@ def test_no_request_waits_for_the_database(
 
 
 def test_a_process_that_keeps_no_log_answers_all_the_same(client: Any, db: None) -> None:
-    assert request_log._writer is None
+    assert not notes.are_kept()
     assert client.get("/auth/setup-status").status_code == 200
     assert not RequestLog.objects.exists()
 
 
-def test_rows_are_written_in_batches(kept: Kept, django_assert_max_num_queries: Any) -> None:
+def test_rows_are_written_in_batches(kept: Any, django_assert_max_num_queries: Any) -> None:
     for _ in range(350):
-        kept.writer.put(row())
+        request_log.put(row())
     # SQLite takes fewer than a hundred rows in one statement.
     with django_assert_max_num_queries(12):
-        assert kept.writer.write()
+        assert request_log.rows.write()
     assert RequestLog.objects.count() == 350
 
 
-def test_what_does_not_fit_is_dropped_and_told(db: None, caplog: Any) -> None:
-    writer = RequestLogWriter(size=3)
+def test_what_does_not_fit_is_dropped_and_told(
+    gathering: None, caplog: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(request_log.rows, "size", 3)
     for number in range(10):
-        writer.put(row(path=f"/{number}"))
-    caplog.set_level("WARNING", logger="operations.request_log")
-    assert writer.write()
+        request_log.put(row(path=f"/{number}"))
+    caplog.set_level("WARNING", logger="mem0dash.notes")
+    assert request_log.rows.write()
     assert [r.path for r in RequestLog.objects.order_by("id")] == ["/0", "/1", "/2"]
     [told] = [r for r in caplog.records if "dropped" in r.message]
-    assert told.rows == 7
+    assert told.notes == 7
     caplog.clear()
-    assert writer.write()
+    assert request_log.rows.write()
     assert not caplog.records
 
 
-def test_rows_outlive_an_outage_of_the_database(db: None, monkeypatch: Any) -> None:
-    writer = RequestLogWriter(size=5)
-    writer.put(row(path="/first"))
+def test_rows_outlive_an_outage_of_the_database(gathering: None, monkeypatch: Any) -> None:
+    monkeypatch.setattr(request_log.rows, "size", 5)
+    request_log.put(row(path="/first"))
 
     def down(rows: Any) -> int:
         raise OperationalError("gone")
 
-    store = request_log._store
-    monkeypatch.setattr(request_log, "_store", down)
-    assert not writer.write()
+    store = request_log.rows.store
+    monkeypatch.setattr(request_log.rows, "store", down)
+    assert not request_log.rows.write()
     for number in range(5):
-        writer.put(row(path=f"/{number}"))
+        request_log.put(row(path=f"/{number}"))
     started = time.monotonic()
-    writer.put(row(path="/dropped"))
+    request_log.put(row(path="/dropped"))
     assert time.monotonic() - started < 1
-    assert not writer.write()
-    monkeypatch.setattr(request_log, "_store", store)
-    assert writer.write()
+    assert not request_log.rows.write()
+    monkeypatch.setattr(request_log.rows, "store", store)
+    assert request_log.rows.write()
     assert [r.path for r in RequestLog.objects.order_by("id")] == [
         "/first",
         *(f"/{number}" for number in range(5)),
@@ -218,29 +214,26 @@ def test_rows_outlive_an_outage_of_the_database(db: None, monkeypatch: Any) -> N
 
 
 def test_one_row_that_cannot_be_kept_takes_no_other_with_it(
-    transactional_db: None, project: Project, alice: Account, caplog: Any
+    transactional_db: None, gathering: None, project: Project, alice: Account, caplog: Any
 ) -> None:
     gone = Project.objects.create(slug="gone", name="Gone")
-    writer = RequestLogWriter()
     for whose in (project, gone, None):
-        writer.put(row(project_id=whose.id if whose else None, account_id=alice.id))
+        request_log.put(row(project_id=whose.id if whose else None, account_id=alice.id))
     gone.delete()
-    assert writer.write()
+    assert request_log.rows.write()
     assert sorted(str(r.project_id) for r in RequestLog.objects.all()) == sorted(
         [str(project.id), "None"]
     )
-    caplog.set_level("WARNING", logger="operations.request_log")
-    writer.write()
-    assert [r.rows for r in caplog.records] == [1]
+    caplog.set_level("WARNING", logger="mem0dash.notes")
+    request_log.rows.write()
+    assert [r.notes for r in caplog.records] == [1]
 
 
 @pytest.fixture
-def running(transactional_db: None) -> Iterator[RequestLogWriter]:
-    request_log.start()
-    writer = request_log._writer
-    assert writer is not None
-    yield writer
-    request_log.stop()
+def running(transactional_db: None) -> Iterator[None]:
+    notes.start()
+    yield
+    notes.stop()
 
 
 def eventually(condition: Any, seconds: float = 10) -> None:
@@ -251,42 +244,40 @@ def eventually(condition: Any, seconds: float = 10) -> None:
 
 
 def test_the_thread_writes_after_a_second_and_a_full_batch_at_once(
-    running: RequestLogWriter, monkeypatch: Any
+    running: None, monkeypatch: Any
 ) -> None:
-    running.put(row())
+    request_log.put(row())
     eventually(lambda: RequestLog.objects.count() == 1)
     for _ in range(1000):
-        running.put(row())
+        request_log.put(row())
     eventually(lambda: RequestLog.objects.count() == 1001)
 
 
-def test_the_thread_goes_on_after_whatever_went_wrong(
-    running: RequestLogWriter, monkeypatch: Any
-) -> None:
+def test_the_thread_goes_on_after_whatever_went_wrong(running: None, monkeypatch: Any) -> None:
     failed = threading.Event()
-    store = request_log._store
 
     def broken(rows: Any) -> int:
         failed.set()
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(request_log, "_store", broken)
-    running.put(row(path="/lost"))
+    store = request_log.rows.store
+    monkeypatch.setattr(request_log.rows, "store", broken)
+    request_log.put(row(path="/lost"))
     assert failed.wait(10)
-    monkeypatch.setattr(request_log, "_store", store)
-    running.put(row(path="/kept"))
+    monkeypatch.setattr(request_log.rows, "store", store)
+    request_log.put(row(path="/kept"))
     eventually(lambda: [r.path for r in RequestLog.objects.all()] == ["/kept"])
 
 
 def test_stopping_writes_what_is_left(transactional_db: None, client: Any) -> None:
-    request_log.start()
+    notes.start()
     for _ in range(30):
         client.get("/nowhere")
-    request_log.stop()
+    notes.stop()
     assert RequestLog.objects.count() == 30
     client.get("/nowhere")
     assert RequestLog.objects.count() == 30
-    request_log.stop()
+    notes.stop()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -319,8 +310,8 @@ def test_the_server_starts_and_stops_the_log(monkeypatch: Any) -> None:
     monkeypatch.setattr(asgi, "Upkeep", Upkeep)
     monkeypatch.setattr(asgi, "Runner", Runner)
     monkeypatch.setattr(asgi.runtime, "current", lambda: None)
-    monkeypatch.setattr(request_log, "start", lambda: told.append("log starts"))
-    monkeypatch.setattr(request_log, "stop", lambda: told.append("log stops"))
+    monkeypatch.setattr(asgi.notes, "start", lambda: told.append("log starts"))
+    monkeypatch.setattr(asgi.notes, "stop", lambda: told.append("log stops"))
 
     async def receive() -> dict[str, str]:
         return {"type": "lifespan.startup"}
@@ -336,14 +327,14 @@ def test_the_server_starts_and_stops_the_log(monkeypatch: Any) -> None:
 
 
 def test_the_newest_requests_with_keys_are_listed(
-    client: Any, kept: Kept, key: Any, alice: Account
+    client: Any, kept: Any, key: Any, alice: Account
 ) -> None:
     made = {"X-API-Key": key()}
     client.get("/entities", headers=made)
     client.get("/entities", headers=bearer(alice))
     client.get("/entities", headers={"X-API-Key": "m0sk_" + "x" * 43})
     client.delete("/api-keys/nothing", headers=made)
-    kept.rows()
+    kept()
     answer = client.get("/requests", headers=bearer(alice))
     assert answer.status_code == 200
     newest, oldest = answer.json()
@@ -472,8 +463,8 @@ def test_the_server_prunes_by_itself_every_hour(db: None) -> None:
     assert RequestLog.objects.count() == 1
 
 
-def test_a_record_needs_nothing_of_the_request_itself(kept: Kept) -> None:
+def test_a_record_needs_nothing_of_the_request_itself(kept: Any) -> None:
     """The queue holds rows, not requests with their bodies."""
     handled = Handled(timezone.now(), "GET", "/x", 200, 1.0, "id", "none", None)
     request_log.record(handled)
-    assert [r.path for r in kept.rows()] == ["/x"]
+    assert [r.path for r in kept()] == ["/x"]
