@@ -241,6 +241,37 @@ class MemoryTokens(models.Model):
         return f"{self.memory_id} {self.states_key}"
 
 
+class MemoryRetrieval(models.Model):
+    """How often, and when last, a search gave the memory to an agent; no row for never.
+
+    Apart from the memory's row, for a search changes nothing of the memory: not its `updated_at`,
+    not its `rev`, and so not the index. See memories.retrievals.
+    """
+
+    memory = models.OneToOneField(
+        Memory, models.CASCADE, primary_key=True, related_name="retrieval"
+    )
+    project = models.ForeignKey(
+        "accounts.Project",
+        models.DO_NOTHING,
+        db_index=False,
+        db_constraint=False,
+        related_name="+",
+    )
+    count = models.PositiveBigIntegerField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        indexes = (
+            # The browser reads its pages from these, and looks the memories up.
+            models.Index(fields=["project", "count", "last_at", "memory"], name="retrieval_most"),
+            models.Index(fields=["project", "last_at", "memory"], name="retrieval_last"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.memory_id} {self.count}"
+
+
 class Revision(ActedModel):
     """One entry of a memory's history, which is the audit as well: who, when, what changed.
 

@@ -17,6 +17,7 @@ from memories.models import (
     AddInput,
     IngestClaim,
     Memory,
+    MemoryRetrieval,
     MemoryTokens,
     MemoryVector,
     Revision,
@@ -113,12 +114,12 @@ def purge_deleted(
 
 
 def erase(ids: Sequence[UUID]) -> None:
-    """Takes text, vector, token states, kept input and the texts in the history away at once; the
-    caller holds the transaction and has set `deleted_at`. The empty row stays until the index has
-    let go."""
+    """Takes text, vector, token states, retrievals, kept input and the texts in the history away at
+    once; the caller holds the transaction and has set `deleted_at`. The empty row stays until the
+    index has let go."""
     _forget_texts(ids)
-    MemoryVector.objects.filter(memory_id__in=ids).delete()
-    MemoryTokens.objects.filter(memory_id__in=ids).delete()
+    for kept in (MemoryVector, MemoryTokens, MemoryRetrieval):
+        kept.objects.filter(memory_id__in=ids).delete()
     Memory.objects.filter(id__in=ids).update(
         text="", text_fold="", metadata={}, categories=[], fingerprint="", source="", actor_id=""
     )

@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 from memories import browse as reads
 from memories.browse import Page
 from memories.models import Memory
+from memories.retrievals import Retrieval
 from memories.selection import Selection
 from memories.views import marks, words
 from memories.views.place import Place
@@ -40,6 +41,7 @@ class Row:
     more_labels: int
     score: float | None
     ends: datetime | None
+    retrieval: Retrieval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def rows(found: Page, place: Place) -> list[Row]:
                 more_labels=len(every[SHOWN_LABELS:]),
                 score=found.scores.get(memory.id),
                 ends=ends_at(memory),
+                retrieval=found.retrieved.get(memory.id),
             )
         )
     return shown
