@@ -143,7 +143,9 @@ def _listed(principal: Principal, selection: Selection, number: int, per_page: i
     number = min(max(number, 1), pages)
     first = (number - 1) * per_page
     limit = min(per_page, max(total - first, 0))
-    if selection.sort in _RETRIEVED and total > SORTED_AT_ONCE:
+    # What is in the metadata no index tells: to sort all would read all rows once more.
+    is_long = total > SORTED_AT_ONCE or bool(selection.fields.get("metadata"))
+    if selection.sort in _RETRIEVED and is_long:
         found = _retrieved(principal.project.id, selection, rows, total, first, limit)
     else:
         found = _ids(selection, rows, total, first, limit)

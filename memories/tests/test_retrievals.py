@@ -294,6 +294,7 @@ def in_order(sort: str, rows: list[Memory], given: dict[UUID, Retrieval]) -> lis
         "run_id=run-3",
         "expiry=soon&confidence=low",
         "deleted=yes",
+        "metadata=topic%3Dcode",
         "user_id=nobody",
         "q=tee&mode=words",
     ],
@@ -310,6 +311,8 @@ def test_pages_stand_in_the_order_of_retrievals(
     rows, given = crowd_given(project, 300)
     selection = Selection.of(QueryDict(f"{query}&sort={sort}"))
     fitting = [row for row in rows if crowd.fits(row, selection)]
+    if "metadata" in query:
+        fitting = [row for row in fitting if row.metadata.get("topic") == "code"]
     seen = []
     for number in range(1, browse.page(owner, selection, per_page=23).pages + 1):
         page = browse.page(owner, selection, number=number, per_page=23)
