@@ -49,7 +49,7 @@ _COLUMNS: Final = tuple(
 class Retrieval(NamedTuple):
     """How often a memory was given, and when last."""
 
-    count: int
+    times: int
     last_at: datetime
 
 
@@ -72,7 +72,7 @@ def of(ids: Collection[UUID]) -> dict[UUID, Retrieval]:
 
 
 def _both(former: Retrieval, later: Retrieval) -> Retrieval:
-    return Retrieval(former.count + later.count, max(former.last_at, later.last_at))
+    return Retrieval(former.times + later.times, max(former.last_at, later.last_at))
 
 
 def _add(batch: dict[UUID, Retrieval]) -> int:
