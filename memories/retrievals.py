@@ -22,8 +22,8 @@ GATHER_SECONDS: Final = 30.0
 # So many memories at most are noted, however long the database is away.
 MOST_NOTED: Final = 50_000
 BATCH: Final = 5000
-# In one statement: other writers of SQLite wait for no more than a few milliseconds.
-ROWS: Final = 500
+# In one statement: other writers of SQLite wait 20 milliseconds at most, also with a million rows.
+ROWS: Final = 200
 
 # Of several processes each adds its own. PostgreSQL leaves rows out that others have locked, for
 # who erases a memory holds it and then wants its count: so nobody waits in a circle.
