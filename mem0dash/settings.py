@@ -425,6 +425,7 @@ JOB_KINDS = [
     "operations.pruning.PRUNING",
     "memories.background.retention.RETENTION",
     "memories.background.retention.DROPPING",
+    "memories.backfill.columns.FILLING",
 ]
 # Long work with a state of its own, for the page of the jobs: name -> jobs.rows.Source.
 JOB_SOURCES = {

@@ -32,6 +32,12 @@ def number(value: Any) -> str:
 
 
 @register.filter
+def times(count: int) -> str:
+    """How often: once, twice, 12 times, 1,284 times."""
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
+
+
+@register.filter
 def duration(ms: float) -> str:
     """How long something took: 38 ms, 1.2 s, 60 s."""
     if ms < 1000:

@@ -47,7 +47,7 @@ def lacking(states_key: str) -> QuerySet[Memory]:
         Memory.objects.filter(deleted_at=None)
         .exclude(text="")
         .exclude(token_states__states_key=states_key)
-        .only("id", "text", "role", "session", "created_at")
+        .only("id", "project", "text", "role", "session", "created_at")
     )
 
 

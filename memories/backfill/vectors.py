@@ -26,7 +26,7 @@ def lacking(model_key: str) -> QuerySet[Memory]:
         Memory.objects.filter(deleted_at=None)
         .exclude(text="")
         .exclude(vectors__model_key=model_key)
-        .only("id", "text", "rev", "role", "session", "created_at")
+        .only("id", "project", "text", "rev", "role", "session", "created_at")
     )
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from mem0dash.errors import EngineError, NotFoundError
 from mem0dash.principal import Principal, Scope
-from memories import runtime, visibility
+from memories import retrievals, runtime, visibility
 from memories.filters import AllOf, Condition, pushdown
 from memories.models import AddInput, Memory, MemoryVector, Revision
+from memories.retrievals import Retrieval
 from memories.search.candidates import CandidateReader
 
 SIMILAR: Final = 5
@@ -42,13 +43,15 @@ class Similar:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One memory; `history` newest first, at most SIMILAR `similar` ones, nearest first, and the
-    `messages` of the add that brought it, [] when they are gone."""
+    """One memory; `history` newest first, at most SIMILAR `similar` ones, nearest first, the
+    `messages` of the add that brought it, [] when they are gone, and how often searches gave it to
+    agents, None for never."""
 
     memory: Memory
     history: list[Entry]
     similar: list[Similar]
     messages: list[dict[str, Any]]
+    retrieval: Retrieval | None
 
 
 def one(principal: Principal, memory_id: str | UUID) -> Detail:
@@ -61,7 +64,11 @@ def one(principal: Principal, memory_id: str | UUID) -> Detail:
     principal.require(Scope.READ)
     memory = _found(principal, memory_id)
     return Detail(
-        memory, _history(principal, memory), _similar(principal, memory), _messages(memory)
+        memory,
+        _history(principal, memory),
+        _similar(principal, memory),
+        _messages(memory),
+        retrievals.of([memory.id]).get(memory.id),
     )
 
 

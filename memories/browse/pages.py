@@ -5,21 +5,22 @@ was deleted and can still be restored.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from mem0dash.errors import EngineError, InvalidInputError
 from mem0dash.principal import Principal, Scope
-from memories import visibility
+from memories import retrievals, visibility
 from memories.browse.plans import counting, index_for, ordered
 from memories.browse.selection import Selection
 from memories.filters import AllOf, Condition, to_q
 from memories.filters.language import mentions
-from memories.models import Memory, ReviewStatus
+from memories.models import Memory, MemoryRetrieval, ReviewStatus
+from memories.retrievals import Retrieval
 from memories.search import service as search
 from memories.search import substring as keyword
 from memories.search.candidates import CandidateReader
@@ -35,8 +36,21 @@ _ORDERS: Final[dict[str, Order]] = {
     "oldest": (("created_at", False), ("id", False)),
     "updated": (("updated_at", True), ("id", True)),
     "expiring": (("ends", False), ("id", False)),
+    "most_retrieved": (("retrievals", True), ("retrieved_at", True), *NEWEST),
+    "last_retrieved": (("retrieved_at", True), *NEWEST),
 }
+# The same among those that were ever retrieved, as the index of this name holds them.
+_RETRIEVED: Final[dict[str, tuple[str, Order]]] = {
+    name: (index, tuple((f"{covered.RETRIEVALS}.{column}", True) for column in columns))
+    for name, index, columns in (
+        ("most_retrieved", "retrieval_most", ("count", "last_at", "memory_id")),
+        ("last_retrieved", "retrieval_last", ("last_at", "memory_id")),
+    )
+}
+# So many memories are sorted by their retrievals one by one; of more, an index has the first ones.
+SORTED_AT_ONCE: Final = 20_000
 LAST: Final = datetime.max.replace(tzinfo=UTC)
+EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _NEVER: Final = Q(expires_at__isnull=True) & Q(expiration_date__isnull=True)
 
 
@@ -48,7 +62,8 @@ class Page:
     memories than can be counted in time, or too short to be looked for in all of them.
     `mode` says what answered: "list" without a search text, "meaning", or "words"; `scores` (0..1)
     has the rows' scores for meaning alone. `problem` is the code of what kept meaning from
-    answering where words stood in, "" otherwise.
+    answering where words stood in, "" otherwise. `retrieved` tells of the rows how often they were
+    given to agents, where the selection is sorted by that.
     """
 
     rows: list[Memory]
@@ -60,6 +75,7 @@ class Page:
     scores: dict[UUID, float] = field(default_factory=dict)
     problem: str = ""
     at_least: bool = False
+    retrieved: dict[UUID, Retrieval] = field(default_factory=dict)
 
 
 def rows_of(principal: Principal, selection: Selection, *, without: str = "") -> QuerySet[Memory]:
@@ -105,10 +121,14 @@ def page(
     fails. A constant number of statements.
     """
     if selection.by_meaning:
-        return _by_meaning(principal, selection, number, per_page)
-    if selection.by_words:
-        return _by_words(principal, selection, number, per_page)
-    return _listed(principal, selection, number, per_page)
+        found = _by_meaning(principal, selection, number, per_page)
+    elif selection.by_words:
+        found = _by_words(principal, selection, number, per_page)
+    else:
+        found = _listed(principal, selection, number, per_page)
+    if selection.sort in _RETRIEVED:
+        found = replace(found, retrieved=retrievals.of([row.id for row in found.rows]))
+    return found
 
 
 # --- Lists ---------------------------------------------------------------------------------------
@@ -118,7 +138,13 @@ def _listed(principal: Principal, selection: Selection, number: int, per_page: i
     pages = max(1, -(-total // per_page))
     number = min(max(number, 1), pages)
     first = (number - 1) * per_page
-    found = _ids(selection, rows, total, first, min(per_page, max(total - first, 0)))
+    limit = min(per_page, max(total - first, 0))
+    # What is in the metadata no index tells: to sort all would read all rows once more.
+    is_long = total > SORTED_AT_ONCE or bool(selection.fields.get("metadata"))
+    if selection.sort in _RETRIEVED and is_long:
+        found = _retrieved(principal.project.id, selection, rows, total, first, limit)
+    else:
+        found = _ids(selection, rows, total, first, limit)
     return Page(_rows(rows, found), total, number, pages, per_page)
 
 
@@ -153,6 +179,23 @@ def _expiring(
     if len(found) < limit:
         after, left = max(first - count, 0), limit - len(found)
         found += _window(Source(never, index), NEWEST, total - count, after, left)
+    return found
+
+
+def _retrieved(
+    project: UUID, selection: Selection, rows: QuerySet[Memory], total: int, first: int, limit: int
+) -> list[UUID]:
+    """What was ever given to agents, the most or the last first, and then, newest first, what never
+    was."""
+    index, order = _RETRIEVED[selection.sort]
+    given = Source(rows, index, retrieved_in=project)
+    found = covered.ids(given, order, limit=limit, offset=first)
+    if len(found) < limit:
+        count = covered.count(given)
+        of_memory = MemoryRetrieval.objects.filter(memory_id=OuterRef("id"))
+        never = Source(rows.filter(~Exists(of_memory)), index_for(selection, "memory_newest"))
+        after, left = max(first - count, 0), limit - len(found)
+        found += _window(never, NEWEST, total - count, after, left)
     return found
 
 
@@ -198,13 +241,15 @@ def _by_meaning(principal: Principal, selection: Selection, number: int, per_pag
         where = AllOf((where, every))
     try:
         found = search.search_memories(
-            principal, selection.q, where=where, top_k=BEST, show_expired=True
+            principal, selection.q, where=where, top_k=BEST, show_expired=True, counts=False
         )
     except EngineError as error:
         return _by_words(principal, selection, number, per_page, error.code)
     by_meaning = found.mode == "semantic"
     hits = found.hits
-    if selection.sort != "best":
+    if selection.sort in _RETRIEVED:
+        hits = _by_retrieval(selection.sort, hits)
+    elif selection.sort != "best":
         hits = sorted(hits, key=lambda hit: _sort_key(selection.sort, hit.memory))
     pages = max(1, -(-len(hits) // per_page))
     number = min(max(number, 1), pages)
@@ -215,6 +260,18 @@ def _by_meaning(principal: Principal, selection: Selection, number: int, per_pag
         scores={hit.memory.id: hit.score for hit in shown} if by_meaning else {},
         problem=found.problem or ("" if by_meaning else "no_embedder"),
     )
+
+
+def _by_retrieval(sort: str, hits: list[search.Hit]) -> list[search.Hit]:
+    """What `_ORDERS` says, for hits that are at hand."""
+    given = retrievals.of([hit.memory.id for hit in hits])
+
+    def key(hit: search.Hit) -> tuple[Any, ...]:
+        count, last_at = given.get(hit.memory.id, (0, EARLIEST))
+        how_often = (count,) if sort == "most_retrieved" else ()
+        return (*how_often, last_at, hit.memory.created_at, hit.memory.id)
+
+    return sorted(hits, key=key, reverse=True)
 
 
 def _sort_key(sort: str, memory: Memory) -> tuple[float, int]:

@@ -35,7 +35,10 @@ FIELDS: Final = (
     "deleted",
 )
 NAMES: Final = frozenset({"q", "mode", "sort", *FIELDS})
-SORTS: Final = ("newest", "oldest", "updated", "expiring", "best")
+SORTS: Final = (
+    *("newest", "oldest", "updated", "expiring"),
+    *("most_retrieved", "last_retrieved", "best"),
+)
 EXPIRY: Final = ("expired", "soon", "later", "never")
 SOON: Final = timedelta(days=7)
 # The only value of the field `deleted`: what was deleted and can still be restored.

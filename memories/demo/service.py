@@ -26,7 +26,7 @@ from memories.backfill.vectors import EMBED_BATCH
 from memories.demo.rows import sample_adds
 from memories.engine.engine import Engine
 from memories.index.opening import open_indexer
-from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
+from memories.models import AddInput, Memory, MemoryRetrieval, MemoryTokens, MemoryVector, Revision
 from memories.models.server import IndexState
 from memories.readings import Reading
 from memories.storage import leases, revisions
@@ -129,7 +129,7 @@ def remove_demo(principal: Principal) -> int:
         rows = list(
             Memory.objects.select_for_update().filter(project_id=principal.project.id, id__in=ids)
         )
-        for kept in (MemoryVector, MemoryTokens):
+        for kept in (MemoryVector, MemoryTokens, MemoryRetrieval):
             kept.objects.filter(memory__in=rows).delete()
         Revision.objects.filter(project_id=principal.project.id, memory_id__in=ids).delete()
         # Claims go with them. The inputs of other adds stay, and with them the messages that the

@@ -7,6 +7,7 @@ from uuid import UUID
 from memories.models import (
     AddInput,
     Memory,
+    MemoryRetrieval,
     MemoryTokens,
     MemoryVector,
     Revision,
@@ -24,8 +25,8 @@ def forget(ids: Sequence[UUID]) -> None:
     """Takes vector, token states, kept input and the texts in the history away at once, in the
     transaction of who empties the row (`change.erase`)."""
     forget_texts(ids)
-    MemoryVector.objects.filter(memory_id__in=ids).delete()
-    MemoryTokens.objects.filter(memory_id__in=ids).delete()
+    for kept in (MemoryVector, MemoryTokens, MemoryRetrieval):
+        kept.objects.filter(memory_id__in=ids).delete()
 
 
 def forget_texts(ids: Sequence[UUID]) -> None:

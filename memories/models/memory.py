@@ -1,10 +1,13 @@
 """What is stored: memories with their vectors, token states and revisions, and kept inputs."""
 
 import uuid
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.db import models
 from django.db.models import F, Q
+
+if TYPE_CHECKING:
+    from accounts.models import Project
 
 ENTITY_FIELDS: Final = ("user_id", "agent_id", "app_id", "run_id")
 # What the browser counts by, few values first: so a pass over the index that has them in this order
@@ -169,6 +172,23 @@ class Memory(models.Model):
         return str(self.id)
 
 
+def _project_of_memory() -> "models.ForeignKey[Project | None, Project | None]":
+    """The project of a row's memory, in large tables that got this column later.
+
+    Null only in rows from before, until the job of backfill.columns has reached them: NOT NULL
+    would rewrite the whole table on SQLite. Nothing checks or follows the reference: the row lives
+    and dies with its memory, whose own reference is checked, and the column costs an add nothing.
+    """
+    return models.ForeignKey(
+        "accounts.Project",
+        models.DO_NOTHING,
+        null=True,
+        db_index=False,
+        db_constraint=False,
+        related_name="+",
+    )
+
+
 class MemoryVector(models.Model):
     """The dense vector of a memory: `dims` little-endian float32, a unit vector.
 
@@ -177,6 +197,7 @@ class MemoryVector(models.Model):
     """
 
     memory = models.ForeignKey(Memory, models.CASCADE, db_index=False, related_name="vectors")
+    project = _project_of_memory()
     model_key = models.CharField(max_length=200)
     dims = models.PositiveIntegerField()
     data = models.BinaryField()
@@ -202,9 +223,41 @@ class MemoryTokens(models.Model):
     memory = models.OneToOneField(
         Memory, models.CASCADE, primary_key=True, related_name="token_states"
     )
+    project = _project_of_memory()
     states_key = models.CharField(max_length=100)
     data = models.BinaryField()
     text_sum = models.BigIntegerField(null=True)
 
     def __str__(self) -> str:
         return f"{self.memory_id} {self.states_key}"
+
+
+class MemoryRetrieval(models.Model):
+    """How often, and when last, a search gave the memory to an agent; no row for never.
+
+    Apart from the memory's row, for a search changes nothing of the memory: not its `updated_at`,
+    not its `rev`, and so not the index. See memories.retrievals.
+    """
+
+    memory = models.OneToOneField(
+        Memory, models.CASCADE, primary_key=True, related_name="retrieval"
+    )
+    project = models.ForeignKey(
+        "accounts.Project",
+        models.DO_NOTHING,
+        db_index=False,
+        db_constraint=False,
+        related_name="+",
+    )
+    count = models.PositiveBigIntegerField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        indexes = (
+            # The browser reads its pages from these, and looks the memories up.
+            models.Index(fields=["project", "count", "last_at", "memory"], name="retrieval_most"),
+            models.Index(fields=["project", "last_at", "memory"], name="retrieval_last"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.memory_id} {self.count}"

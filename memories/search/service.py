@@ -14,7 +14,7 @@ from django.utils import timezone
 from mem0dash import limits
 from mem0dash.errors import IndexUnavailableError, InvalidInputError, ProviderError
 from mem0dash.principal import Principal, Scope
-from memories import runtime, visibility
+from memories import retrievals, runtime, visibility
 from memories.engine.engine import Engine
 from memories.filters import EVERYTHING, AllOf, Condition, Node, Not, pushdown
 from memories.index.base import Hits, VectorIndex
@@ -106,12 +106,14 @@ def search_memories(
     threshold: float = 0.1,
     show_expired: bool = False,
     recency: Recency | None = None,
+    counts: bool = True,
 ) -> Found:
     """The `top_k` best memories for `query` among those that match and that the caller may see.
 
     `threshold` (0..1) gates the cosine; a memory without it passes when it holds at least half of
     the query's content words. `recency` orders anew all that passes, before the best are taken.
-    While the embedder does not answer, words alone do, labelled so.
+    While the embedder does not answer, words alone do, labelled so. What is found counts as given
+    to an agent, unless `counts` says that a person looks at it (memories.retrievals).
     Raises InvalidInputError, PermissionDeniedError (scope `read`), and EngineError when index or
     database fail, or the embedder while words find nothing: never an empty answer for an outage.
     """
@@ -122,11 +124,14 @@ def search_memories(
     wanted = _Wanted(top_k, threshold, show_expired, recency)
     current = runtime.current()
     try:
-        return _searched(current, principal, query, where, wanted)
+        found = _searched(current, principal, query, where, wanted)
     except IndexUnavailableError as error:
         if not current.has_words_alone:
             raise
-        return _by_words(principal, query, where, wanted, error)
+        found = _by_words(principal, query, where, wanted, error)
+    if counts:
+        retrievals.note(hit.memory for hit in found.hits)
+    return found
 
 
 def _searched(

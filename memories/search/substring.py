@@ -15,7 +15,7 @@ from django.db.models.sql.compiler import SQLCompiler
 from mem0dash import limits
 from mem0dash.errors import InvalidInputError
 from mem0dash.principal import Principal, Scope
-from memories import visibility
+from memories import retrievals, visibility
 from memories.filters import EVERYTHING, Node, to_q
 from memories.filters.sql import TextHolds
 from memories.models import Memory
@@ -136,7 +136,8 @@ def find(
     """Up to `limit` memories that hold `text`, the last updated first, after the first `offset`.
 
     `statuses` names the review statuses that are shown; None leaves it to `where` and to what
-    agents get to see (queries.visible). Scope `read`; InvalidInputError when `text` is blank.
+    agents get to see (queries.visible). They count as given to an agent (memories.retrievals).
+    Scope `read`; InvalidInputError when `text` is blank.
     """
     principal.require(Scope.READ)
     limits.check_query(text)
@@ -150,7 +151,9 @@ def find(
         (("updated_at", True), ("id", True)), limit=limit, offset=offset
     )
     by_id = CandidateReader(rows).memories(found)
-    return [by_id[id_] for id_ in found if id_ in by_id]
+    given = [by_id[id_] for id_ in found if id_ in by_id]
+    retrievals.note(given)
+    return given
 
 
 def _index_finds(wanted: str) -> int:

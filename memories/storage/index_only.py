@@ -14,28 +14,40 @@ from django.core.exceptions import EmptyResultSet
 from django.db import connection
 from django.db.models import QuerySet
 
-from memories.models import Memory
+from memories.models import Memory, MemoryRetrieval
 from memories.storage.substring_index import TABLE, phrase
 
 Order = Sequence[tuple[str, bool]]
 
 _MEMORIES: Final = "memories_memory"
+RETRIEVALS: Final = "memories_memoryretrieval"
 # When a memory ends: at an instant, or after its last day.
 _ENDS: Final = {
     "sqlite": "min(coalesce(expires_at, '9999'),"
     " coalesce(date(expiration_date, '+1 day'), '9999'))",
     "postgresql": "least(expires_at, (expiration_date + 1)::timestamp AT TIME ZONE 'UTC')",
 }
+# How often a search gave it to an agent, and when last, from another table: never is the least.
+_RETRIEVED: Final = {
+    "retrievals": f"coalesce({RETRIEVALS}.count, 0)",
+    "retrieved_at": f"coalesce({RETRIEVALS}.last_at, '0001-01-01')",
+}
+_PROJECT: Final = MemoryRetrieval._meta.get_field("project")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What to read: the predicate of `rows` (no joins), and on SQLite how to get at them: through
-    the index named `index`, or from what the index of words finds for `words`."""
+    the index named `index`, or from what the index of words finds for `words`.
+
+    With `retrieved_in`, a project, only those of it that were ever given to an agent, read from
+    their retrievals: `index` is one of that table then.
+    """
 
     rows: QuerySet[Memory]
     index: str = ""
     words: str = ""
+    retrieved_in: UUID | None = None
 
 
 def count(source: Source, *, up_to: int = 0) -> int:
@@ -49,9 +61,11 @@ def count(source: Source, *, up_to: int = 0) -> int:
 
 
 def ids(source: Source, order: Order, *, limit: int, offset: int = 0) -> list[UUID]:
-    """The ids in `order`: columns, or "ends" for when a memory expires, and whether each goes down
-    from the greatest."""
-    sql, params = _select("memories_memory.id", source)
+    """The ids in `order`, and whether each of its columns goes down from the greatest: columns of
+    memories, "ends" for when a memory expires, "retrievals" and "retrieved_at" for how often and
+    when last it was given to an agent; or columns of RETRIEVALS, of a source that reads these."""
+    joined = any(column in _RETRIEVED for column, _ in order)
+    sql, params = _select("memories_memory.id", source, with_retrievals=joined)
     found = _fetch(f"{sql} ORDER BY {_keys(order)} LIMIT {int(limit)} OFFSET {int(offset)}", params)
     return [id_ if isinstance(id_, UUID) else UUID(id_) for (id_,) in found]
 
@@ -105,14 +119,18 @@ def endings(source: Source, now: datetime, later: datetime) -> tuple[int, int, i
 
 
 def _keys(order: Order) -> str:
-    return ", ".join(
-        f"{_ENDS[connection.vendor] if column == 'ends' else f'{_MEMORIES}.{column}'}"
-        f"{' DESC' if down else ''}"
-        for column, down in order
-    )
+    return ", ".join(f"{_key(column)}{' DESC' if down else ''}" for column, down in order)
 
 
-def _select(what: str, source: Source) -> tuple[str, list[Any]]:
+def _key(column: str) -> str:
+    if column == "ends":
+        return _ENDS[connection.vendor]
+    if column in _RETRIEVED:
+        return _RETRIEVED[column]
+    return column if "." in column else f"{_MEMORIES}.{column}"
+
+
+def _select(what: str, source: Source, *, with_retrievals: bool = False) -> tuple[str, list[Any]]:
     """A SELECT with the predicate, and its parameters."""
     query = source.rows.query.chain()
     try:
@@ -120,11 +138,21 @@ def _select(what: str, source: Source) -> tuple[str, list[Any]]:
     except EmptyResultSet:
         where, params = "1 = 0", ()
     origin, before = _MEMORIES, []
-    if connection.vendor == "sqlite" and source.words:
+    if source.retrieved_in is not None:
+        index = f" INDEXED BY {source.index}" if connection.vendor == "sqlite" else ""
+        # SQLite reads the tables of a CROSS JOIN in this order.
+        origin = f"{RETRIEVALS}{index} CROSS JOIN {_MEMORIES}"
+        where = (
+            f"{RETRIEVALS}.project_id = %s AND {RETRIEVALS}.memory_id = {_MEMORIES}.id AND {where}"
+        )
+        before = [_PROJECT.get_db_prep_value(source.retrieved_in, connection)]
+    elif connection.vendor == "sqlite" and source.words:
         origin = f"{TABLE} CROSS JOIN {_MEMORIES} ON {_MEMORIES}.rowid = {TABLE}.rowid"
         where, before = f"{TABLE} MATCH %s AND {where}", [phrase(source.words)]
     elif connection.vendor == "sqlite" and source.index:
         origin = f"{_MEMORIES} INDEXED BY {source.index}"
+    if with_retrievals:
+        origin += f" LEFT JOIN {RETRIEVALS} ON {RETRIEVALS}.memory_id = {_MEMORIES}.id"
     return f"SELECT {what} FROM {origin} WHERE {where}", [*before, *params]
 
 

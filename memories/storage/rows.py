@@ -247,7 +247,11 @@ def insert_readings(
 def tokens_row(memory: Memory, tokens: TokenStates, states_key: str) -> MemoryTokens:
     """Unsaved token states, read from the text that `memory` has."""
     return MemoryTokens(
-        memory=memory, states_key=states_key, data=pack(tokens), text_sum=text_sum(memory.text)
+        memory=memory,
+        project_id=memory.project_id,
+        states_key=states_key,
+        data=pack(tokens),
+        text_sum=text_sum(memory.text),
     )
 
 
@@ -257,7 +261,7 @@ def insert_tokens(tokens: Sequence[MemoryTokens]) -> None:
         tokens,
         update_conflicts=True,
         unique_fields=["memory"],
-        update_fields=["states_key", "data", "text_sum"],
+        update_fields=["project", "states_key", "data", "text_sum"],
     )
 
 
@@ -271,7 +275,13 @@ def replace_reading(memory: Memory, reading: Reading, model_key: str, states_key
 
 def vector_row(memory: Memory, vector: Vector, model_key: str) -> MemoryVector:
     data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    return MemoryVector(memory=memory, model_key=model_key, dims=len(vector), data=data)
+    return MemoryVector(
+        memory=memory,
+        project_id=memory.project_id,
+        model_key=model_key,
+        dims=len(vector),
+        data=data,
+    )
 
 
 def adopted_app(metadata: Mapping[str, Any]) -> str | None:

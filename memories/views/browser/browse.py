@@ -1,6 +1,6 @@
 """The list of memories: searched, filtered, sorted, paged; all of it stands in the address."""
 
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 from django.http import HttpResponse
@@ -21,6 +21,14 @@ from memories.views.browser import listing
 from memories.views.browser.inspector import inspected
 from memories.views.browser.place import Place, search_waits
 from memories.views.browser.saved import shown
+
+# What the list's last column says, where it is not when a memory was created.
+WHEN: Final = {
+    "updated": "Updated",
+    "expiring": "Expires",
+    "most_retrieved": "Retrieved",
+    "last_retrieved": "Last retrieved",
+}
 
 
 @waits_for(search_waits)
@@ -67,7 +75,7 @@ def listed(request: PageRequest, place: Place) -> dict[str, Any]:
         "params": selection.params(),
         "sorts": listing.sorts(place),
         "sort_word": listing.sort_word(selection),
-        "when": {"updated": "Updated", "expiring": "Expires"}.get(selection.sort, "Created"),
+        "when": WHEN.get(selection.sort, "Created"),
         "pages": listing.pages(place, found),
         "exports": listing.exports(selection),
         "filters_url": listing.filters_url(selection),

@@ -15,6 +15,7 @@ from memories.browse import service as reads
 from memories.browse.selection import Selection
 from memories.browse.service import Page
 from memories.models import Memory
+from memories.retrievals import Retrieval
 from memories.views.browser import marks, words
 from memories.views.browser.place import Place
 
@@ -41,6 +42,7 @@ class Row:
     more_labels: int
     score: float | None
     ends: datetime | None
+    retrieval: Retrieval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def rows(found: Page, place: Place) -> list[Row]:
                 more_labels=len(every[SHOWN_LABELS:]),
                 score=found.scores.get(memory.id),
                 ends=ends_at(memory),
+                retrieval=found.retrieved.get(memory.id),
             )
         )
     return shown

@@ -72,6 +72,8 @@ SORTS: Final = {
     "oldest": "Oldest first",
     "updated": "Last changed first",
     "expiring": "Expiring first",
+    "most_retrieved": "Most retrieved first",
+    "last_retrieved": "Last retrieved first",
     "best": "Best first",
 }
 # Event of a memory -> (its word, its colour).
