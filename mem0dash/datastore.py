@@ -10,13 +10,14 @@ from mem0dash import disk
 from mem0dash.errors import (
     DatastoreBusyError,
     DatastoreLostError,
+    DatastoreSilentError,
     DatastoreUnavailableError,
     EngineError,
     ReadOnlyError,
 )
 from mem0dash.folders import is_read_only
 
-Problem = Literal["full", "read-only", "busy", "lost", "gone"]
+Problem = Literal["full", "read-only", "busy", "lost", "silent", "gone"]
 
 BUSY: Final = (
     "The database is busy: another program is writing to it, or holds its lock. Reading goes on. "
@@ -29,6 +30,10 @@ READ_ONLY: Final = (
 LOST: Final = (
     "The database file was deleted, moved or replaced while the server was running. Nothing can be "
     "saved until the file is back in its place, or a backup is restored and the server restarted."
+)
+SILENT: Final = (
+    "The database server does not answer. Nothing of this request is certain to be saved. Try "
+    "again in a few seconds."
 )
 BUSY_SECONDS: Final = 2
 
@@ -54,11 +59,13 @@ _POSTGRESQL: Final[dict[str, Problem]] = {
 
 def problem_of(error: BaseException) -> Problem:
     """What a database error says about the database: full, read-only, busy, lost (its file is no
-    longer where it was), or gone for all else.
+    longer where it was), silent (it takes connections and does not answer), or gone for all else.
 
     `error` is Django's, with the driver's as its cause, or the driver's own.
     """
     raw: Any = error.__cause__ or error
+    if getattr(raw, "is_silent", False):  # mem0dash.postgresql.silence
+        return "silent"
     if (state := getattr(raw, "sqlstate", None)) is not None:
         return _POSTGRESQL.get(state, "gone")
     code = getattr(raw, "sqlite_errorcode", None)
@@ -82,6 +89,8 @@ def explained(error: BaseException, away: str) -> EngineError:
             return DatastoreBusyError(BUSY, retry_after=BUSY_SECONDS)
         case "read-only":
             return ReadOnlyError(READ_ONLY, retry_after=60)
+        case "silent":
+            return DatastoreSilentError(SILENT, retry_after=BUSY_SECONDS)
         case "lost":
             return DatastoreLostError(LOST, retry_after=30)
         case "full":

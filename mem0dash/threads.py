@@ -74,6 +74,7 @@ _waiting = {
     Waits.EMBEDDER: Threads("embedder", _share(_waiters, 4), queue=_queue),
     Waits.LLM: Threads("llm", _waiters, queue=_queue),
     Waits.PROVIDERS: Threads("providers", _share(_count, 4), queue=_queue),
+    Waits.PARTS: Threads("parts", 2, queue=_most),
 }
 
 

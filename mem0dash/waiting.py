@@ -26,6 +26,8 @@ class Waits(StrEnum):
     LLM = "llm"
     # One that is tried out or chosen, or this server itself.
     PROVIDERS = "providers"
+    # Parts of this server that may not answer: monitors want to know it then above all.
+    PARTS = "parts"
 
 
 @dataclass(frozen=True, slots=True)
