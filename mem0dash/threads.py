@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 
+from mem0dash.postgresql.sharing import CONNECTIONS, Few, let_go_if_scarce, share
 from mem0dash.waiting import Waits
 
 T = TypeVar("T")
@@ -16,10 +17,19 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 class Threads:
     """A pool of threads. What is asked of it is asked on the event loop."""
 
-    def __init__(self, name: str, count: int, *, queue: int) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=f"mem0dash-{name}")
+    def __init__(self, name: str, count: int, *, queue: int, connections: int = 0) -> None:
+        """`connections` is how many connections to PostgreSQL the threads share, where each has
+        none of its own."""
+        self._pool = ThreadPoolExecutor(
+            count,
+            thread_name_prefix=f"mem0dash-{name}",
+            initializer=share if connections else None,
+            initargs=(Few(connections),) if connections else (),
+        )
         self._count, self._most = count, count + queue
         self._taken = 0
+        self._shares = bool(connections)
+        self.connections = connections or count
 
     @property
     def is_full(self) -> bool:
@@ -32,13 +42,25 @@ class Threads:
         queues = self._taken >= self._count
         self._taken += 1
         try:
-            job = self._pool.submit(work)
+            job = self._pool.submit(_letting_go(work) if self._shares else work)
             future = asyncio.wrap_future(job)
             if queues and receive and await _hangs_up(receive, future) and job.cancel():
                 return None
             return await future
         finally:
             self._taken -= 1
+
+
+def _letting_go(work: Callable[[], T]) -> Callable[[], T]:
+    """So that a thread which waits for its next request keeps no connection from the others."""
+
+    def run() -> T:
+        try:
+            return work()
+        finally:
+            let_go_if_scarce()
+
+    return run
 
 
 async def _hangs_up(receive: Receive, answered: asyncio.Future[Any]) -> bool:
@@ -60,7 +82,8 @@ def _share(of: int, part: int) -> int:
     return max(2, of // part)
 
 
-# How many there are of all together says docs/scaling.md: on PostgreSQL each keeps a connection.
+# How many there are of all together says docs/scaling.md: on PostgreSQL each keeps a connection,
+# but for those that wait for a language model.
 _count, _most = settings.THREADS, settings.MAX_CONNECTIONS
 _waiters, _queue = settings.WAITING_THREADS, settings.WAITING_QUEUE
 # Reads, and what is no database's business: they wait for nobody.
@@ -72,10 +95,15 @@ streaming = Threads("streaming", _share(_count, 4), queue=_most)
 _waiting = {
     Waits.QUERY: Threads("query", _count, queue=_most),
     Waits.EMBEDDER: Threads("embedder", _share(_waiters, 4), queue=_queue),
-    Waits.LLM: Threads("llm", _waiters, queue=_queue),
-    Waits.PROVIDERS: Threads("providers", _share(_count, 4), queue=_queue),
+    Waits.LLM: Threads("llm", _waiters, queue=_queue, connections=min(_waiters, CONNECTIONS)),
+    Waits.PROVIDERS: Threads("providers", _share(_count, 8), queue=_queue),
     Waits.PARTS: Threads("parts", 2, queue=_most),
 }
+
+
+def most_connections() -> int:
+    """How many connections to PostgreSQL all these threads have open at the most."""
+    return sum(pool.connections for pool in (reading, writing, streaming, *_waiting.values()))
 
 
 def threads_for(waits: Waits, method: str) -> Threads:

@@ -8,6 +8,7 @@ from django.db.backends.postgresql import base
 from django.db.backends.utils import CursorWrapper
 
 from mem0dash import deadlines
+from mem0dash.postgresql import sharing
 from mem0dash.postgresql.silence import PROBE_SECONDS, Connection, SilentError, watch
 
 # For locks of tables and rows: whoever waits for one holds a thread, and a client waits as well.
@@ -28,7 +29,31 @@ class DatabaseWrapper(base.DatabaseWrapper):
             options.setdefault("connection_class", Connection)
         return super().pool
 
+    # What this connection is one of.
+    _few: sharing.Few | None = None
+
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        few = None if self.pool else sharing.shared()
+        if few is None:
+            return self._opened(conn_params)
+        few.take()
+        try:
+            opened = self._opened(conn_params)
+        except BaseException:
+            few.give()
+            raise
+        self._few = few
+        return opened
+
+    def _close(self) -> None:
+        try:
+            super()._close()  # type: ignore[misc]  # the stubs leave it out
+        finally:
+            if (few := self._few) is not None:
+                self._few = None
+                few.give()
+
+    def _opened(self, conn_params: dict[str, Any]) -> Any:
         watch.connects_to(conn_params)
         if watch.is_silent:
             raise SilentError
