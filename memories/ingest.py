@@ -20,6 +20,7 @@ from django.utils import timezone
 from mem0dash.datastore import explained
 from mem0dash.errors import ConflictError, Mem0dashError, ProviderError
 from mem0dash.principal import Principal
+from mem0dash.waiting import about_to_wait
 from memories.connections import let_go_of_connection
 from memories.models import AddInput, IngestClaim
 
@@ -92,6 +93,7 @@ def run_once(
     while True:
         if request.idempotency_key and (former := _answered(request, digest, principal)):
             return _answer_of(former)
+        about_to_wait()
         own_id = uuid4()
         with _working_on(own_id):
             mine, theirs = _claim(request, digest, principal, own_id)
