@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from django.conf import settings
@@ -26,8 +27,7 @@ class Threads:
         self._pool = ThreadPoolExecutor(
             count + abandoned,
             thread_name_prefix=f"mem0dash-{name}",
-            initializer=share if connections else None,
-            initargs=(Few(connections),) if connections else (),
+            initializer=partial(share, Few(connections)) if connections else None,
         )
         self._count, self._most = count, count + queue
         self._taken = 0

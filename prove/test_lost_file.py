@@ -25,6 +25,8 @@ def test_writes_are_refused_health_tells_and_reads_go_on(
 ) -> None:
     client = Client(server.url, server.key)
     [first] = client.add("Ann keeps bees.", user_id="ann")
+    # Threads that have the file open go on reading it.
+    assert client.listed(user_id="ann")
     lose(server.data_dir / "mem0dash.sqlite3")
     refused = client.request(
         "POST",

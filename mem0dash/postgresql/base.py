@@ -19,8 +19,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """Nothing waits long for the locks of others, and a pooler in transaction mode may stand
     between: it may give each transaction another connection of the server."""
 
-    # The driver, with connections that notice a silent server.
-    Database = SimpleNamespace(**{**vars(psycopg), "connect": Connection.connect})
+    # The driver, with connections that notice a silent server. The ignore: Django looks up names in
+    # it, whatever it is.
+    Database = SimpleNamespace(  # type: ignore[assignment]
+        **{**vars(psycopg), "connect": Connection.connect}
+    )
 
     @property
     def pool(self) -> Any:

@@ -17,6 +17,12 @@ WAIT_SECONDS: Final = 10.0
 _mine = threading.local()
 
 
+class NoneFreeError(OperationalError):
+    """Busy, and not away."""
+
+    sqlstate = "55P03"  # lock_not_available
+
+
 class Few:
     """So many connections, for whoever has none and needs one."""
 
@@ -31,11 +37,9 @@ class Few:
         return 2 * self._taken > self._count
 
     def take(self) -> None:
-        """OperationalError where none is given back in time."""
+        """NoneFreeError where none is given back in time."""
         if not self._free.acquire(timeout=WAIT_SECONDS):
-            error = OperationalError("all connections for requests of this kind are in use")
-            error.sqlstate = "55P03"  # lock_not_available: busy, and not away
-            raise error
+            raise NoneFreeError("all connections for requests of this kind are in use")
         with self._guard:
             self._taken += 1
 
