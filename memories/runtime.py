@@ -278,7 +278,8 @@ def open_runtime(*, index_root: Path | None = None) -> Runtime:
         try:
             ingest.take_over()
         except AnyDatabaseError as error:
-            if problem_of(error) not in {"full", "read-only"}:
+            # Reads are served all the same; health tells what is wrong.
+            if problem_of(error) not in {"full", "read-only", "busy"}:
                 raise
             logger.warning("adds of before are not ended yet", extra={"cause": str(error)[:300]})
     return Runtime(engine, indexer, wanted.version)
