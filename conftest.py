@@ -60,7 +60,7 @@ ONE_FORM = frozenset(
         *("browser_narrowing", "jobs_page", "narrowing", "pages_narrowing"),
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
         *("damaged_index", "disk", "folders"),
-        *("write_turns", "database_file", "bounds", "strangers", "waiting"),
+        *("write_turns", "database_file", "bounds", "strangers", "waiting", "threads"),
         *("audit_doors",),
         *("zones", "time_zone_setting"),
     )

@@ -28,8 +28,9 @@ READ_ONLY: Final = (
     "on."
 )
 LOST: Final = (
-    "The database file was deleted, moved or replaced while the server was running. Nothing can be "
-    "saved until the file is back in its place, or a backup is restored and the server restarted."
+    "The database file was deleted, moved, replaced or emptied while the server was running. "
+    "Nothing can be saved until the file is back in its place, or until a backup is restored and "
+    "the server restarted."
 )
 SILENT: Final = (
     "The database server does not answer. Nothing of this request is certain to be saved. Try "

@@ -39,7 +39,7 @@ def test_writes_are_refused_health_tells_and_reads_go_on(
     )
     assert refused.status_code == 503, refused.text
     assert refused.json()["code"] == "datastore_lost"
-    assert "deleted, moved or replaced" in refused.json()["detail"]
+    assert "deleted, moved, replaced or emptied" in refused.json()["detail"]
     assert refused.headers["Retry-After"]
     assert client.request("DELETE", f"/memories/{first['id']}").status_code == 503
     assert [found["memory"] for found in client.listed(user_id="ann")] == ["Ann keeps bees."]

@@ -66,7 +66,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return
         found = files.identity_of(str(path))
         logs = {one._files[1][0] for one in list(self.turns.open) if len(one._files) > 1}
-        if found != self.turns.file or any(files.identity_of(log) is None for log in logs):
+        known = self.turns.file
+        is_same = known is not None and files.is_same(found, known)
+        if not is_same or any(files.identity_of(log) is None for log in logs):
             raise files.lost(str(path))
 
     def _note_file(self, path: Path) -> None:
@@ -87,10 +89,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def check_files(self) -> None:
         """OperationalError where database or log are no longer what this connection has open.
-        4 µs."""
+        Some microseconds."""
         with self.wrap_database_errors:
             for name, known in self._files:
-                if files.identity_of(name) != known:
+                if not files.is_same(files.identity_of(name), known):
                     raise files.lost(name)
 
     def create_cursor(self, name: str | None = None) -> Cursor:

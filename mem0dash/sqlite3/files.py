@@ -21,8 +21,9 @@ RESTORE: Final = "Nothing was changed: restore the file from a backup, or name a
 
 _checked: set[str] = set()
 
-# Device and inode of a file: what stays the same while its path may come to mean another one.
-Identity = tuple[int, int]
+# Device and inode of a file, which stay the same while its path may come to mean another one; and
+# whether anything is in it.
+Identity = tuple[int, int, bool]
 
 
 def identity_of(path: str) -> Identity | None:
@@ -31,12 +32,22 @@ def identity_of(path: str) -> Identity | None:
         found = os.stat(path)  # noqa: PTH116  (half the time of Path.stat, once for each write)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    # A log is empty from time to time.
+    return found.st_dev, found.st_ino, found.st_size > 0 or path.endswith("-wal")
+
+
+def is_same(found: Identity | None, known: Identity) -> bool:
+    """Whether it is the file that was known; something may have come into it, and not gone."""
+    if found is None:
+        return False
+    return found == known or (found[:2] == known[:2] and not known[2])
 
 
 def lost(path: str) -> sqlite3.OperationalError:
     """The error that SQLite has for a database whose file is no longer at its path."""
-    error = sqlite3.OperationalError(f"{path} was deleted, moved or replaced while it was open")
+    error = sqlite3.OperationalError(
+        f"{path} was deleted, moved, replaced or emptied while it was open"
+    )
     error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DBMOVED
     error.sqlite_errorname = "SQLITE_READONLY_DBMOVED"
     return error

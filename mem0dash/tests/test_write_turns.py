@@ -1,6 +1,7 @@
 """Writes on SQLite: fair turns, no waiting for other connections, and nobody left behind."""
 
 import gc
+import os
 import shutil
 import sqlite3
 import threading
@@ -417,6 +418,7 @@ def without_its_folder(file: Path) -> None:
     file.parent.rename(file.parent.with_name("moved"))
 
 
+LOST = "deleted, moved, replaced or emptied"
 LOSSES = [removed, renamed, replaced, without_its_log, without_its_folder]
 
 
@@ -443,7 +445,7 @@ def test_nothing_is_written_to_a_file_that_is_no_longer_there_and_reads_go_on(
     write(connection, "before")
     lose(file_in_a_folder)
     for attempt in (lambda: write(connection, "lost"), lambda: _writes_alone(connection)):
-        with pytest.raises(OperationalError, match="deleted, moved or replaced") as refused:
+        with pytest.raises(OperationalError, match=LOST) as refused:
             attempt()
         error = explained(refused.value, "")
         assert (error.status, error.code, error.retry_after) == (503, "datastore_lost", 30)
@@ -458,7 +460,7 @@ def test_a_commit_is_refused_where_the_file_went_while_it_was_written(
     connection = connect()
     write(connection, "before")
     with (
-        pytest.raises(OperationalError, match="deleted, moved or replaced"),
+        pytest.raises(OperationalError, match=LOST),
         begun(connection),
         connection.cursor() as cursor,
     ):
@@ -475,7 +477,7 @@ def test_no_new_connection_makes_an_empty_file_in_the_place_of_the_lost_one(
     write(connect(), "before")
     lose(file_in_a_folder)
     names = set(file_in_a_folder.parent.glob("*"))
-    with pytest.raises(OperationalError, match="deleted, moved or replaced"):
+    with pytest.raises(OperationalError, match=LOST):
         _count(connect())
     assert set(file_in_a_folder.parent.glob("*")) == names
 
@@ -484,11 +486,19 @@ def test_writes_go_on_once_the_file_is_back_in_its_place(file: Path, connect: Co
     connection = connect()
     write(connection, "before")
     aside = file.rename(file.with_name("aside.sqlite3"))
-    with pytest.raises(OperationalError, match="deleted, moved or replaced"):
+    with pytest.raises(OperationalError, match=LOST):
         write(connection, "lost")
     aside.rename(file)
     assert write(connection, "after") == "after"
     assert _count(connect()) == 502
+
+
+def test_nothing_is_written_to_a_file_that_was_emptied(file: Path, connect: Connections) -> None:
+    connection = connect()
+    write(connection, "before")
+    os.truncate(file, 0)
+    with pytest.raises(OperationalError, match="emptied"):
+        write(connection, "lost")
 
 
 def test_a_file_that_nobody_has_open_may_be_made_anew(file: Path, connect: Connections) -> None:
