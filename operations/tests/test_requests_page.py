@@ -178,8 +178,8 @@ def test_days_are_whole_days_in_the_zone_of_the_project(browser: Client, project
     said = f"{day:%Y-%m-%d}"
     assert listed(browser, since=said, until=said) == ["/last", "/first"]
     assert "From (Asia/Kathmandu)" in text_of(browser, since=said)
-    # Hours begin elsewhere there: the chart says whose hours it shows.
-    assert "Requests per hour (UTC)" in text_of(browser, since=said)
+    # Days begin elsewhere there: the chart says whose days it shows.
+    assert "Requests per day (UTC)" in text_of(browser, since=said)
 
 
 @pytest.mark.parametrize(
