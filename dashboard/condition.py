@@ -57,6 +57,11 @@ _DATABASE_TROUBLE: Final = {
         "Read-only",
         "Make the database file and its directory writable for the user that runs the server.",
     ),
+    "lost": (
+        "File missing",
+        "Move the file back to where it was. Where it is gone, export the memories while they can "
+        "be read, stop the server, restore a backup and start again.",
+    ),
 }
 # Every page tells how many parts need attention; they are not asked anew for each of them.
 FRESH_SECONDS: Final = 10.0

@@ -50,14 +50,12 @@ class _Shown:
     def of(cls, request: PageRequest) -> "_Shown":
         names.check_page(request.GET, NAMES)
         names.check_once(dict(request.GET.lists()), NAMES)
-        state, number = request.GET.get("state", ""), request.GET.get("page", "1")
+        state = request.GET.get("state", "")
         if state not in {"", *Group, SCHEDULES}:
             choices = ", ".join([*Group, SCHEDULES])
             raise InvalidInputError(f"Invalid filter: `state` must be one of {choices}.")
-        is_number = number.isascii() and number.isdigit() and len(number) < 4
-        if not is_number or not 1 <= int(number) <= MOST_PAGES:
-            raise InvalidInputError(f"Invalid filter: `page` must be 1 to {MOST_PAGES}.")
-        return cls(state, int(number))
+        number = names.page_number(request.GET.get("page", "1"), most=MOST_PAGES)
+        return cls(state, number)
 
     @property
     def path(self) -> str:

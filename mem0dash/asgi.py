@@ -24,7 +24,7 @@ import django
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import Error as AnyDatabaseError
-from django.db import connection
+from django.db import close_old_connections, connection
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, ResolverMatch, get_resolver
@@ -38,8 +38,14 @@ from mem0dash.bodies import Body  # noqa: E402
 from mem0dash.errors import IndexUnavailableError  # noqa: E402
 from mem0dash.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
 from mem0dash.protocol import is_gone  # noqa: E402
-from mem0dash.threads import Receive, Threads, reading, streaming, threads_for  # noqa: E402
-from mem0dash.waiting import Asked, Waits, waits_of  # noqa: E402
+from mem0dash.threads import Receive, reading, streaming, threads_for, writing  # noqa: E402
+from mem0dash.waiting import (  # noqa: E402
+    Asked,
+    Waits,
+    WouldWaitError,
+    waits_of,
+    without_waiting,
+)
 from mem0dash.wsgi_environ import build_environ  # noqa: E402
 from memories import runtime  # noqa: E402
 from memories.adding import claims  # noqa: E402
@@ -159,10 +165,9 @@ async def _answer(request: _Request, receive: Receive, send: Send) -> None:
         may_wait = False
     if request.body.gone:
         return
-    threads = _threads(request, may_wait=may_wait)
+    waits = _waits(request) if may_wait else Waits.NOBODY
     request.environ = _environ(request)
-    loop = asyncio.get_running_loop()
-    answer = await threads.run(lambda: _respond(request), receive if is_read else None)
+    answer = await _served(request, waits, receive if is_read else None)
     if answer is None:
         return
     if not is_read and b"expect" in request.headers:
@@ -173,8 +178,23 @@ async def _answer(request: _Request, receive: Receive, send: Send) -> None:
     if answer.file is not None:
         await _send_file(answer.file, send)
     elif answer.pieces is not None:
-        pieces = answer.pieces
+        pieces, loop = answer.pieces, asyncio.get_running_loop()
         await streaming.run(lambda: _stream(pieces, request, send, loop))
+
+
+async def _served(request: _Request, waits: Waits, receive: Receive | None) -> "_Answer | None":
+    """What a thread makes of the request; None where the client has hung up before. Where too many
+    wait for a provider already it is refused."""
+    assert request.environ is not None  # noqa: S101  (made before a thread is asked for)
+    threads = threads_for(waits, request.scope["method"])
+    if waits is Waits.LLM and threads.are_taken:
+        # It may be an add that is stored already, or has nothing in it for a language model.
+        answer = await writing.run(lambda: _respond_at_once(request), receive)
+        if answer is not _WOULD_WAIT:
+            return answer
+    if threads.is_full:
+        request.environ[REFUSAL], threads = _TOO_MANY, reading
+    return await threads.run(lambda: _respond(request), receive)
 
 
 def _match(path: str) -> ResolverMatch | None:
@@ -204,18 +224,13 @@ def _has_credential(request: _Request) -> bool:
     return settings.SESSION_COOKIE_NAME.encode() + b"=" in cookies
 
 
-def _threads(request: _Request, *, may_wait: bool) -> Threads:
-    """Those that serve the request. Where too many wait already it is refused instead."""
+def _waits(request: _Request) -> Waits:
+    """Whom the request may wait for."""
+    if request.match is None:
+        return Waits.NOBODY
     method = request.scope["method"]
-    waits = Waits.NOBODY
-    if may_wait and request.match is not None:
-        asked = Asked(method, request.scope["query_string"], request.body.data)
-        waits = _really(waits_of(request.match, method, asked))
-    threads = threads_for(waits, method)
-    if not threads.is_full:
-        return threads
-    request.body.refusal = _TOO_MANY
-    return reading
+    asked = Asked(method, request.scope["query_string"], request.body.data)
+    return _really(waits_of(request.match, method, asked))
 
 
 def _really(waits: Waits) -> Waits:
@@ -256,6 +271,26 @@ class _Answer:
     messages: list[Message]
     file: HttpResponseBase | None = None
     pieces: HttpResponseBase | None = None
+
+
+# What is no answer: a provider would have been asked.
+_WOULD_WAIT: Final = _Answer([])
+
+
+def _respond_at_once(request: _Request) -> _Answer | None:
+    """As `_respond`, where no provider has to be asked for the answer; else _WOULD_WAIT, and
+    nothing has been done."""
+    assert request.environ is not None  # noqa: S101  (made before the thread was asked for)
+    untouched = dict(request.environ)
+    try:
+        with without_waiting():
+            return _respond(request)
+    except WouldWaitError:
+        # Where Django has ended no request, it looks after no connection.
+        close_old_connections()
+        untouched["wsgi.input"].seek(0)
+        request.environ, request.thread = untouched, 0
+        return _WOULD_WAIT
 
 
 def _respond(request: _Request) -> _Answer | None:

@@ -1,5 +1,6 @@
-"""What the database's errors mean: busy, full, read-only, or away."""
+"""What the database's errors mean: busy, full, read-only, lost, or away."""
 
+from sqlite3 import SQLITE_READONLY_DBMOVED
 from typing import Any, Final, Literal
 
 from django.conf import settings
@@ -8,13 +9,15 @@ from django.db import DatabaseError, InterfaceError, OperationalError
 from mem0dash import disk
 from mem0dash.errors import (
     DatastoreBusyError,
+    DatastoreLostError,
+    DatastoreSilentError,
     DatastoreUnavailableError,
     EngineError,
     ReadOnlyError,
 )
 from mem0dash.folders import is_read_only
 
-Problem = Literal["full", "read-only", "busy", "gone"]
+Problem = Literal["full", "read-only", "busy", "lost", "silent", "gone"]
 
 BUSY: Final = (
     "The database is busy: another program is writing to it, or holds its lock. Reading goes on. "
@@ -23,6 +26,15 @@ BUSY: Final = (
 READ_ONLY: Final = (
     "The database cannot be written: its file, its disk or its server is read-only. Reading goes "
     "on."
+)
+LOST: Final = (
+    "The database file was deleted, moved, replaced or emptied while the server was running. "
+    "Nothing can be saved until the file is back in its place, or until a backup is restored and "
+    "the server restarted."
+)
+SILENT: Final = (
+    "The database server does not answer. Nothing of this request is certain to be saved. Try "
+    "again in a few seconds."
 )
 BUSY_SECONDS: Final = 2
 
@@ -47,16 +59,21 @@ _POSTGRESQL: Final[dict[str, Problem]] = {
 
 
 def problem_of(error: BaseException) -> Problem:
-    """What a database error says about the database: full, read-only, busy, or gone for all else.
+    """What a database error says about the database: full, read-only, busy, lost (its file is no
+    longer where it was), silent (it takes connections and does not answer), or gone for all else.
 
     `error` is Django's, with the driver's as its cause, or the driver's own.
     """
     raw: Any = error.__cause__ or error
+    if getattr(raw, "is_silent", False):  # mem0dash.postgresql.silence
+        return "silent"
     if (state := getattr(raw, "sqlstate", None)) is not None:
         return _POSTGRESQL.get(state, "gone")
     code = getattr(raw, "sqlite_errorcode", None)
     if code is None:
         return "gone"
+    if code == SQLITE_READONLY_DBMOVED:
+        return "lost"
     if code & 0xFF not in _UNCLEAR:
         return _SQLITE.get(code & 0xFF, "gone")
     folder = (settings.DATABASE_FILE or settings.DATA_DIR).parent
@@ -73,6 +90,10 @@ def explained(error: BaseException, away: str) -> EngineError:
             return DatastoreBusyError(BUSY, retry_after=BUSY_SECONDS)
         case "read-only":
             return ReadOnlyError(READ_ONLY, retry_after=60)
+        case "silent":
+            return DatastoreSilentError(SILENT, retry_after=BUSY_SECONDS)
+        case "lost":
+            return DatastoreLostError(LOST, retry_after=30)
         case "full":
             return disk.nothing_fits()
         case _:

@@ -108,6 +108,19 @@ class DatastoreBusyError(DatastoreUnavailableError):
     code = "datastore_busy"
 
 
+class DatastoreSilentError(DatastoreUnavailableError):
+    """The database's server takes connections and does not answer."""
+
+    status = 503
+
+
+class DatastoreLostError(DatastoreUnavailableError):
+    """The file of the database is no longer where it was opened: what is written would be lost."""
+
+    status = 503
+    code = "datastore_lost"
+
+
 class IndexUnavailableError(EngineError):
     """The vector index does not answer."""
 

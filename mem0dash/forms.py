@@ -24,13 +24,29 @@ class PageField(forms.BoundField):
 
 
 class PageForm(forms.Form):
-    """The base of all forms."""
+    """The base of all forms. A name that is a misspelt field is an error, for what it says would be
+    lost; with `takes`, every name that is neither a field nor one of these."""
 
     bound_field_class = PageField
+    takes: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("label_suffix", "")
         super().__init__(*args, **kwargs)
+
+    def _post_clean(self) -> None:
+        """Django's hook for what is checked after `clean`, which forms have for themselves."""
+        super()._post_clean()  # type: ignore[misc]  # the stubs leave it out
+        known = {self.add_prefix(name) for name in self.fields}
+        unknown = set(self.data) - known - {"csrfmiddlewaretoken"}
+        if self.takes is None:
+            unknown = {name for name in unknown if names.is_misspelt(name, known)}
+        else:
+            unknown -= self.takes
+        try:
+            names.refuse(unknown, known, "This form")
+        except NotUnderstoodError as error:
+            self.add_error(None, error.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,9 @@ class FilterForm(PageForm):
     Its fields are optional. Bind it to request.GET; what the address says beyond them is not taken
     over into the addresses that it makes.
     """
+
+    def _post_clean(self) -> None:
+        """`clean` has said it, in the words of a filter."""
 
     # What the address of such a page may say beside the fields.
     beside: ClassVar[frozenset[str]] = frozenset({"behind"})

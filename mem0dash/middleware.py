@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
+from django.core.exceptions import SuspiciousOperation, TooManyFieldsSent, TooManyFilesSent
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -17,6 +18,7 @@ from django.http import (
     HttpResponseRedirect,
     JsonResponse,
 )
+from django.http.multipartparser import MultiPartParserError
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 from django.utils import timezone
@@ -191,13 +193,14 @@ def _route(request: HttpRequest) -> str:
 
 
 class RefusalMiddleware:
-    """Answers what the dispatcher gives to no view, such as a body that is too large."""
+    """Answers what the dispatcher gives to no view, such as a body that is too large, and what
+    Django cannot read: a view would meet that in the middle of its work."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        refusal: Refusal | None = request.META.get(REFUSAL)
+        refusal: Refusal | None = request.META.get(REFUSAL) or _unreadable(request)
         if refusal is None:
             return self.get_response(request)
         if wants_html(request):
@@ -208,6 +211,21 @@ class RefusalMiddleware:
         for name, value in refusal.headers().items():
             answer.headers[name] = value
         return answer
+
+
+def _unreadable(request: HttpRequest) -> Refusal | None:
+    """Why the address, or the form of a page, is not read; None where it can be."""
+    try:
+        if request.META.get("QUERY_STRING"):
+            _ = request.GET
+        if request.method == "POST" and is_page(request):
+            _ = request.POST
+    except (TooManyFieldsSent, TooManyFilesSent):
+        most = f"{settings.DATA_UPLOAD_MAX_NUMBER_FIELDS:,}"
+        return Refusal(400, f"There are too many fields: at most {most} are read.")
+    except (SuspiciousOperation, MultiPartParserError):
+        return Refusal(400, "This form cannot be read. Load the page again, and send it once more.")
+    return None
 
 
 class HostMiddleware:

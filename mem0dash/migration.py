@@ -42,13 +42,13 @@ def prepare_database() -> None:
     except DatabaseError as error:
         if not is_trouble(error):
             raise
-        reason = str(error).strip().splitlines()[0]
         if is_busy(error):
             raise ConfigurationError(
                 f"The migration of the database has waited {LOCK_SECONDS:.0f} seconds for a lock "
-                f"that others hold ({reason}). No migration is half done: stop the other programs "
-                "that use the database, or what holds the lock, and start again."
+                "that others hold. No migration is half done: stop the other programs that use the "
+                "database, or what holds the lock, and start again."
             ) from error
+        reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(
             f"DATABASE_URL: the database does not answer ({reason})."
         ) from error

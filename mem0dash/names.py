@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from mem0dash.errors import NotUnderstoodError
+from mem0dash.errors import InvalidInputError, NotUnderstoodError
 
 # Names that narrow nothing: options of mem0's platform that its clients send to every server, the
 # tags of links in newsletters, and what keeps a cache from answering.
@@ -78,6 +78,16 @@ def check_page(said: Iterable[str], known: Collection[str]) -> None:
     """NotUnderstoodError where the address of a page says what the page has no filter for."""
     unknown = {name for name in said if name not in known and not is_harmless(name)}
     refuse(unknown, known, "This page")
+
+
+def page_number(written: str, *, most: int = 999_999_999) -> int:
+    """The number of a page as an address has it, from 1 to `most`. InvalidInputError for anything
+    else: another page than the one asked for is no answer."""
+    is_number = written.isascii() and written.isdigit() and len(written) < 10
+    if not (is_number and 1 <= int(written) <= most):
+        upto = f"1 to {most:,}" if most < 999_999_999 else "a number from 1 on"
+        raise InvalidInputError(f"Invalid filter: `page` must be {upto}.")
+    return int(written)
 
 
 def check_once(lists: Mapping[str, Sequence[str]], once: Iterable[str]) -> None:

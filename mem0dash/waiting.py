@@ -4,7 +4,9 @@ Whoever waits for a provider has a thread among those that wait for the same. Ho
 everything else finds a thread of its own.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -26,6 +28,8 @@ class Waits(StrEnum):
     LLM = "llm"
     # One that is tried out or chosen, or this server itself.
     PROVIDERS = "providers"
+    # Parts of this server that may not answer: monitors want to know it then above all.
+    PARTS = "parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +85,27 @@ def waits_of(match: ResolverMatch, method: str, asked: Asked) -> Waits:
     """Whom this request may wait for."""
     rule = rule_of(match, method)
     return rule if isinstance(rule, Waits) else rule(asked)
+
+
+# --- Requests that may need nobody after all -----------------------------------------------------
+class WouldWaitError(BaseException):
+    """What a request asks for needs a provider. No Exception: nobody makes an answer of it."""
+
+
+_trying = threading.local()
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """What this thread does in here waits for no provider: WouldWaitError instead."""
+    _trying.yes = True
+    try:
+        yield
+    finally:
+        _trying.yes = False
+
+
+def about_to_wait() -> None:
+    """Called before anything is written for a request that will wait for a provider."""
+    if getattr(_trying, "yes", False):
+        raise WouldWaitError

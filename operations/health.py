@@ -13,9 +13,10 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from mem0dash.datastore import READ_ONLY, explained, is_busy
+from mem0dash.datastore import LOST, READ_ONLY, explained, is_busy, problem_of
 from mem0dash.errors import (
     DatastoreBusyError,
+    DatastoreLostError,
     DatastoreUnavailableError,
     DiskFullError,
     EngineError,
@@ -38,13 +39,22 @@ STATES: Final = {
     DatastoreBusyError.code: "locked",
     DiskFullError.code: "full",
     ReadOnlyError.code: "read-only",
+    DatastoreLostError.code: "lost",
 }
 
 
 def check_database() -> None:
     """Raises when the database does not answer, or cannot be written."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        if connection.vendor == "sqlite":
+            # Each time, for it costs nothing: what is written meanwhile would be lost.
+            connection.check_files()  # type: ignore[attr-defined]  # mem0dash.sqlite3
+    except DatabaseError as error:
+        if problem_of(error) != "lost":
+            raise
+        raise explained(error, LOST) from error
     writing.check()
 
 

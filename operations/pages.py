@@ -139,7 +139,7 @@ def _charts(figures: Traffic) -> list[Chart]:
     whole = figures.all
     counts = stacked(
         "counts",
-        f"Requests per {figures.unit}",
+        f"Requests per {figures.unit} (UTC)",
         f"{number(whole.total)} requests, of which {number(whole.statuses[4])} were refused"
         f" and {number(whole.statuses[5])} failed.",
         labels=labels,
@@ -152,7 +152,7 @@ def _charts(figures: Traffic) -> list[Chart]:
     )
     times = lined(
         "times",
-        f"Duration per {figures.unit}",
+        f"Duration per {figures.unit} (UTC)",
         f"Half of the requests were answered within {duration(whole.p50 or 0)},"
         f" 95 % within {duration(whole.p95 or 0)}.",
         labels=labels,

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import psycopg
 import pytest
 
 from prove.conftest import MakeServer
 from prove.postgres import Cluster
-from prove.server import Server
+from prove.server import START_SECONDS, Server, tail
 
 pytestmark = pytest.mark.alone
 
@@ -179,3 +180,31 @@ def test_a_lock_on_postgresql_stops_the_writes_and_nothing_else(
             other.rollback()
 
     prove(server, hold)
+
+
+def test_a_server_that_starts_under_a_lock_serves_reads_and_writes_once_it_is_released(
+    server: Server,
+) -> None:
+    client = server.client()
+    client.add("Ann keeps bees.", user_id="ann")
+    server.stop()
+    file = server.data_dir / "mem0dash.sqlite3"
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=60)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        server.launch()
+        end = time.monotonic() + START_SECONDS
+        while True:
+            assert server.process is not None
+            assert server.process.poll() is None, tail(server.log)
+            try:
+                health = client.request("GET", "/healthz")
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < end, tail(server.log)
+                time.sleep(0.1)
+        [part] = [one for one in health.json()["parts"] if one["name"] == "database"]
+        assert (health.status_code, part["state"]) == (503, "locked"), health.text
+        assert [row["memory"] for row in client.listed(user_id="ann")] == ["Ann keeps bees."]
+        other.execute("ROLLBACK")
+    client.add("Ann keeps hens.", user_id="ann")
+    assert len(client.listed(user_id="ann")) == 2

@@ -268,3 +268,62 @@ def test_what_fails_again_after_a_stop_has_failed(
     server.restart()
     assert stub.tell()["chat"]["count"] == asked["count"], "tried again and again"
     server.stop()
+
+
+def test_clients_that_hang_up_take_no_place_from_others_and_their_adds_are_stored(
+    asking: Callable[..., Server], stub: Stub
+) -> None:
+    server = asking(WAITING_THREADS="4", WAITING_QUEUE="6", PROVIDER_TIMEOUT="300")
+    client = client_of(server)
+    stub.tell(do="hold")
+    gone = 0
+    while gone < 52:
+        leaving = [opened(server, add_of(server, f"I own {gone + n} kites.")) for n in range(4)]
+        gone += len(leaving)
+        stub.wait_for(gone)
+        for one in leaving:
+            one.close()
+    calls = Calls()
+    calls.start(client, "POST", "/memories", json=body_of("I own a boat."))
+    stub.wait_for(gone + 1)
+    stub.tell(do="heal")
+    assert calls.statuses() == [200]
+
+    def all_are_stored() -> bool:
+        found = client.get("/memories", params={**ALICE, "top_k": 100}).json()["results"]
+        return len([row for row in found if "kites" in row["memory"]]) == gone
+
+    until(all_are_stored, "what was abandoned is not stored")
+
+
+def test_an_add_that_needs_no_llm_after_all_does_not_queue_behind_those_that_do(
+    asking: Callable[..., Server], stub: Stub
+) -> None:
+    server = asking(WAITING_THREADS="4", WAITING_QUEUE="2", PROVIDER_TIMEOUT="300")
+    client = client_of(server)
+    known = {"content": "I own a boat.", **ALICE}
+    assert client.post("/api/v1/memories", json=known).json()["results"]
+    named = {"Idempotency-Key": "once"}
+    first = client.post("/memories", json=body_of("I own a kite."), headers=named)
+    stub.tell(do="hold")
+    calls = Calls()
+    for number in range(4):
+        calls.start(client, "POST", "/memories", json=body_of(f"I own {number} bicycles."))
+    stub.wait_for(4)
+    system = {"messages": [{"role": "system", "content": "Be brief."}], **ALICE}
+    answers = [
+        client.post("/memories", json=system),
+        client.post("/api/v1/memories", json=known),
+        client.post("/memories", json=body_of("I own a kite."), headers=named),
+    ]
+    # What needs one waits, and nothing of it is done twice or lost.
+    calls.start(client, "POST", "/memories", json=body_of("I own 4 bicycles."))
+    assert {answer.status_code for answer in answers} == {200}
+    assert answers[0].json()["results"] == []
+    assert answers[1].json()["deduplicated"] is True
+    assert answers[2].json() == first.json()
+    assert calls.answers == [], "they came too late to tell"
+    stub.tell(do="heal")
+    assert calls.statuses() == [200] * 5
+    found = client.get("/memories", params={**ALICE, "top_k": 100}).json()["results"]
+    assert len([row for row in found if "bicycles" in row["memory"]]) == 5

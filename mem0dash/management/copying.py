@@ -25,6 +25,7 @@ from accounts.audit import Action
 from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
 from mem0dash import engines
+from mem0dash.datastore import is_busy
 from mem0dash.principal import OPERATOR
 from memories.models import Memory
 from memories.models.server import IndexState, Lease
@@ -222,7 +223,9 @@ def _hold_still(alias: str) -> None:
             cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
             cursor.execute(f"LOCK TABLE {tables} IN SHARE MODE")
     except DatabaseError as error:
-        raise CopyError(f"The source is being written to ({_line(error)}).") from error
+        held = f"others have held a lock for {_LOCK_SECONDS} seconds"
+        why = held if is_busy(error) else _line(error)
+        raise CopyError(f"The source is being written to ({why}).") from error
 
 
 def _copy_table(model: type[Model], source: str, target: str) -> Table:

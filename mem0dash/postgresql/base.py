@@ -1,9 +1,15 @@
-"""The backend that settings.DATABASES names."""
+"""The backend that settings.DATABASES names; see `silence` for a server that does not answer."""
 
+from types import SimpleNamespace
 from typing import Any, Final
 
+import psycopg
 from django.db.backends.postgresql import base
 from django.db.backends.utils import CursorWrapper
+
+from mem0dash import deadlines
+from mem0dash.postgresql import sharing
+from mem0dash.postgresql.silence import PROBE_SECONDS, Connection, SilentError, watch
 
 # For locks of tables and rows: whoever waits for one holds a thread, and a client waits as well.
 LOCK_SECONDS: Final = 5
@@ -12,6 +18,57 @@ LOCK_SECONDS: Final = 5
 class DatabaseWrapper(base.DatabaseWrapper):
     """Nothing waits long for the locks of others, and a pooler in transaction mode may stand
     between: it may give each transaction another connection of the server."""
+
+    # The driver, with connections that notice a silent server. The ignore: Django looks up names in
+    # it, whatever it is.
+    Database = SimpleNamespace(  # type: ignore[assignment]
+        **{**vars(psycopg), "connect": Connection.connect}
+    )
+
+    @property
+    def pool(self) -> Any:
+        # The same for those of a pool.
+        if options := self.settings_dict["OPTIONS"].get("pool"):
+            options.setdefault("connection_class", Connection)
+        return super().pool
+
+    # What this connection is one of.
+    _few: sharing.Few | None = None
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        few = None if self.pool else sharing.shared()
+        if few is None:
+            return self._opened(conn_params)
+        few.take()
+        try:
+            opened = self._opened(conn_params)
+        except BaseException:
+            few.give()
+            raise
+        self._few = few
+        return opened
+
+    def _close(self) -> None:
+        try:
+            super()._close()  # type: ignore[misc]  # the stubs leave it out
+        finally:
+            if (few := self._few) is not None:
+                self._few = None
+                few.give()
+
+    def _opened(self, conn_params: dict[str, Any]) -> Any:
+        watch.connects_to(conn_params)
+        if watch.is_silent:
+            raise SilentError
+        if (left := deadlines.left()) is not None:
+            if left < PROBE_SECONDS / 2:
+                raise SilentError
+            conn_params = {**conn_params, "connect_timeout": PROBE_SECONDS}
+        try:
+            return super().get_new_connection(conn_params)
+        except psycopg.errors.ConnectionTimeout as error:
+            watch.suspect()
+            raise SilentError from error
 
     def _configure_connection(self, connection: Any) -> bool:
         """Says how long to wait. Not among the parameters of the connection itself: poolers refuse

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED, ProgrammingError
 from sqlite3 import OperationalError as SqliteError
 from typing import Any, Final, TypeVar
@@ -26,7 +27,7 @@ LINE_FACTOR: Final = 3
 class DatabaseWrapper(base.DatabaseWrapper):
     """Writes take turns; OPTIONS["timeout"] is how many seconds one waits for a stranger's lock.
     Files that are no database, damaged, or of a newer version are refused before anything touches
-    them."""
+    them. Nothing is written to a file that is no longer where it was: it would be lost."""
 
     turns: Turns
 
@@ -40,18 +41,59 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self._writer: Cursor | None = None
         self._seconds = 0.0
         self._polls = POLL_SECONDS
+        # The database, and its log once there is one: the paths, and what this connection has open.
+        self._files: list[tuple[str, files.Identity]] = []
 
     # --- Opening and closing ---------------------------------------------------------------------
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         name = str(conn_params["database"])
+        self.turns = turns_of(name)
         if not self.is_in_memory_db():
             files.check(files.path_of(name))
-        self.turns = turns_of(name)
+            self._check_before_opening(files.path_of(name))
         self._seconds = float(conn_params.get("timeout", 5.0))
         # With the whole time-out: what is done here, such as choosing the journal, may meet others.
         connection = super().get_new_connection(conn_params)
         self._poll_for(connection, min(POLL_SECONDS, self._seconds))
+        if not self.is_in_memory_db():
+            self._note_file(files.path_of(name))
         return connection
+
+    def _check_before_opening(self, path: Path) -> None:
+        """SQLite would make an empty file where the database was, or a log where the log was."""
+        # What nobody has open may have been made anew.
+        if not self.turns.open:
+            return
+        found = files.identity_of(str(path))
+        logs = {one._files[1][0] for one in list(self.turns.open) if len(one._files) > 1}
+        known = self.turns.file
+        is_same = known is not None and files.is_same(found, known)
+        if not is_same or any(files.identity_of(log) is None for log in logs):
+            raise files.lost(str(path))
+
+    def _note_file(self, path: Path) -> None:
+        name = str(path)
+        found = files.identity_of(name)
+        if found is None:
+            raise files.lost(name)
+        self._files = [(name, found)]
+        if not self.turns.open:
+            self.turns.file = found
+        self.turns.open.add(self)
+
+    def _note_log(self) -> None:
+        """In the first write, for only then SQLite surely has the log open."""
+        log = f"{self._files[0][0]}-wal"
+        if (found := files.identity_of(log)) is not None:
+            self._files.append((log, found))
+
+    def check_files(self) -> None:
+        """OperationalError where database or log are no longer what this connection has open.
+        Some microseconds."""
+        with self.wrap_database_errors:
+            for name, known in self._files:
+                if not files.is_same(files.identity_of(name), known):
+                    raise files.lost(name)
 
     def create_cursor(self, name: str | None = None) -> Cursor:
         # Tests share connections: it is whoever uses it now.
@@ -68,6 +110,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         finally:
             self._writer = None
             self.abandoned.clear()
+            self.turns.open.discard(self)
             self.turns.give(self)
 
     # --- Turns -----------------------------------------------------------------------------------
@@ -88,6 +131,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Runs what takes SQLite's write lock when it is this connection's turn, and again while
         strangers hold the lock, as long as a write may wait. `writer` is the cursor of a statement
         outside transactions."""
+        self.check_files()
         has_turn = self.turns.take(self, patience(LINE_FACTOR * self._seconds))
         until = time.monotonic() + patience(self._seconds)
         try:
@@ -95,6 +139,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         except BaseException:
             self._settle()
             raise
+        if len(self._files) == 1:
+            self._note_log()
         self.turns.passed()
         if writer is not None and writer.description is not None:
             self._writer = writer
@@ -145,6 +191,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _commit(self) -> None:
         try:
+            # Again: nothing is acknowledged that is in no file, also where it went meanwhile.
+            self.check_files()
             super()._commit()  # type: ignore[misc]  # the stubs leave it out
             if self.connection is not None:
                 self.turns.wrote()

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import SQLITE_BUSY, OperationalError
 from typing import Any, Final
+from weakref import WeakSet
+
+from mem0dash.sqlite3.files import Identity
 
 # How long a write waits behind a stranger's lock. To refuse it at once would let clients that try
 # again take the CPU from those who read.
@@ -60,7 +63,8 @@ class Turns:
     """The line before one database file.
 
     `blocked_since` is when this process found that a stranger holds SQLite's lock (monotonic
-    seconds, None while nobody does), `wrote_at` when the last write went through.
+    seconds, None while nobody does), `wrote_at` when the last write went through. `file` is the
+    file that this process began with, `open` who has a connection to it.
     """
 
     def __init__(self) -> None:
@@ -70,6 +74,8 @@ class Turns:
         self._thread = 0
         self.blocked_since: float | None = None
         self.wrote_at = float("-inf")
+        self.file: Identity | None = None
+        self.open: WeakSet[Any] = WeakSet()
 
     @property
     def waiting(self) -> int:

@@ -327,3 +327,29 @@ def test_a_caller_cannot_write_its_own_address(address: Any, settings: Any) -> N
 
 def test_the_policy_allows_no_inline_script_or_style() -> None:
     assert "unsafe" not in CONTENT_SECURITY_POLICY
+
+
+@pytest.mark.parametrize(
+    ("path", "posted"),
+    [
+        ("/login", {f"field{n}": "x" for n in range(1001)}),
+        (f"/memories?{'&'.join(['user_id=a'] * 1001)}", None),
+        (f"/login?{'&'.join(['next=a'] * 1001)}", None),
+    ],
+)
+def test_what_has_too_many_fields_is_refused_in_words_and_without_a_traceback(
+    path: str, posted: Any, client: Client, db: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.get(path) if posted is None else client.post(path, posted)
+    assert answer.status_code == 400
+    assert "There are too many fields: at most 1,000 are read." in answer.content.decode()
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_a_form_that_cannot_be_read_is_refused_in_words(
+    client: Client, db: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post("/login", b"--x", content_type="multipart/form-data; boundary=é")
+    assert answer.status_code == 400
+    assert "This form cannot be read" in answer.content.decode()
+    assert [record for record in caplog.records if record.exc_info] == []

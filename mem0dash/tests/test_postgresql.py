@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import connection, transaction
 
 from accounts.models import Project
@@ -46,6 +47,13 @@ def test_who_waits_too_long_to_migrate_is_told_who_is_at_it(other, monkeypatch, 
     assert "another one" in said
     assert f"process {other.info.backend_pid}." in said
     assert "waiting for another process" in caplog.text
+
+
+def test_bootstrap_migrates_by_the_same_door_as_the_server(other, monkeypatch):
+    monkeypatch.setattr(migration, "WAIT_SECONDS", 0.0)
+    arguments = ("--email", "alice@example.org", "--password", "correct horse battery")
+    with pytest.raises(ConfigurationError, match="Another process has been migrating"):
+        call_command("bootstrap", *arguments)
 
 
 def test_who_waits_to_migrate_holds_no_connection_busy_and_goes_on_when_the_other_is_done(
@@ -96,8 +104,9 @@ def test_a_migration_waits_for_locks_of_others_and_says_so_when_they_last(other,
     with other.transaction():
         other.execute("LOCK TABLE django_migrations IN ACCESS EXCLUSIVE MODE")
         monkeypatch.setattr(migration, "LOCK_SECONDS", 0.0)
-        with pytest.raises(ConfigurationError, match="a lock that others hold"):
+        with pytest.raises(ConfigurationError, match="a lock that others hold") as refused:
             migration.prepare_database()
+        assert "canceling statement" not in str(refused.value)
     released = threading.Event()
     sleep = migration.time.sleep
 

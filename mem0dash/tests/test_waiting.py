@@ -16,7 +16,7 @@ pytestmark = pytest.mark.one_form
 # What asks no provider, whatever it is sent. A view that is new has to be marked, or stand here.
 ASKS_NOBODY = frozenset(
     {
-        *("root", "openapi", "docs", "healthz", "metrics"),
+        *("root", "openapi", "docs"),
         *("login", "logout", "start", "administrator", "key", "finish"),
         *("overview", "theme", "settings", "late-interaction", "late-interaction-remove"),
         "time-zone",
@@ -34,6 +34,8 @@ ASKS_NOBODY = frozenset(
 )
 # The methods of the others that ask: (route, method).
 MARKED = {
+    ("healthz", "GET"),
+    ("metrics", "GET"),
     ("oss-memories", "POST"),
     ("oss-memory", "PUT"),
     ("oss-search", "POST"),

@@ -1,6 +1,8 @@
 """Writes on SQLite: fair turns, no waiting for other connections, and nobody left behind."""
 
 import gc
+import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -14,6 +16,8 @@ import pytest
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.utils import load_backend
+
+from mem0dash.datastore import explained
 
 PATIENCE = 60.0
 ENGINE = settings.DATABASES["default"]["ENGINE"]
@@ -390,6 +394,119 @@ def test_a_refused_statement_leaves_the_connection_fit_for_the_next(connect: Con
         with connection.cursor() as cursor:
             cursor.execute("INSERT INTO t (word) VALUES ('fits')")
     assert write(connection, "after") == "after"
+
+
+# --- A file that is no longer there --------------------------------------------------------------
+def removed(file: Path) -> None:
+    file.unlink()
+
+
+def renamed(file: Path) -> None:
+    file.rename(file.with_name("elsewhere.sqlite3"))
+
+
+def replaced(file: Path) -> None:
+    copy = shutil.copy(file, file.with_name("copy.sqlite3"))
+    Path(copy).rename(file)
+
+
+def without_its_log(file: Path) -> None:
+    Path(f"{file}-wal").unlink()
+
+
+def without_its_folder(file: Path) -> None:
+    file.parent.rename(file.parent.with_name("moved"))
+
+
+LOST = "deleted, moved, replaced or emptied"
+LOSSES = [removed, renamed, replaced, without_its_log, without_its_folder]
+
+
+def _count(connection: Any) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM t")
+        return int(cursor.fetchone()[0])
+
+
+@pytest.fixture
+def file_in_a_folder(file: Path) -> Path:
+    """So that the folder can go and the test's own stays."""
+    folder = file.parent / "data"
+    folder.mkdir()
+    return file.rename(folder / file.name)
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_nothing_is_written_to_a_file_that_is_no_longer_there_and_reads_go_on(
+    lose: Callable[[Path], None], file_in_a_folder: Path, connect: Connections
+) -> None:
+    connect.file = file_in_a_folder
+    connection = connect()
+    write(connection, "before")
+    lose(file_in_a_folder)
+    for attempt in (lambda: write(connection, "lost"), lambda: _writes_alone(connection)):
+        with pytest.raises(OperationalError, match=LOST) as refused:
+            attempt()
+        error = explained(refused.value, "")
+        assert (error.status, error.code, error.retry_after) == (503, "datastore_lost", 30)
+    assert _count(connection) == 501
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_commit_is_refused_where_the_file_went_while_it_was_written(
+    lose: Callable[[Path], None], file_in_a_folder: Path, connect: Connections
+) -> None:
+    connect.file = file_in_a_folder
+    connection = connect()
+    write(connection, "before")
+    with (
+        pytest.raises(OperationalError, match=LOST),
+        begun(connection),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("INSERT INTO t (word) VALUES ('lost')")
+        lose(file_in_a_folder)
+    assert _count(connection) == 501
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_no_new_connection_makes_an_empty_file_in_the_place_of_the_lost_one(
+    lose: Callable[[Path], None], file_in_a_folder: Path, connect: Connections
+) -> None:
+    connect.file = file_in_a_folder
+    write(connect(), "before")
+    lose(file_in_a_folder)
+    names = set(file_in_a_folder.parent.glob("*"))
+    with pytest.raises(OperationalError, match=LOST):
+        _count(connect())
+    assert set(file_in_a_folder.parent.glob("*")) == names
+
+
+def test_writes_go_on_once_the_file_is_back_in_its_place(file: Path, connect: Connections) -> None:
+    connection = connect()
+    write(connection, "before")
+    aside = file.rename(file.with_name("aside.sqlite3"))
+    with pytest.raises(OperationalError, match=LOST):
+        write(connection, "lost")
+    aside.rename(file)
+    assert write(connection, "after") == "after"
+    assert _count(connect()) == 502
+
+
+def test_nothing_is_written_to_a_file_that_was_emptied(file: Path, connect: Connections) -> None:
+    connection = connect()
+    write(connection, "before")
+    os.truncate(file, 0)
+    with pytest.raises(OperationalError, match="emptied"):
+        write(connection, "lost")
+
+
+def test_a_file_that_nobody_has_open_may_be_made_anew(file: Path, connect: Connections) -> None:
+    first = connect()
+    write(first, "before")
+    first.close()
+    replaced(file)
+    assert write(connect(), "after") == "after"
 
 
 # --- The log -------------------------------------------------------------------------------------

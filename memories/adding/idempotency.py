@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from mem0dash.errors import ConflictError, ProviderError
 from mem0dash.principal import Principal
+from mem0dash.waiting import about_to_wait
 from memories.adding import claims
 from memories.models import AddInput, IngestClaim
 from memories.storage.connections import let_go_of_connection
@@ -113,6 +114,7 @@ def once(request: AddRequest, principal: Principal) -> Iterator[Claim]:
     while done is None:
         if request.idempotency_key and (done := _answered(request, digest, principal)):
             break
+        about_to_wait()
         own_id = uuid4()
         with claims.working_on(own_id):
             mine, theirs = _claim(request, digest, principal, own_id)

@@ -69,7 +69,8 @@ def take_over(runtime: Runtime) -> None:
     try:
         claims.take_over()
     except AnyDatabaseError as error:
-        if problem_of(error) not in {"full", "read-only"}:
+        # Reads are served all the same; health tells what is wrong.
+        if problem_of(error) not in {"full", "read-only", "busy"}:
             raise
         logger.warning("adds of before are not ended yet", extra={"cause": str(error)[:300]})
 
@@ -325,6 +326,16 @@ class Upkeep:
         """Whether nobody is at it: to try all the same would be refused, and logged, each time."""
         return self.is_alone or not leases.is_taken(lease)
 
+    def _is_news(self, what: str) -> bool:
+        """Whether the log has not been told this for PAUSED_SECONDS."""
+        now = time.monotonic()
+        if now - self._told.get(what, float("-inf")) < PAUSED_SECONDS:
+            return False
+        # Of different reasons, a while's.
+        self._told = {k: at for k, at in self._told.items() if now - at < PAUSED_SECONDS}
+        self._told[what] = now
+        return True
+
     def _guarded(self, work: Callable[[], object]) -> None:
         """One failing round must not end the loop: whatever it was, the next may go well."""
         try:
@@ -334,12 +345,12 @@ class Upkeep:
             logger.info("background work is left to another process", extra={"why": error.message})
         except (StorageError, IndexPausedError) as error:
             # It goes on by itself once there is room, and is tried each second until then.
-            now = time.monotonic()
-            if now - self._told.get(error.code, float("-inf")) >= PAUSED_SECONDS:
-                self._told[error.code] = now
+            if self._is_news(error.code):
                 logger.warning("background work rests", extra={"why": error.message})
         except (Mem0dashError, AnyDatabaseError) as error:
-            # One line: while something is away, this comes every second.
+            # While something is away, this comes every second.
+            if not self._is_news(f"{type(error).__name__}: {error}"[:300]):
+                return
             outage = isinstance(error, IndexUnavailableError | AnyDatabaseError)
             extra = {"cause": str(error.__cause__ or "").strip()[:300] if outage else ""}
             logger.error(f"background work failed; trying again: {str(error).strip()}", extra=extra)

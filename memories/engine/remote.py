@@ -15,6 +15,7 @@ import numpy as np
 from django.conf import settings
 
 from mem0dash.errors import InvalidInputError, ProviderError
+from mem0dash.waiting import about_to_wait
 from memories.engine import failures, replies
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice
@@ -266,6 +267,7 @@ def persist(ask: Callable[[], T], *, attempts: int, seconds: float) -> T:
     """`ask`'s answer; passing failures are tried again within `seconds`, after what the provider
     asks to wait (Retry-After), else after half a second, doubling."""
     until = time.monotonic() + seconds
+    about_to_wait()
     for attempt in range(1, attempts + 1):
         let_go_of_connection()
         started = time.monotonic()

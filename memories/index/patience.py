@@ -2,13 +2,15 @@
 after it has not answered several times in a row."""
 
 import math
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import httpcore
 import httpx
 from qdrant_client.http.exceptions import ResponseHandlingException
 
@@ -100,12 +102,71 @@ class _InTime(httpx.SyncByteStream):
         self._stream.close()
 
 
+class _Stream(httpcore.NetworkStream):
+    """A connection each of whose reads has the time that is left: a time-out counts from one byte
+    to the next, and a head may come in a thousand of them."""
+
+    def __init__(self, stream: httpcore.NetworkStream, left: "Left") -> None:
+        self._stream, self._left = stream, left
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._at_most(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._at_most(timeout))
+
+    def _at_most(self, timeout: float | None) -> float | None:
+        left = self._left()
+        if left is None:
+            return timeout
+        if left <= 0:
+            raise httpcore.ReadTimeout("The answer takes too long.")
+        return left if timeout is None else min(left, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._left)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+# How many seconds this thread has left; None where it has no hurry.
+Left = Callable[[], float | None]
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Opens such connections, in the way of `other`."""
+
+    def __init__(self, other: httpcore.NetworkBackend, left: Left) -> None:
+        self._other, self._left = other, left
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        opened = self._other.connect_tcp(host, port, timeout, local_address, socket_options)
+        return _Stream(opened, self._left)
+
+
 class Patience:
     """The lines to one server. What no line is for, background work, waits as long as the client
     does: for it there is no hurry."""
 
     def __init__(self, timeout: float) -> None:
         """`timeout`: seconds that one call may take at all."""
+        self._timeout = timeout
         self.searching = Line(timeout)
         self.writing = Line(min(WRITE_SECONDS, timeout))
         self.looking = Line(min(LOOK_SECONDS, timeout))
@@ -126,8 +187,21 @@ class Patience:
             if tries:
                 line.tried()
 
+    def watch(self, client: httpx.Client) -> None:
+        """Holds the client's connections to the time of who uses them."""
+        # httpx has no other way to say it.
+        pool: Any = client._transport._pool  # type: ignore[attr-defined]
+        pool._network_backend = _Backend(pool._network_backend, self._left)
+        client.event_hooks = {"response": [self.hold_to_time]}
+
+    def _left(self) -> float | None:
+        budget: _Budget | None = getattr(self._local, "budget", None)
+        until = budget.until if budget else getattr(self._local, "head_until", None)
+        return None if until is None else until - self.searching.clock()
+
     def hold_to_time(self, response: httpx.Response) -> None:
         """The client's hook for an answer whose body is still to come."""
+        self._local.head_until = None
         until: float | None = response.request.extensions.get("until")
         if until is not None:
             response.stream = _InTime(response, until, self.searching.clock)
@@ -136,7 +210,12 @@ class Patience:
         """The client's middleware: gives a call the time that is left."""
         budget: _Budget | None = getattr(self._local, "budget", None)
         if budget is None:
-            return send(request)
+            # The body may be long, the head never is.
+            self._local.head_until = self.searching.clock() + self._timeout
+            try:
+                return send(request)
+            finally:
+                self._local.head_until = None
         line, started = budget.line, budget.line.clock()
         left = budget.until - started
         if left <= 0:

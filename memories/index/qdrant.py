@@ -114,7 +114,7 @@ class Collections:
         api = self._client.http.client
         api.add_middleware(self.patience.send)
         # Middleware sees an answer only when its body is there.
-        api._client.event_hooks = {"response": [self.patience.hold_to_time]}
+        self.patience.watch(api._client)
 
     def name(self, generation: int) -> str:
         return f"{self.server.collection}_{generation:06d}"

@@ -7,12 +7,15 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
+from mem0dash.postgresql import sharing
+
 
 def let_go_of_connection() -> None:
-    """Back to the pool with this thread's connection, where there is a pool; the next query takes
-    one again. Nothing inside a transaction."""
+    """Back to the pool with this thread's connection, where there is a pool, and to the others
+    where they share a few; the next query takes one again. Nothing inside a transaction."""
     if settings.DATABASE_POOL_SIZE and not connection.in_atomic_block:
         connection.close()
+    sharing.let_go_if_scarce()
 
 
 def streamed(rows: QuerySet[Any, Any], size: int) -> Iterator[Any]:

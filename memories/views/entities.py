@@ -41,7 +41,9 @@ def entities(request: PageRequest) -> HttpResponse:
     q = asked.get("q", "").strip()
     if len(q) > LONGEST:
         raise InvalidInputError(f"A name has at most {LONGEST} characters.")
-    found = entity_page(request.principal, type_, q=q, sort=sort, number=_number(asked))
+    found = entity_page(
+        request.principal, type_, q=q, sort=sort, number=names.page_number(asked.get("page", "1"))
+    )
     counts = entity_counts(request.principal)
     if not q:
         counts[type_] = found.total
@@ -61,13 +63,6 @@ def entities(request: PageRequest) -> HttpResponse:
         "may_delete": Scope.ADMIN in request.principal.scopes,
     }
     return render(request, "memories/entities.html", context)
-
-
-def _number(asked: QueryDict) -> int:
-    given = asked.get("page", "1")
-    if not (given.isascii() and given.isdigit() and 0 < len(given) < 10):
-        raise InvalidInputError(f"“{given[:40]}” is no number of a page.")
-    return int(given)
 
 
 def _type(type_: str) -> dict[str, str]:

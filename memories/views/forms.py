@@ -77,6 +77,7 @@ def written(metadata: Any) -> str:
 class EditForm(PageForm):
     """Text and metadata of a memory; `rev` says which state of it the form starts from."""
 
+    takes = frozenset({"next", "step"})
     text = MemoryTextField()
     metadata = MetadataField(label="Metadata", help_text="A JSON object.")
     rev = forms.IntegerField(min_value=0, widget=forms.HiddenInput)
@@ -95,6 +96,7 @@ def _entity(label: str, hint: str = "") -> forms.CharField:
 class AddForm(PageForm):
     """A memory by hand."""
 
+    takes = frozenset({"next", "how"})
     text = MemoryTextField()
     how = forms.ChoiceField(
         label="How to store it",

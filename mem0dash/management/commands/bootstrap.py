@@ -6,15 +6,15 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from accounts.models import Project
 from accounts.queries import DEFAULT_PROJECT
-from accounts.services import check_encryption_key, complete_setup, create_owner
+from accounts.services import complete_setup, create_owner
 from apikeys.services import create_api_key
 from mem0dash.errors import Mem0dashError
+from mem0dash.migration import prepare_database
 
 
 class Command(BaseCommand):
@@ -27,8 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print JSON on the last line")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        call_command("migrate", interactive=False, verbosity=0)
-        check_encryption_key()
+        prepare_database()
         password = options["password"] or getpass.getpass("Password: ")
         try:
             with transaction.atomic():

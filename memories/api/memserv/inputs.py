@@ -1,8 +1,8 @@
 """Bodies and queries of the memserv dialect."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, StrictStr
+from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr
 
 from mem0dash import limits
 from mem0dash.errors import InvalidInputError
@@ -25,6 +25,9 @@ NO_FILTER = (
 NO_USER = "Provide a user_id: neither MEM0_DEFAULT_USER_ID nor the project names a default one."
 
 Limit = Annotated[int, Field(ge=1, le=100)]
+_FILTERS: Final = (
+    *("user_id", "agent_id", "app_id", "run_id", "source", "confidence", "review_status"),
+)
 
 
 class _Scoped(Named):
@@ -34,13 +37,25 @@ class _Scoped(Named):
     run_id: Identifier = None
 
 
-class _Read(_Scoped):
+class _Read(Named):
     REFUSES = "narrowing"
 
-    source: Identifier = None
-    confidence: Identifier = None
-    review_status: Identifier = None
+    # What narrows and is empty is refused: it would show more than was asked for.
+    user_id: StrictStr | None = None
+    agent_id: StrictStr | None = None
+    app_id: StrictStr | None = None
+    run_id: StrictStr | None = None
+    source: StrictStr | None = None
+    confidence: StrictStr | None = None
+    review_status: StrictStr | None = None
     exclude_expired: bool = False
+
+    def check_filters(self) -> None:
+        """InvalidInputError for a filter that is empty."""
+        for name in _FILTERS:
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise InvalidInputError(f"The filter {name} is empty. Name it, or leave it out.")
 
 
 Role = Literal["user", "assistant", "system", "developer", "tool", "function"]
@@ -57,12 +72,21 @@ Transcript = Annotated[list[TranscriptMessage], OrLone]
 
 class AddMemory(_Scoped):
     """What to remember: a text or a conversation. What is stored already is not stored again,
-    unless `dedup` is false."""
+    unless `dedup` is false. `expires_at` is another way to say it in the metadata."""
+
+    # What would be told about the memory, such as a source, belongs into the metadata: beside them
+    # nobody would keep it.
+    REFUSES = "narrowing"
 
     content: Annotated[StrictStr | None, BeforeValidator(text_if_any)] = None
     messages: Annotated[Transcript | None, BeforeValidator(listed)] = None
     metadata: dict[str, Any] | None = None
+    expires_at: StrictStr | StrictInt | StrictFloat | None = None
     dedup: bool = True
+
+    def told(self) -> dict[str, Any] | None:
+        """The metadata, with the expiry in it. InvalidInputError where they contradict."""
+        return with_expiry(self.metadata, self.expires_at)
 
     def said(self) -> list[dict[str, Any]]:
         """As messages; `content` counts where both say something. Empty for neither."""
@@ -101,9 +125,29 @@ class ListMemories(_Read):
 
 
 class ChangeMemory(Named):
-    """The new text of a memory."""
+    """The new text of a memory, and metadata that is merged into what it has, key by key."""
+
+    REFUSES = "narrowing"
 
     content: StrictStr
+    metadata: dict[str, Any] | None = None
+    expires_at: StrictStr | StrictInt | StrictFloat | None = None
+
+    def told(self) -> dict[str, Any] | None:
+        """As for an add."""
+        return with_expiry(self.metadata, self.expires_at)
+
+
+def with_expiry(
+    metadata: dict[str, Any] | None, expires_at: str | float | None
+) -> dict[str, Any] | None:
+    """The metadata with an expiry that was told beside it."""
+    if expires_at is None:
+        return metadata
+    former = (metadata or {}).get("expires_at", expires_at)
+    if former != expires_at:
+        raise InvalidInputError("expires_at and the one in the metadata are not the same.")
+    return {**(metadata or {}), "expires_at": expires_at}
 
 
 class DeleteBulk(Named):
@@ -129,7 +173,8 @@ def owner_of(principal: Principal, user_id: str | None) -> str | None:
 
 def read_filter(principal: Principal, asked: _Read) -> Node:
     """Which memories a read is about; InvalidInputError where it names nobody and there is no
-    default user."""
+    default user, or where a filter is empty."""
+    asked.check_filters()
     ids = {"user_id": owner_of(principal, asked.user_id)}
     ids |= {name: getattr(asked, name) for name in ("agent_id", "app_id", "run_id")}
     return _filter(ids, asked.source, asked.confidence, asked.review_status)

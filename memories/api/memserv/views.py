@@ -69,7 +69,7 @@ class MemoriesView(MemservView):
                 "app_id": body.app_id,
                 "run_id": body.run_id,
             },
-            metadata=body.metadata,
+            metadata=body.told(),
             idempotency_key=request.headers.get("Idempotency-Key", "").strip(),
             dedup=body.dedup,
         )
@@ -182,14 +182,16 @@ class MemoryView(MemservView):
     @waits_for(Waits.EMBEDDER)
     @extend_schema(
         operation_id="memserv_update_memory",
-        summary="Give a memory another text",
+        summary="Give a memory another text, and more metadata",
         request=inputs.ChangeMemory,
         responses=shapes.answers(shapes.UPDATED, 409),
     )
     def put(self, request: Request, memory_id: str) -> Response:
         body = body_of(request, inputs.ChangeMemory)
         try:
-            services.update_memory(self.caller(), memory_id, text=body.content)
+            services.update_memory(
+                self.caller(), memory_id, text=body.content, metadata=body.told()
+            )
         except NotFoundError:
             raise NotFoundError(NOT_FOUND) from None
         return Response({"message": "Memory updated successfully!"})

@@ -213,6 +213,35 @@ def test_empty_ids_of_forms_count_as_not_there(rest: Memserv) -> None:
     assert (row.user_id, row.agent_id, row.run_id) == ("me", "", "")
 
 
+def test_an_expiry_beside_the_text_is_kept_as_one_in_the_metadata(rest: Memserv) -> None:
+    id_ = rest.add("tea", expires_at="2031-05-06T00:00:00Z")
+    row = Memory.objects.get(id=id_)
+    assert row.expires_at is not None
+    assert row.expires_at.year == 2031
+    assert row.metadata["expires_at"] == "2031-05-06T00:00:00Z"
+    for wrong in ({"expires_at": "soon"}, {"expires_at": "2031", "metadata": {"expires_at": 1}}):
+        assert rest("POST", "", {"content": "coffee", **wrong}).status_code == 422
+
+
+def test_a_change_keeps_the_metadata_that_it_is_given(rest: Memserv) -> None:
+    id_ = rest.add("tea", metadata={"colour": "green", "cups": 1})
+    body = {"content": "tea, often", "metadata": {"cups": 2}, "expires_at": 1935689600}
+    rest.ok("PUT", f"/{id_}", body)
+    row = Memory.objects.get(id=id_)
+    assert (row.text, row.metadata["colour"], row.metadata["cups"]) == ("tea, often", "green", 2)
+    assert row.expires_at is not None
+
+
+@pytest.mark.parametrize("name", ["source", "confidence", "expiration_date", "meta_data", "tags"])
+def test_what_nobody_would_keep_is_refused(rest: Memserv, name: str) -> None:
+    id_ = rest.add("tea")
+    for method, path in (("POST", ""), ("PUT", f"/{id_}")):
+        answer = rest(method, path, {"content": "coffee", name: "x"})
+        assert answer.status_code == 400, answer.content
+        assert name in answer.json()["detail"]
+    assert [row.text for row in Memory.objects.all()] == ["tea"]
+
+
 def test_the_user_is_the_default_one_beside_an_agent_as_well(rest: Memserv) -> None:
     row = Memory.objects.get(id=rest.add("tea", agent_id="n8n-flow", run_id="r1"))
     assert (row.user_id, row.agent_id, row.run_id) == ("me", "n8n-flow", "r1")

@@ -277,8 +277,20 @@ class Trickling(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_an_answer_that_trickles_in_is_waited_for_no_longer_than_one_that_does_not_come():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickling)
+class TricklingHead(Trickling):
+    """Answers with a head that has no end."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.flush_headers()
+        with suppress(OSError):
+            while not self.server.ended.wait(0.02):
+                self.wfile.write(b"X-Byte: 1\r\n")
+
+
+@pytest.mark.parametrize("handler", [Trickling, TricklingHead])
+def test_an_answer_that_trickles_in_is_waited_for_no_longer_than_one_that_does_not_come(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.ended = threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     collections = Collections(Server(url=f"http://127.0.0.1:{server.server_port}", timeout=60))
@@ -291,6 +303,21 @@ def test_an_answer_that_trickles_in_is_waited_for_no_longer_than_one_that_does_n
         # And nobody asks for a while.
         with pytest.raises(IndexUnavailableError, match="does not answer"):
             line.admit()
+    finally:
+        server.ended.set()
+        server.shutdown()
+        server.server_close()
+        collections.close()
+
+
+def test_a_head_that_trickles_in_holds_background_work_no_longer_than_a_call_may_take():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), TricklingHead)
+    server.ended = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    collections = Collections(Server(url=f"http://127.0.0.1:{server.server_port}", timeout=1))
+    try:
+        with pytest.raises(IndexUnavailableError):
+            collections.generations()
     finally:
         server.ended.set()
         server.shutdown()

@@ -201,6 +201,9 @@ def test_without_a_language_model_there_is_no_choice(signed_in: Client) -> None:
         ({"last_day": "soon"}, "such as 2026-11-20"),
         ({"confidence": "0.7"}, "not one of the available choices"),
         ({"metadata": "[]"}, "Enter an object"),
+        ({"userid": "ann"}, "does not understand “userid”"),
+        ({"agent": "claude"}, "does not understand “agent”"),
+        ({"lastday": "2031-05-06"}, "does not understand “lastday”"),
     ],
 )
 def test_an_add_that_does_not_fit_stores_nothing(

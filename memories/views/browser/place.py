@@ -32,7 +32,8 @@ class Place:
         selection = Selection.of(params, beside={"page", "id", *beside})
         names.check_once(params, ("page", "id"))
         wanted = (params.get("id") or [""])[-1]
-        return cls(selection, _number(params), as_uuid(wanted) if wanted else None)
+        number = names.page_number((params.get("page") or ["1"])[-1])
+        return cls(selection, number, as_uuid(wanted) if wanted else None)
 
     @classmethod
     def at(cls, path: str) -> "Place | None":
@@ -64,9 +65,3 @@ def search_waits(asked: Asked) -> Waits:
     params = asked.parameters()
     by_words = params.get("mode", [""])[-1] == "words"
     return Waits.NOBODY if by_words or not any(params.get("q", ())) else Waits.QUERY
-
-
-def _number(params: Mapping[str, Sequence[str]]) -> int:
-    """The page's number; what is none is the first page."""
-    given = (params.get("page") or ["1"])[-1].strip()
-    return max(1, int(given)) if given.isascii() and given.isdigit() and len(given) < 10 else 1
