@@ -4,7 +4,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves the type out
+disable_created_metrics()  # type: ignore[no-untyped-call]  # that is how the library has it
 
 # The metrics of this process. The library's own registry tells of Python and the platform as well.
 registry: Final = CollectorRegistry()
