@@ -109,17 +109,17 @@ def test_the_counts_are_those_of_what_is_stored(
 def test_counts_that_took_long_are_good_for_a_while(
     browser: Client, api: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(told, "LONG_SECONDS", 0.0)
-    monkeypatch.setattr(told, "_kept", {})
+    monkeypatch.setattr(totals, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(totals, "_kept", {})
     clock = [1000.0]
-    monkeypatch.setattr(told, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(totals, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     count = totals._count
 
     def slowly(principal: Any) -> Any:
         clock[0] += 2
         return count(principal)
 
-    monkeypatch.setattr(told, "_count", slowly)
+    monkeypatch.setattr(totals, "_count", slowly)
     api.add("one")
     assert tile(text_of(browser), "Memories")[0] == "1"
     api.add("two")

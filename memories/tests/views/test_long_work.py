@@ -207,9 +207,7 @@ def test_what_was_deleted_long_enough_ago_goes_by_itself(owner, engine, browser)
 
 
 def test_a_purge_that_is_cancelled_ends_after_its_portion(owner, engine, monkeypatch):
-    from memories.editing import erasing as purge
-
-    monkeypatch.setattr(purge, "BATCH", 1)
+    monkeypatch.setattr(retention, "BATCH", 1)
     ids = add(owner, "green tea", "black coffee", "red wine")
     old = timezone.now() - timedelta(days=31)
     Memory.objects.filter(id__in=ids).update(deleted_at=old, rev=2, indexed_rev=2)
