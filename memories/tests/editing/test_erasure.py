@@ -44,7 +44,7 @@ def traces_on_disk(root: Path, word: str = WORD) -> list[str]:
     return [
         str(path.relative_to(root))
         for path in sorted(root.rglob("*"))
-        if path.is_file() and word in path.read_bytes().decode("latin-1").lower()
+        if path.is_file() and word.encode() in path.read_bytes().lower()
     ]
 
 
