@@ -8,4 +8,4 @@ class MemoriesConfig(AppConfig):
 
     def ready(self) -> None:
         # Importing them registers the SQL functions, and what mends the index of words.
-        from memories.storage import substring_index as fulltext  # noqa: F401
+        from memories.storage import sqlite, substring_index  # noqa: F401
