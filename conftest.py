@@ -61,7 +61,7 @@ ONE_FORM = frozenset(
         *("bad_input", "body_limits", "oss_configure", "rail", "rights", "use_case"),
         *("damaged_index", "disk", "folders"),
         *("write_turns", "database_file", "bounds", "strangers", "waiting"),
-        *("audit_doors",),
+        *("audit_doors", "line_lengths"),
         *("zones", "time_zone_setting"),
     )
 )
