@@ -45,13 +45,13 @@ class UsageWriter:
         self._thread.join(timeout=15)
 
     def put(self, key_id: UUID, at: datetime) -> None:
-        """Notes a use; never waits."""
+        """Notes a use, without waiting."""
         with self._guard:
             self._noted[key_id] = at
         self._some.set()
 
     def write(self) -> bool:
-        """Writes what is noted; False when that was not possible, and the notes stay."""
+        """Writes the notes; False if that was not possible. Then they stay."""
         with self._guard:
             noted, self._noted = self._noted, {}
         try:
@@ -79,7 +79,7 @@ class UsageWriter:
 
 
 def store(noted: dict[UUID, datetime]) -> None:
-    """Writes the last uses, those that are newer by a minute than what is there."""
+    """Writes last uses that are at least a minute newer than the stored ones."""
     with transaction.atomic():
         for key_id, at in noted.items():
             stale = Q(last_used_at=None) | Q(last_used_at__lte=at - RESOLUTION)
@@ -105,14 +105,14 @@ _writer: UsageWriter | None = None
 
 
 def start() -> None:
-    """Begins to keep last uses in this process."""
+    """Starts storing last uses in this process."""
     global _writer
     _writer = UsageWriter()
     _writer.start()
 
 
 def stop() -> None:
-    """Writes what is left."""
+    """Writes the remaining notes."""
     global _writer
     writer, _writer = _writer, None
     if writer is not None:

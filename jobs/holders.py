@@ -1,4 +1,4 @@
-"""Who holds a job: this process, under a name by which others see whether it still lives."""
+"""The name of this process as a holder of jobs. Others can tell from it whether it is alive."""
 
 import os
 import secrets
@@ -7,8 +7,8 @@ from typing import Final
 
 
 def _place() -> str:
-    """Where process ids mean the same: this machine since it was started, and in it this
-    container. "" where that cannot be told."""
+    """The place in which process ids are unique: this boot of this machine, and this container. ""
+    if that cannot be found out."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"[:50]
@@ -17,12 +17,12 @@ def _place() -> str:
 
 
 _PLACE: Final = _place()
-# The last part tells a process from an earlier one with the same id, as in a restarted container.
+# The last part distinguishes this process from an earlier one with the same id.
 HOLDER: Final = f"{_PLACE}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this place that is no more: nobody waits for it."""
+    """Whether the holder was a process of this place and has ended."""
     if holder == HOLDER:
         return False
     place, _, rest = holder.partition(":")

@@ -12,8 +12,8 @@ SECONDS: Final = 0.05
 
 
 def start() -> None:
-    """Takes the collector over, for as long as the process runs. What is there by now stays: it is
-    passed over from now on, which makes a full round short."""
+    """Takes over garbage collection for the rest of the process. Objects that exist by now are
+    frozen: later rounds skip them and are short."""
     gc.collect()
     gc.freeze()
     gc.disable()

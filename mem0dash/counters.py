@@ -1,4 +1,4 @@
-"""What the rooms count for the metrics, in this process."""
+"""Counters for the metrics of this process."""
 
 import threading
 from typing import Final
@@ -7,7 +7,7 @@ _lock = threading.Lock()
 
 
 class Counter:
-    """A number that only grows; `help` is a sentence for whoever looks after the server."""
+    """A number that only grows; `help` is a sentence for operators."""
 
     def __init__(self, name: str, help: str) -> None:  # noqa: A002  (as Prometheus calls it)
         self.name: Final = name
@@ -25,7 +25,7 @@ class Counter:
             self._value += n
 
 
-# All of them, as they are made.
+# All counters, in the order of their creation.
 counters: list[Counter] = []
 
 BULK_DELETED: Final = Counter(

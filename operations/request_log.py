@@ -34,7 +34,7 @@ RETRY_SECONDS: Final = 30.0
 PRUNE_ROWS: Final = 5_000
 # Numbers of what has no row of its own are written this often.
 COUNT_SECONDS: Final = 10.0
-# Paths that are nobody's doing, as in mem0's own server, and what monitors and browsers ask for.
+# Paths that are not logged, as in mem0's own server: those of monitors and browsers.
 _SKIPPED: Final = frozenset(
     {
         *("/api/health", "/docs", "/redoc", "/openapi.json"),
@@ -59,7 +59,7 @@ class RequestLogWriter:
         self._counted_at = time.monotonic()
 
     def put(self, row: RequestLog) -> None:
-        """Takes the row or counts it as dropped; never waits."""
+        """Queues the row, or counts it as dropped; never waits."""
         try:
             self._queue.put_nowait(row)
         except queue.Full:
@@ -84,7 +84,7 @@ class RequestLogWriter:
         rows are kept."""
         self._tell_dropped()
         if disk.is_low():
-            return False  # what room there is is for deletes
+            return False  # The remaining room is for deletes.
         while rows := self._kept or self._next_batch():
             self._kept = rows
             try:
@@ -177,7 +177,7 @@ def _store(rows: list[RequestLog]) -> int:
 
 
 def is_logged(method: str, path: str) -> bool:
-    """Whether a request is worth a row."""
+    """Whether the log keeps this request."""
     return method != "OPTIONS" and path not in _SKIPPED and not path.startswith(_SKIPPED_BELOW)
 
 
@@ -193,7 +193,7 @@ def record(handled: Handled) -> None:
             return
     columns = RequestLog.columns(who.actor if who else NOBODY)
     columns["client"] = _clean(columns["client"], 200)
-    columns["request_id"] = handled.request_id  # also where nobody is known to have made it
+    columns["request_id"] = handled.request_id  # Also without a known caller.
     _writer.put(
         RequestLog(
             **columns,
@@ -214,8 +214,10 @@ def _clean(text: str, length: int) -> str:
 
 
 def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
-    """Deletes rows beyond REQUEST_LOG_RETENTION_DAYS, in portions that lock nobody out for long;
-    how many they were. `beat` hears of each portion."""
+    """Deletes rows older than REQUEST_LOG_RETENTION_DAYS; returns how many.
+
+    It works in portions, so that no writer waits long, and calls `beat` after each.
+    """
     oldest = timezone.now() - timedelta(days=settings.REQUEST_LOG_RETENTION_DAYS)
     total = 0
     old = RequestLog.objects.filter(created_at__lt=oldest).order_by("created_at")
@@ -232,14 +234,14 @@ _writer: RequestLogWriter | None = None
 
 
 def start() -> None:
-    """Begins to keep the log in this process."""
+    """Starts keeping the log in this process."""
     global _writer
     _writer = RequestLogWriter()
     _writer.start()
 
 
 def stop() -> None:
-    """Writes what is left and ends the log in this process."""
+    """Writes the remaining rows and stops the log in this process."""
     global _writer
     writer, _writer = _writer, None
     if writer is not None:

@@ -1,4 +1,4 @@
-"""Refused requests of whoever showed no credential that holds: how many, and from where."""
+"""Counts refused requests without a valid credential, by address."""
 
 import threading
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ rows: Final = Allowance(ROWS_A_MINUTE)
 
 
 class Strangers:
-    """What this process has counted and not written yet."""
+    """The counts of this process that are not written yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,13 +52,13 @@ class Strangers:
             self._counts[hour, named] = self._counts.get((hour, named), 0) + 1
 
     def take(self) -> Counts:
-        """What has been counted since the last time."""
+        """Takes out the counts since the last call."""
         with self._lock:
             counts, self._counts = self._counts, {}
         return counts
 
     def give_back(self, counts: Counts) -> None:
-        """What could not be written."""
+        """Puts counts back that could not be written."""
         with self._lock:
             for key, number in counts.items():
                 self._counts[key] = self._counts.get(key, 0) + number
