@@ -1,5 +1,5 @@
 # Two commands: `make run` starts the service, `make test` runs the checks and the tests.
-# Each does all the set-up by itself; the second time that takes no time.
+# Each does all the set-up by itself; the second time that takes no time. `make help` lists the others.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,11 @@ BIN := $(VENV)/bin
 export MEM0DASH_DATA_DIR ?= $(CURDIR)/data
 export DJANGO_SETTINGS_MODULE ?= mem0dash.settings
 
-.PHONY: run test prove lint lock embedder clean
+DJADE := $(BIN)/djade --target-version 5.2
+TEMPLATES = $$(find templates -name '*.html')
+COVERAGE := .artifacts/coverage
+
+.PHONY: run test prove one cover fmt lint lock embedder clean help
 
 run: $(VENV)/.installed embedder
 	exec $(BIN)/python manage.py serve
@@ -25,10 +29,34 @@ prove: $(VENV)/.installed-dev embedder
 	$(BIN)/python -m pytest prove -o addopts= --durations 20 -v -m "not alone" -n 2 --dist loadfile
 	$(BIN)/python -m pytest prove -o addopts= --durations 20 -v -m alone -p no:xdist
 
+# T is a path, a test's id, or words of its name: make one T=jobs/tests/test_queue.py,
+# make one T="a_job_of_a_lane and not killed". With TEST_DATABASE=postgresql TEST_INDEX=qdrant before
+# it, in the other form.
+one: $(VENV)/.installed-dev
+	@test -n "$$T" || { echo 'Say which: make one T=<path, test id or words of its name>'; exit 2; }
+	@case "$${T%%::*}" in \
+		prove/*) set -- -p no:xdist -o addopts= "$$T" ;; \
+		*.py|*/) set -- -n 0 "$$T" ;; \
+		*) if test -d "$$T"; then set -- "$$T"; else set -- -n 0 -k "$$T"; fi ;; \
+	esac; exec $(BIN)/python -m pytest --durations 0 --durations-min 1 "$$@"
+
+# Which lines and branches no test runs, in the embedded form: a report to click through. What a test
+# starts as a process of its own, such as the server behind a browser, is not in it.
+cover: $(VENV)/.installed-dev embedder
+	$(BIN)/python -m pytest -m "not long and not browser" --cov --cov-report=html:$(COVERAGE) \
+		--cov-report=term:skip-covered
+	@echo "Open $(COVERAGE)/index.html"
+
+# Layout and what can be mended by itself; `make lint` says the rest.
+fmt: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(DJADE) $(TEMPLATES)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/djade --check --target-version 5.2 $$(find templates -name '*.html')
+	$(DJADE) --check $(TEMPLATES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python manage.py makemigrations --check --dry-run
@@ -61,3 +89,14 @@ lock: $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .artifacts
+
+help:
+	@echo 'make run     starts the service on PORT (8000)'
+	@echo 'make test    the checks, and the tests in both forms'
+	@echo 'make one     one test: T=<path, test id or words of its name>'
+	@echo 'make fmt     formats Python and templates, and mends what can be mended by itself'
+	@echo 'make lint    style, types, imports, migrations'
+	@echo 'make cover   which lines and branches no test runs, as a report in $(COVERAGE)'
+	@echo 'make prove   the long proofs against real servers'
+	@echo 'make lock    pins the requirements'
+	@echo 'make clean   removes what make has set up; the data stay'

@@ -9,8 +9,8 @@ from mem0dash.principal import ACTOR_FIELDS, Actor
 
 
 class ActedModel(models.Model):
-    """A row that somebody's doing has left. A table without a use for one of the columns sets it to
-    None."""
+    """A row that records what somebody did. A table that does not need one of the columns sets it
+    to None."""
 
     account = models.ForeignKey("accounts.Account", models.SET_NULL, null=True, related_name="+")
     via = models.CharField(max_length=20, blank=True)
@@ -24,7 +24,7 @@ class ActedModel(models.Model):
 
     @property
     def actor(self) -> Actor:
-        """Whose doing it was, as far as the table keeps it."""
+        """Who did it, as far as the table keeps it."""
         found = {name: getattr(self, name, None) for name in ACTOR_FIELDS}
         return Actor(**{name: value for name, value in found.items() if value})
 

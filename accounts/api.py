@@ -48,33 +48,33 @@ class Login(_Body):
 
 
 class Refresh(_Body):
-    """A refresh token, which is used up by this."""
+    """A refresh token. This request uses it up."""
 
     refresh_token: StrictStr
 
 
 class MeUpdate(_Body):
-    """What to change; what is not sent or blank stays as it is."""
+    """What to change. A field that is missing or blank stays as it is."""
 
     name: StrictStr | None = None
     email: Email | None = None
 
 
 class PasswordChange(_Body):
-    """The password so far, and the new one."""
+    """The current password, and the new one."""
 
     current_password: StrictStr
     new_password: StrictStr
 
 
 class Onboarding(_Body):
-    """What the instance is going to be used for."""
+    """The use case of the instance."""
 
     use_case: StrictStr
 
 
 def _subject(request: Request) -> str:
-    """Whom limits count the request for."""
+    """The subject that rate limits count this request for."""
     return throttle.address_subject(client_address(request._request))
 
 

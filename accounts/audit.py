@@ -1,7 +1,7 @@
-"""What is done to keys, people, providers and settings leaves an entry that nothing changes.
+"""Every change of keys, people, providers, settings and jobs leaves an entry that nothing edits.
 
-An entry is written in the transaction of the change that it tells of: there is never one without
-the other. Signing in and out, and what was refused, must not fail for its entry, and who holds no
+The entry is written in the transaction of the change: there is never one without the other. Signing
+in and out, and refusals, must succeed even if their entry cannot be written, and a caller without a
 credential must not fill the disk with entries: see `note` and `refuse`.
 """
 
@@ -28,21 +28,21 @@ from mem0dash.sqlite3.turns import at_most
 logger = logging.getLogger(__name__)
 
 PRUNE_ROWS: Final = 5_000
-# How long signing in and out, and what was refused, wait for others that write.
+# Seconds that the entry of a sign-in, a sign-out or a refusal waits for other writers.
 WRITING_SECONDS: Final = 5.0
-# Of refusals, so many have an entry of their own: from one address, about one account, and in all.
-# Those beyond are counted in one entry an hour.
+# This many refusals get their own entry: from one address, about one account, and in all. One entry
+# an hour counts the rest.
 REFUSED_HERE: Final = Limit("audit-refused-here", 5, 60, 60)
 REFUSED_ACCOUNT: Final = Limit("audit-refused-account", 5, 60, 60)
 REFUSED: Final = Limit("audit-refused", 100, 3600, 3600)
-# The target of an entry that counts them.
+# The target kind of that counting entry.
 MANY: Final = "many"
 # Stands for a secret among the details.
 CHANGED: Final = "changed"
 
 
 class Action(StrEnum):
-    """What entries tell of, as noun and verb."""
+    """What was done, as noun and verb."""
 
     KEY_MADE = "key.made"
     KEY_REVOKED = "key.revoked"
@@ -74,11 +74,15 @@ class Action(StrEnum):
     PROJECT_RESET = "project.reset"
     MEMORIES_ERASED = "memories.erased"
     DEMO_REMOVED = "demo.removed"
+    JOB_CANCELLED = "job.cancelled"
+    JOB_RETRIED = "job.retried"
+    JOB_STARTED = "job.started"
+    BULK_CHANGE_CANCELLED = "bulk_change.cancelled"
     ENCRYPTION_KEY_ROTATED = "encryption_key.rotated"
     DATABASE_COPIED = "database.copied"
 
 
-# What entries are about, for whoever looks for some of them: kind -> nouns of actions.
+# For filtering entries by what they are about: kind -> nouns of actions.
 _NOUNS: Final = {
     "keys": ("key",),
     "people": ("account", "password"),
@@ -87,6 +91,7 @@ _NOUNS: Final = {
     "settings": (
         *("providers", "reembedding", "vectors", "late_interaction", "instructions", "time_zone"),
     ),
+    "jobs": ("job", "bulk_change"),
     "data": ("project", "memories", "demo", "encryption_key", "database"),
 }
 KINDS: Final = {
@@ -96,7 +101,7 @@ KINDS: Final = {
 
 
 class Target(NamedTuple):
-    """To what something was done; the label is for people, also when the thing is gone."""
+    """The thing that was acted on. People can still read the label when the thing is gone."""
 
     kind: str = ""
     id: UUID | str = ""
@@ -123,10 +128,10 @@ def record(
     address: str = "",
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """Writes an entry, in the caller's transaction. What cannot be written raises: without its
-    entry the change is not to be either.
+    """Writes an entry, in the caller's transaction. Raises if it cannot be written, so that the
+    change is rolled back with it.
 
-    `details` must be fit for JSON, and hold no secret: of one they say CHANGED.
+    `details` must be JSON and hold no secret: a changed secret is given as CHANGED.
     """
     AuditEntry(
         **AuditEntry.columns(actor),
@@ -155,7 +160,7 @@ def _fit(text: str, length: int) -> str:
 
 
 def note(action: Action, *, actor: Actor, target: Target = NOTHING, address: str = "") -> None:
-    """As `record`, for signing in and out: where it cannot be written, the log says so instead."""
+    """As `record`, for signing in and out. If the entry cannot be written, the log says so."""
     try:
         with at_most(WRITING_SECONDS), transaction.atomic():
             record(action, actor=actor, target=target, address=address)
@@ -165,8 +170,8 @@ def note(action: Action, *, actor: Actor, target: Target = NOTHING, address: str
 
 
 def refuse(action: Action, *, actor: Actor, target: Target = NOTHING, address: str = "") -> None:
-    """As `note`, for what was refused, which anybody can bring about as often as they like: the
-    limits above hold, and what is beyond them is counted in one entry."""
+    """As `note`, for refusals. Anybody can cause any number of them, so the limits above apply, and
+    one entry counts the rest."""
     try:
         with at_most(WRITING_SECONDS), transaction.atomic():
             if _has_room(target, address):
@@ -189,7 +194,7 @@ def _has_room(target: Target, address: str) -> bool:
 
 
 def _count(action: Action) -> None:
-    """One more in this hour's entry. Two that begin an hour at once make two of them."""
+    """Adds one to this hour's entry. Two processes that begin an hour together make two entries."""
     now = timezone.now()
     hour = now.replace(minute=0, second=0, microsecond=0)
     rows = _changing()
@@ -202,13 +207,15 @@ def _count(action: Action) -> None:
 
 
 def _changing() -> "QuerySet[AuditEntry]":
-    """The rows without their guard, for this module alone."""
+    """The rows without the guard against changes, for this module alone."""
     return QuerySet(AuditEntry)
 
 
 def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
-    """Removes entries beyond AUDIT_RETENTION_DAYS, in portions that lock nobody out for long; how
-    many. `beat` hears of each portion. 0 days keep them for ever."""
+    """Deletes entries older than AUDIT_RETENTION_DAYS; returns how many. 0 days deletes none.
+
+    It works in portions, so that no writer waits long, and calls `beat(total)` after each.
+    """
     if not settings.AUDIT_RETENTION_DAYS:
         return 0
     oldest = timezone.now() - timedelta(days=settings.AUDIT_RETENTION_DAYS)
@@ -219,11 +226,10 @@ def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
 
 
 def visible(principal: Principal) -> tuple[UnchangingRows, UnchangingRows]:
-    """What the caller may see: the entries of their project, and those of the whole instance, each
-    a list of its own by time. Scope `read`.
+    """The entries that the caller may see: those of the project, and those of the whole instance.
+    Scope `read`.
 
-    An administrator sees the project's, an instance owner the instance's, and everybody what they
-    did themselves.
+    An administrator sees the project's, an instance owner the instance's, and everybody their own.
     """
     principal.require(Scope.READ)
     is_admin = Scope.ADMIN in principal.scopes and principal.entity_limit is None

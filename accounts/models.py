@@ -104,7 +104,7 @@ class RefreshToken(models.Model):
 
 
 class Attempt(models.Model):
-    """How often something was tried in a span of time; accounts.throttle says what `key` is."""
+    """The number of attempts in a span of time; accounts.throttle says what `key` is."""
 
     key = models.CharField(max_length=64)
     # Seconds since 1970.
@@ -152,29 +152,30 @@ UNCHANGING = "An entry of the audit is never changed or deleted."
 
 
 class AuditEntry(ActedModel):
-    """Something that was done, tried or refused: by whom, when, to what. Nobody changes it.
+    """One thing that was done, tried or refused: who, when, to what. No code edits an entry.
 
-    `action` is one of accounts.audit.Action. What belongs to the whole instance has no project.
+    `action` is one of accounts.audit.Action. An entry about the whole instance has no project.
     """
 
     project = models.ForeignKey(
         Project, models.SET_NULL, null=True, db_index=False, related_name="+"
     )
-    # Also of an account that is gone, with what it was called then: "" without one.
+    # It stays when the account is deleted. `actor_label` is its name at that time, "" without one.
     account = models.ForeignKey(
         Account, models.DO_NOTHING, null=True, db_index=False, db_constraint=False, related_name="+"
     )
     actor_label = models.CharField(max_length=150, blank=True)
     action = models.CharField(max_length=40)
-    # To what it was done; the label is what people called it then.
+    # The thing that was acted on; the label is its name at that time.
     target_kind = models.CharField(max_length=20, blank=True)
     target_id = models.CharField(max_length=64, blank=True)
     target_label = models.CharField(max_length=254, blank=True)
-    # What changed, as {field: [before, after]}, and whatever else tells; never a secret.
+    # What changed, as {field: [before, after]}, and other details; never a secret.
     details = models.JSONField(default=dict)
-    # Of the client, as accounts.throttle.address_subject gives it; "" where it says nothing.
+    # The client's address, as accounts.throttle.address_subject gives it; "" where it has no
+    # meaning.
     address = models.CharField(max_length=45, blank=True)
-    # How often: more than 1 only for refusals that are counted in one entry.
+    # More than 1 only where one entry counts several refusals.
     count = models.PositiveIntegerField(default=1)
     at = models.DateTimeField()
 
@@ -183,7 +184,7 @@ class AuditEntry(ActedModel):
     class Meta:
         indexes = (
             models.Index(fields=["project", "at"], name="audit_newest"),
-            # What is rare is among a million that are not.
+            # For actions that are rare among a million others.
             models.Index(fields=["project", "action", "at"], name="audit_action"),
             models.Index(fields=["project", "account", "at"], name="audit_account"),
             models.Index(fields=["project", "key_prefix", "at"], name="audit_key"),

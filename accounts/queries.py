@@ -26,8 +26,8 @@ def project_view(project: Project) -> ProjectView:
 
 
 def default_user_of(slug: str, own: str) -> str:
-    """Whom calls in a project speak of that name nobody: its `own` choice, else, for Default,
-    MEM0_DEFAULT_USER_ID; "" for nobody."""
+    """The user id for calls that name no entity: the project's `own`, else MEM0_DEFAULT_USER_ID in
+    project Default; "" for none."""
     return own or (settings.MEM0_DEFAULT_USER_ID if slug == DEFAULT_PROJECT else "")
 
 
@@ -55,7 +55,7 @@ def project_named(wanted: str) -> Project | None:
 
 
 def project_of(account: Account) -> Project | None:
-    """Where the account's pages begin: in Default, or in the first project it is a member of."""
+    """The project that the account's pages start in: Default, or its first project."""
     projects = Project.objects.all()
     if not account.is_owner:
         projects = projects.filter(memberships__account=account)
@@ -102,12 +102,12 @@ def account_of(principal: Principal) -> Account:
 
 
 def instructions_of(project_id: UUID) -> str:
-    """What the extraction of this project's memories is told."""
+    """The project's instructions for extracting memories."""
     found = Project.objects.filter(id=project_id).values_list("instructions", flat=True)
     return found.first() or ""
 
 
 def names_of(ids: Iterable[UUID | None]) -> dict[UUID, str]:
-    """The names of these accounts; what is gone has none."""
+    """The names of these accounts; a deleted account has none."""
     wanted = {id_ for id_ in ids if id_ is not None}
     return dict(Account.objects.filter(id__in=wanted).values_list("id", "name"))

@@ -73,7 +73,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_password(password: str, account: Account) -> None:
-    # In the dialects' own words; what else a password must not be, Django says.
+    # In the words of the dialects; Django checks everything else about a password.
     if len(password) < PASSWORD_LENGTH:
         raise InvalidInputError(f"Password must be at least {PASSWORD_LENGTH} characters.")
     try:
@@ -85,10 +85,10 @@ def _check_password(password: str, account: Account) -> None:
 def create_owner(
     *, email: str, name: str, password: str, actor: Actor = OPERATOR, address: str = ""
 ) -> Account:
-    """Makes the first instance owner, and closes that door for ever. An `actor` who is nobody yet
-    is the account itself from then on; `address` is where they are.
+    """Creates the first instance owner. This works once in the life of the instance.
 
-    Of any number of callers at once exactly one succeeds: the winner is who flips the instance row.
+    The audit names the new account if `actor` has none; `address` is the client's. Of several
+    callers at once exactly one succeeds: the one whose update of the instance row comes first.
     ConflictError for the others; InvalidInputError for an unusable e-mail address or password.
     """
     email = normalise_email(email)
@@ -151,7 +151,8 @@ def ensure_owner() -> None:
 
 
 def require_whole_account(principal: Principal, account: Account) -> None:
-    """PermissionDeniedError for a key that has less than its owner: the account is not its own."""
+    """Raises PermissionDeniedError for a key with fewer scopes than its owner: such a key may not
+    change the account."""
     if principal.via != "api_key":
         return
     everything = scopes_in(account, principal.project.id)
@@ -180,7 +181,7 @@ def update_account(
         }
         try:
             with transaction.atomic():
-                if told:  # first, for it names people as they were called until now
+                if told:  # First: the entry must name the account by its old name.
                     target = account_target(account)
                     audit.record(Action.ACCOUNT_CHANGED, actor=actor, target=target, details=told)
                 Account.objects.filter(pk=account.pk).update(**changes)
@@ -205,8 +206,8 @@ def change_password(account: Account, *, current: str, new: str, actor: Actor = 
 
 
 def reset_password(*, email: str, password: str, actor: Actor = OPERATOR) -> None:
-    """Gives the account a new password and ends all of its sessions. What wrong passwords were
-    tried before counts no longer.
+    """Sets a new password and ends all sessions of the account. Earlier wrong passwords no longer
+    count.
 
     NotFoundError when there is no such account; InvalidInputError for an unusable password.
     """
@@ -216,9 +217,9 @@ def reset_password(*, email: str, password: str, actor: Actor = OPERATOR) -> Non
 
 
 def set_active(*, email: str, active: bool, actor: Actor = OPERATOR) -> None:
-    """Deactivates an account, with its sessions and keys, or lets it in again; NotFoundError.
+    """Deactivates an account, with its sessions and keys, or reactivates it; NotFoundError.
 
-    Sessions from before stay ended when it is let in again; its keys work once more.
+    After reactivation its keys work again; earlier sessions stay ended.
     """
     account = _account_with(email)
     with transaction.atomic():
@@ -250,7 +251,7 @@ def _set_password(account: Account, password: str, action: Action, actor: Actor)
 
 
 def set_time_zone(principal: Principal, name: str) -> None:
-    """In which zone the days of the caller's project are: an IANA name, "" for the instance's.
+    """Sets the time zone of the caller's project: an IANA name, or "" for the instance's.
 
     Scope `admin`, without an entity limit; InvalidInputError for what is no zone.
     """
@@ -272,7 +273,7 @@ def set_time_zone(principal: Principal, name: str) -> None:
 
 
 def set_instructions(*, project_id: UUID, instructions: str, actor: Actor) -> None:
-    """What the extraction of this project's memories is told; "" for nothing."""
+    """Sets the project's instructions for extracting memories; "" for none."""
     wanted = instructions.strip()
     with transaction.atomic():
         project = Project.objects.select_for_update(no_key=True).get(id=project_id)

@@ -26,7 +26,7 @@ from mem0dash.principal import NOBODY, Actor
 ALGORITHM: Final = "HS256"
 ACCESS_LIFETIME: Final = timedelta(minutes=30)
 REFRESH_LIFETIME: Final = timedelta(days=30)
-# Ours have about 300 characters; nothing longer is looked at.
+# Our tokens have about 300 characters. A longer text is refused unread.
 LONGEST_TOKEN: Final = 1024
 
 INVALID: Final = "Invalid or expired token."
@@ -44,7 +44,7 @@ class Tokens(NamedTuple):
 def sign_in(
     *, email: str, password: str, address: str, browser: str = "", visitor: Actor = NOBODY
 ) -> Account:
-    """The account with this e-mail address and password, asked for from `address` by `visitor`.
+    """Checks e-mail address and password, sent from `address` by `visitor`; returns the account.
 
     `browser` is what `known_browser` gave when the account was signed in there before. There, the
     failures of others do not count: nobody can shut an account's owner out by failing for long, be
@@ -55,7 +55,7 @@ def sign_in(
     """
     email = email.strip().lower()
     account = Account.objects.filter(email=email, is_active=True).first()
-    # Known and unknown addresses are counted alike, so that the limit tells nobody which is which.
+    # Known and unknown addresses count alike, so that the limit does not reveal who has an account.
     target = account_target(account) if account else Target("account", "", email)
     try:
         attempts = _count_attempt(email, address, account, browser)
@@ -95,13 +95,14 @@ def _count_attempt(
 
 
 def known_browser(account: Account, browser: str = "") -> str:
-    """What a browser keeps to be known again for this account; `browser` is what it has."""
+    """The cookie by which this browser is recognised for the account; `browser` is its cookie
+    now."""
     nonce = _nonce(browser, account) or secrets.token_urlsafe(12)
     return signing.dumps([str(account.pk), nonce], salt=_KNOWN)
 
 
 def _nonce(browser: str, account: Account) -> str:
-    """What stands for this browser in counts, "" where the account is not known there."""
+    """The subject that limits count for this browser; "" if the account is not known there."""
     try:
         account_id, nonce = signing.loads(browser, salt=_KNOWN)
     except (signing.BadSignature, ValueError, TypeError):
@@ -137,7 +138,7 @@ def open_session(account: Account) -> Tokens:
 
 
 def refresh_session(token: str, *, address: str = "", visitor: Actor = NOBODY) -> Tokens:
-    """A new pair for a refresh token, which is used up by that.
+    """A new pair of tokens for a refresh token, which this uses up.
 
     A token that comes a second time was copied: every refresh token of the account's present
     sessions ends with it. InvalidCredentialError for whatever does not hold.
@@ -154,7 +155,7 @@ def refresh_session(token: str, *, address: str = "", visitor: Actor = NOBODY) -
         now = timezone.now()
         if mine.filter(id=jti, used_at=None, expires_at__gt=now).update(used_at=now):
             return open_session(account)
-        # What comes a third time ends nothing any more, and leaves no entry.
+        # A third use changes nothing and leaves no entry.
         if mine.filter(id=jti).exists() and mine.filter(used_at=None).update(used_at=now):
             target = account_target(account)
             audit.record(Action.SESSION_REPLAYED, actor=visitor, target=target, address=address)

@@ -1,4 +1,4 @@
-"""The setup token: who holds it may make the first owner over the network."""
+"""The setup token: its holder may create the first owner over the network."""
 
 import hmac
 import secrets
@@ -29,17 +29,17 @@ class SetupClosedError(PermissionDeniedError):
 
 
 def needs_setup() -> bool:
-    """Whether no owner has ever been made. Accounts that are gone do not open set-up again."""
+    """Whether no owner was ever created. Deleting accounts does not open set-up again."""
     return InstanceState.objects.filter(id=1, owner_created_at=None).exists()
 
 
 def is_complete() -> bool:
-    """Whether set-up was brought to its end, which it stays."""
+    """Whether set-up was completed. This never becomes false again."""
     return InstanceState.objects.filter(id=1, setup_completed_at__isnull=False).exists()
 
 
 def offer_setup_token() -> str | None:
-    """Sees to it that there is a token while there is no owner, and none after that.
+    """Makes a setup token while there is no owner, and removes it after that.
 
     The token when this server made and keeps it; None when it is SETUP_TOKEN, which the operator
     knows, or when set-up is closed.
@@ -59,7 +59,7 @@ def is_setup_token(sent: str) -> bool:
 
 
 def require_setup_token(sent: str, *, address: str, visitor: Actor = NOBODY) -> None:
-    """Lets through who sends the setup token while nobody owns the instance.
+    """Lets the caller through who sends the setup token while the instance has no owner.
 
     SetupClosedError once somebody does, PermissionDeniedError for another text, RateLimitedError
     after too many of either from this address (throttle.address_subject). Who has the token passes
@@ -77,7 +77,7 @@ def require_setup_token(sent: str, *, address: str, visitor: Actor = NOBODY) -> 
 
 def forget_setup_token() -> None:
     """Removes the kept token."""
-    # On a disk that can only be read it stays; it opens nothing any more.
+    # On a read-only disk the file stays. The token no longer opens anything.
     with suppress(OSError):
         _path().unlink(missing_ok=True)
 

@@ -41,7 +41,7 @@ class Limit:
         return f"{self.most} per {minutes} minute{'' if minutes == 1 else 's'}"
 
 
-# Of an address, whatever account it tries. Only what fails counts.
+# For an address, whatever account it tries. Only failures count.
 REGISTER: Final = Limit("register", 5, 60, 60)
 LOGIN: Final = Limit("login", 10, 60, 60)
 REFRESH: Final = Limit("refresh", 20, 60, 60)
@@ -49,9 +49,9 @@ REFRESH: Final = Limit("refresh", 20, 60, 60)
 # keeps failing at one address leaves the account's owner, at another, room to sign in.
 WRONG_PASSWORDS_HERE: Final = Limit("wrong-passwords-here", 10, 900, 60)
 WRONG_PASSWORDS: Final = Limit("wrong-passwords", 14, 900, 60)
-# Of a browser in which the account was signed in before: what others do counts for nothing there.
+# For a browser in which the account signed in before. Failures elsewhere do not count there.
 WRONG_PASSWORDS_KNOWN: Final = Limit("wrong-passwords-known", 10, 900, 60)
-# Of who is signed in and guesses the present password, to set another one.
+# For a signed-in account that gives a wrong current password when changing it.
 WRONG_PRESENT_PASSWORDS: Final = Limit("wrong-present-passwords", 10, 900, 60)
 WRONG_SETUP_TOKENS: Final = Limit("wrong-setup-tokens", 10, 900, 60)
 
@@ -80,7 +80,7 @@ def take(limit: Limit, subject: str) -> Taken:
         counts.update(older.values_list("starts", "count"))
     total = sum(counts.values())
     if total > limit.most:
-        # What is refused does not count: whoever keeps trying does not shut the door for longer.
+        # A refused attempt does not count, so retrying does not make the wait longer.
         give_back(taken)
         raise RateLimitedError(
             f"Rate limit exceeded: {limit}", retry_after=_wait(limit, counts, total - 1, now)
@@ -89,19 +89,19 @@ def take(limit: Limit, subject: str) -> Taken:
 
 
 def give_back(taken: Taken) -> None:
-    """Takes an attempt out of the count, as one that turned out to be right."""
+    """Removes an attempt from the count, such as one that succeeded."""
     Attempt.objects.filter(key=taken.key, starts=taken.starts, count__gt=0).update(
         count=F("count") - 1
     )
 
 
 def forget(limit: Limit, subject: str) -> None:
-    """Lets `subject` begin anew."""
+    """Deletes the count of `subject`."""
     Attempt.objects.filter(key=_key(limit, subject)).delete()
 
 
 def address_subject(address: str) -> str:
-    """What stands for a caller's address: an IPv6 network of 64 bits is one household."""
+    """The subject for a caller's address. An IPv6 network of 64 bits counts as one."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The pages that one signs in and out with."""
+"""The pages for signing in and out."""
 
 import math
 

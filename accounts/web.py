@@ -40,7 +40,7 @@ PageView = Callable[Concatenate[PageRequest, P], HttpResponseBase]
 
 
 def page(view: PageView[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
-    """Lets whoever is signed in through to `view`, and everybody else to set-up or to sign-in.
+    """Calls `view` for a signed-in account, and sends everybody else to set-up or sign-in.
 
     `@require_safe` or `@require_POST` stands above it. PermissionDeniedError for an account that is
     a member of no project.
@@ -54,14 +54,14 @@ def page(view: PageView[P]) -> Callable[Concatenate[HttpRequest, P], HttpRespons
             return lead(request, sign_in_url(request))
         return view(identified(request, account), *args, **kwargs)
 
-    # Not as a decorator: the type of that result has no place for another request.
+    # Not as a decorator: the type of its result does not allow another request class.
     update_wrapper(guarded, view)
     return guarded
 
 
 def signed_in(request: HttpRequest) -> Account | None:
-    """The account of the request's session, unless that has ended: with a new password, a change
-    of role, a deactivation."""
+    """The account of the request's session; None if the session has ended, such as by a new
+    password, a new role or a deactivation."""
     user = request.user
     return user if isinstance(user, Account) else None
 
@@ -73,8 +73,8 @@ def start_session(request: HttpRequest, account: Account) -> None:
 
 
 def local_path(wanted: str | None) -> str:
-    """`wanted` where it is a path of this server, else the overview."""
-    # Without a host nothing passes that names one, however it is written.
+    """`wanted` if it is a path of this server, else the overview."""
+    # No host is allowed, so a URL that names any host fails, however it is written.
     safe = url_has_allowed_host_and_scheme(wanted or "", allowed_hosts=None)
     if wanted and wanted.startswith("/") and safe:
         return wanted
@@ -82,7 +82,8 @@ def local_path(wanted: str | None) -> str:
 
 
 def identified(request: HttpRequest, account: Account | None) -> PageRequest:
-    """The request with who is behind it; PermissionDeniedError for a member of no project."""
+    """Adds account and principal to the request; PermissionDeniedError for a member of no
+    project."""
     known = cast(PageRequest, request)
     known.account = account
     known.principal = _principal(known)
@@ -110,7 +111,7 @@ def _principal(request: PageRequest) -> Principal:
 
 
 def visitor(request: HttpRequest) -> Actor:
-    """Who sends a request before it is known who they are."""
+    """The actor of a request from somebody who has not signed in."""
     return Actor(
         client=request.headers.get("User-Agent", "")[:200],
         request_id=str(getattr(request, "request_id", "")),
@@ -127,7 +128,7 @@ def sign_in_url(request: HttpRequest) -> str:
 
 def lead(request: HttpRequest, url: str) -> HttpResponse:
     """Sends the browser to another page."""
-    # htmx would put the page into a piece of this one.
+    # htmx would otherwise insert the whole page into a part of this one.
     if request.headers.get("HX-Request") == "true":
         return HttpResponseClientRedirect(url)
     return redirect(url)

@@ -32,9 +32,9 @@ MADE = object_of({**_ROW, "key": {**TEXT, "description": "Shown this once"}})
 
 
 class KeyCreate(Named):
-    """What the new key is for."""
+    """The new key."""
 
-    # A key that is asked for with less, as scopes or an end, must not get everything.
+    # A request that asks for fewer scopes or an expiry must not get a key with everything.
     REFUSES = "all"
 
     label: StrictStr

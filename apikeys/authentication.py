@@ -31,10 +31,10 @@ INVALID_KEY = "Invalid API key."
 class CredentialAuthentication(BaseAuthentication):
     """`X-API-Key: k`, `Authorization: Token k` and `Authorization: Bearer k` all carry a key.
 
-    Which kind of credential it is, its value tells: a static key, an API key, a session token
-    (Bearer alone), or none of them. Where both headers are there, the first that holds counts,
-    alone: X-API-Key, else Authorization. Raises InvalidCredentialError when none holds; without any
-    credential the request stays anonymous, unless AUTH_DISABLED makes everybody the owner.
+    The value tells the kind of credential: a static key, an API key or a session token (Bearer
+    only). If both headers are sent, the first valid one counts: X-API-Key, else Authorization.
+    Raises InvalidCredentialError when none holds; without any credential the request stays
+    anonymous, unless AUTH_DISABLED makes everybody the owner.
     """
 
     def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
@@ -54,14 +54,15 @@ class CredentialAuthentication(BaseAuthentication):
 
 
 class HasPrincipal(BasePermission):
-    """Lets nobody in without a credential; what each may do is the services' business."""
+    """Requires a credential. The services decide what it may do."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return isinstance(request.auth, Principal)
 
 
 def _first_that_holds(request: Request, found: list[Sent]) -> Principal:
-    """Whoever the first credential that holds speaks for; the last one's error when none does."""
+    """The principal of the first valid credential; raises the error of the last if none is
+    valid."""
     limited = None
     for credential in found[:-1]:
         try:
@@ -69,11 +70,11 @@ def _first_that_holds(request: Request, found: list[Sent]) -> Principal:
         except RateLimitedError as error:
             limited = error
         except InvalidCredentialError:
-            pass  # the other header may hold one
+            pass  # The other header may have a valid one.
     try:
         return _identify(request, found[-1])
     except InvalidCredentialError as error:
-        # The one before may be right: it could not be looked at just now.
+        # The earlier one may be valid: it could not be checked just now.
         raise limited or error from None
 
 
@@ -144,7 +145,7 @@ def _wanted_project(request: Request) -> str:
 
 
 def _note_auth_type(request: Request, auth_type: str) -> None:
-    """For the request log, before it is known whether the credential holds."""
+    """For the request log, before the credential is checked."""
     request._request.auth_type = auth_type  # type: ignore[attr-defined]  # read by the middleware
 
 
@@ -153,6 +154,6 @@ def _request_id(request: Request) -> str:
 
 
 def _client(request: Request) -> str:
-    """What the caller says it is, for the audit: a client's own header, else its user agent."""
+    """The client's name for the audit: its own header, else its User-Agent."""
     name = request.headers.get("X-Mem0-Client") or request.headers.get("User-Agent", "")
     return name[:200]

@@ -1,10 +1,10 @@
-"""Slows down who guesses keys: for an address that fails too often, failures are 429 for a while.
+"""Slows down guessing of keys: an address that fails too often gets 429 for a while.
 
-A request whose credential holds always passes: behind one address there may be many callers, and
-one of them that fails must not shut the others out. Failures alone are counted, in the database, so
-that the limit holds across processes and restarts. Which addresses have to wait is known here as
-well: a further failure of theirs costs no statement more. Another process learns of an address with
-its next failure there.
+A request with a valid credential always passes: many callers may share one address, and one that
+fails must not lock out the others. Only failures count, in the database, so that the limit holds
+across processes and restarts. This process also remembers which addresses have to wait, so that
+their further failures cost no statement. Another process learns of an address with its next
+failure.
 """
 
 import logging
@@ -48,7 +48,7 @@ class WaitingRoom:
         return max(1, round(left)) if left > 0 else 0
 
     def put(self, surface: str, address: str, seconds: float) -> None:
-        """Lets the address wait from now on."""
+        """Makes the address wait from now on."""
         now = time.time()
         with self._lock:
             if len(self._until) >= KNOWN:
@@ -58,7 +58,7 @@ class WaitingRoom:
             self._until[surface, address_subject(address)] = now + seconds
 
     def clear(self) -> None:
-        """Lets everybody in."""
+        """Forgets all addresses."""
         with self._lock:
             self._until = {}
 

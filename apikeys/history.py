@@ -1,4 +1,4 @@
-"""What is done to keys, as the audit keeps it."""
+"""Audit entries about keys."""
 
 from accounts import audit
 from accounts.audit import Action, Target

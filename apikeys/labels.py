@@ -1,4 +1,4 @@
-"""What people call their keys, for pages that know no more of a key than its prefix."""
+"""Labels of keys, for pages that know only a key's prefix."""
 
 from collections.abc import Iterable
 from uuid import UUID

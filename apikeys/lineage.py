@@ -1,4 +1,4 @@
-"""Which keys made which: what a key made ends with it, and is all that a key can end."""
+"""Which key made which. Revoking a key revokes those that it made; a key can revoke no others."""
 
 from typing import Any, Final
 from uuid import UUID

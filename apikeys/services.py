@@ -125,7 +125,7 @@ def _check_count(owner: Account, project: Project) -> None:
 
 
 def _checked_end(wanted: datetime | None, maker: Principal | None) -> datetime | None:
-    """When the new key ends: as wanted, and with the key that makes it at the latest."""
+    """When the new key expires: as wanted, but not after the key that makes it."""
     if maker is None or maker.key_id is None:
         return wanted
     alive = ApiKey.objects.filter(id=maker.key_id, revoked_at=None)

@@ -1,1 +1,1 @@
-"""The frame that pages stand in, and the overview: what is stored, what failed, what is well."""
+"""The frame of all pages, and the overview: what is stored, what failed, how the server is."""

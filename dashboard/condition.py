@@ -1,4 +1,4 @@
-"""Whether all parts are well, in words: the state, since when, and what to do about it."""
+"""The health of all components in words: the state, since when, and what to do."""
 
 import time
 from collections.abc import Iterator
@@ -63,13 +63,13 @@ _DATABASE_TROUBLE: Final = {
         "be read, stop the server, restore a backup and start again.",
     ),
 }
-# Every page tells how many parts need attention; they are not asked anew for each of them.
+# Every page shows how many components need attention, so the answer is kept for a while.
 FRESH_SECONDS: Final = 10.0
 _latest: tuple[float, int] = (0.0, -1)
 
 
 def needing_attention() -> int:
-    """How many parts are out of order, as of FRESH_SECONDS ago at the most."""
+    """How many components need attention; at most FRESH_SECONDS old."""
     asked_at, count = _latest
     if count >= 0 and time.monotonic() - asked_at < FRESH_SECONDS:
         return count
@@ -77,7 +77,7 @@ def needing_attention() -> int:
 
 
 def parts(*, may_manage: bool) -> list[Part]:
-    """Every part, asked now. Causes and commands are for who may manage the project."""
+    """Every component, asked now. Only administrators see causes and commands."""
     global _latest
     asked = {condition.name: condition for condition in conditions()}
     found = [

@@ -1,4 +1,4 @@
-"""What the frame of every page shows: the ways to other pages, who is signed in, the theme."""
+"""What the frame of every page shows: links to other pages, the account, the theme."""
 
 from dataclasses import dataclass
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The overview, and the theme that pages are shown in."""
+"""The overview, and the theme of the pages."""
 
 from django.conf import settings
 from django.http import HttpResponse, HttpResponseRedirect
@@ -21,7 +21,7 @@ THEME_SECONDS = 365 * 86_400
 @require_safe
 @page
 def overview(request: PageRequest) -> HttpResponse:
-    """What is stored, what failed, what was asked last, and whether all parts are well."""
+    """What is stored, what failed, the last requests, and the health of all components."""
     principal = request.principal
     may_manage = Scope.ADMIN in principal.scopes
     found = parts(may_manage=may_manage)

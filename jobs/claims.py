@@ -1,4 +1,4 @@
-"""How processes come by jobs: what there is to do, whose turn it is, what dead processes left."""
+"""How processes claim jobs: which work is due, whose turn it is, what dead processes left."""
 
 import time
 from collections.abc import Collection, Iterator
@@ -17,15 +17,15 @@ from jobs.models import Job, Parked
 from jobs.queue import JobLostError
 
 State = Job.State
-# How long a list of the projects that wait is believed.
+# Seconds for which the list of waiting projects is kept.
 TURNS_SECONDS: Final = 1.0
-# A kind whose provider is away waits so long, then longer each time.
+# Seconds that a kind waits while its provider is away; longer each time.
 PARK_SECONDS: Final = (10.0, 30.0, 60.0, 120.0, 300.0)
 _NOW: Final = {
     "sqlite": "STRFTIME('%Y-%m-%d %H:%M:%f', 'NOW')",
     "postgresql": "STATEMENT_TIMESTAMP()",
 }
-# One statement, for every process asks it every second, mostly for nothing.
+# One statement: every process runs it every second, mostly without finding work.
 _LOOK: Final = """SELECT
  EXISTS(SELECT 1 FROM jobs_job WHERE state = 'queued' AND NOT blocked AND run_at <= {now}),
  EXISTS(SELECT 1 FROM jobs_job WHERE state = 'running'),
@@ -42,7 +42,7 @@ class Found:
 
 
 def look() -> Found:
-    """What there is to do. Writes nothing."""
+    """Whether there is work. Writes nothing."""
     with connection.cursor() as cursor:
         cursor.execute(_LOOK.format(now=_NOW[connection.vendor]))
         return Found(*(bool(value) for value in cursor.fetchone()))
@@ -57,7 +57,7 @@ class Turns:
         self._asked_at = float("-inf")
 
     def of(self, ready: QuerySet[Job]) -> Iterator[UUID | None]:
-        """Projects with ready jobs of the most urgent priority, in their turn."""
+        """Projects with ready jobs of the most urgent priority; the next in turn comes first."""
         if time.monotonic() - self._asked_at < TURNS_SECONDS:
             yield from list(self._order)
         pairs = list(ready.order_by().values_list("priority", "project_id").distinct())
@@ -69,7 +69,7 @@ class Turns:
         yield from list(self._order)
 
     def took(self, project_id: UUID | None) -> None:
-        """Puts the project behind the others."""
+        """Moves the project behind the others."""
         self._order.remove(project_id)
         self._order.append(project_id)
 
@@ -109,8 +109,7 @@ def _take(ready: QuerySet[Job]) -> Job | None:
 
 
 def release_lost() -> int:
-    """Gives back what processes held that have not been heard of for too long, or that are seen to
-    be dead; how many jobs."""
+    """Frees the jobs of processes that are dead, or whose lease has run out; returns how many."""
     running = Job.objects.filter(state=State.RUNNING)
     holders = running.values_list("holder", flat=True).distinct()
     dead = [holder for holder in holders if is_dead(holder)]
@@ -124,7 +123,8 @@ def release_lost() -> int:
 
 # --- When a provider is away ---------------------------------------------------------------------
 def park(kind: str, *, reason: str, retry_after: float) -> None:
-    """All jobs of the kind wait, longer each time in a row, at least `retry_after` seconds."""
+    """Makes all jobs of the kind wait: longer each time in a row, at least `retry_after`
+    seconds."""
     row = Parked.objects.filter(kind=kind).first()
     if row is None:
         until = queue.after(max(PARK_SECONDS[0], retry_after))
@@ -132,12 +132,12 @@ def park(kind: str, *, reason: str, retry_after: float) -> None:
         Parked.objects.bulk_create([made], ignore_conflicts=True)
         return
     wait = max(PARK_SECONDS[min(row.times, len(PARK_SECONDS) - 1)], retry_after)
-    # Of the jobs that found out together only the first counts.
+    # Several jobs may meet the same outage at once. Only the first one counts.
     Parked.objects.filter(kind=kind, times=row.times, until__lte=Now()).update(
         until=queue.after(wait), times=row.times + 1, reason=reason
     )
 
 
 def unpark(kind: str) -> None:
-    """Jobs of the kind go on at once; the next outage begins with a short wait again."""
+    """Lets jobs of the kind run again at once; the next outage starts with a short wait."""
     Parked.objects.filter(kind=kind).delete()

@@ -1,4 +1,4 @@
-"""The kinds of jobs that this product knows: what each does, how it is told, when it is retried."""
+"""The kinds of jobs: what each one does, how pages describe it, when it is retried."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from mem0dash.errors import Mem0dashError
 if TYPE_CHECKING:
     from jobs.running import Run
 
-# Seconds before the second attempt, the third and so on; after the last one the job has failed.
+# Seconds before the second attempt, the third and so on. Then the job has failed.
 BACKOFF: Final = (5.0, 30.0, 300.0, 1800.0)
 
 
 class OutageError(Mem0dashError):
-    """What all jobs of the kind need is away. The kind waits, and no attempt is used up."""
+    """Something that all jobs of the kind need is away. The kind waits; no attempt is used up."""
 
     status = 503
     code = "outage"
@@ -29,10 +29,10 @@ class Kind:
     """A kind of job.
 
     `handler` does one job. It may be run again after a kill, so it does its SQL in `run.step` or
-    `run.finishing`, and bears to repeat the rest. It calls `run.beat` at least every
+    `run.finishing`, and must tolerate repeating the rest. It calls `run.beat` at least every
     `lease_seconds` / 2, else another process takes the job. `name` begins with the room,
-    "operations.prune-request-log"; `title` is what people read; `about` makes the line beneath it
-    of a payload. `schedule` is the timetable of a kind that runs by itself.
+    "operations.prune-request-log"; `title` is what people read; `about` makes the line below it
+    from a payload. `schedule` is the timetable of a kind that runs by itself.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Kind:
     handler: "Callable[[Run], object]"
     about: Callable[[Mapping[str, Any]], str] = lambda payload: ""
     needs_index: bool = False
-    # Uses all cores: a process does one of these at a time.
+    # It uses all cores, so a process runs one of these at a time.
     is_heavy: bool = False
     backoff: tuple[float, ...] = BACKOFF
     lease_seconds: float = 30.0
-    # Of processes in a row that died at one job: it is likely to be what kills them.
+    # A job whose process died this often in a row has failed: it probably kills them.
     most_losses: int = 5
     schedule: str = ""
 

@@ -10,8 +10,8 @@ from django.db.models.functions import Now
 class Job(models.Model):
     """One piece of work. It is written in the transaction of what asks for it.
 
-    `attempts` counts how often it was taken, and is the fencing token: whoever holds an earlier
-    attempt can change nothing any more. All times that decide something are the database's.
+    `attempts` counts the claims and is the fencing token: the holder of an earlier attempt can no
+    longer change anything. The database's clock decides all times.
     """
 
     class State(models.TextChoices):
@@ -21,13 +21,13 @@ class Job(models.Model):
         FAILED = "failed"
         CANCELLED = "cancelled"
 
-    # Null: of the whole instance.
+    # Null: a job of the whole instance.
     project = models.ForeignKey(
         "accounts.Project", models.CASCADE, null=True, db_index=False, related_name="+"
     )
     kind = models.CharField(max_length=60)
     payload = models.JSONField(default=dict)
-    # In whose name, and how they came: {via, key_id, key_prefix, client, request_id}.
+    # Who asked for it, and how: {via, key_id, key_prefix, client, request_id}.
     account = models.ForeignKey(
         "accounts.Account", models.SET_NULL, null=True, db_index=False, related_name="+"
     )
@@ -38,30 +38,30 @@ class Job(models.Model):
     event = models.ForeignKey(
         "jobs.Event", models.CASCADE, null=True, db_index=False, related_name="jobs"
     )
-    # Of the jobs with one key at most one is open; "" for as many as are asked for.
+    # At most one job with this key is open; "" for no limit.
     dedup_key = models.CharField(max_length=200, blank=True)
     # Jobs of one lane run one after the other, in the order of their ids; "" for no lane.
     lane = models.CharField(max_length=200, blank=True)
     # An earlier job of the lane is open.
     blocked = models.BooleanField(default=False)
-    # The lower one first.
+    # A lower number runs first.
     priority = models.SmallIntegerField(default=0)
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
     attempts = models.PositiveIntegerField(default=0)
-    # Attempts that failed, and processes that died at it since it last got further.
+    # Failed attempts, and processes that died at it since it last made progress.
     failures = models.PositiveSmallIntegerField(default=0)
     losses = models.PositiveSmallIntegerField(default=0)
     run_at = models.DateTimeField(db_default=Now())
     leased_until = models.DateTimeField(null=True)
     holder = models.CharField(max_length=120, blank=True)
     cancel_wanted = models.BooleanField(default=False)
-    # Why it failed or has to wait, in words and as a code; what it came to, in words.
+    # Why it failed or waits, in words and as a code; its result, in words.
     reason = models.TextField(blank=True)
     code = models.CharField(max_length=60, blank=True)
     result = models.TextField(blank=True)
     done = models.PositiveBigIntegerField(default=0)
     total = models.PositiveBigIntegerField(null=True)
-    # Where it is, for the attempt that goes on after this one.
+    # Its progress, for the next attempt to continue from.
     kept = models.JSONField(default=dict)
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
@@ -85,7 +85,7 @@ class Job(models.Model):
                 name="job_turn",
             ),
             models.Index(
-                # The state once more: without a term of its own SQLite takes a larger index.
+                # `state` is repeated because SQLite would otherwise choose a larger index.
                 fields=["state", "leased_until"],
                 condition=Q(state="running"),
                 name="job_running",
@@ -107,7 +107,7 @@ class Job(models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Whether it runs or will."""
+        """Whether it is running or will run."""
         return self.state in OPEN
 
 
@@ -115,7 +115,7 @@ OPEN: Final = (Job.State.QUEUED, Job.State.RUNNING)
 
 
 class Lane(models.Model):
-    """What is locked while a job enters a lane or leaves it, so that exactly one is at its head."""
+    """The row to lock while a job enters or leaves a lane, so that exactly one is at its head."""
 
     key = models.CharField(max_length=200, primary_key=True)
 
@@ -124,11 +124,11 @@ class Lane(models.Model):
 
 
 class Parked(models.Model):
-    """A kind of job that waits as a whole, because what all of its jobs need is away."""
+    """A kind of job that waits, because something that all of its jobs need is away."""
 
     kind = models.CharField(max_length=60, primary_key=True)
     until = models.DateTimeField()
-    # How often in a row: each time it waits longer.
+    # The number of outages in a row: each one makes the wait longer.
     times = models.PositiveSmallIntegerField(default=1)
     reason = models.TextField(blank=True)
 
@@ -137,7 +137,7 @@ class Parked(models.Model):
 
 
 class Schedule(models.Model):
-    """When jobs of a kind are made by themselves, as `jobs.schedules.Timetable` reads it."""
+    """When the server makes jobs of a kind by itself; `jobs.timetable.Timetable` reads `expr`."""
 
     kind = models.CharField(max_length=60, unique=True)
     expr = models.CharField(max_length=60)
@@ -149,7 +149,7 @@ class Schedule(models.Model):
 
 
 class Event(models.Model):
-    """What happened, for those who listen. It is written in the transaction of what happened."""
+    """Something that happened, for subscribers. It is written in the same transaction."""
 
     project = models.ForeignKey(
         "accounts.Project", models.CASCADE, db_index=False, related_name="+"

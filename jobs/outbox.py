@@ -1,8 +1,8 @@
-"""What happened, told to those who listen: at least once, and in order for each memory.
+"""Delivers events to subscribers: at least once, and in order for each memory.
 
-An event is written in the transaction of what happened, and only where a subscriber wants it. Each
-subscriber gets it by a job of its own, in a lane for each memory: one that is down holds up its own
-lanes and nobody else's.
+An event is written in the transaction of the change, and only if a subscriber wants it. Each
+subscriber has its own job for it, in a lane for each memory: a subscriber that is down delays its
+own lanes only.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subscriber:
-    """Who listens, as settings.EVENT_SUBSCRIBERS names them.
+    """A subscriber to events, as settings.EVENT_SUBSCRIBERS names it.
 
     `wants` says of a project and a kind of event whether somebody listens there. It is asked for
     every change, so it answers from memory. `deliver` may be called again for the same event.
@@ -53,7 +53,7 @@ class Subscriber:
 
 
 def subscribers() -> list[Subscriber]:
-    """All of them."""
+    """All subscribers."""
     return [import_string(path) for path in settings.EVENT_SUBSCRIBERS]
 
 
@@ -66,8 +66,8 @@ def publish(
     actor: Mapping[str, Any] | None = None,
     payload: Mapping[str, Any] | None = None,
 ) -> Event | None:
-    """Tells those who listen, in the caller's transaction; None where nobody does, and then it
-    costs no statement. Who tells of several memories in one transaction does so by their ids."""
+    """Writes an event for the subscribers, in the caller's transaction; None, without a statement,
+    if nobody subscribes. Publish events of several memories in the order of their ids."""
     listening = [each for each in subscribers() if each.wants(project_id, kind)]
     if not listening:
         return None

@@ -1,7 +1,7 @@
-"""The queue: jobs enter it in their caller's transaction and leave it in that of their effect.
+"""The queue: a job enters it in its caller's transaction and leaves it in that of its effect.
 
-Ready is a queued job that is due and at the head of its lane. That it is at the head stands in the
-row (`blocked`), for a claim that looked for earlier jobs of the lane would read all that are ready.
+A queued job is ready when it is due and at the head of its lane. The column `blocked` says that it
+is not: without it, a claim would have to check the lane of every queued job.
 """
 
 import threading
@@ -20,16 +20,16 @@ from mem0dash.errors import ConflictError
 from mem0dash.principal import Principal
 
 State = Job.State
-# Set when this process has made a job ready: its runner need not wait for its next look.
+# Set when this process makes a job ready, so that its runner looks at once.
 woken: Final = threading.Event()
 
 
 class JobLostError(ConflictError):
-    """Another attempt has the job now: this one may change nothing any more."""
+    """Another attempt holds the job now: this one may no longer change anything."""
 
 
 def after(seconds: float) -> Any:
-    """So many seconds from now, by the database's clock."""
+    """The time in `seconds` from now, by the database's clock."""
     return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
 
 
@@ -48,9 +48,9 @@ def enqueue(
     """Puts a job into the queue, in the caller's transaction; `rest` is its priority, schedule or
     event.
 
-    With a `dedup_key` that an open job has, that job is the answer. `delay` is in seconds. Who puts
-    jobs into several lanes in one transaction does so in one order, such as that of the memories'
-    ids, as with any rows that are locked.
+    If an open job has the same `dedup_key`, returns that one. `delay` is in seconds. A caller that
+    puts jobs into several lanes in one transaction must use a fixed order, such as that of the
+    memories' ids: lanes are locked.
     """
     if kind not in kinds.known():
         raise LookupError(f"No kind of job is called {kind!r}.")
@@ -78,7 +78,7 @@ def enqueue(
 
 
 def _once(job: Job) -> Job:
-    """Saves the job, unless an open one has its key; the one that is open."""
+    """Saves the job, unless an open job has its key; returns the open one."""
     same = Job.objects.filter(dedup_key=job.dedup_key, state__in=OPEN)
     while (other := same.first()) is None:
         try:
@@ -86,7 +86,7 @@ def _once(job: Job) -> Job:
                 job.save(force_insert=True)
                 return job
         except IntegrityError:
-            # Another has just been made. Should it have ended by now, it is our turn again.
+            # Another process has just made one. If that has ended by now, we try again.
             continue
     return other
 
@@ -99,15 +99,15 @@ def _asked_by(principal: Principal | None) -> dict[str, Any]:
 
 # --- Lanes ---------------------------------------------------------------------------------------
 def _open_in(lane: str) -> QuerySet[Job]:
-    # That it is not empty is said for the partial index, which PostgreSQL uses only then.
+    # PostgreSQL uses the partial index only if the query excludes "" as the index does.
     return Job.objects.filter(lane=lane, state__in=OPEN).exclude(lane="")
 
 
 def _lock_lane(key: str) -> None:
-    """Nobody else enters or leaves the lane until the caller's transaction ends."""
+    """Locks the lane until the caller's transaction ends: no job enters or leaves it meanwhile."""
     while True:
         Lane.objects.bulk_create([Lane(key=key)], ignore_conflicts=True)
-        # Tidying may have taken the row away in between.
+        # Tidying may have deleted the row in between.
         if Lane.objects.select_for_update().filter(key=key).first() is not None:
             return
 
@@ -120,8 +120,8 @@ def _unblock_head(lane: str) -> None:
 
 
 def mend_lane(lane: str) -> bool:
-    """The net below the lock: whether the lane's head was blocked, and is no more. A lane without
-    open jobs is forgotten."""
+    """A safety net: unblocks the head of a lane if it is blocked; returns whether it was. Deletes a
+    lane without open jobs."""
     with transaction.atomic():
         _lock_lane(lane)
         head = _open_in(lane).order_by("id").first()
@@ -134,19 +134,20 @@ def mend_lane(lane: str) -> bool:
 
 # --- While it runs -------------------------------------------------------------------------------
 def of_attempt(job: Job) -> QuerySet[Job]:
-    """The job's row, while it is this attempt's."""
+    """The job's row, if this attempt still holds it; else no row."""
     return Job.objects.filter(
         pk=job.pk, state=State.RUNNING, attempts=job.attempts, holder=job.holder
     )
 
 
 def finish(job: Job, **told: Any) -> None:
-    """Ends the job well, in the caller's transaction, which does its last effect. JobLostError."""
+    """Ends the job as succeeded, in the transaction of its last effect. JobLostError."""
     _leave(job, State.SUCCEEDED, **told)
 
 
 def fail(job: Job, kind: Kind, *, reason: str, code: str, retry_after: float, final: bool) -> None:
-    """Queues the job again for later, or fails it when it has failed too often. JobLostError."""
+    """Queues the job again for later, or ends it as failed after too many attempts.
+    JobLostError."""
     failures = job.failures + 1
     told = {"reason": reason, "code": code, "failures": failures}
     if final or failures > len(kind.backoff):
@@ -157,13 +158,13 @@ def fail(job: Job, kind: Kind, *, reason: str, code: str, retry_after: float, fi
 
 
 def cancelled(job: Job) -> None:
-    """Ends a running job whose cancelling was wanted. JobLostError."""
+    """Ends a running job that somebody cancelled. JobLostError."""
     _leave(job, State.CANCELLED)
 
 
 def requeue(job: Job, **told: Any) -> None:
-    """Gives a job back that is still to be done, unless somebody has cancelled it meanwhile; it
-    stays the head of its lane. JobLostError."""
+    """Puts a running job back into the queue, or ends it if somebody has cancelled it. It stays the
+    head of its lane. JobLostError."""
     freed = {"state": State.QUEUED, "leased_until": None, "holder": ""}
     mine = of_attempt(job)
     if mine.filter(cancel_wanted=False).update(**freed, **told):
@@ -174,8 +175,8 @@ def requeue(job: Job, **told: Any) -> None:
 
 
 def lost(job: Job, kind: Kind | None) -> None:
-    """The process that held this attempt is gone: the job comes again, unless it is likely to be
-    what its processes die of."""
+    """Queues a job again whose process has died, or ends it as failed if that happened too often:
+    the job probably kills its processes."""
     losses = job.losses + 1
     if kind is not None and losses > kind.most_losses:
         reason = f"It was lost {losses} times in a row: its process ended or stopped responding."
@@ -197,7 +198,7 @@ def _leave(job: Job, state: Job.State, **told: Any) -> None:
 
 # --- By people -----------------------------------------------------------------------------------
 def cancel(job: Job) -> bool:
-    """Ends a job that waits, and asks one that runs to end; whether there was something to end."""
+    """Ends a waiting job, or asks a running one to end; returns whether it was open."""
     with transaction.atomic():
         if job.lane:
             _lock_lane(job.lane)
@@ -210,8 +211,8 @@ def cancel(job: Job) -> bool:
 
 
 def retry(job: Job) -> bool:
-    """Queues a job again that failed or was cancelled; whether it was one. In its lane it waits for
-    what is open there. ConflictError when an open job does the same."""
+    """Queues a failed or cancelled job again; returns whether it was one. It waits for the open
+    jobs of its lane. ConflictError if an open job has its `dedup_key`."""
     fresh: dict[str, Any] = {
         "state": State.QUEUED,
         "run_at": Now(),
@@ -237,7 +238,7 @@ def retry(job: Job) -> bool:
 
 
 def hurry(job: Job) -> bool:
-    """Makes a job that waits for its time due now; whether it was one."""
+    """Makes a job due now that waits for its time; returns whether it was one."""
     waiting = Job.objects.filter(pk=job.pk, state=State.QUEUED, run_at__gt=Now())
     with transaction.atomic():
         hurried = bool(waiting.update(run_at=Now()))

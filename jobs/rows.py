@@ -1,4 +1,4 @@
-"""What the page lists: one shape for jobs, and for long work of other rooms with its own state."""
+"""The rows of the Jobs page: one shape for jobs and for the long work of other rooms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mem0dash.principal import Principal
 
 
 class Group(StrEnum):
-    """Where a row is listed. What was cancelled counts as done: nothing is left to do."""
+    """The tab that lists a row. A cancelled job counts as done."""
 
     RUNNING = "running"
     WAITING = "waiting"
@@ -26,11 +26,10 @@ class Group(StrEnum):
 class Row:
     """One line of the page.
 
-    `at` is when it began, None where nobody knows; what has ended stands in the order of
-    `ended_at`. `state` is its word there where that says more
-    than the group, `note` what stands beside: how far it is, why it waits or failed, or what it
-    came to; `problem` what it has to do with meanwhile. `done` of `total` makes the bar.
-    `started_by` is in words, "" for unknown.
+    `at` is when it began, None if unknown; ended rows are sorted by `ended_at`. `state` replaces
+    the word of the group where it says more. `note` is its progress, the reason why it waits or
+    failed, or its result; `problem` is what hinders it while it runs. `done` of `total` makes the
+    bar. `started_by` is a name, "" if unknown.
     """
 
     source: str
@@ -48,14 +47,14 @@ class Row:
     started_by: str = ""
     url: str = ""
     can_cancel: bool = False
-    # What cancelling means, where that has to be confirmed.
+    # The consequences of cancelling, if a page has to ask first.
     warning: str = ""
     can_retry: bool = False
     can_hurry: bool = False
 
     @property
     def colour(self) -> str:
-        """Of the state's dot."""
+        """The colour of the state's dot."""
         if self.state == "Cancelled":
             return ""
         if self.problem:
@@ -64,12 +63,12 @@ class Row:
 
     @property
     def percent(self) -> int | None:
-        """How far it is, where that is known."""
+        """The progress, None if unknown."""
         return None if self.total is None else min(100, 100 * self.done // max(self.total, 1))
 
 
 class Source(Protocol):
-    """A room's long work, as settings.JOB_SOURCES names it: {name: path}.
+    """The long work of a room, as settings.JOB_SOURCES names it: {name: path}.
 
     Each method sees what the principal may see, and nothing else; `rows` has the newest first.
     """
@@ -81,10 +80,10 @@ class Source(Protocol):
         """The newest of a group."""
 
     def cancel(self, principal: Principal, row_id: str) -> None:
-        """NotFoundError where there is none; ConflictError where it cannot be cancelled now."""
+        """NotFoundError if there is no such row; ConflictError if it cannot be cancelled now."""
 
 
 @cache
 def sources() -> Mapping[str, Source]:
-    """All of them, by name."""
+    """All sources, by name."""
     return {name: import_string(path) for name, path in settings.JOB_SOURCES.items()}

@@ -1,7 +1,7 @@
 """Runs jobs in threads of this process, as long as it is on duty.
 
-One thread looks for work, once a second or when this process has made some. It starts others as
-jobs are there; each takes one job after the other and ends when there is none.
+One thread looks for work, once a second or as soon as this process makes some. It starts other
+threads for the jobs; each runs one job after the other and ends when there is none.
 """
 
 import logging
@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 THREADS: Final = 4
-# Jobs that hear of the end give themselves back; what does not is left to its lease.
+# Seconds for jobs to put themselves back when the process ends. The lease of the others runs out.
 STOP_SECONDS: Final = 10.0
-# A job that nothing can be stored for is tried again after so long.
+# Seconds until a job is tried again that failed because the disk is full.
 REST_SECONDS: Final = 30.0
-# While something is away, one line of the log in so many seconds says so.
+# Seconds between two lines of the log about the same outage.
 TOLD_SECONDS: Final = 60.0
 AWAY: Final = "The database did not answer."
-# Doing the same again will not help.
+# Another attempt would fail in the same way.
 _FINAL: Final = (InvalidInputError, NotFoundError, PermissionDeniedError)
 
 
@@ -65,17 +65,17 @@ class Runner:
         self._told: dict[str, float] = {}
 
     def start(self) -> None:
-        """Starts to look for work."""
+        """Starts looking for work."""
         self._thread = threading.Thread(target=self._look, name="mem0dash-jobs", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the threads; jobs that are not finished are given back."""
+        """Ends the threads; unfinished jobs go back into the queue."""
         self._stop.set()
         queue.woken.set()
         until = time.monotonic() + STOP_SECONDS
         if self._thread is not None:
-            # First, for it may be about to start another.
+            # First, because it may be about to start another thread.
             self._thread.join(timeout=STOP_SECONDS)
         for thread in list(self._at_work):
             thread.join(timeout=max(0.0, until - time.monotonic()))
@@ -104,7 +104,7 @@ class Runner:
             pass
 
     def _is_paused(self) -> bool:
-        """Jobs wait while the disk is full: what room there is is for deletes."""
+        """Jobs wait while the disk is full: the remaining room is for deletes."""
         is_low = disk.is_low()
         if is_low and not self._was_low:
             logger.warning("the disk is full: jobs wait until there is room")
@@ -143,7 +143,7 @@ class Runner:
 
     # --- Working ---------------------------------------------------------------------------------
     def _start_one(self) -> bool:
-        """Begins the next job in a thread of its own; whether there was one."""
+        """Starts a thread with the next job; returns whether there was one."""
         with self._lock:
             job = self._claim()
             if job is None:
@@ -155,7 +155,7 @@ class Runner:
         return True
 
     def _next(self, thread: threading.Thread) -> Job | None:
-        """The next job of a thread that has ended one."""
+        """The next job for a thread that has just finished one."""
         with self._lock:
             self._at_work[thread] = None
             job = self._claim()
@@ -170,7 +170,7 @@ class Runner:
             while job is not None:
                 run_job(job, self._stop)
                 job = self._next(thread)
-        except Exception:  # the lease ends what it began
+        except Exception:  # Its lease runs out, and the job comes again.
             logger.exception("a job's thread has ended")
         finally:
             with self._lock:
@@ -188,7 +188,7 @@ def run_job(job: Job, stop: threading.Event) -> None:
     except JobLostError:
         logger.warning("a job was taken over by another process", extra=told)
     except AnyDatabaseError as error:
-        # What it came to cannot be written down either: its lease runs out, and it comes again.
+        # The failure cannot be stored either: the lease runs out, and the job comes again.
         logger.error(f"a job was cut off: {str(error).strip()[:300]}", extra=told)
 
 
@@ -221,8 +221,8 @@ def _handle(run: Run, kind: Kind) -> None:
 
 
 def _not_stored(run: Run, error: Exception) -> None:
-    """Gives the job back until there may be room again, for it is not what failed. A database that
-    does not answer counts as a failure: it may be the job that keeps it from that."""
+    """Queues the job for later without counting a failure: the disk is full. A database that does
+    not answer does count: the job may be the cause."""
     found = error if isinstance(error, StorageError) else datastore.explained(error, AWAY)
     if not isinstance(found, StorageError):
         _fail(run, AWAY, "datastore_unavailable")

@@ -1,4 +1,4 @@
-"""What a handler gets: the job, and the ways to stay its holder, to show progress and to end."""
+"""What a handler gets: its job, and how to keep it, show progress and end."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ class JobCancelledError(Exception):
 
 
 class JobStoppedError(Exception):
-    """The process ends; the job goes on in another one."""
+    """The process ends; another one continues the job."""
 
 
 class Run:
@@ -31,13 +31,13 @@ class Run:
     def __init__(self, job: Job, kind: Kind, stop: threading.Event) -> None:
         self.job, self.kind, self.stop = job, kind, stop
         self.payload: dict[str, Any] = job.payload
-        # What the last step wrote down.
+        # What the last step stored.
         self.kept: dict[str, Any] = job.kept
         self.is_finished = False
         self._beat_at = time.monotonic()
 
     def beat(self, done: int | None = None, total: int | None = None) -> None:
-        """Keeps the job and shows how far it is; called often, it writes now and then.
+        """Renews the lease and stores the progress. Call it often: it writes only now and then.
 
         Raises JobLostError, JobCancelledError, JobStoppedError or, while the disk is full,
         DiskFullError, which the handler lets through.
@@ -51,8 +51,8 @@ class Run:
     def step(
         self, done: int | None = None, total: int | None = None, **kept: Any
     ) -> Iterator[None]:
-        """One transaction for an effect and for how far the job is with it: after a kill either
-        both have happened or none. `kept` is there again in the next attempt. Raises as `beat`."""
+        """One transaction for an effect and for the job's progress: after a kill either both have
+        happened or neither. The next attempt finds `kept` again. Raises as `beat`."""
         self._check()
         self._set(done, total)
         with transaction.atomic():
@@ -62,7 +62,7 @@ class Run:
 
     @contextmanager
     def finishing(self, result: str = "") -> Iterator[None]:
-        """One transaction for the last effect and for the job's end. JobLostError."""
+        """One transaction for the last effect and the end of the job. JobLostError."""
         with transaction.atomic():
             # The lane is locked before the row, as everywhere.
             queue.finish(self.job, result=result, done=self.job.done, total=self.job.total)

@@ -1,6 +1,6 @@
-"""Jobs that come by themselves: each slot of a schedule makes one, however many processes look.
+"""Schedules: each slot makes one job, however many processes look.
 
-A slot that nobody was there for is made up for once, however many there were of them.
+Slots that were missed while no process ran are made up for by one job.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from mem0dash.principal import Principal
 
 
 def ensure() -> None:
-    """Makes the rows of the kinds that run by themselves, and takes up another timetable."""
+    """Makes the rows of the kinds with a schedule, and updates a changed timetable."""
     wanted = {kind.name: kind.schedule for kind in kinds.known().values() if kind.schedule}
     known = dict(Schedule.objects.values_list("kind", "expr"))
     now = timezone.now()
@@ -32,7 +32,7 @@ def ensure() -> None:
 
 
 def fire_due() -> int:
-    """Makes the jobs of the slots that have come; how many."""
+    """Makes the jobs of the slots that are due; returns how many."""
     due = Schedule.objects.filter(next_run_at__lte=Now(), kind__in=kinds.known())
     return sum(_fire(row, row.now) for row in due.annotate(now=Now()))
 
@@ -40,7 +40,7 @@ def fire_due() -> int:
 def _fire(row: Schedule, now: datetime) -> bool:
     following = Timetable(row.expr, row.tz).after(row.next_run_at, now)
     with transaction.atomic():
-        # Of the processes that look now one moves it on.
+        # Of the processes that look now, one updates the row.
         this_slot = Schedule.objects.filter(pk=row.pk, next_run_at=row.next_run_at)
         if not this_slot.update(next_run_at=following):
             return False
@@ -49,7 +49,7 @@ def _fire(row: Schedule, now: datetime) -> bool:
 
 
 def run(row: Schedule, principal: Principal | None = None) -> Job:
-    """The schedule's job: a new one, or the one that still waits or runs."""
+    """Makes the schedule's job, unless one is open; returns the open one."""
     return queue.enqueue(
         row.kind,
         project_id=None,

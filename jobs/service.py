@@ -1,7 +1,7 @@
 """The door: jobs as people see them, and what people may do with them.
 
-Jobs of a project are for its administrators, those of the instance for its owner. For everybody
-else they do not exist.
+Administrators see the jobs of their project, the instance owner those of the instance too. For
+everybody else they do not exist.
 """
 
 from collections import Counter
@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action, Target
 from jobs import kinds, queue, rows, schedules
 from jobs.models import Job, Parked, Schedule
 from jobs.queue import enqueue as enqueue
@@ -23,9 +26,9 @@ from mem0dash.principal import Principal, Scope
 State = Job.State
 # The name of the queue's own jobs among the sources.
 QUEUE: Final = "queue"
-# Of another room's long work, at the same time.
+# The most rows of another room's running work.
 MOST_RUNNING: Final = 100
-# In one request.
+# The most jobs that one request queues again.
 MOST_RETRIED: Final = 1000
 _STATES: Final[Mapping[Group, tuple[State, ...]]] = {
     Group.RUNNING: (State.RUNNING,),
@@ -73,7 +76,7 @@ def _sees_instance(principal: Principal) -> bool:
 
 # --- Reading -------------------------------------------------------------------------------------
 def counts(principal: Principal) -> dict[Group, int]:
-    """How many rows there are of each group, those of other rooms included."""
+    """The number of rows in each group, other rooms included."""
     found: Counter[Group] = Counter(dict.fromkeys(Group, 0))
     states = _visible(principal).order_by().values_list("state").annotate(Count("id"))
     for state, count in states:
@@ -88,7 +91,7 @@ def listed(principal: Principal, group: Group, *, start: int, limit: int) -> lis
     _may_see(principal)
     upto = start + limit
     jobs: list[Job] = []
-    # One by one, for each of these can be read in order from an index.
+    # One query each, because an index has each of them in order.
     for jobs_of in _scopes(principal):
         for state in _STATES[group]:
             of_state = jobs_of.filter(state=state).select_related("account")
@@ -102,7 +105,7 @@ def listed(principal: Principal, group: Group, *, start: int, limit: int) -> lis
 
 
 def scheduled(principal: Principal) -> list[Scheduled]:
-    """All schedules with what they last did; the instance owner's, none for others."""
+    """All schedules with their last job, for the instance owner; an empty list for others."""
     _may_see(principal)
     if not _sees_instance(principal):
         return []
@@ -118,7 +121,7 @@ def scheduled(principal: Principal) -> list[Scheduled]:
 
 
 def _told(jobs: list[Job]) -> list[Row]:
-    """Jobs in the words of the page."""
+    """Jobs as rows of the page."""
     parked: dict[str, Parked] = {}
     if any(job.state == State.QUEUED for job in jobs):
         parked = {row.kind: row for row in Parked.objects.filter(until__gt=timezone.now())}
@@ -197,54 +200,85 @@ def _found(principal: Principal, job_id: str) -> Job:
 
 
 def cancel(principal: Principal, source: str, row_id: str) -> None:
-    """Ends a job that waits at once, and one that runs at its next step; what it has done stays.
-    NotFoundError; ConflictError when it has ended."""
+    """Ends a waiting job at once, and a running one at its next step. Its work so far stays.
+
+    Another room records its own audit entry. NotFoundError; ConflictError if the job has ended.
+    """
     _may_see(principal)
     if source in rows.sources():
         rows.sources()[source].cancel(principal, row_id)
-    elif source != QUEUE:
+        return
+    if source != QUEUE:
         raise NotFoundError("No such job.")
-    elif not queue.cancel(_found(principal, row_id)):
-        raise ConflictError("The job has ended already.")
+    job = _found(principal, row_id)
+    with transaction.atomic():
+        if not queue.cancel(job):
+            raise ConflictError("The job has ended already.")
+        _record(Action.JOB_CANCELLED, principal, job)
 
 
 def retry(principal: Principal, job_id: str) -> None:
-    """Queues a job again that failed or was cancelled. NotFoundError; ConflictError when it is
-    neither, or when an open job does the same."""
-    if not queue.retry(_found(principal, job_id)):
+    """Queues a failed or cancelled job again. NotFoundError; ConflictError if it is neither, or if
+    an open job does the same."""
+    if not _retry(principal, _found(principal, job_id)):
         raise ConflictError("Only a job that failed or was cancelled can be retried.")
 
 
+def _retry(principal: Principal, job: Job) -> bool:
+    with transaction.atomic():
+        is_queued = queue.retry(job)
+        if is_queued:
+            _record(Action.JOB_RETRIED, principal, job)
+    return is_queued
+
+
 def retry_failed(principal: Principal) -> int:
-    """Queues failed jobs again, up to MOST_RETRIED at a time, the oldest first; how many. Those
-    that an open job does already stay."""
+    """Queues failed jobs again, the oldest first, at most MOST_RETRIED; returns how many. A job
+    stays failed if an open one does the same."""
     count = 0
     jobs = _visible(principal).filter(state=State.FAILED, kind__in=kinds.known())
     for job in jobs.order_by("id")[:MOST_RETRIED]:
         try:
-            count += queue.retry(job)
+            count += _retry(principal, job)
         except ConflictError:
             continue
     return count
 
 
 def hurry(principal: Principal, job_id: str) -> None:
-    """Lets a job that waits for its time run now. NotFoundError; ConflictError."""
-    if not queue.hurry(_found(principal, job_id)):
-        raise ConflictError("The job does not wait for its time.")
+    """Makes a job due now that waits for its time. NotFoundError; ConflictError."""
+    job = _found(principal, job_id)
+    with transaction.atomic():
+        if not queue.hurry(job):
+            raise ConflictError("The job does not wait for its time.")
+        _record(Action.JOB_STARTED, principal, job)
 
 
 def run_schedule(principal: Principal, schedule_id: int) -> None:
-    """Runs what a schedule does now, beside its slots. The instance owner's; NotFoundError."""
+    """Makes the job of a schedule now, beside its slots, for the instance owner. NotFoundError."""
     _may_see(principal)
     row = Schedule.objects.filter(pk=schedule_id, kind__in=kinds.known()).first()
     if row is None or not _sees_instance(principal):
         raise NotFoundError("No such schedule.")
-    schedules.run(row, principal)
+    with transaction.atomic():
+        _record(Action.JOB_STARTED, principal, schedules.run(row, principal))
+
+
+def _record(action: Action, principal: Principal, job: Job) -> None:
+    """Leaves an entry in the audit, in the caller's transaction."""
+    kind = kinds.known().get(job.kind)
+    about = kind.about(job.payload) if kind else ""
+    audit.record(
+        action,
+        actor=principal.actor,
+        project_id=job.project_id,
+        target=Target("job", str(job.pk), kind.title if kind else job.kind),
+        details={"about": about} if about else {},
+    )
 
 
 def one(principal: Principal, source: str, row_id: str) -> Row:
-    """The row of what may be cancelled. NotFoundError."""
+    """The row of a job that can be cancelled. NotFoundError."""
     _may_see(principal)
     if source == QUEUE:
         return _told([_found(principal, row_id)])[0]
@@ -256,5 +290,5 @@ def one(principal: Principal, source: str, row_id: str) -> Row:
 
 
 def failed(principal: Principal) -> int:
-    """How many jobs `retry_failed` would queue again, about."""
+    """About how many jobs `retry_failed` would queue again."""
     return _visible(principal).filter(state=State.FAILED, kind__in=kinds.known()).count()

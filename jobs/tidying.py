@@ -35,7 +35,7 @@ def _over() -> QuerySet[Job]:
     def ended(days: int, *states: State) -> Q:
         return Q(state__in=states, finished_at__lt=Now() - timedelta(days=days))
 
-    # Schedules run often: what they did before the last time is of no interest.
+    # Schedules run often, so only the last job of each is kept.
     of_schedules = Job.objects.filter(schedule__isnull=False).order_by()
     last = of_schedules.values("schedule").annotate(last=Max("id")).values("last")
     scheduled = Q(state=State.SUCCEEDED, schedule__isnull=False) & ~Q(id__in=last)

@@ -1,4 +1,4 @@
-"""When something comes again: "every 10 minutes", "every hour", "daily at 03:00"."""
+"""Timetables: "every 10 minutes", "every hour", "daily at 03:00"."""
 
 import re
 from dataclasses import dataclass

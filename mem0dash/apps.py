@@ -1,4 +1,4 @@
-"""The composition root as an application: it brings the commands `serve` and `bootstrap`."""
+"""The composition root as an application, for its commands such as `serve`."""
 
 from django.apps import AppConfig
 

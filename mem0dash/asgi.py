@@ -5,8 +5,8 @@ connection; with the pools, connections last. A request takes one hop into a thr
 middleware that hands over headers and every piece of the body one by one costs three times the CPU
 of this for a small answer.
 
-Which thread, the mark on the view says (mem0dash.waiting): the address is resolved here, once, and
-what it leads to goes to Django along with the request.
+The mark on the view (mem0dash.waiting) chooses the pool. So the address is resolved here, once, and
+Django gets the result with the request.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from django.urls import Resolver404, ResolverMatch, get_resolver
 
 django.setup(set_prefix=False)
 
-# After the set-up, which models need.
+# After the set-up, because models need it.
 from jobs.runner import Runner  # noqa: E402
 from mem0dash import bodies, notes  # noqa: E402
 from mem0dash.bodies import Body  # noqa: E402
@@ -57,16 +57,16 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Coroutine[Any, Any, None]]
 
-# In the WSGI environment: what the address leads to.
+# The name of the resolved address in the WSGI environment.
 _MATCH: Final = "mem0dash.match"
-# Files that are no longer than this are sent whole; longer ones in pieces of this size.
+# Files up to this size are sent whole, larger ones in pieces of this size.
 _PIECE: Final = 64 * 1024
-# The threads that answer a request just now.
+# The threads that are answering a request.
 answering: set[int] = set()
 
 
 class Handler(WSGIHandler):
-    """Django's handler, which is told what the address leads to."""
+    """Django's handler, with an address that is resolved already."""
 
     def resolve_request(self, request: HttpRequest) -> ResolverMatch:
         match: ResolverMatch | None = request.META.get(_MATCH)
@@ -109,7 +109,8 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 def _give_up() -> None:
-    """Adds that outlast the time which requests are given to end: their inputs are kept."""
+    """Ends adds that are still running when the time for requests is over; their inputs are
+    kept."""
     try:
         if count := claims.end_all():
             logger.warning("adds were cut off, their inputs are kept", extra={"adds": count})
@@ -143,7 +144,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         await _answer(request, receive, sending)
     except asyncio.CancelledError:
-        # The server stops, and this has outlasted the time that it had to end.
+        # The server stops, and the time for this request is over.
         if not request.has_begun:
             await _stopping(request, send)
     finally:
@@ -151,8 +152,8 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _answer(request: _Request, receive: Receive, send: Send) -> None:
-    """Reads the whole body before a thread is taken, so that a slow client holds none; of who shows
-    no credential where one is needed, nothing is read."""
+    """Reads the whole body before it takes a thread, so that a slow client holds none. Without a
+    credential where one is needed, it reads nothing."""
     is_read = not bodies.is_there(request.headers)
     may_wait = request.match is not None
     if not is_read and _takes_body(request):
@@ -171,7 +172,7 @@ async def _answer(request: _Request, receive: Receive, send: Send) -> None:
     if answer is None:
         return
     if not is_read and b"expect" in request.headers:
-        # Whether the body comes now or the next request, nobody could tell.
+        # The next bytes could be this body or the next request: nobody can tell.
         answer.messages[0]["headers"].append((b"connection", b"close"))
     for message in answer.messages:
         await send(message)
@@ -198,7 +199,7 @@ async def _served(request: _Request, waits: Waits, receive: Receive | None) -> "
 
 
 def _match(path: str) -> ResolverMatch | None:
-    """What the address leads to, if anything."""
+    """The resolved address; None if there is no such route."""
     try:
         return get_resolver().resolve(path or "/")
     except Resolver404:
@@ -206,8 +207,7 @@ def _match(path: str) -> ResolverMatch | None:
 
 
 def _takes_body(request: _Request) -> bool:
-    """Whether there is a view that would look at the body: not where a credential is lacking, nor
-    where nothing stands."""
+    """Whether a view will read the body: not without a route, nor without a needed credential."""
     if request.match is None:
         return False
     class_ = getattr(request.match.func, "cls", None)
@@ -216,7 +216,7 @@ def _takes_body(request: _Request) -> bool:
 
 
 def _has_credential(request: _Request) -> bool:
-    """Whether the request brings a credential, whether it holds or not."""
+    """Whether the request has a credential, valid or not."""
     headers = request.headers
     if settings.AUTH_DISABLED or b"authorization" in headers or b"x-api-key" in headers:
         return True
@@ -234,7 +234,7 @@ def _waits(request: _Request) -> Waits:
 
 
 def _really(waits: Waits) -> Waits:
-    """A provider that is not there is not waited for."""
+    """No request waits for a provider that is not configured."""
     if waits not in {Waits.EMBEDDER, Waits.LLM}:
         return waits
     try:
@@ -243,7 +243,7 @@ def _really(waits: Waits) -> Waits:
         return Waits.NOBODY
     if waits is Waits.LLM and engine.llm is not None:
         return Waits.LLM
-    # Without a choice the embedder is the local model.
+    # Without a configured embedder it is the local model.
     return Waits.NOBODY if engine.chosen is None else Waits.EMBEDDER
 
 
@@ -266,7 +266,7 @@ def _environ(request: _Request) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Answer:
-    """What a thread made of a request: all of it, or its beginning and what comes after that."""
+    """A thread's answer to a request: all of it, or its beginning and an iterator over the rest."""
 
     messages: list[Message]
     file: HttpResponseBase | None = None
@@ -294,7 +294,7 @@ def _respond_at_once(request: _Request) -> _Answer | None:
 
 
 def _respond(request: _Request) -> _Answer | None:
-    """Runs Django in a thread; None where the client has hung up before."""
+    """Runs Django in a thread; None if the client has hung up."""
     if is_gone(request.scope):
         return None
     assert request.environ is not None  # noqa: S101  (made before the thread was asked for)
@@ -374,7 +374,7 @@ async def _stopping(request: _Request, send: Send) -> None:
 
 
 def _below_prefix(scope: Scope) -> Scope:
-    """The scope without PUBLIC_URL's path, which some proxies take off and some leave on."""
+    """The scope without PUBLIC_URL's path, which some proxies remove and others leave."""
     prefix = settings.FORCE_SCRIPT_NAME
     if not prefix or not f"{scope['path']}/".startswith(f"{prefix}/"):
         return scope

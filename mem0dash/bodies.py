@@ -37,8 +37,8 @@ room = Room()
 
 @dataclass(slots=True)
 class Body:
-    """What came of a body. `refusal` says why it is not whole; `gone` that its sender has hung up.
-    `held` are the bytes of the room that it takes."""
+    """The result of reading a body. `refusal` says why it is incomplete, `gone` that the client
+    hung up. `held` are the bytes that it takes of the room."""
 
     data: bytes = b""
     refusal: Refusal | None = None
@@ -47,7 +47,7 @@ class Body:
 
 
 def is_there(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the request says that it has a body."""
+    """Whether the headers announce a body."""
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
@@ -109,7 +109,7 @@ async def _read(
 async def _drain(
     body: Body, size: int, most: int, receive: Receive, clock: asyncio.Timeout
 ) -> None:
-    """Throws the rest away: a client that is still sending would not see the answer."""
+    """Reads and drops the rest: a client that is still sending would not see the answer."""
     body.refusal = _too_large(most, close=True)
     clock.reschedule(asyncio.get_running_loop().time() + settings.CLIENT_SECONDS)
     while size < limits.DRAIN_BYTES:
@@ -129,11 +129,11 @@ def _too_large(most: int, *, close: bool) -> Refusal:
 
 
 def let_go(body: Body) -> None:
-    """Gives back the room of a body that nobody needs any more."""
+    """Frees the room of a body that is no longer needed."""
     room.give_back(body.held)
     body.held = 0
 
 
 def names(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The headers of a request by their names; of several with one name, the last."""
+    """The headers of a request by name; the last one, if a name is repeated."""
     return dict(scope["headers"])

@@ -158,7 +158,7 @@ def check_public_url(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
 
 @register(Tags.security, deploy=True)
 def check_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Behind a proxy that is not named, all callers look like one."""
+    """Behind a proxy that TRUSTED_PROXIES does not name, all callers seem to have one address."""
     if settings.PUBLIC_URL and not settings.TRUSTED_PROXIES:
         return [
             CheckWarning(
@@ -173,7 +173,7 @@ def check_proxies(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 
 @register(Tags.security)
 def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """A page of anywhere can have its name lead to this server."""
+    """With any host allowed, a foreign page can point its name at this server (DNS rebinding)."""
     if "*" not in settings.NAMED_HOSTS:
         return []
     return [
@@ -187,7 +187,8 @@ def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
 
 @register(Tags.security)
 def check_forwarded(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """What mem0-server turns on by default, this server does by naming the proxy."""
+    """mem0-server trusts forwarded headers by default; here TRUSTED_PROXIES has to name the
+    proxy."""
     if settings.TRUST_FORWARDED_FOR and not settings.TRUSTED_PROXIES:
         return [
             CheckWarning(

@@ -1,4 +1,4 @@
-"""What the rooms count for the metrics, in this process."""
+"""Counters for the metrics of this process."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""What a request brings along to show who it is from, and the keys that the environment names."""
+"""The credentials in a request, and the static keys in the environment."""
 
 import hmac
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def sent(headers: Mapping[str, str]) -> list[Sent]:
 
 
 def is_static_key(value: str) -> bool:
-    """Whether it is one of the keys that the environment names, which no database has to know."""
+    """Whether it is a static key of the environment; no database is needed to check it."""
     return any(
         key and hmac.compare_digest(value.encode(), key.encode())
         for key in (settings.ADMIN_API_KEY, settings.MEM0_API_KEY)

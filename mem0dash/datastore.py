@@ -83,8 +83,8 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def explained(error: BaseException, away: str) -> EngineError:
-    """The error that callers get for one of the database; `away` is the sentence where all that is
-    known is that it does not answer."""
+    """The error for callers, made from a database error; `away` is its text if the database does
+    not answer for an unknown reason."""
     match problem_of(error):
         case "busy":
             return DatastoreBusyError(BUSY, retry_after=BUSY_SECONDS)
@@ -101,7 +101,7 @@ def explained(error: BaseException, away: str) -> EngineError:
 
 
 def is_trouble(error: BaseException) -> bool:
-    """Whether it is the database that is in trouble, and not a statement that is wrong."""
+    """Whether the database has a problem, rather than the statement."""
     if isinstance(error, OperationalError | InterfaceError):
         return True
     # SQLite's error for a damaged file is of no more exact kind.

@@ -1,4 +1,4 @@
-"""How much room the disk has, and what is refused when it runs out.
+"""Free disk space, and what is refused when it runs out.
 
 The embedded index writes to memory-mapped files with holes: where no block is left for a hole, the
 kernel ends the whole process with SIGBUS. So the room is looked at before each such write.
@@ -25,7 +25,7 @@ RESERVE_NAME: Final = "reserve"
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is free on the file system of `folder`, in bytes, for who is not root."""
+    """The free bytes on the file system of `folder`, for a user who is not root."""
 
     folder: Path
     free: int
@@ -66,15 +66,15 @@ def folders() -> list[Path]:
 
 
 def check_room(wanted: int = 0) -> None:
-    """Raises DiskFullError where `wanted` more bytes of memories do not fit. Deleting needs no such
-    look: the reserve is for it."""
+    """Raises DiskFullError if `wanted` more bytes of memories do not fit. Deletes need no such
+    check: the reserve is for them."""
     for folder in folders():
         if not (room := room_of(folder)).holds(wanted):
             raise full(room, 2 * room.floor + wanted)
 
 
 def is_low() -> bool:
-    """Whether what can wait has to wait, for deletes to have the room that is left."""
+    """Whether background work has to wait, because deletes need the remaining room."""
     return any(room_of(folder).is_low for folder in folders())
 
 
@@ -91,7 +91,7 @@ def _megabytes(size: int) -> str:
 
 
 def nothing_fits() -> DiskFullError:
-    """The error where the disk itself has refused a write."""
+    """The error for a write that the disk refused."""
     for folder in folders():
         if not (room := room_of(folder)).holds():
             return full(room, 2 * room.floor)
@@ -113,7 +113,7 @@ def check() -> None:
 
 
 def free_bytes() -> int:
-    """The least that is free in any of the folders, for the metrics."""
+    """The smallest free space of all folders, for the metrics."""
     return min((room_of(folder).free for folder in folders()), default=0)
 
 

@@ -36,7 +36,7 @@ def text(name: str, default: str = "") -> str:
 
 
 def either(name: str, other: str) -> str:
-    """The value of one setting that has two names; where both are set they have to agree."""
+    """The value of a setting with two names; if both are set, they must agree."""
     value, alias = text(name), text(other)
     if value and alias and value != alias:
         raise ConfigurationError(f"{name} and {other} are both set and differ; keep one of them.")
@@ -82,7 +82,7 @@ def listed(name: str, value: str) -> list[str]:
 
 
 def taken(*names: str) -> dict[str, str]:
-    """The values of those of `names` that are set, which are not in the environment afterwards."""
+    """Takes these variables out of the environment; returns the values of those that were set."""
     found = {name: text(name) for name in names}
     for name in names:
         os.environ.pop(name, None)

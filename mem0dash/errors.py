@@ -1,8 +1,8 @@
-"""The product's exceptions: one tree, which every dialect translates into its own shape."""
+"""The product's exceptions. Each dialect renders them in its own shape."""
 
 
 class Mem0dashError(Exception):
-    """Base of all errors that a caller gets to see.
+    """The base of all errors that callers see.
 
     `status` is the HTTP status, `code` a stable machine word, `message` a sentence for people,
     `retry_after` seconds, where waiting helps.
@@ -18,14 +18,14 @@ class Mem0dashError(Exception):
 
 
 class InvalidInputError(Mem0dashError):
-    """The caller sent something that cannot be worked with."""
+    """The caller sent invalid input."""
 
     status = 400
     code = "invalid_input"
 
 
 class NotUnderstoodError(InvalidInputError):
-    """Something that would have narrowed what is shown, changed or deleted is not understood."""
+    """A filter or option is not understood that would have narrowed what is shown or deleted."""
 
 
 class NotAuthenticatedError(Mem0dashError):
@@ -36,21 +36,22 @@ class NotAuthenticatedError(Mem0dashError):
 
 
 class InvalidCredentialError(Mem0dashError):
-    """A credential was sent, and it does not hold."""
+    """The credential is not valid."""
 
     status = 401
     code = "invalid_credential"
 
 
 class PermissionDeniedError(Mem0dashError):
-    """The credential holds, but does not reach this far."""
+    """The credential is valid, but does not allow this."""
 
     status = 403
     code = "permission_denied"
 
 
 class NotFoundError(Mem0dashError):
-    """No such thing, or none in the caller's project: the two are never told apart."""
+    """There is no such thing in the caller's project. A thing of another project gets the same
+    error."""
 
     status = 404
     code = "not_found"
@@ -64,7 +65,7 @@ class ConflictError(Mem0dashError):
 
 
 class NotConfiguredError(ConflictError):
-    """What is asked for needs a provider, and none is chosen: nothing has failed."""
+    """The request needs a provider, and none is configured. Nothing has failed."""
 
     code = "provider_not_configured"
 
@@ -77,7 +78,7 @@ class EngineError(Mem0dashError):
 
 
 class StorageError(EngineError):
-    """A disk of this server takes no more writes. Reading and deleting go on."""
+    """A disk of this server accepts no more writes. Reads and deletes still work."""
 
     status = 507
     code = "storage_unavailable"
@@ -102,7 +103,7 @@ class DatastoreUnavailableError(EngineError):
 
 
 class DatastoreBusyError(DatastoreUnavailableError):
-    """Somebody else holds the database's write lock; reads go on."""
+    """Somebody else holds the database's write lock. Reads still work."""
 
     status = 503
     code = "datastore_busy"
@@ -132,11 +133,11 @@ class IndexInUseError(IndexUnavailableError):
 
 
 class IndexPausedError(IndexUnavailableError):
-    """The index is sound and takes no writes now: the disk is full, or can only be read."""
+    """The index is intact but cannot be written now: the disk is full or read-only."""
 
 
 class IndexDamagedError(IndexUnavailableError):
-    """The files of the index are not what they were: it has to be built again from SQL."""
+    """The files of the index are damaged. It has to be rebuilt from SQL."""
 
 
 class ProviderError(EngineError):

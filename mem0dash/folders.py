@@ -1,4 +1,4 @@
-"""Whether this process may write where it has to, and what to do where it may not."""
+"""Whether this process may write its folders and files, and what to do if it may not."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def is_read_only_file(path: Path) -> bool:
 
 
 def _is_fixed(place: Path) -> bool:
-    """Whether nobody could write there now, whoever it belongs to."""
+    """Whether no user could write there now."""
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return True
     found = place.stat()
@@ -97,7 +97,7 @@ def _strangers(path: Path) -> str:
 
 
 def tighten(path: Path) -> None:
-    """Takes other users' rights from a database file of this user's, and from those beside it."""
+    """Removes other users' rights from this user's database file and the files beside it."""
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         file = path.with_name(name)
         try:

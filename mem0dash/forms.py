@@ -51,7 +51,7 @@ class PageForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """A filter that is in force: its words, and the query string that does without it."""
+    """An active filter: its words, and the query string without it."""
 
     label: str
     value: str
@@ -59,7 +59,7 @@ class Chip:
 
 
 class FilterForm(PageForm):
-    """What the address of a list says, as a form: templates/_filters.html draws it.
+    """The filters of a list in its address, as a form; templates/_filters.html draws it.
 
     Its fields are optional. Bind it to request.GET; what the address says beyond them is not taken
     over into the addresses that it makes.
@@ -80,7 +80,7 @@ class FilterForm(PageForm):
                 field.label = f"{field.label} ({time_zone})"
 
     def clean(self) -> dict[str, Any]:
-        """A name that is no field of this page would leave out nothing: it is an error."""
+        """Refuses parameters that are not fields: a typo must never show a wider list."""
         cleaned = super().clean() or self.cleaned_data
         try:
             names.check_page(self.data, {*self.fields, *self.beside})
@@ -100,7 +100,7 @@ class FilterForm(PageForm):
         return urlencode({name: value for name, value in said.items() if value})
 
     def chips(self) -> Iterator[Chip]:
-        """What is in force, in the order of the fields."""
+        """The active filters, in the order of the fields."""
         if not self.is_valid():
             return
         for name, value in self.chosen().items():
@@ -113,7 +113,7 @@ class FilterForm(PageForm):
         return any(name in self.data and not self.data[name] for name in self.fields)
 
 
-# What lies beyond is no date that anything here can have, and calendars end.
+# No stored date lies outside of these, and calendars end.
 _FIRST_DAY: Final = date(1970, 1, 1)
 _LAST_DAY: Final = date(9000, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Names that the server answers to: how ALLOWED_HOSTS spells them, and which ones a request has."""
+"""Host names: the entries of ALLOWED_HOSTS, and the Host header of a request."""
 
 import ipaddress
 import re

@@ -1,5 +1,5 @@
-"""Paging by the place of a row: the thousandth page costs what the first does, and a row that comes
-in meanwhile shifts none of those that follow."""
+"""Paging by the position of a row. Page 1,000 costs as much as page 1, and a new row does not shift
+the pages after it."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ _WRITTEN: Final = re.compile(r"([0-9]{1,16})-([0-9]{1,18})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row stands in a list that has the newest first, and the higher id of two at once."""
+    """The position of a row in a list with the newest first; at the same time, the higher id
+    first."""
 
     at: datetime
     id: int
@@ -47,7 +48,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a row stands in a list that has the oldest first, and the lower id of two at once."""
+    """The position of a row in a list with the oldest first; at the same time, the lower id
+    first."""
 
     at: datetime
     id: UUID

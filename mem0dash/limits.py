@@ -1,4 +1,4 @@
-"""How much one request may ask. docs/operations.md has the same figures in a table."""
+"""Limits of one request. docs/operations.md has the same figures in a table."""
 
 from collections.abc import Mapping, Sized
 from typing import Any, Final
@@ -8,13 +8,13 @@ from mem0dash.errors import InvalidInputError
 # --- What comes over the wire ---------------------------------------------------------------------
 # A request's head: its line and its headers; and what stands around the pieces of a chunked body.
 HEAD_BYTES: Final = 64 * 1024
-# A body that comes without a credential, such as the form to sign in.
+# A body without a credential, such as the sign-in form.
 OPEN_BODY_BYTES: Final = 64 * 1024
-# Of a body that is too large, so much is read and thrown away, so that its sender gets the answer.
+# Of a body that is too large, this much is read and dropped, so that the client gets the answer.
 DRAIN_BYTES: Final = 64 * 1024 * 1024
-# A body may take longer the more of it has come: bytes a second.
+# A body gets more time the more of it has arrived: bytes a second.
 BODY_RATE: Final = 16 * 1024
-# Who reads less of an answer in CLIENT_SECONDS does not read it: bytes.
+# A client that reads fewer bytes of an answer in CLIENT_SECONDS has stopped reading.
 READ_BYTES: Final = 16 * 1024
 
 # --- What an input says ---------------------------------------------------------------------------

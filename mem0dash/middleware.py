@@ -1,4 +1,4 @@
-"""What every request passes: an id, security headers, the logs, the host check and CORS."""
+"""Middleware for every request: its id, security headers, the logs, the host check, CORS."""
 
 import ipaddress
 import logging
@@ -60,8 +60,8 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the dispatcher lets no view answer. `code` is the machine word, "" for none,
-    `retry_after` seconds. `close` says that the connection cannot be used again."""
+    """The dispatcher's reason to answer without a view. `code` is for machines, "" for none;
+    `retry_after` is in seconds. `close` means that the connection cannot be used again."""
 
     status: int
     detail: str
@@ -105,7 +105,7 @@ class Handled:
 
 
 class RequestMiddleware:
-    """Gives the request an id and the response its headers, and tells both logs how it ended."""
+    """Gives the request an id and the response its headers, and logs how it ended."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -251,7 +251,7 @@ class HostMiddleware:
 
 
 class CorsMiddleware:
-    """Lets the pages of one other origin, DASHBOARD_URL's, call the API; nobody else's."""
+    """Allows pages of one other origin, DASHBOARD_URL, to call the API."""
 
     METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
@@ -259,7 +259,7 @@ class CorsMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        # Pages are nobody else's to read: a cookie lets requests into them.
+        # Other origins may not read pages, because a cookie opens them.
         allowed = "" if is_page(request) else settings.DASHBOARD_ORIGIN
         origin = request.headers.get("Origin", "")
         asks_first = request.method == "OPTIONS" and (

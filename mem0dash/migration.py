@@ -21,10 +21,10 @@ from mem0dash.folders import tighten
 
 logger = logging.getLogger(__name__)
 
-# Any number that nobody else in this database uses.
+# An arbitrary number that nothing else in this database uses.
 _LOCK: Final = 0x6D656D30
 WAIT_SECONDS: Final = 300.0
-# So long the migrations themselves wait for locks of others.
+# How long the migrations wait for locks of others.
 LOCK_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.2
 
@@ -85,7 +85,7 @@ def _answers() -> bool:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Other processes that start at the same time wait here; SQLite's have one server only.
+    """Other processes that start at the same time wait here. SQLite has one server only.
 
     The lock is a transaction's, on a connection of its own: behind a pooler a session's lock would
     stay on a connection that others get next, and the migrations have transactions of their own.
@@ -100,7 +100,7 @@ def _alone() -> Iterator[None]:
         _wait_for_lock(holder)
         yield
     finally:
-        # What ends the connection ends the lock as well.
+        # Closing the connection releases the lock as well.
         with suppress(AnyDatabaseError):
             holder.rollback()
         holder.close()
@@ -135,7 +135,7 @@ def _got_lock(holder: BaseDatabaseWrapper) -> bool:
     name = f"mem0dash migrate, {socket.gethostname()[:30]}, process {os.getpid()}"
     with holder.cursor() as cursor:
         cursor.execute("SELECT set_config('application_name', %s, true)", [name])
-        # It idles as long as the migrations take.
+        # The connection idles during the migrations.
         cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
         return bool(cursor.fetchone()[0])

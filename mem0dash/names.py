@@ -1,7 +1,7 @@
-"""What an address or a body may be narrowed by: a name that is not understood is refused.
+"""Parameter names of addresses and bodies. A name that is not understood is refused.
 
-A name that nobody reads leaves out nothing, so that a list shows, and a deletion takes, more than
-was asked for. Whoever reads names says which ones it knows, and hands the rest over to be refused.
+If an unknown name were ignored, a list would show, and a deletion would delete, more than was asked
+for. Each reader says which names it knows, and passes the others to this module.
 """
 
 import re
@@ -39,7 +39,7 @@ _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def is_harmless(name: str) -> bool:
-    """Whether an address may say this to anybody, for it can leave nothing out."""
+    """Whether any address may have this name, because it can never narrow anything."""
     return name in HARMLESS or _TAG.fullmatch(name) is not None
 
 
@@ -50,7 +50,7 @@ def like(name: str, known: Iterable[str], cutoff: float = _CLOSE) -> str:
     wanted = _plain(name)
     if wanted in plain:
         return plain[wanted]
-    # Of three letters every second word is close to every other.
+    # Words of three letters are too similar to each other.
     if len(name) < _SHORTEST:
         return ""
     longer = [one for one in plain if len(one) >= _SHORTEST]

@@ -1,4 +1,4 @@
-"""What every page for people stands on: which paths are pages, their middleware, their errors."""
+"""The base of all pages: which paths are pages, their middleware, their errors."""
 
 import logging
 from collections.abc import Callable
@@ -40,7 +40,7 @@ TITLES: Final = {
     503: "That is not possible just now",
     507: "The server cannot store anything now",
 }
-# How many seconds a page that is looked at waits to keep that it was.
+# Seconds that a page waits to store its session.
 _READERS_PATIENCE: Final = 0.1
 _OWN_TEMPLATES: Final = frozenset({400, 403, 404, 500})
 
@@ -52,7 +52,7 @@ def is_page(request: HttpRequest) -> bool:
 
 
 def wants_html(request: HttpRequest) -> bool:
-    """Whether an answer that no view gives, such as 404, is to be read by a person."""
+    """Whether a person will read an answer that comes from no view, such as a 404."""
     preferred = request.get_preferred_type(["application/json", "text/html"])
     return is_page(request) or preferred == "text/html"
 
@@ -77,7 +77,7 @@ def error_page(
         "title": TITLES.get(status, TITLES[500 if status >= 500 else 400]),
         "message": message,
         "again": request.get_full_path() if request.method == "GET" else "",
-        # The same page without what its address asks for.
+        # The same page without its filters.
         "clear": request.path.removesuffix("/export") if _is_filtered(request) else "",
         **more,
     }
@@ -130,7 +130,7 @@ def _other_origin(request: HttpRequest, reason: str) -> str:
 
 
 class OnPages:
-    """Middleware for pages alone: a cookie can never be what lets a request into the API."""
+    """Middleware that runs for pages only. A cookie must never open the API."""
 
     def __call__(self, request: HttpRequest) -> Any:
         # What is mixed in has both.
@@ -195,7 +195,7 @@ class PageHtmx(OnPages, HtmxMiddleware):
 
 
 class PageAnswers:
-    """Keeps pages out of caches, and makes pages of the errors that services raise."""
+    """Keeps pages out of caches, and renders the errors of services as pages."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -215,7 +215,7 @@ class PageAnswers:
 
 
 def told(request: HttpRequest, error: Exception) -> HttpResponse | None:
-    """The page for an error of services or of the database; None for what nobody foresaw."""
+    """The page for an error of a service or the database; None for an unexpected error."""
     if is_trouble(error):
         cause = str(error).strip()[:300]
         error = explained(error, "The database does not answer. Try again shortly.")

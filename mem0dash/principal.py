@@ -1,4 +1,4 @@
-"""Who is calling: what every kind of credential yields, and all that the rooms below need of it."""
+"""The caller of a request, in one shape for every kind of credential."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -44,7 +44,7 @@ class ProjectView:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who did something, and how they came in, as every record of it names them.
+    """Who did something, and how they signed in, as every record names them.
 
     `via` is "" for a caller without a credential. accounts.actor has the columns for it.
     """
@@ -57,17 +57,17 @@ class Actor:
     request_id: str = ""
 
     def signed_in(self, account_id: UUID) -> "Actor":
-        """The same caller, known to be this account by now."""
+        """The same actor, now with this account."""
         return replace(self, account_id=account_id, via="session")
 
     def plain(self) -> dict[str, str]:
-        """For JSON; what is empty is left out."""
+        """The actor as JSON, without empty fields."""
         values = {name: getattr(self, name) for name in ACTOR_FIELDS}
         return {name: str(value) for name, value in values.items() if value}
 
     @classmethod
     def of_plain(cls, kept: Mapping[str, Any]) -> "Actor":
-        """What `plain` made of it."""
+        """The actor from what `plain` returned."""
         values: dict[str, Any] = {name: kept[name] for name in ACTOR_FIELDS if kept.get(name)}
         for name in {"account_id", "key_id"} & set(values):
             values[name] = UUID(values[name])
@@ -76,7 +76,7 @@ class Actor:
 
 ACTOR_FIELDS: Final = tuple(Actor.__dataclass_fields__)
 NOBODY: Final = Actor()
-# Whoever works at the server's own command line, and the server itself.
+# The operator at the server's command line, and the server itself.
 OPERATOR: Final = Actor(via="internal")
 
 
@@ -106,8 +106,8 @@ class Principal:
         project: ProjectView,
         entity_limit: Mapping[str, frozenset[str]] | None = None,
     ) -> "Principal":
-        """For work that is done later in the name of `actor`; what they may do was checked when
-        they asked for it."""
+        """For work that runs later in the name of `actor`. Their rights were checked when they
+        asked for it."""
         return cls(
             project=project,
             scopes=ALL_SCOPES,

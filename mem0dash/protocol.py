@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol with bounds: a connection without a request ends, and so does one whose
-other end does not read.
+"""uvicorn's HTTP protocol with bounds: it closes connections that send no request, and those whose
+client does not read.
 
-uvicorn itself waits for a head without end, keeps what comes of it however much that is, and keeps
-an answer that nobody reads.
+uvicorn itself waits without limit for the head of a request, stores any amount of it, and keeps an
+answer that nobody reads.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mem0dash import limits
 
-# In the scope of a request: the protocol that it came over.
+# The name of the protocol object in the scope of a request.
 CONNECTION: Final = "mem0dash.connection"
 # Around each piece of a chunked body stands so much, at the most, that is no head: bytes.
 _CHUNK_BYTES: Final = 32
@@ -42,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def is_gone(self) -> bool:
-        """Whether the other end has hung up."""
+        """Whether the client has hung up."""
         return self.transport.is_closing()
 
     # --- What comes in ----------------------------------------------------------------------------
@@ -151,6 +151,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def is_gone(scope: Any) -> bool:
-    """Whether who sent the request has hung up since."""
+    """Whether the client of this request has hung up."""
     connection = scope.get(CONNECTION)
     return connection is not None and connection.is_gone()

@@ -1,4 +1,4 @@
-"""Keeps code away from a database that a newer version has changed."""
+"""Refuses a database that a newer version of the server has changed."""
 
 import pkgutil
 from collections.abc import Iterable

@@ -124,11 +124,11 @@ JWT_SECRET = env.kept_secret(
 )
 if len(JWT_SECRET) < 32:
     raise ConfigurationError("JWT_SECRET must have at least 32 characters.")
-# Who sends it may register the first owner; accounts.setup makes one where it is not set.
+# Required to register the first owner. accounts.setup makes one if this is not set.
 SETUP_TOKEN = env.text("SETUP_TOKEN")
 if SETUP_TOKEN and len(SETUP_TOKEN) < 16:
     raise ConfigurationError("SETUP_TOKEN must have at least 16 characters.")
-# The first owner, for who sets up without a browser.
+# The first owner, for set-up without a browser.
 OWNER_EMAIL = env.text("OWNER_EMAIL")
 OWNER_NAME = env.text("OWNER_NAME")
 OWNER_PASSWORD = env.text("OWNER_PASSWORD")
@@ -150,11 +150,11 @@ AUTH_DISABLED = env.flag("AUTH_DISABLED")
 # 0 for no limit. Attempts are kept for an hour (accounts.throttle).
 RATE_LIMIT_AUTH_FAILURES = env.integer("RATE_LIMIT_AUTH_FAILURES", 10, low=0, high=100_000)
 RATE_LIMIT_AUTH_WINDOW_SECONDS = env.integer("RATE_LIMIT_AUTH_WINDOW_SECONDS", 60, low=1, high=3600)
-# Whom calls speak of that name nobody, in project Default, unless the project says another.
+# The user id for calls in project Default that name no entity; the project may set another.
 MEM0_DEFAULT_USER_ID = env.text("MEM0_DEFAULT_USER_ID")
 if len(MEM0_DEFAULT_USER_ID) > 255 or re.search(r"\s", MEM0_DEFAULT_USER_ID):
     raise ConfigurationError("MEM0_DEFAULT_USER_ID must have at most 255 characters and no space.")
-# In which zone the days of a project are that has no zone of its own.
+# The time zone of projects that have none of their own.
 DEFAULT_TIME_ZONE = env.text("DEFAULT_TIME_ZONE", zones.UNIVERSAL)
 if zones.find(DEFAULT_TIME_ZONE) is None:
     raise ConfigurationError(
@@ -228,7 +228,7 @@ WAITING_THREADS = env.integer("WAITING_THREADS", 32, low=2, high=256)
 WAITING_QUEUE = env.integer("WAITING_QUEUE", 128, low=0, high=10_000)
 
 # --- Pages ---------------------------------------------------------------------------------------
-# What stands here and below is for people: with sessions, forms that are guarded, errors as pages.
+# These paths and those below are pages: with sessions, CSRF protection and errors as pages.
 PAGE_PATHS = ("/dashboard", "/login", "/logout", "/setup")
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "dashboard:overview"
@@ -303,7 +303,7 @@ if not (QDRANT_API_KEY.isascii() and (QDRANT_API_KEY + "x").isprintable()):
 QDRANT_COLLECTION = env.text("QDRANT_COLLECTION", "mem0dash")
 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", QDRANT_COLLECTION):
     raise ConfigurationError("QDRANT_COLLECTION may hold letters, digits, '_', '.' and '-' only.")
-# Seconds that a call of the Qdrant server may take.
+# Seconds that a call to the Qdrant server may take.
 QDRANT_TIMEOUT = env.integer("QDRANT_TIMEOUT", 10, low=1, high=300)
 # For a cluster; 0 leaves it to the server.
 QDRANT_REPLICATION_FACTOR = env.integer("QDRANT_REPLICATION_FACTOR", 0, low=0, high=100) or None
@@ -385,7 +385,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
 
-# What the health route asks: name -> callable that raises when the part is out of order.
+# What the health route asks: name -> callable that raises if the component is not healthy.
 HEALTH_CHECKS = {
     "database": "operations.health.check_database",
     "index": "memories.runtime.check_index",
@@ -433,15 +433,15 @@ JOB_SOURCES = {
     "reembedding": "memories.views.long_work.REEMBEDDING",
     "late-interaction": "memories.views.long_work.TOKEN_STATES",
 }
-# Who hears of what happens, as jobs.outbox.Subscriber describes it.
+# Subscribers to events, as jobs.outbox.Subscriber describes them.
 EVENT_SUBSCRIBERS: list[str] = []
 
-# What takes note of every finished request: called with a mem0dash.middleware.Handled.
+# Called with each finished request, a mem0dash.middleware.Handled.
 REQUEST_LOG = "operations.request_log.record"
-# What the keys with these prefixes are called, for rooms that do not know keys.
+# Gives the labels of keys by their prefixes, for rooms that do not know keys.
 KEY_LABELS = "apikeys.labels.labels_of"
 REQUEST_LOG_RETENTION_DAYS = env.integer("REQUEST_LOG_RETENTION_DAYS", 30, low=1, high=3650)
-# How long accounts.audit keeps what was done; 0 is for ever.
+# Days that audit entries are kept; 0 never deletes them.
 AUDIT_RETENTION_DAYS = env.integer("AUDIT_RETENTION_DAYS", 365, low=0, high=36_500)
 
 REST_FRAMEWORK = {

@@ -1,4 +1,4 @@
-"""CSV that stays text in every spreadsheet: the one place that writes it.
+"""The one writer of CSV. Its cells stay text in every spreadsheet.
 
 A cell that begins with a sign of a formula would be calculated, and may reach out into the network
 with what stands beside it. Spreadsheets split the lines of a file where their own language does:

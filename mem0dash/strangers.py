@@ -1,5 +1,5 @@
-"""Who shows no credential that holds may fill neither the log nor the database: so many entries a
-minute, and numbers for the rest."""
+"""Callers without a valid credential must fill neither the log nor the database: they get a number
+of entries a minute, and the rest is counted."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ LINES_A_MINUTE: Final = 300
 
 
 class Allowance:
-    """So many entries a minute."""
+    """A limited number of entries a minute."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -18,7 +18,7 @@ class Allowance:
         self.clear()
 
     def clear(self) -> None:
-        """Starts again from nothing."""
+        """Resets the counts."""
         self._minute, self._taken, self._passed = 0, 0, 0
 
     def take(self) -> tuple[bool, int]:

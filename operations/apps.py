@@ -1,4 +1,4 @@
-"""Looking after the running service."""
+"""The request log, health and metrics of the running service."""
 
 from django.apps import AppConfig
 

@@ -1,4 +1,4 @@
-"""Health that tells the truth: each part is asked, not assumed."""
+"""Health of the components. Each one is asked; nothing is assumed."""
 
 import logging
 import threading
@@ -29,12 +29,12 @@ from mem0dash.sqlite3.turns import Turns, at_most
 logger = logging.getLogger(__name__)
 
 
-# How long the last try to write is believed, when it went well and when it did not.
+# Seconds for which the result of a test write is kept: after success, and after failure.
 WROTE_SECONDS: Final = 5.0
 REFUSED_SECONDS: Final = 2.0
-# How long a try waits for others.
+# Seconds that a test write waits for other writers.
 TRY_SECONDS: Final = 0.5
-# What a condition is called that is more than "it does not answer".
+# States with a name of their own, beside "does not answer".
 STATES: Final = {
     DatastoreBusyError.code: "locked",
     DiskFullError.code: "full",
@@ -59,8 +59,8 @@ def check_database() -> None:
 
 
 class Writing:
-    """Whether the database can be written, tried now and then: whoever asks more often, with or
-    without a credential, gets the last answer."""
+    """Tests now and then whether the database can be written. More frequent callers, with or
+    without a credential, get the last result."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -68,8 +68,8 @@ class Writing:
         self._error: EngineError | None = None
 
     def check(self) -> None:
-        """Raises the error that a write would meet."""
-        # Of several at once one tries; the others have what was found before.
+        """Raises the error that a write would raise."""
+        # Of several callers at once, one tests; the others get the last result.
         if time.monotonic() >= self._until and self._guard.acquire(blocking=False):
             try:
                 self._error = self._tried()
@@ -81,13 +81,13 @@ class Writing:
             raise type(error)(error.message, retry_after=error.retry_after)
 
     def forget(self) -> None:
-        """Tries again with the next question."""
+        """Forgets the last result, so that the next call tests again."""
         self._until, self._error = 0.0, None
 
     def _tried(self) -> EngineError | None:
         try:
             if connection.vendor == "sqlite":
-                # Opened so at the start, for nobody could write it then.
+                # Opened read-only at the start, because nobody could write it then.
                 if "mode=ro" in str(connection.settings_dict["NAME"]):
                     return ReadOnlyError(READ_ONLY, retry_after=60)
                 _try_file()
@@ -111,7 +111,7 @@ def _try_file() -> None:
             number = cursor.execute("PRAGMA user_version").fetchone()[0]
             cursor.execute(f"PRAGMA user_version = {(number + 1) % 1000}")
     except OperationalError as error:
-        # That others of this process write for long is no trouble.
+        # A long write by this process is not a problem.
         if not is_busy(error) or turns.blocked_since is not None:
             raise
 
@@ -126,7 +126,7 @@ def _is_read_only_server() -> bool:
 
 def _try_server() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
-        # Writes nothing, and does not wait: a lock that lets nobody write is told at once.
+        # Writes nothing and does not wait: a lock against all writers shows at once.
         table = connection.ops.quote_name(settings.HEALTH_TABLE)
         cursor.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE NOWAIT")
 

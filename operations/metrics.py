@@ -136,7 +136,7 @@ def _gauges() -> Iterator[Metric]:
         try:
             value = import_string(path)()
         except Exception as error:  # noqa: BLE001  (the others are wanted then above all)
-            # Once for each time that it goes missing: monitors ask every few seconds.
+            # Logged once for each outage, because monitors ask every few seconds.
             if name not in _missing:
                 _missing.add(name)
                 cause = f"{type(error).__name__}: {error}".strip()[:300]

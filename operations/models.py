@@ -1,4 +1,4 @@
-"""What the service remembers about its own running."""
+"""The tables of the request log."""
 
 from django.db import models
 
@@ -14,7 +14,7 @@ class RequestLog(ActedModel):
     status_code = models.PositiveSmallIntegerField()
     latency_ms = models.FloatField()
     auth_type = models.CharField(max_length=20)
-    # `auth_type` tells the way, also of a credential that did not hold.
+    # `auth_type` is the kind of credential, even if it was not valid.
     via = key_id = None  # type: ignore[assignment]  # columns that this table does without
     created_at = models.DateTimeField()
 
@@ -31,7 +31,7 @@ class RequestLog(ActedModel):
 
 
 class RefusedRequests(models.Model):
-    """How many requests without a credential that holds were refused, by hour and address."""
+    """The number of refused requests without a valid credential, by hour and address."""
 
     hour = models.DateTimeField()
     # "" for all that are beyond those which are told apart.

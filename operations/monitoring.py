@@ -1,4 +1,4 @@
-"""What monitors ask for: health, and metrics."""
+"""The routes for monitoring: health and metrics."""
 
 from typing import Any, Final
 

@@ -80,7 +80,7 @@ class RequestsForm(FilterForm):
 @require_safe
 @page
 def requests_page(request: PageRequest) -> HttpResponseBase:
-    """What was asked of the API: figures by time, key and client, and the log; scope `admin`."""
+    """The requests to the API: figures by time, key and client, and the log; scope `admin`."""
     principal = request.principal
     principal.require(Scope.ADMIN, "Only administrators see what was asked of the API.")
     form = RequestsForm(request.GET, time_zone=principal.project.time_zone)

@@ -1,4 +1,4 @@
-"""Old rows of the request log are removed by themselves."""
+"""The job that deletes old rows of the request log."""
 
 from typing import Final
 

@@ -64,7 +64,7 @@ def put(row: RequestLog) -> None:
 
 
 def is_logged(method: str, path: str) -> bool:
-    """Whether a request is worth a row."""
+    """Whether the log keeps this request."""
     return method != "OPTIONS" and path not in _SKIPPED and not path.startswith(_SKIPPED_BELOW)
 
 
@@ -101,8 +101,10 @@ def _clean(text: str, length: int) -> str:
 
 
 def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
-    """Deletes rows beyond REQUEST_LOG_RETENTION_DAYS, in portions that lock nobody out for long;
-    how many they were. `beat` hears of each portion."""
+    """Deletes rows older than REQUEST_LOG_RETENTION_DAYS; returns how many.
+
+    It works in portions, so that no writer waits long, and calls `beat` after each.
+    """
     oldest = timezone.now() - timedelta(days=settings.REQUEST_LOG_RETENTION_DAYS)
     old = RequestLog.objects.filter(created_at__lt=oldest).order_by("created_at")
     total = portions.delete(old, PRUNE_ROWS, beat)

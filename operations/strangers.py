@@ -1,4 +1,4 @@
-"""Refused requests of whoever showed no credential that holds: how many, and from where."""
+"""Counts refused requests without a valid credential, by address."""
 
 import operator
 import threading

@@ -1,6 +1,6 @@
-"""What was asked of the API: the log itself, and its figures by time, by key and by client.
+"""The request log and its figures, by time, by key and by client.
 
-Page visits are not among it: what people do in the dashboard is told by the history of memories.
+Visits of pages are not in it. Activity shows what people do in the dashboard.
 """
 
 from collections import Counter
@@ -283,7 +283,7 @@ def _grouped(found: QuerySet[RequestLog], *names: str, **more: Any) -> Iterable[
 
 
 def _clients(found: QuerySet[RequestLog]) -> list[tuple[str, Figures]]:
-    """The busiest clients: callers name them, so that there may be any number of them."""
+    """The busiest clients. Callers choose these names, so there may be any number."""
     counted = found.order_by().values("client").annotate(n=Count("id")).order_by("-n", "client")
     busiest = counted.values("client")[:SHOWN_CLIENTS]
     clients: dict[str, Figures] = {}

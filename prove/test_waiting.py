@@ -112,7 +112,7 @@ def everything_else(client: httpx.Client, server: Server, memory_id: str) -> lis
         client.get("/memories", params=ALICE),
         client.get("/entities"),
         client.get("/api/v1/memories", params=ALICE),
-        client.get("/static/app.css"),
+        client.get("/static/css/base.css"),
         client.put(f"/memories/{memory_id}", json={"metadata": {"k": "v"}}),
         client.post("/api/v1/memories/search", json={"query": "bees", "mode": "keyword", **ALICE}),
     ]

@@ -25,13 +25,14 @@ WRONG_TOKEN = "This is not the setup token of this server."  # noqa: S105  (a se
 @while_open
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest) -> HttpResponseBase:
-    """Where the printed link leads: the form of the first account, or to where set-up stands."""
+    """The target of the printed link: the form of the first account, or the current step."""
     too_late = request.method == "POST" and signed_in(request) is None  # which is to be told
     if not (setup.needs_setup() or too_late):
-        # The link's token is spent. It goes no further, such as into the address of sign-in.
+        # The link's token is used up. It must not be passed on, such as into the address of
+        # sign-in.
         return lead(request, request.path) if request.GET else _go_on(request)
     if request.method != "POST":
-        # Whether the link's token is right, only the form's sending tells: guesses are counted.
+        # Only sending the form checks the token, because wrong ones are counted.
         token = request.GET.get("token", "")
         return _shown(request, AdministratorForm(initial={"setup_token": token}), has_token=token)
     return _claim(request)
@@ -46,7 +47,7 @@ def _go_on(request: StepRequest) -> HttpResponseBase:
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def administrator(request: StepRequest) -> HttpResponseBase:
-    """The account once it is made: name and address can still be set right."""
+    """The new account: name and address can still be corrected."""
     account = request.account
     if request.method != "POST":
         initial = {"name": account.name, "email": account.email}
@@ -63,7 +64,7 @@ def administrator(request: StepRequest) -> HttpResponseBase:
 
 
 def _claim(request: HttpRequest) -> HttpResponse:
-    """Makes the owner, for who has the token. Of any number of tries at once one succeeds."""
+    """Creates the owner, if the token is right. Of several tries at once, one succeeds."""
     form = AdministratorForm(request.POST)
     sent = request.POST.get("setup_token", "")
     try:

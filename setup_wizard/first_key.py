@@ -38,7 +38,7 @@ AGENT = (Scope.READ, Scope.WRITE)
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def first_key(request: StepRequest) -> HttpResponseBase:
-    """Makes the key, or another one in its place."""
+    """Makes the key, or replaces it."""
     if not may_enter("key", request.progress):
         return lead(request, url_of(next_step(request.progress)))
     if request.method != "POST":
@@ -85,7 +85,7 @@ def _made(request: StepRequest, form: KeyForm) -> tuple[ApiKey, str]:
 
 
 def _former(request: StepRequest) -> UUID | None:
-    """The key that the form was shown with."""
+    """The key that existed when the form was shown."""
     sent = request.POST.get("former", "")
     try:
         return UUID(sent) if sent else None

@@ -62,14 +62,14 @@ class AdministratorForm(PageForm):
 
 
 class OwnAccountForm(PageForm):
-    """What can be set right about the account once it is made."""
+    """What can be corrected about the new account."""
 
     name = _name()
     email = _email()
 
 
 def _line(label: str, required: str, help_text: str = "", **attrs: str) -> forms.CharField:
-    """One line that is no prose."""
+    """A field for one line that is not prose."""
     quiet = {"autocomplete": "off", "spellcheck": "false", "autocapitalize": "none"}
     return forms.CharField(
         label=label,
@@ -233,7 +233,7 @@ OWN_WORDS_LENGTH: Final = USE_CASE_LENGTH - 1 - max(len(p.use_case) for p in PRE
 
 
 class UseCaseForm(PageForm):
-    """What memories are for, and what extraction is told."""
+    """The use case, and the instructions for extraction."""
 
     use_required_attribute = False
 
@@ -256,7 +256,7 @@ class UseCaseForm(PageForm):
 
 
 class TrialForm(PageForm):
-    """What to add, and what to ask for it."""
+    """The message to add, and the question that should find it."""
 
     message = forms.CharField(
         label="Somebody says",

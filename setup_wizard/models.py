@@ -1,12 +1,12 @@
-"""How far set-up has come."""
+"""The progress of set-up."""
 
 from django.db import models
 
 
 class Progress(models.Model):
-    """One row, while set-up goes on: which steps are done, and what they came to.
+    """One row while set-up is open: which steps are done, and their results.
 
-    The first step is accounts.InstanceState's business, and so is the end of it all.
+    accounts.InstanceState keeps the first step and the end of set-up.
     """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)

@@ -1,4 +1,4 @@
-"""What people use memories for, with instructions that hold without anybody's writing them."""
+"""Common use cases, with ready instructions."""
 
 from dataclasses import dataclass
 from typing import Final

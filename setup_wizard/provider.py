@@ -1,4 +1,4 @@
-"""The second step: who extracts memories, and who embeds them."""
+"""The second step: the providers that extract and embed memories."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Page:
 
     @property
     def folds_open(self) -> bool:
-        """Whether what is picked stands among the folded."""
+        """Whether the picked card is in the folded part."""
         return any(card.folded and card.checked for card in self.cards["embedder"])
 
     def _picked(self, kind: Kind) -> str:
@@ -166,7 +166,7 @@ def provider(request: StepRequest) -> HttpResponseBase:
     made = _drafted(page, asked)
     if made is None:
         return _shown(request, page, status=422)
-    # What was typed outlives the next page, which never holds a key.
+    # The draft keeps what was typed. The page itself never holds a key.
     request.session[DRAFT] = drafts.seal(made)
     page = Page(made, _without_keys(request.POST))
     if asked:

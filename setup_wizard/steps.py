@@ -1,4 +1,4 @@
-"""The five steps: their order, which are done, who may take them."""
+"""The five steps: their order, which ones are done, who may open them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,8 +60,8 @@ StepView = Callable[[StepRequest], HttpResponseBase]
 
 
 def while_open(view: View) -> View:
-    """Lets requests through to `view` until set-up is complete; after that all of them, whatever
-    their method, get 410."""
+    """Calls `view` until set-up is complete. After that every request gets 410, whatever its
+    method."""
 
     def guarded(request: HttpRequest, /) -> HttpResponseBase:
         if setup.is_complete():
@@ -73,10 +73,10 @@ def while_open(view: View) -> View:
 
 
 def step(view: StepView) -> View:
-    """Lets the owner through to `view`; `@while_open` stands above it.
+    """Calls `view` for the owner; `@while_open` stands above it.
 
-    403 for another account; who is not signed in is led to sign-in, and where nobody owns the
-    instance yet to the first step.
+    403 for another account. A visitor who is not signed in is sent to sign-in, or to the first step
+    while the instance has no owner.
     """
 
     def guarded(request: HttpRequest, /) -> HttpResponseBase:
@@ -89,7 +89,7 @@ def step(view: StepView) -> View:
             raise PermissionDeniedError("The owner of this server sets it up. Ask them to go on.")
         known = cast(StepRequest, identified(request, account))
         rows = Progress.objects.select_related("key")
-        # To look at a page writes nothing; what a form sends is written to the row.
+        # Opening a page writes nothing; only sending a form writes the row.
         if request.method == "POST":
             known.progress, _ = rows.get_or_create(id=1)
         else:
@@ -101,7 +101,7 @@ def step(view: StepView) -> View:
 
 
 def took(request: StepRequest, name: str) -> None:
-    """Says in the audit that a step was taken, in the transaction that notes it down."""
+    """Records in the audit that a step was done, in the transaction that stores it."""
     target = Target("step", name, STEPS[NAMES.index(name)][1])
     audit.record(Action.SETUP_STEP, actor=request.principal.actor, target=target)
 
@@ -169,7 +169,7 @@ def _rail(request: HttpRequest, current: str) -> list[Step]:
 
 
 def _values(request: StepRequest) -> dict[str, str]:
-    """What done steps came to."""
+    """The results of the steps that are done."""
     progress, key = request.progress, request.progress.key
     return {
         "administrator": request.account.email,

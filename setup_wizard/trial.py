@@ -59,7 +59,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the test came to, in words; `found` is the memory that was found."""
+    """The result of the test, in words; `found` is the memory that was found."""
 
     ok: bool
     title: str
@@ -73,7 +73,7 @@ class Result:
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def trial(request: StepRequest) -> HttpResponseBase:
-    """The test: what is going to be sent, and what came of it."""
+    """The test: what it will send, and its result."""
     progress = request.progress
     if not may_enter("test", progress):
         return lead(request, url_of(next_step(progress)))
@@ -95,7 +95,7 @@ def trial(request: StepRequest) -> HttpResponseBase:
 @require_POST
 @step
 def finish(request: StepRequest) -> HttpResponseBase:
-    """Closes set-up for ever."""
+    """Completes set-up. It cannot be opened again."""
     if not may_enter("test", request.progress):
         return lead(request, url_of(next_step(request.progress)))
     with transaction.atomic():

@@ -1,4 +1,4 @@
-"""The fourth step: what memories are for, and what extraction is told about that."""
+"""The fourth step: the use case, and the instructions for extraction."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ WRITE_SOMETHING = "Say in a sentence what memories are for, or choose one of the
 @require_http_methods(["GET", "HEAD", "POST"])
 @step
 def use_case(request: StepRequest) -> HttpResponseBase:
-    """Choosing a use case, having instructions written for it, saving them."""
+    """Choosing a use case, generating instructions for it, saving them."""
     progress = request.progress
     if not may_enter("use-case", progress):
         return lead(request, url_of(next_step(progress)))
@@ -81,7 +81,7 @@ def _written(request: StepRequest, form: UseCaseForm) -> HttpResponse:
     data = data.copy()
     data["instructions"] = instructions
     written = UseCaseForm(data)
-    # They are read next.
+    # The person reads them next.
     written.fields["instructions"].widget.attrs["autofocus"] = True
     return _shown(request, written, former=former if former != instructions else "")
 

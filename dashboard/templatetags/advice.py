@@ -22,5 +22,5 @@ _OTHERWISE: Final = "The server's log says more, at the time of the add."
 
 @register.filter
 def advice(code: str) -> str:
-    """One sentence for the person who looks after the server."""
+    """One sentence for the operator."""
     return _ADVICE.get(code, _OTHERWISE)

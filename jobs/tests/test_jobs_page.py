@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import Account, Membership, Project, Role
+from accounts.models import Account, AuditEntry, Membership, Project, Role
 from accounts.tests.signing import sign_in
 from jobs import claims, queue, rows
 from jobs.models import Job, Parked, Schedule
@@ -264,6 +264,38 @@ def test_a_job_is_cancelled_retried_and_hurried(signed_in, put):
     assert job.state == State.CANCELLED
 
 
+def test_activity_says_who_acted_on_a_job(browser, put, make_kind):
+    make_kind(title="Prune models", about=lambda payload: "of ollama")
+    job = put(delay=3600)
+    for act in ("run", "cancel", "retry"):
+        browser.post(f"{PAGE}/queue/{job.pk}/{act}")
+    said = unescape(browser.get("/dashboard/activity", {"kind": "jobs"}).content.decode())
+    for sentence in (
+        "Alice ran the job ‘Prune models’ before its time",
+        "Alice cancelled the job ‘Prune models’",
+        "Alice queued the job ‘Prune models’ again",
+    ):
+        assert sentence in said
+    assert "of ollama" in said
+
+
+def test_each_job_that_is_retried_with_others_has_its_own_entry(browser, put, make_kind):
+    failed(put, make_kind, dedup_key="a")
+    second = failed(put, make_kind, dedup_key="b", project_id=None)
+    browser.post(f"{PAGE}/retry")
+    retried = AuditEntry.objects.filter(action="job.retried").order_by("id")
+    assert list(retried.values_list("project__name", flat=True)) == ["Default", None]
+    assert retried[1].target_id == str(second.pk)
+
+
+@pytest.mark.parametrize("act", ["retry", "run", "cancel"])
+def test_what_is_refused_leaves_no_entry(browser, put, act):
+    job = put()
+    Job.objects.update(state=State.SUCCEEDED, finished_at=timezone.now())
+    browser.post(f"{PAGE}/queue/{job.pk}/{act}")
+    assert not AuditEntry.objects.filter(action__startswith="job.").exists()
+
+
 @pytest.mark.parametrize("act", ["retry", "run", "cancel"])
 def test_what_cannot_be_done_is_said(signed_in, put, act):
     job = put()
@@ -347,6 +379,7 @@ def test_schedules_tell_their_last_run_their_next_and_the_result(signed_in, hour
     signed_in.post(f"{PAGE}/schedules/{hourly.pk}/run")
     job = claim()
     assert (job.schedule_id, job.account.name) == (hourly.pk, "Alice")
+    assert AuditEntry.objects.filter(action="job.started", target_id=str(job.pk)).exists()
     assert claim() is None
     assert "Run now" not in shown(signed_in, state="schedules")
     queue.finish(job, result="12 memories removed")

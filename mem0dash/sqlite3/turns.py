@@ -1,4 +1,4 @@
-"""Whose turn it is to write: one thread of this process at a time, first come, first served.
+"""Write turns: one thread of this process writes at a time, first come, first served.
 
 SQLite itself lets writers wait by polling, and whoever polls at the right moment wins: of fifty
 writers some wait for seconds while others pass them again and again. Here they stand in a line, and
@@ -26,8 +26,8 @@ _brief = threading.local()
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Writes of this thread wait no longer than this for their turn and for SQLite's lock. For
-    what a reader leaves behind, which may also be left out."""
+    """Limits how long this thread's writes wait for their turn and for SQLite's lock. For writes
+    that may be skipped, such as a reader's last use."""
     former = getattr(_brief, "seconds", None)
     _brief.seconds = seconds
     try:
@@ -37,7 +37,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def patience(usual: float) -> float:
-    """How many seconds a write of this thread may wait now."""
+    """The seconds that a write of this thread may wait now."""
     brief: float | None = getattr(_brief, "seconds", None)
     return usual if brief is None else min(brief, usual)
 

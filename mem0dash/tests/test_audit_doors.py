@@ -23,12 +23,14 @@ from accounts.tests.signing import sign_in
 from apikeys.imported import import_api_key
 from apikeys.models import ApiKey
 from apikeys.services import create_api_key
+from jobs import queue
 from mem0dash.principal import Principal
 from memories import runtime
 from memories.bulk import service as bulk
 from memories.demo import service as demo
 from memories.editing import service as services
 from memories.models import Memory, MemoryTokens
+from memories.models.bulk import Operation
 from memories.models.server import EngineConfig, IndexState, Reembedding
 from memories.providers import reembedding
 from memories.tests.actions import add
@@ -270,6 +272,26 @@ def erased_many(w: World) -> None:
         bulk.run(w.owner, bulk.plan(w.owner, action, ids=ids).token)
 
 
+def job_of_the_server(w: World) -> None:
+    job = queue.enqueue("operations.prune-request-log", project_id=None, delay=3600)
+    for act in ("run", "cancel", "retry"):
+        w.page(f"/dashboard/jobs/queue/{job.pk}/{act}")
+
+
+def bulk_change_cancelled(w: World) -> None:
+    running = Operation.objects.create(
+        project=w.project,
+        action="delete",
+        match={"ids": []},
+        count=12,
+        digest="",
+        planned_at=datetime.now(UTC),
+        state=Operation.State.RUNNING,
+        created_at=datetime.now(UTC),
+    )
+    w.page(f"/dashboard/jobs/bulk/{running.pk}/cancel")
+
+
 def demo_removed(w: World) -> None:
     demo.fill_project(operator_of("default"))
     demo.remove_demo(operator_of("default"))
@@ -462,6 +484,18 @@ DOORS: dict[str, tuple[Door, list[tuple[Action, tuple[str, str], str]]]] = {
     "memories erased as a bulk change": (
         erased_many,
         [(Action.MEMORIES_ERASED, ALICE, "default")],
+    ),
+    "a job run now, cancelled and retried": (
+        job_of_the_server,
+        [
+            (Action.JOB_STARTED, ALICE, "Prune request log"),
+            (Action.JOB_CANCELLED, ALICE, "Prune request log"),
+            (Action.JOB_RETRIED, ALICE, "Prune request log"),
+        ],
+    ),
+    "a bulk change cancelled": (
+        bulk_change_cancelled,
+        [(Action.BULK_CHANGE_CANCELLED, ALICE, "")],
     ),
     "sample data removed": (demo_removed, [(Action.DEMO_REMOVED, OPERATOR, "default")]),
     "the encryption key rotated": (

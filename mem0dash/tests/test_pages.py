@@ -74,7 +74,7 @@ def test_every_page_and_every_error_has_the_headers(strict: Client) -> None:
         ("a wrong method", 405, strict.get("/dashboard/theme")),
         ("a forged form", 403, strict.post("/dashboard/theme")),
         ("an unknown host", 400, strict.get("/dashboard", headers={"Host": "evil.example"})),
-        ("a style", 200, strict.get("/static/app.css")),
+        ("a style", 200, strict.get("/static/css/base.css")),
         ("a script", 200, strict.get("/static/app.js")),
         ("a font", 200, strict.get("/static/vendor/inter-latin-wght-normal.woff2")),
         ("a missing file", 404, strict.get("/static/nothing.css", headers=HTML)),
@@ -391,9 +391,9 @@ def test_below_a_path_links_and_cookies_stay_there(tmp_path: Path) -> None:
             for before in ("", "/mem"):
                 answer = http.get(f"{before}/dashboard")
                 assert answer.url.path == "/mem/login"
-                assert 'href="/mem/static/app.css"' in answer.text
-            assert http.get("/mem/static/app.css").status_code == 200
-            assert http.get("/static/app.css").status_code == 200
+                assert 'href="/mem/static/css/base.css"' in answer.text
+            assert http.get("/mem/static/css/base.css").status_code == 200
+            assert http.get("/static/css/base.css").status_code == 200
             assert http.get("/mem/healthz").json()["ok"] is True
             found = re.search(r'csrfmiddlewaretoken" value="([^"]+)"', answer.text)
             assert found is not None

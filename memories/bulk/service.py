@@ -13,6 +13,8 @@ from django.db import IntegrityError, transaction
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
+from accounts import audit
+from accounts.audit import Action, Target
 from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
 from mem0dash.principal import Principal, Scope
 from memories import runtime
@@ -126,6 +128,13 @@ def cancel(principal: Principal, operation_id: UUID | str) -> Operation:
         if operation.state not in {Operation.State.PREPARING, Operation.State.RUNNING}:
             raise ConflictError("It is over already: there is nothing left to cancel.")
         bulk_work.finish(operation, Operation.State.CANCELLED)
+        audit.record(
+            Action.BULK_CHANGE_CANCELLED,
+            actor=principal.actor,
+            project_id=operation.project_id,
+            target=Target("bulk_change", operation.id),
+            details={"memories": operation.count, "action": operation.action},
+        )
     return get(principal, operation_id)
 
 

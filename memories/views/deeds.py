@@ -15,6 +15,7 @@ KINDS: Final = {
     "sign-ins": "Sign-ins",
     "set-up": "Set-up",
     "settings": "Providers and settings",
+    "jobs": "Jobs",
     "data": "Data",
 }
 # Longer texts are told by their beginning: the export has all of them.
@@ -119,6 +120,18 @@ WORDS: Final = {
     Action.DEMO_REMOVED: Words(
         "Sample data removed", "Removed", "delete", "{who} removed the sample data: {n}"
     ),
+    Action.JOB_CANCELLED: Words(
+        "Job cancelled", "Cancelled", "delete", "{who} cancelled the job ‘{what}’"
+    ),
+    Action.JOB_RETRIED: Words(
+        "Job retried", "Retried", "update", "{who} queued the job ‘{what}’ again"
+    ),
+    Action.JOB_STARTED: Words(
+        "Job run now", "Started", "update", "{who} ran the job ‘{what}’ before its time"
+    ),
+    Action.BULK_CHANGE_CANCELLED: Words(
+        "Bulk change cancelled", "Cancelled", "delete", "{who} cancelled a bulk change of {n}"
+    ),
     Action.ENCRYPTION_KEY_ROTATED: Words(
         "Encryption key rotated",
         "Rotated",
@@ -147,6 +160,7 @@ _SECTIONS: Final = {
     "embedder": "Embedding model",
 }
 _FIELDS: Final = {
+    "about": "About",
     "api_key": "API key",
     "embedding_dims": "dimensions",
     "email": "E-mail address",

@@ -1,4 +1,4 @@
-"""What administrators set for their project, and the instance owner for the whole server."""
+"""The settings of a project, for administrators, and of the server, for the instance owner."""
 
 from typing import Any, Final
 
@@ -21,9 +21,9 @@ from memories.providers import late_interaction
 from memories.providers.late_interaction import Status
 
 MANY: Final = 100_000
-# A request is not to take longer: of a million memories, the rest is removed by another one.
+# Seconds that one request spends on removing. A million memories take several requests.
 REMOVAL_SECONDS: Final = 10.0
-# What belongs to the whole project here, in words.
+# What the error names: a setting of the whole project.
 TIME_ZONE: Final = "the time zone"
 # The word of the model's state, and its colour.
 _MODEL = {"ready": ("Ready", "ok"), "loading": ("Loading", "info"), "missing": ("Missing", "warn")}

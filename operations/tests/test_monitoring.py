@@ -56,7 +56,7 @@ def test_requests_are_counted_by_route_and_never_by_address(scrape: Any, api: An
     api.get("/memories/secret-id")
     for n in range(4):
         api.get(f"/nowhere/secret-{n}")
-    api.get("/static/app.css")
+    api.get("/static/css/base.css")
     found = scrape()
     name = "http_requests_total"
     one = {"method": "GET", "path": "/api/v1/memories/{memory_id}"}
@@ -178,7 +178,7 @@ def test_with_a_static_key_metrics_are_told_while_the_database_is_away(
 def test_while_the_database_is_away_pages_and_documents_say_so_or_go_on(
     client: Any, engine: Any, away: None
 ) -> None:
-    for path in ("/docs", "/openapi.json", "/static/app.css"):
+    for path in ("/docs", "/openapi.json", "/static/css/base.css"):
         assert client.get(path).status_code == 200, path
     answer = client.get("/login")
     assert answer.status_code == 502 and b"The database does not answer" in answer.content

@@ -25,7 +25,7 @@ import os, pathlib, re
 sprite = pathlib.Path(os.environ["SPRITE"]).read_text()
 symbols = dict(re.findall(r'(?s)<symbol id="tabler-([^"]+)"(.*?</symbol>)', sprite))
 made = ['<svg xmlns="http://www.w3.org/2000/svg">', '<!-- Tabler Icons 3.48.0, (c) 2020-2026 Pawel Kuna, MIT; see vendor/VENDORED.md -->']
-# The stroke's width is app.css's.
+# The stroke's width is css/base.css's.
 made += [f'<symbol id="{n}"' + symbols[n].replace(' stroke-width="2"', "") for n in os.environ["ICONS"].split()]
 (pathlib.Path(os.environ["STATIC"]) / "icons.svg").write_text("\n".join([*made, "</svg>"]) + "\n")
 PYTHON

@@ -1,4 +1,4 @@
-"""Shuts an account out, or lets it in again, from the command line of the machine it runs on."""
+"""Deactivates an account, or reactivates it, from the server's command line."""
 
 from argparse import ArgumentParser
 from typing import Any

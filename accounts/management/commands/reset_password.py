@@ -1,4 +1,4 @@
-"""Gives an account a new password, from the command line of the machine it runs on."""
+"""Sets a new password for an account, from the server's command line."""
 
 import getpass
 from argparse import ArgumentParser
