@@ -264,12 +264,12 @@ def test_a_job_is_cancelled_retried_and_hurried(signed_in, put):
     assert job.state == State.CANCELLED
 
 
-def test_activity_says_who_acted_on_a_job(browser, put, make_kind):
+def test_activity_says_who_acted_on_a_job(signed_in, put, make_kind):
     make_kind(title="Prune models", about=lambda payload: "of ollama")
     job = put(delay=3600)
     for act in ("run", "cancel", "retry"):
-        browser.post(f"{PAGE}/queue/{job.pk}/{act}")
-    said = unescape(browser.get("/dashboard/activity", {"kind": "jobs"}).content.decode())
+        signed_in.post(f"{PAGE}/queue/{job.pk}/{act}")
+    said = unescape(signed_in.get("/dashboard/activity", {"kind": "jobs"}).content.decode())
     for sentence in (
         "Alice ran the job ‘Prune models’ before its time",
         "Alice cancelled the job ‘Prune models’",
@@ -279,20 +279,20 @@ def test_activity_says_who_acted_on_a_job(browser, put, make_kind):
     assert "of ollama" in said
 
 
-def test_each_job_that_is_retried_with_others_has_its_own_entry(browser, put, make_kind):
+def test_each_job_that_is_retried_with_others_has_its_own_entry(signed_in, put, make_kind):
     failed(put, make_kind, dedup_key="a")
     second = failed(put, make_kind, dedup_key="b", project_id=None)
-    browser.post(f"{PAGE}/retry")
+    signed_in.post(f"{PAGE}/retry")
     retried = AuditEntry.objects.filter(action="job.retried").order_by("id")
     assert list(retried.values_list("project__name", flat=True)) == ["Default", None]
     assert retried[1].target_id == str(second.pk)
 
 
 @pytest.mark.parametrize("act", ["retry", "run", "cancel"])
-def test_what_is_refused_leaves_no_entry(browser, put, act):
+def test_what_is_refused_leaves_no_entry(signed_in, put, act):
     job = put()
     Job.objects.update(state=State.SUCCEEDED, finished_at=timezone.now())
-    browser.post(f"{PAGE}/queue/{job.pk}/{act}")
+    signed_in.post(f"{PAGE}/queue/{job.pk}/{act}")
     assert not AuditEntry.objects.filter(action__startswith="job.").exists()
 
 
