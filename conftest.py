@@ -10,20 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mem0dash.strangers
 import numpy as np
 import pytest
 from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
-import mem0dash.strangers
 import operations.strangers
 from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.tests.signing import sign_in
 from apikeys import failures
 from apikeys.services import create_api_key
-from mem0dash import notes
-from mem0dash.principal import Principal, Scope
+from core import notes
+from core.principal import Principal, Scope
 from memories import runtime
 from memories.adding import claims
 from memories.engine.engine import Engine

@@ -13,12 +13,12 @@ from typing import Final
 from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
+from core.errors import ConflictError, NotFoundError
+from core.principal import Principal, Scope
 from jobs import kinds, queue, rows, schedules
 from jobs.models import Job, Parked, Schedule
 from jobs.queue import enqueue as enqueue
 from jobs.rows import Group, Row
-from mem0dash.errors import ConflictError, NotFoundError
-from mem0dash.principal import Principal, Scope
 
 State = Job.State
 # The name of the queue's own jobs among the sources.

@@ -9,7 +9,9 @@ class Mem0dashConfig(AppConfig):
     def ready(self) -> None:
         from django.db.backends.signals import connection_created
 
-        from mem0dash import checks, outbound, schema_version  # noqa: F401  (checks register)
+        from core import outbound  # noqa: F401  (checks register)
+        from core.database import schema_version  # noqa: F401  (checks register)
+        from mem0dash import checks  # noqa: F401  (checks register)
 
         outbound.install()
         connection_created.connect(

@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash import notes
+from core import notes
 from memories.models import Memory, MemoryRetrieval
 
 # A row costs 12 to 80 microseconds, a note one. Most searches give what others have just given: the

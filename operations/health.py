@@ -13,8 +13,9 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from mem0dash.datastore import LOST, READ_ONLY, explained, is_busy, problem_of
-from mem0dash.errors import (
+from core.database.datastore import LOST, READ_ONLY, explained, is_busy, problem_of
+from core.database.sqlite3.turns import Turns, at_most
+from core.errors import (
     DatastoreBusyError,
     DatastoreLostError,
     DatastoreUnavailableError,
@@ -24,7 +25,6 @@ from mem0dash.errors import (
     ReadOnlyError,
     StorageError,
 )
-from mem0dash.sqlite3.turns import Turns, at_most
 
 logger = logging.getLogger(__name__)
 

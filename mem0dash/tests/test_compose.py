@@ -9,7 +9,7 @@ import pytest
 import yaml
 from django.conf import settings
 
-from mem0dash.hosts import OWN_NAMES
+from core.http.hosts import OWN_NAMES
 from memories.engine.catalogue import PROVIDERS
 
 pytestmark = pytest.mark.one_form

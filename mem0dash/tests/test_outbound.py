@@ -18,9 +18,9 @@ import pytest
 import requests
 import uvloop
 
-from mem0dash import outbound
-from mem0dash.errors import InvalidInputError
-from mem0dash.outbound import MetadataAddressError, check_provider_url
+from core import outbound
+from core.errors import InvalidInputError
+from core.outbound import MetadataAddressError, check_provider_url
 from memories.tests.provider import Provider
 
 pytestmark = pytest.mark.one_form

@@ -11,8 +11,8 @@ from django.core.management import CommandError, call_command
 
 from accounts.models import InstanceState
 from accounts.services import check_encryption_key
-from mem0dash import crypto
-from mem0dash.env import ConfigurationError
+from core import crypto
+from core.env import ConfigurationError
 from memories.models.server import EngineConfig, Reembedding
 
 pytestmark = pytest.mark.django_db
