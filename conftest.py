@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mem0dash.strangers
 import numpy as np
 import pytest
 from django.conf import settings
@@ -23,6 +22,7 @@ from accounts.tests.signing import sign_in
 from apikeys import failures
 from apikeys.services import create_api_key
 from core import notes
+from core.http import strangers
 from core.principal import Principal, Scope
 from memories import runtime
 from memories.adding import claims
@@ -97,7 +97,7 @@ def _not_alone() -> None:
 def _nobody_waits() -> None:
     """An address that failed too often in one test does not have to wait in the next one."""
     failures.waiting.clear()
-    mem0dash.strangers.lines.clear()
+    strangers.lines.clear()
     operations.strangers.rows.clear()
 
 

@@ -5,7 +5,7 @@ connection; with the pools, connections last. A request takes one hop into a thr
 middleware that hands over headers and every piece of the body one by one costs three times the CPU
 of this for a small answer.
 
-Which thread, the mark on the view says (mem0dash.waiting): the address is resolved here, once, and
+Which thread, the mark on the view says (core.http.waiting): the address is resolved here, once, and
 what it leads to goes to Django along with the request.
 """
 

@@ -327,6 +327,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "core.apps.CoreConfig",
     "mem0dash.apps.Mem0dashConfig",
     "accounts.apps.AccountsConfig",
     "jobs.apps.JobsConfig",
@@ -438,7 +439,7 @@ JOB_SOURCES = {
 # Who hears of what happens, as jobs.outbox.Subscriber describes it.
 EVENT_SUBSCRIBERS: list[str] = []
 
-# What takes note of every finished request: called with a mem0dash.middleware.Handled.
+# What takes note of every finished request: called with a core.http.middleware.Handled.
 REQUEST_LOG = "operations.request_log.record"
 # What the keys with these prefixes are called, for rooms that do not know keys.
 KEY_LABELS = "apikeys.labels.labels_of"

@@ -65,7 +65,7 @@ def problem_of(error: BaseException) -> Problem:
     `error` is Django's, with the driver's as its cause, or the driver's own.
     """
     raw: Any = error.__cause__ or error
-    if getattr(raw, "is_silent", False):  # mem0dash.postgresql.silence
+    if getattr(raw, "is_silent", False):  # core.database.postgresql.silence
         return "silent"
     if (state := getattr(raw, "sqlstate", None)) is not None:
         return _POSTGRESQL.get(state, "gone")

@@ -3,6 +3,6 @@
 from typing import Final
 
 OWN: Final = {
-    "django.db.backends.sqlite3": "mem0dash.sqlite3",
+    "django.db.backends.sqlite3": "core.database.sqlite3",
     "django.db.backends.postgresql": "core.database.postgresql",
 }

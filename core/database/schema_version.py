@@ -48,7 +48,7 @@ def _replaced(package: Any, label: str, names: Iterable[str]) -> set[str]:
 def check_server(connection: Any, **kwargs: Any) -> None:
     """`refuse_newer` for a database server's database, at the first connection of a process.
 
-    Of a SQLite file it is asked before the file is opened (mem0dash.sqlite3.files).
+    Of a SQLite file it is asked before the file is opened (core.database.sqlite3.files).
     """
     if connection.vendor == "sqlite" or connection.alias in _checked:
         return

@@ -27,7 +27,7 @@ def services() -> dict[str, Any]:
 
 
 def read_by_settings() -> set[str]:
-    """The variables that settings ask mem0dash.env for."""
+    """The variables that settings ask core.env for."""
     tree = ast.parse((ROOT / "mem0dash" / "settings.py").read_text())
     asked: set[str] = set()
     for node in ast.walk(tree):
