@@ -16,14 +16,14 @@ from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
-import mem0dash.strangers
 import operations.strangers
 from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.tests.signing import sign_in
 from apikeys import failures
 from apikeys.services import create_api_key
-from mem0dash import notes
-from mem0dash.principal import Principal, Scope
+from core import notes
+from core.http import strangers
+from core.principal import Principal, Scope
 from memories import runtime
 from memories.adding import claims
 from memories.engine.engine import Engine
@@ -97,7 +97,7 @@ def _not_alone() -> None:
 def _nobody_waits() -> None:
     """An address that failed too often in one test does not have to wait in the next one."""
     failures.waiting.clear()
-    mem0dash.strangers.lines.clear()
+    strangers.lines.clear()
     operations.strangers.rows.clear()
 
 

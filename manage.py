@@ -9,7 +9,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mem0dash.settings")
     from django.core.management import execute_from_command_line
 
-    from mem0dash.env import ConfigurationError
+    from core.env import ConfigurationError
 
     try:
         execute_from_command_line(sys.argv)
@@ -25,7 +25,7 @@ def main() -> None:
 
 def _of_database(error: Exception) -> str | None:
     """What a command says whose database is busy, full, damaged or away; None for other errors."""
-    from mem0dash.datastore import explained, is_trouble
+    from core.database.datastore import explained, is_trouble
 
     if not is_trouble(error):
         return None

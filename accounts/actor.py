@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import models
 
-from mem0dash.principal import ACTOR_FIELDS, Actor
+from core.principal import ACTOR_FIELDS, Actor
 
 
 class ActedModel(models.Model):

@@ -11,12 +11,12 @@ from accounts import services, sessions, setup, throttle
 from accounts.models import Account
 from accounts.queries import account_of, role_name
 from accounts.web import visitor
-from mem0dash.errors import ConflictError, InvalidCredentialError
-from mem0dash.middleware import client_address
-from mem0dash.rest.bodies import Email, body_of
-from mem0dash.rest.schemas import MESSAGE, TEXT, TIME, UUID_TEXT, answers, object_of
-from mem0dash.rest.shapes import instant_z
-from mem0dash.rest.views import OpenView, OssView
+from core.errors import ConflictError, InvalidCredentialError
+from core.http.middleware import client_address
+from core.rest.bodies import Email, body_of
+from core.rest.schemas import MESSAGE, TEXT, TIME, UUID_TEXT, answers, object_of
+from core.rest.shapes import instant_z
+from core.rest.views import OpenView, OssView
 
 SETUP_TOKEN_HEADER = OpenApiParameter(
     "X-Setup-Token", str, OpenApiParameter.HEADER, description="Shown by the server when it starts"

@@ -21,9 +21,9 @@ from django.utils import timezone
 from accounts import throttle
 from accounts.models import Account, AuditEntry, UnchangingRows
 from accounts.throttle import Limit, RateLimitedError
-from mem0dash import portions
-from mem0dash.principal import Actor, Principal, Scope
-from mem0dash.sqlite3.turns import at_most
+from core.database import portions
+from core.database.sqlite3.turns import at_most
+from core.principal import Actor, Principal, Scope
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from django.db import models
 from django.utils.crypto import salted_hmac
 
 from accounts.actor import ActedModel
-from mem0dash.principal import Scope
+from core.principal import Scope
 
 
 class Role(models.TextChoices):

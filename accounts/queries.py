@@ -8,8 +8,8 @@ from django.conf import settings
 from django.db.models import Case, When
 
 from accounts.models import ROLE_SCOPES, Account, Membership, Project
-from mem0dash.errors import InvalidCredentialError, NotFoundError
-from mem0dash.principal import ALL_SCOPES, Principal, ProjectView, Scope
+from core.errors import InvalidCredentialError, NotFoundError
+from core.principal import ALL_SCOPES, Principal, ProjectView, Scope
 
 DEFAULT_PROJECT = "default"
 

@@ -15,16 +15,16 @@ from accounts.audit import Action, Target, account_target
 from accounts.models import Account, InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT, scopes_in
 from accounts.setup import forget_setup_token
-from mem0dash import crypto, zones
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import (
+from core import crypto, zones
+from core.env import ConfigurationError
+from core.errors import (
     ConflictError,
     InvalidCredentialError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
 )
-from mem0dash.principal import OPERATOR, Actor, Principal
+from core.principal import OPERATOR, Actor, Principal
 
 NAME_LENGTH = 150
 EMAIL_LENGTH = 254

@@ -20,8 +20,8 @@ from accounts import audit, throttle
 from accounts.audit import Action, Target, account_target
 from accounts.models import Account, RefreshToken
 from accounts.queries import role_name
-from mem0dash.errors import InvalidCredentialError
-from mem0dash.principal import NOBODY, Actor
+from core.errors import InvalidCredentialError
+from core.principal import NOBODY, Actor
 
 ALGORITHM: Final = "HS256"
 ACCESS_LIFETIME: Final = timedelta(minutes=30)

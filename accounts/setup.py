@@ -11,9 +11,9 @@ from django.conf import settings
 from accounts import audit, throttle
 from accounts.audit import Action
 from accounts.models import InstanceState
-from mem0dash import env
-from mem0dash.errors import PermissionDeniedError
-from mem0dash.principal import NOBODY, Actor
+from core import env
+from core.errors import PermissionDeniedError
+from core.principal import NOBODY, Actor
 
 TOKEN_FILE: Final = "setup_token"  # noqa: S105  (the name of a file)
 CLOSED: Final = "Registration is closed. An admin account already exists."

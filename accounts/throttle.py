@@ -15,7 +15,7 @@ from django.db.models import F
 from django.utils.crypto import salted_hmac
 
 from accounts.models import Attempt
-from mem0dash.errors import Mem0dashError
+from core.errors import Mem0dashError
 
 KEEP_SECONDS: Final = 3600
 

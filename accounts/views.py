@@ -15,9 +15,9 @@ from accounts.audit import Action, account_target
 from accounts.services import EMAIL_LENGTH
 from accounts.throttle import RateLimitedError
 from accounts.web import local_path, signed_in, start_session, visitor
-from mem0dash.errors import InvalidCredentialError
-from mem0dash.forms import PageForm
-from mem0dash.middleware import client_address
+from core.errors import InvalidCredentialError
+from core.http.middleware import client_address
+from core.pages.forms import PageForm
 
 KNOWN_COOKIE = "mem0dash_known"
 KNOWN_SECONDS = 365 * 86_400

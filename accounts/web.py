@@ -19,8 +19,8 @@ from django_htmx.middleware import HtmxDetails
 from accounts import setup
 from accounts.models import Account, Project
 from accounts.queries import project_named, project_of, project_view, scopes_in
-from mem0dash.errors import PermissionDeniedError
-from mem0dash.principal import ALL_SCOPES, Actor, Principal
+from core.errors import PermissionDeniedError
+from core.principal import ALL_SCOPES, Actor, Principal
 
 P = ParamSpec("P")
 

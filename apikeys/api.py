@@ -11,9 +11,9 @@ from rest_framework.response import Response
 from accounts.queries import account_of
 from apikeys import services
 from apikeys.models import ApiKey
-from mem0dash.errors import NotFoundError
-from mem0dash.rest.bodies import Named, body_of
-from mem0dash.rest.schemas import (
+from core.errors import NotFoundError
+from core.rest.bodies import Named, body_of
+from core.rest.schemas import (
     MESSAGE,
     TEXT,
     TIME,
@@ -23,8 +23,8 @@ from mem0dash.rest.schemas import (
     list_of,
     object_of,
 )
-from mem0dash.rest.shapes import instant_z
-from mem0dash.rest.views import OssView
+from core.rest.shapes import instant_z
+from core.rest.views import OssView
 
 _ROW = {"id": UUID_TEXT, "label": TEXT, "key_prefix": TEXT, "created_at": TIME}
 KEYS = list_of(object_of({**_ROW, "last_used_at": TIME_OR_NULL}))

@@ -14,11 +14,11 @@ from accounts.sessions import account_of_access_token
 from accounts.throttle import RateLimitedError
 from apikeys import usage
 from apikeys.services import PREFIX, find_api_key, principal_of
-from mem0dash import credentials
-from mem0dash.credentials import Sent
-from mem0dash.errors import InvalidCredentialError, NotFoundError
-from mem0dash.middleware import client_address
-from mem0dash.principal import ALL_SCOPES, Principal, Via
+from core.errors import InvalidCredentialError, NotFoundError
+from core.http import credentials
+from core.http.credentials import Sent
+from core.http.middleware import client_address
+from core.principal import ALL_SCOPES, Principal, Via
 
 if TYPE_CHECKING:
     # rest_framework.views reads its defaults, and so this module, while it is imported.

@@ -19,8 +19,8 @@ from django.http import HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
 
 from accounts.throttle import Limit, RateLimitedError, address_subject, take
-from mem0dash.middleware import client_address
-from mem0dash.sqlite3.turns import at_most
+from core.database.sqlite3.turns import at_most
+from core.http.middleware import client_address
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from accounts import audit
 from accounts.audit import Action, Target
 from apikeys.models import ApiKey
-from mem0dash.principal import Actor
+from core.principal import Actor
 
 
 def record(action: Action, row: ApiKey, actor: Actor) -> None:

@@ -26,9 +26,9 @@ from accounts.queries import scopes_in
 from accounts.throttle import Limit, RateLimitedError, Taken
 from apikeys import history
 from apikeys.models import ApiKey
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import OPERATOR, Actor
-from mem0dash.sqlite3.turns import at_most
+from core.database.sqlite3.turns import at_most
+from core.errors import InvalidInputError
+from core.principal import OPERATOR, Actor
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from accounts.audit import Action
 from apikeys import history
 from apikeys.models import ApiKey
-from mem0dash.principal import Actor
+from core.principal import Actor
 
 # A revoked key has no live ones below it, so the way down stops there.
 _LIVE_BELOW: Final = """

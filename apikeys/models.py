@@ -13,7 +13,7 @@ class ApiKey(models.Model):
     to the only values the key may touch, such as {"user_id": ["alice"]}; null is no limit.
 
     `made_by` is the id of the key that made this one: revoking that one revokes this one as well.
-    `made_via` is the kind of caller that made it: a Via of mem0dash.principal, "" for the command
+    `made_via` is the kind of caller that made it: a Via of core.principal, "" for the command
     line.
 
     A key that was imported from mem0's own server comes as a `bcrypt` hash; it has no digest and no

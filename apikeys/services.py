@@ -18,14 +18,14 @@ from accounts.models import ROLE_SCOPES, Account, Project
 from accounts.queries import default_user_of, scopes_in, time_zone_of
 from apikeys import history, imported, lineage
 from apikeys.models import ApiKey
-from mem0dash.errors import (
+from core.errors import (
     ConflictError,
     InvalidCredentialError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
 )
-from mem0dash.principal import ALL_SCOPES, OPERATOR, Actor, Principal, ProjectView, Scope, Via
+from core.principal import ALL_SCOPES, OPERATOR, Actor, Principal, ProjectView, Scope, Via
 
 PREFIX: Final = "m0sk_"
 # For secret scanners as well: docs/api-keys.md publishes it.

@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from apikeys.models import ApiKey
-from mem0dash import notes
+from core import notes
 
 logger = logging.getLogger(__name__)
 

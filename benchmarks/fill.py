@@ -26,7 +26,7 @@ from accounts.models import Project  # noqa: E402
 from accounts.queries import project_view  # noqa: E402
 from benchmarks import corpus  # noqa: E402
 from benchmarks.stub_embedder import StubEmbedder  # noqa: E402
-from mem0dash.principal import ALL_SCOPES, Principal  # noqa: E402
+from core.principal import ALL_SCOPES, Principal  # noqa: E402
 from memories.engine.engine import Engine  # noqa: E402
 from memories.models import Memory  # noqa: E402
 from memories.storage import rows as records  # noqa: E402

@@ -21,7 +21,7 @@ from django.core.management import call_command  # noqa: E402
 
 from accounts.models import Project  # noqa: E402
 from accounts.queries import project_view  # noqa: E402
-from mem0dash.principal import ALL_SCOPES, Principal  # noqa: E402
+from core.principal import ALL_SCOPES, Principal  # noqa: E402
 from memories import runtime  # noqa: E402
 from memories.tests import finding  # noqa: E402
 

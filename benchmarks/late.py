@@ -42,7 +42,7 @@ def measure(count: int, database: Database) -> dict[str, Any]:
     from benchmarks import corpus
     from benchmarks.fill import store
     from benchmarks.stub_embedder import StubEmbedder
-    from mem0dash.principal import ALL_SCOPES, Principal
+    from core.principal import ALL_SCOPES, Principal
     from memories import runtime
     from memories.filters import Condition
     from memories.models import MemoryTokens

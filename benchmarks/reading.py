@@ -34,7 +34,7 @@ def measure(database: Database) -> None:
 
     from accounts.models import Project
     from accounts.queries import project_view
-    from mem0dash.principal import ALL_SCOPES, Principal
+    from core.principal import ALL_SCOPES, Principal
     from memories import runtime
     from memories.adding import service as adding
     from memories.engine.local_embedder import LocalEmbedder

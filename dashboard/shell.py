@@ -7,9 +7,9 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from accounts.models import Account
+from core.pages.answers import theme_of
+from core.principal import Principal, Scope
 from dashboard.condition import needing_attention
-from mem0dash.pages import theme_of
-from mem0dash.principal import Principal, Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, local_path, page
+from core.pages.answers import THEME_COOKIE, THEMES
+from core.pages.partial import is_partial
+from core.principal import Scope
 from dashboard.condition import parts
-from mem0dash.pages import THEME_COOKIE, THEMES
-from mem0dash.partial import is_partial
-from mem0dash.principal import Scope
 from memories.adding.failed import failed_adds
 from memories.browse.totals import totals
 from operations.queries import recent_requests

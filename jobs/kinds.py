@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from mem0dash.errors import Mem0dashError
+from core.errors import Mem0dashError
 
 if TYPE_CHECKING:
     from jobs.running import Run

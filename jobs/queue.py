@@ -13,11 +13,11 @@ from django.db import IntegrityError, transaction
 from django.db.models import DateTimeField, ExpressionWrapper, QuerySet
 from django.db.models.functions import Now
 
+from core.errors import ConflictError
+from core.principal import Principal
 from jobs import kinds
 from jobs.kinds import Kind
 from jobs.models import OPEN, Job, Lane
-from mem0dash.errors import ConflictError
-from mem0dash.principal import Principal
 
 State = Job.State
 # Set when this process makes a job ready, so that its runner looks at once.

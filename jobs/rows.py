@@ -10,7 +10,7 @@ from typing import Protocol
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from mem0dash.principal import Principal
+from core.principal import Principal
 
 
 class Group(StrEnum):

@@ -13,20 +13,21 @@ from typing import Final
 from django.db import Error as AnyDatabaseError
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
-from jobs import claims, kinds, queue, schedules
-from jobs.claims import Turns
-from jobs.kinds import Kind, OutageError
-from jobs.models import Job
-from jobs.queue import JobLostError
-from jobs.running import JobCancelledError, JobStoppedError, Run
-from mem0dash import datastore, disk
-from mem0dash.errors import (
+from core import disk
+from core.database import datastore
+from core.errors import (
     InvalidInputError,
     Mem0dashError,
     NotFoundError,
     PermissionDeniedError,
     StorageError,
 )
+from jobs import claims, kinds, queue, schedules
+from jobs.claims import Turns
+from jobs.kinds import Kind, OutageError
+from jobs.models import Job
+from jobs.queue import JobLostError
+from jobs.running import JobCancelledError, JobStoppedError, Run
 
 logger = logging.getLogger(__name__)
 

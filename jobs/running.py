@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from django.db import transaction
 
+from core import disk
 from jobs import queue
 from jobs.kinds import Kind
 from jobs.models import Job
 from jobs.queue import JobLostError
-from mem0dash import disk
 
 _BEAT_SECONDS: Final = 2.0
 

@@ -9,10 +9,10 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from core.principal import Principal
 from jobs import kinds, queue
 from jobs.models import Job, Schedule
 from jobs.timetable import Timetable
-from mem0dash.principal import Principal
 
 
 def ensure() -> None:

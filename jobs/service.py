@@ -16,12 +16,12 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.audit import Action, Target
+from core.errors import ConflictError, NotFoundError
+from core.principal import Principal, Scope
 from jobs import kinds, queue, rows, schedules
 from jobs.models import Job, Parked, Schedule
 from jobs.queue import enqueue as enqueue
 from jobs.rows import Group, Row
-from mem0dash.errors import ConflictError, NotFoundError
-from mem0dash.principal import Principal, Scope
 
 State = Job.State
 # The name of the queue's own jobs among the sources.

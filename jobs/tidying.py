@@ -6,11 +6,11 @@ from typing import Final
 from django.db.models import Max, Min, Q, QuerySet
 from django.db.models.functions import Now
 
+from core.database.portions import delete, passed
 from jobs import queue
 from jobs.kinds import Kind
 from jobs.models import OPEN, Event, Job, Lane
 from jobs.running import Run
-from mem0dash.portions import delete, passed
 
 State = Job.State
 DONE_DAYS: Final = 7

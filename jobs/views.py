@@ -10,11 +10,11 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.web import PageRequest, local_path, page
+from core import names
+from core.errors import ConflictError, InvalidInputError
+from core.pages.partial import is_partial
 from jobs import service
 from jobs.rows import Group, Row
-from mem0dash import names
-from mem0dash.errors import ConflictError, InvalidInputError
-from mem0dash.partial import is_partial
 
 PER_PAGE: Final = 50
 # Of each group, on the page of them all.

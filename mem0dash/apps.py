@@ -1,4 +1,4 @@
-"""The composition root as an application, for its commands such as `serve`."""
+"""The composition root as an application: it brings the commands `serve`, `worker` and others."""
 
 from django.apps import AppConfig
 
@@ -7,11 +7,4 @@ class Mem0dashConfig(AppConfig):
     name = "mem0dash"
 
     def ready(self) -> None:
-        from django.db.backends.signals import connection_created
-
-        from mem0dash import checks, outbound, schema_version  # noqa: F401  (checks register)
-
-        outbound.install()
-        connection_created.connect(
-            schema_version.check_server, dispatch_uid="mem0dash.schema_version"
-        )
+        from mem0dash import checks  # noqa: F401  (checks register)

@@ -5,8 +5,8 @@ connection; with the pools, connections last. A request takes one hop into a thr
 middleware that hands over headers and every piece of the body one by one costs three times the CPU
 of this for a small answer.
 
-The mark on the view (mem0dash.waiting) chooses the pool. So the address is resolved here, once, and
-Django gets the result with the request.
+The mark on the view (core.http.waiting) chooses the pool. So the address is resolved here, once,
+and Django gets the result with the request.
 """
 
 import asyncio
@@ -32,21 +32,16 @@ from django.urls import Resolver404, ResolverMatch, get_resolver
 django.setup(set_prefix=False)
 
 # After the set-up, because models need it.
+from core import notes  # noqa: E402
+from core.errors import IndexUnavailableError  # noqa: E402
+from core.http import bodies  # noqa: E402
+from core.http.bodies import Body  # noqa: E402
+from core.http.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
+from core.http.protocol import is_gone  # noqa: E402
+from core.http.threads import Receive, reading, streaming, threads_for, writing  # noqa: E402
+from core.http.waiting import Asked, Waits, WouldWaitError, waits_of, without_waiting  # noqa: E402
+from core.http.wsgi_environ import build_environ  # noqa: E402
 from jobs.runner import Runner  # noqa: E402
-from mem0dash import bodies, notes  # noqa: E402
-from mem0dash.bodies import Body  # noqa: E402
-from mem0dash.errors import IndexUnavailableError  # noqa: E402
-from mem0dash.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
-from mem0dash.protocol import is_gone  # noqa: E402
-from mem0dash.threads import Receive, reading, streaming, threads_for, writing  # noqa: E402
-from mem0dash.waiting import (  # noqa: E402
-    Asked,
-    Waits,
-    WouldWaitError,
-    waits_of,
-    without_waiting,
-)
-from mem0dash.wsgi_environ import build_environ  # noqa: E402
 from memories import runtime  # noqa: E402
 from memories.adding import claims  # noqa: E402
 from memories.background.upkeep import Upkeep  # noqa: E402

@@ -13,7 +13,7 @@ from django.core.checks import Warning as CheckWarning
 from django.db import DatabaseError, connection
 from django.utils.module_loading import import_string
 
-from mem0dash.folders import is_read_only, unwritable
+from core.folders import is_read_only, unwritable
 
 # What looks like a path in here is none: a model, hosts, and what an operator may have written.
 _NO_PATHS: Final = frozenset(

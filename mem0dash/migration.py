@@ -15,9 +15,9 @@ from django.db import Error as AnyDatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from accounts.services import check_encryption_key
-from mem0dash.datastore import is_busy, is_trouble
-from mem0dash.env import ConfigurationError
-from mem0dash.folders import tighten
+from core.database.datastore import is_busy, is_trouble
+from core.env import ConfigurationError
+from core.folders import tighten
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,11 @@ from urllib.parse import quote, urlsplit
 import dj_database_url
 from cryptography.fernet import Fernet
 
-from mem0dash import engines, env, first_start, folders, hosts, zones
-from mem0dash.env import ConfigurationError
-from mem0dash.version import VERSION
+from core import env, first_start, folders, zones
+from core.database import engines
+from core.env import ConfigurationError
+from core.http import hosts
+from core.version import VERSION
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES
 
 # mem0 reads both when it is first imported: no telemetry, no files in the home directory.
@@ -245,7 +247,7 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _secure
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{_public.path}/"
-CSRF_FAILURE_VIEW = "mem0dash.pages.csrf_failure"
+CSRF_FAILURE_VIEW = "core.pages.answers.csrf_failure"
 # Behind a proxy that ends TLS, requests look like plain HTTP here.
 CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"] if PUBLIC_URL else []
 MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
@@ -325,6 +327,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "core.apps.CoreConfig",
     "mem0dash.apps.Mem0dashConfig",
     "accounts.apps.AccountsConfig",
     "jobs.apps.JobsConfig",
@@ -335,20 +338,20 @@ INSTALLED_APPS = [
     "setup_wizard.apps.SetupWizardConfig",
 ]
 MIDDLEWARE = [
-    "mem0dash.middleware.RequestMiddleware",
+    "core.http.middleware.RequestMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "mem0dash.middleware.HostMiddleware",
-    "mem0dash.middleware.CorsMiddleware",
-    "mem0dash.middleware.RefusalMiddleware",
+    "core.http.middleware.HostMiddleware",
+    "core.http.middleware.CorsMiddleware",
+    "core.http.middleware.RefusalMiddleware",
     "apikeys.failures.FailureLimitMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     # For pages alone.
-    "mem0dash.pages.PageAnswers",
-    "mem0dash.pages.PageSession",
-    "mem0dash.pages.PageCsrf",
-    "mem0dash.pages.PageAuthentication",
-    "mem0dash.pages.PageMessages",
-    "mem0dash.pages.PageHtmx",
+    "core.pages.answers.PageAnswers",
+    "core.pages.answers.PageSession",
+    "core.pages.answers.PageCsrf",
+    "core.pages.answers.PageAuthentication",
+    "core.pages.answers.PageMessages",
+    "core.pages.answers.PageHtmx",
 ]
 ROOT_URLCONF = "mem0dash.urls"
 WSGI_APPLICATION = None
@@ -389,7 +392,7 @@ USE_I18N = False
 HEALTH_CHECKS = {
     "database": "operations.health.check_database",
     "index": "memories.runtime.check_index",
-    "disk": "mem0dash.disk.check",
+    "disk": "core.disk.check",
 }
 # The table that writes go to, which the health route asks a database server about.
 HEALTH_TABLE = "memories_memory"
@@ -413,7 +416,7 @@ METRICS_GAUGES = {
     ),
     "mem0dash_disk_free_bytes": (
         "Free bytes where this process stores memories, for users other than root.",
-        "mem0dash.disk.free_bytes",
+        "core.disk.free_bytes",
     ),
 }
 # What counts every finished request, called as REQUEST_LOG is.
@@ -436,7 +439,7 @@ JOB_SOURCES = {
 # Subscribers to events, as jobs.outbox.Subscriber describes them.
 EVENT_SUBSCRIBERS: list[str] = []
 
-# Called with each finished request, a mem0dash.middleware.Handled.
+# Called with each finished request, a core.http.middleware.Handled.
 REQUEST_LOG = "operations.request_log.record"
 # Gives the labels of keys by their prefixes, for rooms that do not know keys.
 KEY_LABELS = "apikeys.labels.labels_of"
@@ -447,10 +450,10 @@ AUDIT_RETENTION_DAYS = env.integer("AUDIT_RETENTION_DAYS", 365, low=0, high=36_5
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["apikeys.authentication.CredentialAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["apikeys.authentication.HasPrincipal"],
-    "DEFAULT_PARSER_CLASSES": ["mem0dash.rest.json.StrictJSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["mem0dash.rest.json.OrjsonRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "mem0dash.rest.json.AlwaysJson",
-    "DEFAULT_SCHEMA_CLASS": "mem0dash.rest.document.QuerySchema",
+    "DEFAULT_PARSER_CLASSES": ["core.rest.json.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["core.rest.json.OrjsonRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "core.rest.json.AlwaysJson",
+    "DEFAULT_SCHEMA_CLASS": "core.rest.document.QuerySchema",
     "UNAUTHENTICATED_USER": None,
     "UNAUTHENTICATED_TOKEN": None,
     "URL_FORMAT_OVERRIDE": None,
@@ -519,7 +522,7 @@ if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"json": {"()": "mem0dash.logs.JsonFormatter"}},
+    "formatters": {"json": {"()": "core.logs.JsonFormatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {

@@ -6,7 +6,7 @@ from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_safe
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 
-from mem0dash.pages import wants_html
+from core.pages.answers import wants_html
 
 
 @require_safe
@@ -39,7 +39,7 @@ urlpatterns = [
     path("", include("memories.api.urls")),
 ]
 
-handler400 = "mem0dash.middleware.bad_request"
-handler403 = "mem0dash.middleware.forbidden"
-handler404 = "mem0dash.middleware.not_found"
-handler500 = "mem0dash.middleware.server_error"
+handler400 = "core.http.middleware.bad_request"
+handler403 = "core.http.middleware.forbidden"
+handler404 = "core.http.middleware.not_found"
+handler500 = "core.http.middleware.server_error"

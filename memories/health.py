@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.conf import settings
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories import runtime
 from memories.engine import configuration, hints
 from memories.engine.calls import Calls

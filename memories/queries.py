@@ -9,10 +9,10 @@ from django.db.models import Count, F, Max, Min
 from django.db.models.lookups import Exact
 from django.utils import timezone
 
-from mem0dash import limits
-from mem0dash.errors import NotFoundError
-from mem0dash.keyset import Cursor
-from mem0dash.principal import Principal, Scope
+from core import limits
+from core.errors import NotFoundError
+from core.pages.paging import Cursor
+from core.principal import Principal, Scope
 from memories.filters import Node, to_q
 from memories.models import Memory, ReviewStatus, Revision
 from memories.visibility import (

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 
 BAD_REPLY: Final = "provider_bad_reply"
 DIMS: Final = 64

@@ -1,6 +1,6 @@
 """How often, and when last, a search gave each memory to an agent.
 
-A search leaves notes, and the thread of mem0dash.notes counts them in a table of their own: neither
+A search leaves notes, and the thread of core.notes counts them in a table of their own: neither
 a search nor a change of a memory waits for it. Counts are best effort: a kill loses those of the
 last half minute, an outage of the database those that do not fit into the memory any more.
 """
@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash import notes
+from core import notes
 from memories.models import Memory, MemoryRetrieval
 
 # A row costs 12 to 80 microseconds, a note one. Most searches give what others have just given: the

@@ -14,8 +14,8 @@ from uuid import UUID
 from django.db import Error as AnyDatabaseError
 from django.utils import timezone
 
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import (
+from core.env import ConfigurationError
+from core.errors import (
     ConflictError,
     IndexPausedError,
     IndexUnavailableError,

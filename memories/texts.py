@@ -8,8 +8,8 @@ from typing import Any
 
 from django.utils.dateparse import parse_datetime
 
-from mem0dash import zones
-from mem0dash.errors import InvalidInputError
+from core import zones
+from core.errors import InvalidInputError
 
 
 def fold(text: str) -> str:

@@ -10,8 +10,8 @@ from django.db.models.lookups import Exact
 from django.db.models.sql.compiler import SQLCompiler
 from django.utils import timezone
 
-from mem0dash.errors import NotFoundError
-from mem0dash.principal import Principal
+from core.errors import NotFoundError
+from core.principal import Principal
 from memories.filters import EVERYTHING, AllOf, Condition, Node, to_q
 from memories.filters.language import mentions
 from memories.models import ENTITY_FIELDS, Memory, ReviewStatus

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from mem0dash.principal import Scope
-from mem0dash.rest.schemas import TEXT, TIME, answers, list_of, object_of
-from mem0dash.rest.shapes import instant_z
-from mem0dash.rest.views import OssView
+from core.principal import Scope
+from core.rest.schemas import TEXT, TIME, answers, list_of, object_of
+from core.rest.shapes import instant_z
+from core.rest.views import OssView
 from operations.models import RequestLog
 from operations.queries import SHOWN_AUTH_TYPES, recent_requests
 

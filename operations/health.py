@@ -13,8 +13,9 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from mem0dash.datastore import LOST, READ_ONLY, explained, is_busy, problem_of
-from mem0dash.errors import (
+from core.database.datastore import LOST, READ_ONLY, explained, is_busy, problem_of
+from core.database.sqlite3.turns import Turns, at_most
+from core.errors import (
     DatastoreBusyError,
     DatastoreLostError,
     DatastoreUnavailableError,
@@ -24,7 +25,6 @@ from mem0dash.errors import (
     ReadOnlyError,
     StorageError,
 )
-from mem0dash.sqlite3.turns import Turns, at_most
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def check_database() -> None:
             cursor.execute("SELECT 1")
         if connection.vendor == "sqlite":
             # Each time, for it costs nothing: what is written meanwhile would be lost.
-            connection.check_files()  # type: ignore[attr-defined]  # mem0dash.sqlite3
+            connection.check_files()  # type: ignore[attr-defined]  # core.database.sqlite3
     except DatabaseError as error:
         if problem_of(error) != "lost":
             raise
@@ -101,7 +101,7 @@ class Writing:
 
 
 def _try_file() -> None:
-    turns: Turns = connection.turns  # type: ignore[attr-defined]  # mem0dash.sqlite3
+    turns: Turns = connection.turns  # type: ignore[attr-defined]  # core.database.sqlite3
     if time.monotonic() - turns.wrote_at < WROTE_SECONDS:
         return
     try:

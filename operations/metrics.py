@@ -23,9 +23,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from mem0dash.counters import registry
-from mem0dash.middleware import Handled
-from mem0dash.version import VERSION
+from core.counters import registry
+from core.http.middleware import Handled
+from core.version import VERSION
 
 logger = logging.getLogger(__name__)
 

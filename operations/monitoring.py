@@ -12,14 +12,15 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from mem0dash import credentials, deadlines
-from mem0dash.errors import Mem0dashError, PermissionDeniedError
-from mem0dash.principal import Principal, Scope
-from mem0dash.rest.schemas import ERROR, TEXT, TIME, Schema, list_of, object_of
-from mem0dash.rest.shapes import instant_z
-from mem0dash.rest.views import OssView
-from mem0dash.version import VERSION
-from mem0dash.waiting import Waits, waits_for
+from core.database import deadlines
+from core.errors import Mem0dashError, PermissionDeniedError
+from core.http import credentials
+from core.http.waiting import Waits, waits_for
+from core.principal import Principal, Scope
+from core.rest.schemas import ERROR, TEXT, TIME, Schema, list_of, object_of
+from core.rest.shapes import instant_z
+from core.rest.views import OssView
+from core.version import VERSION
 from operations import metrics
 from operations.health import STATES, Condition, conditions
 

@@ -16,12 +16,12 @@ from django.views.decorators.http import require_safe
 
 from accounts.queries import names_of
 from accounts.web import PageRequest, page
-from mem0dash.charts import Chart, Series, lined, stacked
-from mem0dash.forms import DayField, FilterForm
-from mem0dash.keyset import Place
-from mem0dash.partial import is_partial
-from mem0dash.principal import Principal, Scope
-from mem0dash.templatetags.ui import duration, number
+from core.pages.charts import Chart, Series, lined, stacked
+from core.pages.forms import DayField, FilterForm
+from core.pages.paging import Place
+from core.pages.partial import is_partial
+from core.principal import Principal, Scope
+from core.templatetags.ui import duration, number
 from operations.models import RequestLog
 from operations.strangers import refused
 from operations.traffic import Caller, Chosen, Figures, Traffic, is_quick, newest, traffic

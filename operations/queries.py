@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from mem0dash.principal import Principal
+from core.principal import Principal
 from operations.models import RequestLog
 
 # As in mem0's own server: what people do in sessions is not shown there.

@@ -11,9 +11,10 @@ from django.db import Error as AnyDatabaseError
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
-from mem0dash import notes, portions
-from mem0dash.middleware import Handled
-from mem0dash.principal import NOBODY
+from core import notes
+from core.database import portions
+from core.http.middleware import Handled
+from core.principal import NOBODY
 from operations import strangers
 from operations.models import RefusedRequests, RequestLog
 

@@ -10,9 +10,9 @@ from django.db import connection, transaction
 from django.db.models import Sum
 
 from accounts.throttle import address_subject
-from mem0dash import notes
-from mem0dash.middleware import Handled
-from mem0dash.strangers import Allowance
+from core import notes
+from core.http.middleware import Handled
+from core.http.strangers import Allowance
 from operations.models import RefusedRequests
 
 # So many of them have a row of their own in the request log.

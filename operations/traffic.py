@@ -15,10 +15,10 @@ from django.db.models import Count, F, Func, IntegerField, Max, Q, QuerySet, Tex
 from django.db.models.fields import FloatField
 from django.utils import timezone
 
-from mem0dash import zones
-from mem0dash.kept import Kept
-from mem0dash.keyset import Place
-from mem0dash.principal import Principal, Scope
+from core import zones
+from core.kept import Kept
+from core.pages.paging import Place
+from core.principal import Principal, Scope
 from operations.models import RequestLog
 
 SHOWN_AUTH_TYPES: Final = ("api_key", "admin_api_key", "bearer", "disabled")

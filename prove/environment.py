@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-_ASK: Final = "import mem0dash.settings; from mem0dash import env; print(*env.asked)"
+_ASK: Final = "import mem0dash.settings; from core import env; print(*env.asked)"
 # Some names are asked for only where others are set.
 _SET: Final = {"DATABASE_URL": "postgresql://nobody@127.0.0.1/nothing", "QDRANT_HOST": "127.0.0.1"}
 # What no setting is, and would still lead make or Python elsewhere.

@@ -8,11 +8,11 @@ from uuid import UUID
 
 from django.db import connection
 
+from core.errors import IndexUnavailableError
 from jobs.kinds import Kind
 from jobs.models import Event
 from jobs.outbox import Subscriber
 from jobs.running import Run
-from mem0dash.errors import IndexUnavailableError
 
 STEP_COUNT: Final = 3
 

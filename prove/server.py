@@ -186,7 +186,7 @@ class Server:
             "from accounts.models import Account, Project\n"
             "from accounts.services import DEFAULT_PROJECT\n"
             "from apikeys.services import create_api_key\n"
-            "from mem0dash.principal import Scope\n"
+            "from core.principal import Scope\n"
             f"scopes = [Scope(name) for name in {list(scopes)!r}] or None\n"
             "_, key = create_api_key(owner=Account.objects.get(), label='proof', scopes=scopes,\n"
             f"    project=Project.objects.get(slug=DEFAULT_PROJECT), entity_limit={limit!r})\n"

@@ -13,8 +13,8 @@ from accounts import setup, throttle
 from accounts.services import create_owner, update_account
 from accounts.throttle import RateLimitedError
 from accounts.web import lead, signed_in, start_session, visitor
-from mem0dash.errors import ConflictError, InvalidInputError, PermissionDeniedError
-from mem0dash.middleware import client_address
+from core.errors import ConflictError, InvalidInputError, PermissionDeniedError
+from core.http.middleware import client_address
 from setup_wizard.forms import AdministratorForm, OwnAccountForm
 from setup_wizard.steps import StepRequest, next_step, shown, step, url_of, while_open
 

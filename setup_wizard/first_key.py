@@ -15,8 +15,8 @@ from accounts.web import lead
 from apikeys.models import ApiKey
 from apikeys.services import create_api_key, revoke_api_key
 from apikeys.snippets import snippets, user_id_of
-from mem0dash.errors import ConflictError, InvalidInputError
-from mem0dash.principal import Scope
+from core.errors import ConflictError, InvalidInputError
+from core.principal import Scope
 from setup_wizard.forms import KeyForm
 from setup_wizard.models import Progress
 from setup_wizard.steps import (

@@ -5,9 +5,9 @@ from typing import Any, Final
 from django import forms
 
 from accounts.services import EMAIL_LENGTH, NAME_LENGTH
-from mem0dash.errors import InvalidInputError
-from mem0dash.forms import PageForm
-from mem0dash.outbound import check_provider_url
+from core.errors import InvalidInputError
+from core.outbound import check_provider_url
+from core.pages.forms import PageForm
 from memories.providers.drafts import COMPATIBLE, SAME, Chosen, Offer, Wanted
 from memories.providers.service import INSTRUCTIONS_LENGTH, USE_CASE_LENGTH
 from setup_wizard.presets import PRESETS

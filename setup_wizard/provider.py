@@ -14,8 +14,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
 from accounts.web import lead
-from mem0dash.errors import ConflictError, InvalidInputError, ProviderError
-from mem0dash.waiting import Waits, waits_for, when_posted
+from core.errors import ConflictError, InvalidInputError, ProviderError
+from core.http.waiting import Waits, waits_for, when_posted
 from memories.providers import drafts
 from memories.providers import service as providers
 from memories.providers.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted

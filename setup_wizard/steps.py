@@ -14,8 +14,8 @@ from accounts import audit, setup
 from accounts.audit import Action, Target
 from accounts.models import Account
 from accounts.web import PageRequest, identified, lead, sign_in_url, signed_in
-from mem0dash.errors import PermissionDeniedError
-from mem0dash.pages import error_page
+from core.errors import PermissionDeniedError
+from core.pages.answers import error_page
 from memories.providers import service as providers
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS

@@ -20,9 +20,9 @@ from django.views.decorators.http import require_http_methods, require_POST
 from accounts.services import complete_setup
 from accounts.web import lead
 from apikeys.services import create_api_key, revoke_api_key
-from mem0dash import outbound
-from mem0dash.principal import Scope
-from mem0dash.waiting import Waits, waits_for, when_posted
+from core import outbound
+from core.http.waiting import Waits, waits_for, when_posted
+from core.principal import Scope
 from memories.editing import service as services
 from setup_wizard.forms import TrialForm
 from setup_wizard.models import Progress

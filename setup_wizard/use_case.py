@@ -11,8 +11,8 @@ from django.views.decorators.http import require_http_methods
 from accounts.queries import instructions_of
 from accounts.services import set_instructions
 from accounts.web import lead
-from mem0dash.errors import InvalidInputError, NotConfiguredError, ProviderError
-from mem0dash.waiting import Waits, waits_for, when_posted
+from core.errors import InvalidInputError, NotConfiguredError, ProviderError
+from core.http.waiting import Waits, waits_for, when_posted
 from memories.providers import service as providers
 from memories.providers.drafts import NONE
 from setup_wizard.forms import UseCaseForm

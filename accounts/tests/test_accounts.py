@@ -18,9 +18,9 @@ from accounts.services import (
     reset_password,
 )
 from apikeys.models import ApiKey
-from mem0dash import crypto
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
+from core import crypto
+from core.env import ConfigurationError
+from core.errors import ConflictError, InvalidInputError, NotFoundError
 
 PASSWORD = "correct horse battery"
 ALICE = ("--email", "alice@example.org", "--name", "Alice", "--password", PASSWORD)

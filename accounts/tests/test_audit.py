@@ -16,7 +16,7 @@ from accounts import audit, throttle
 from accounts.audit import Action, Target, account_target
 from accounts.models import Account, AuditEntry, Project
 from accounts.queries import operator_of, project_view
-from mem0dash.principal import OPERATOR, Actor, Principal, Scope
+from core.principal import OPERATOR, Actor, Principal, Scope
 from memories.background import retention
 
 

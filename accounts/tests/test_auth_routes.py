@@ -10,7 +10,7 @@ from django.test import Client
 
 from accounts import sessions, setup
 from accounts.models import Account, Attempt, InstanceState
-from mem0dash.env import ConfigurationError
+from core.env import ConfigurationError
 
 PASSWORD = "correct horse battery"
 EVE = {"name": "Eve", "email": "eve@example.org", "password": PASSWORD}

@@ -17,7 +17,7 @@ from django.utils import timezone
 from accounts import sessions
 from accounts.models import Account, Attempt, Membership, Project, RefreshToken, Role
 from accounts.services import change_password, reset_password, set_active
-from mem0dash.errors import InvalidCredentialError
+from core.errors import InvalidCredentialError
 
 PASSWORD = "correct horse battery"
 LOGIN = {"email": "alice@example.org", "password": PASSWORD}

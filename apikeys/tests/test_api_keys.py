@@ -21,8 +21,8 @@ from apikeys.services import (
     principal_of,
     revoke_api_key,
 )
-from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError
-from mem0dash.principal import Principal, Scope
+from core.errors import InvalidInputError, NotFoundError, PermissionDeniedError
+from core.principal import Principal, Scope
 
 ALL = sorted(Scope)
 

@@ -16,7 +16,7 @@ from apikeys import imported
 from apikeys.imported import import_api_key
 from apikeys.models import ApiKey
 from apikeys.services import digest_of, find_api_key
-from mem0dash.errors import InvalidInputError
+from core.errors import InvalidInputError
 
 KEY = "m0sk_o0HTR5MX0iZ2StUtaeyOk__aHsfpyzfl8jIR8a5krBE"
 MADE = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

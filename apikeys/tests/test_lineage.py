@@ -15,7 +15,7 @@ from accounts.sessions import open_session
 from apikeys import services
 from apikeys.models import ApiKey
 from conftest import Api
-from mem0dash.errors import ConflictError, InvalidCredentialError
+from core.errors import ConflictError, InvalidCredentialError
 
 ADMIN_KEY = "an-admin-key-of-the-instance"
 

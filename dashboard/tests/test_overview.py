@@ -14,8 +14,8 @@ from django.utils import timezone
 from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.services import complete_setup
 from accounts.tests.signing import sign_in
+from core.errors import IndexUnavailableError, ProviderError
 from dashboard.condition import parts
-from mem0dash.errors import IndexUnavailableError, ProviderError
 from memories import health as told
 from memories import runtime
 from memories.browse import totals
@@ -108,7 +108,7 @@ def test_counts_that_took_long_are_good_for_a_while(
     monkeypatch.setattr(totals._kept, "long", 0.0)
     totals._kept.clear()
     clock = [1000.0]
-    monkeypatch.setattr("mem0dash.kept.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("core.kept.time", SimpleNamespace(monotonic=lambda: clock[0]))
     count = totals._count
 
     def slowly(principal: Any) -> Any:

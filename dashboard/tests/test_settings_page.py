@@ -9,7 +9,7 @@ from django.test import Client
 
 from accounts.models import Account, Role
 from accounts.tests.signing import sign_in
-from mem0dash.errors import ConflictError
+from core.errors import ConflictError
 from memories import runtime
 from memories.engine import configuration
 from memories.models import MemoryTokens

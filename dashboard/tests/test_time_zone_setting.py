@@ -9,9 +9,9 @@ from django.test import Client
 from accounts.models import Account, Project, Role
 from accounts.services import set_time_zone
 from accounts.tests.signing import sign_in
-from mem0dash import zones
-from mem0dash.errors import InvalidInputError, PermissionDeniedError
-from mem0dash.principal import Scope
+from core import zones
+from core.errors import InvalidInputError, PermissionDeniedError
+from core.principal import Scope
 from memories.tests.pages import text_of
 
 pytestmark = pytest.mark.one_form

@@ -11,11 +11,11 @@ from django.utils import timezone
 
 from accounts.models import Account, AuditEntry, Membership, Project, Role
 from accounts.tests.signing import sign_in
+from core.errors import ConflictError, NotFoundError
 from jobs import claims, queue, rows
 from jobs.models import Job, Parked, Schedule
 from jobs.rows import Group, Row
 from jobs.tests.conftest import claim
-from mem0dash.errors import ConflictError, NotFoundError
 
 State = Job.State
 pytestmark = [pytest.mark.django_db, pytest.mark.one_form]

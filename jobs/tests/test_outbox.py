@@ -7,11 +7,11 @@ import pytest
 from django.db import transaction
 
 from accounts.models import Project
+from core.errors import IndexUnavailableError
 from jobs import outbox
 from jobs.models import Event, Job
 from jobs.outbox import Subscriber
 from jobs.tests.conftest import claim, run_next
-from mem0dash.errors import IndexUnavailableError
 
 State = Job.State
 pytestmark = pytest.mark.django_db

@@ -12,11 +12,11 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.models import Project
+from core.errors import ConflictError
 from jobs import claims, queue
 from jobs.holders import HOLDER
 from jobs.models import Job, Lane, Parked
 from jobs.tests.conftest import claim
-from mem0dash.errors import ConflictError
 
 State = Job.State
 pytestmark = pytest.mark.django_db

@@ -8,14 +8,14 @@ from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Project
+from core import disk
+from core.errors import DiskFullError, IndexUnavailableError, InvalidInputError
 from jobs import queue, runner
 from jobs.kinds import OutageError
 from jobs.models import Job, Parked
 from jobs.queue import JobLostError
 from jobs.running import JobCancelledError, Run
 from jobs.tests.conftest import claim, run_next
-from mem0dash import disk
-from mem0dash.errors import DiskFullError, IndexUnavailableError, InvalidInputError
 
 State = Job.State
 pytestmark = pytest.mark.django_db

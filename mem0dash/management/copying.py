@@ -24,9 +24,9 @@ from accounts import audit
 from accounts.audit import Action
 from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
-from mem0dash import engines
-from mem0dash.datastore import is_busy
-from mem0dash.principal import OPERATOR
+from core.database import engines
+from core.database.datastore import is_busy
+from core.principal import OPERATOR
 from memories.models import Memory
 from memories.models.server import IndexState, Lease
 from memories.storage import substring_index as fulltext

@@ -23,8 +23,8 @@ from accounts.tests.signing import sign_in
 from apikeys.imported import import_api_key
 from apikeys.models import ApiKey
 from apikeys.services import create_api_key
+from core.principal import Principal
 from jobs import queue
-from mem0dash.principal import Principal
 from memories import runtime
 from memories.bulk import service as bulk
 from memories.demo import service as demo

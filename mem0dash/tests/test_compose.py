@@ -9,7 +9,7 @@ import pytest
 import yaml
 from django.conf import settings
 
-from mem0dash.hosts import OWN_NAMES
+from core.http.hosts import OWN_NAMES
 from memories.engine.catalogue import PROVIDERS
 
 pytestmark = pytest.mark.one_form
@@ -27,7 +27,7 @@ def services() -> dict[str, Any]:
 
 
 def read_by_settings() -> set[str]:
-    """The variables that settings ask mem0dash.env for."""
+    """The variables that settings ask core.env for."""
     tree = ast.parse((ROOT / "mem0dash" / "settings.py").read_text())
     asked: set[str] = set()
     for node in ast.walk(tree):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mem0dash import collecting, schema_version
-from mem0dash.env import ConfigurationError
-from mem0dash.sqlite3 import files
+from core.database import collecting, schema_version
+from core.database.sqlite3 import files
+from core.env import ConfigurationError
+from core.version import VERSION
 from mem0dash.tests.environment import ROOT
-from mem0dash.version import VERSION
 
 pytestmark = pytest.mark.one_form
 

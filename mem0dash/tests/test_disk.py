@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from mem0dash import disk
-from mem0dash.datastore import explained, problem_of
-from mem0dash.disk import MB, Room
-from mem0dash.errors import DatastoreBusyError, DiskFullError, ReadOnlyError
+from core import disk
+from core.database.datastore import explained, problem_of
+from core.disk import MB, Room
+from core.errors import DatastoreBusyError, DiskFullError, ReadOnlyError
 
 pytestmark = pytest.mark.one_form
 

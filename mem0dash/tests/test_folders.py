@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mem0dash import folders
+from core import folders
 from mem0dash.tests.test_settings import manage
 
 pytestmark = pytest.mark.one_form

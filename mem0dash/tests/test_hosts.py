@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from mem0dash import env
-from mem0dash.env import ConfigurationError
-from mem0dash.hosts import Hosts, spelt
+from core import env
+from core.env import ConfigurationError
+from core.http.hosts import Hosts, spelt
 
 pytestmark = pytest.mark.one_form
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from mem0dash.logs import JsonFormatter
+from core.logs import JsonFormatter
 
 pytestmark = pytest.mark.one_form
 
@@ -70,7 +70,7 @@ def test_values_of_any_kind_can_be_logged(log: Captured) -> None:
 
 
 def test_the_settings_write_logs_in_this_shape() -> None:
-    assert settings.LOGGING["formatters"]["json"]["()"] == "mem0dash.logs.JsonFormatter"
+    assert settings.LOGGING["formatters"]["json"]["()"] == "core.logs.JsonFormatter"
     assert settings.LOGGING["root"]["handlers"] == ["stderr"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from mem0dash.middleware import CONTENT_SECURITY_POLICY
+from core.http.middleware import CONTENT_SECURITY_POLICY
 
 pytestmark = pytest.mark.one_form
 
@@ -80,7 +80,7 @@ def urls() -> list[Any]:
 
 
 urlpatterns = urls()
-handler500 = "mem0dash.middleware.server_error"
+handler500 = "core.http.middleware.server_error"
 
 
 def test_a_wrong_method_of_a_plain_route_is_405_in_json(client: Any, engine: Any) -> None:

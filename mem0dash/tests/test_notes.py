@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from mem0dash.notes import Notes
+from core.notes import Notes
 
 pytestmark = pytest.mark.one_form
 
@@ -33,7 +33,7 @@ def table() -> Table:
 def test_notes_about_the_same_are_joined_even_where_no_other_fits(
     table: Table, caplog: Any
 ) -> None:
-    caplog.set_level("WARNING", logger="mem0dash.notes")
+    caplog.set_level("WARNING", logger="core.notes")
     kept = Notes("uses", table.store, join=operator.add, size=2)
     for key in ("a", "b", "c", "a", "c"):
         kept.put(key, 1)
@@ -68,7 +68,7 @@ def test_an_unforeseen_error_takes_its_batch_alone(table: Table, caplog: Any) ->
     def broken(batch: dict[str, int]) -> int:
         raise RuntimeError("unforeseen")
 
-    caplog.set_level("WARNING", logger="mem0dash.notes")
+    caplog.set_level("WARNING", logger="core.notes")
     kept = Notes("uses", broken)
     kept.put("a", 1)
     assert not kept.write()

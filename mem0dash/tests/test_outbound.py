@@ -18,9 +18,9 @@ import pytest
 import requests
 import uvloop
 
-from mem0dash import outbound
-from mem0dash.errors import InvalidInputError
-from mem0dash.outbound import MetadataAddressError, check_provider_url
+from core import outbound
+from core.errors import InvalidInputError
+from core.outbound import MetadataAddressError, check_provider_url
 from memories.tests.provider import Provider
 
 pytestmark = pytest.mark.one_form
@@ -271,7 +271,7 @@ def test_other_urls_are_refused_with_a_sentence(url: str, said: str) -> None:
 
 
 # --- Who may open connections ---------------------------------------------------------------------
-ROOMS = ("mem0dash", "accounts", "jobs", "apikeys", "operations", "memories")
+ROOMS = ("core", "mem0dash", "accounts", "jobs", "apikeys", "operations", "memories")
 GENERAL = {
     *("requests", "httpx", "httpx2", "urllib.request", "urllib3", "aiohttp", "http.client"),
     *("ftplib", "smtplib", "telnetlib", "websockets", "pycurl", "xmlrpc.client"),
@@ -280,7 +280,7 @@ GENERAL = {
 HARMLESS_IMPORTS = {
     ("memories/index/qdrant.py", "httpx"),  # the size of qdrant-client's pool
     ("memories/index/patience.py", "httpx"),  # the requests that qdrant-client makes
-    ("mem0dash/first_start.py", "psycopg"),  # the database, before Django knows of it
+    ("core/first_start.py", "psycopg"),  # the database, before Django knows of it
 }
 # What opens sockets of its own, and the only room that may import it. All but those that connect
 # outside Python (psycopg, Qdrant Edge, which opens none) pass the guard above.
@@ -315,7 +315,7 @@ def test_only_the_outbound_module_may_use_a_general_http_client() -> None:
     found = [
         f"{name}: {module}"
         for name, module in _imports()
-        if name != "mem0dash/outbound.py"
+        if name != "core/outbound.py"
         and (name, module) not in HARMLESS_IMPORTS
         and any(_within(module, package) for package in GENERAL)
     ]

@@ -20,8 +20,8 @@ from accounts.models import Account, InstanceState
 from accounts.services import complete_setup
 from accounts.tests.signing import sign_in
 from accounts.web import page
-from mem0dash.errors import ConflictError, NotFoundError, PermissionDeniedError
-from mem0dash.pages import is_page
+from core.errors import ConflictError, NotFoundError, PermissionDeniedError
+from core.pages.answers import is_page
 from mem0dash.tests.test_middleware import assert_secure
 from mem0dash.tests.test_rights import ROUTES, TABLE
 from mem0dash.urls import urlpatterns as served
@@ -304,10 +304,10 @@ urlpatterns = [
     route("broken", raising(RuntimeError("secret detail"))),
     *served,
 ]
-handler400 = "mem0dash.middleware.bad_request"
-handler403 = "mem0dash.middleware.forbidden"
-handler404 = "mem0dash.middleware.not_found"
-handler500 = "mem0dash.middleware.server_error"
+handler400 = "core.http.middleware.bad_request"
+handler403 = "core.http.middleware.forbidden"
+handler404 = "core.http.middleware.not_found"
+handler500 = "core.http.middleware.server_error"
 
 
 def test_errors_of_services_are_pages_and_sentences_for_htmx(strict: Client, settings: Any) -> None:

@@ -10,8 +10,8 @@ from django.core.management import call_command
 from django.db import connection, transaction
 
 from accounts.models import Project
+from core.env import ConfigurationError
 from mem0dash import migration
-from mem0dash.env import ConfigurationError
 from memories.storage.connections import streamed
 
 pytestmark = [

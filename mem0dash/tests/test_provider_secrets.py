@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from mem0dash.errors import Mem0dashError
+from core.errors import Mem0dashError
 from mem0dash.tests.test_secrets import dump, written
 from memories import runtime
 from memories.engine import configuration, remote

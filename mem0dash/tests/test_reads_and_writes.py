@@ -17,9 +17,10 @@ from django.utils import timezone
 from accounts.models import Account, InstanceState
 from apikeys import usage
 from apikeys.models import ApiKey
-from mem0dash import notes, schema_version
-from mem0dash.env import ConfigurationError
-from mem0dash.sqlite3.turns import at_most
+from core import notes
+from core.database import schema_version
+from core.database.sqlite3.turns import at_most
+from core.env import ConfigurationError
 from mem0dash.tests.test_rights import PAGE, ROUTES, TABLE, Right
 from memories.models import Memory
 from operations import health

@@ -16,7 +16,7 @@ from accounts.models import Account, Attempt, Membership, Project, Role
 from accounts.sessions import open_session
 from apikeys.models import ApiKey
 from apikeys.services import digest_of
-from mem0dash.principal import Scope
+from core.principal import Scope
 from memories.models import Memory
 
 pytestmark = pytest.mark.one_form

@@ -11,8 +11,8 @@ from django.core.management import CommandError, call_command
 
 from accounts.models import InstanceState
 from accounts.services import check_encryption_key
-from mem0dash import crypto
-from mem0dash.env import ConfigurationError
+from core import crypto
+from core.env import ConfigurationError
 from memories.models.server import EngineConfig, Reembedding
 
 pytestmark = pytest.mark.django_db
@@ -140,7 +140,7 @@ def test_every_place_that_encrypts_is_known_to_the_command() -> None:
     module here."""
     using = {
         path.relative_to(ROOT).as_posix()
-        for room in ("mem0dash", "accounts", "jobs", "apikeys", "operations", "memories")
+        for room in ("core", "accounts", "jobs", "apikeys", "operations", "memories")
         for path in (ROOT / room).rglob("*.py")
         if "tests" not in path.relative_to(ROOT).parts
         and "crypto.encrypt(" in path.read_text(encoding="utf-8")

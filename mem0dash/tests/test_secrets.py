@@ -13,7 +13,7 @@ from django.db import connection
 
 from accounts import setup
 from apikeys.services import KEY_PATTERN, digest_of
-from mem0dash.logs import JsonFormatter
+from core.logs import JsonFormatter
 from operations import request_log
 
 PASSWORD = "correct horse battery staple"

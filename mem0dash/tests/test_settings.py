@@ -336,12 +336,12 @@ def test_serve_tells_a_database_that_does_not_answer(tmp_path: Path) -> None:
     ("name", "path", "value"),
     [
         ("JOB_KINDS", "memories.retention.GONE", ["memories.retention.GONE"]),
-        ("MIDDLEWARE", "mem0dash.pages.Renamed", ["mem0dash.pages.Renamed"]),
+        ("MIDDLEWARE", "core.pages.answers.Renamed", ["core.pages.answers.Renamed"]),
         ("HEALTH_CHECKS", "memories.gone.check", {"index": "memories.gone.check"}),
         ("METRICS_GAUGES", "memories.runtime.gone", {"n": ("A text.", "memories.runtime.gone")}),
         ("REQUEST_LOG", "operations.request_log.gone", "operations.request_log.gone"),
         ("TEMPLATES", "dashboard.gone", [{"OPTIONS": {"context_processors": ["dashboard.gone"]}}]),
-        ("LOGGING", "mem0dash.logs.Gone", {"formatters": {"json": {"()": "mem0dash.logs.Gone"}}}),
+        ("LOGGING", "core.logs.Gone", {"formatters": {"json": {"()": "core.logs.Gone"}}}),
         (
             "REST_FRAMEWORK",
             "apikeys.gone.Gone",

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from mem0dash.spreadsheets import cell, lines
+from core.pages.spreadsheets import cell, lines
 
 pytestmark = pytest.mark.one_form
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from django.db import OperationalError
 
-from mem0dash import threads
-from mem0dash.datastore import problem_of
-from mem0dash.postgresql import sharing
+from core.database.datastore import problem_of
+from core.database.postgresql import sharing
+from core.http import threads
 from mem0dash.settings import BASE_DIR
 
 pytestmark = pytest.mark.one_form

@@ -7,8 +7,8 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 
-from mem0dash.threads import reading, threads_for, writing
-from mem0dash.waiting import Asked, Waits, rule_of, waits_of
+from core.http.threads import reading, threads_for, writing
+from core.http.waiting import Asked, Waits, rule_of, waits_of
 from memories.engine.engine import Engine
 
 pytestmark = pytest.mark.one_form

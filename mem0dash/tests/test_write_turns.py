@@ -17,7 +17,8 @@ from django.conf import settings
 from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.utils import load_backend
 
-from mem0dash.datastore import explained
+from core.database.datastore import explained
+from core.database.sqlite3 import base
 
 PATIENCE = 60.0
 ENGINE = settings.DATABASES["default"]["ENGINE"]
@@ -171,10 +172,7 @@ def test_collecting_in_a_write_transaction_waits_for_no_other_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Collecting takes milliseconds. Where it waits, it does so until the other one gives up."""
-    with suppress(ImportError):
-        from mem0dash.sqlite3 import base
-
-        monkeypatch.setattr(base, "POLL_SECONDS", 25.0)
+    monkeypatch.setattr(base, "POLL_SECONDS", 25.0)
     threads: list[int] = []
 
     def begin(connection: Any) -> None:
@@ -513,7 +511,7 @@ def test_a_file_that_nobody_has_open_may_be_made_anew(file: Path, connect: Conne
 def test_a_long_log_is_cut_off_once_no_reader_is_in_it(
     connect: Connections, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mem0dash.sqlite3 import logs
+    from core.database.sqlite3 import logs
 
     monkeypatch.setattr(logs, "LONG_BYTES", 100_000)
     monkeypatch.setattr(logs, "WAIT_MS", 50)

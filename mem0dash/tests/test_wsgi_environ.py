@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.core.handlers.wsgi import WSGIRequest
 
-from mem0dash.wsgi_environ import build_environ
+from core.http.wsgi_environ import build_environ
 
 pytestmark = pytest.mark.one_form
 

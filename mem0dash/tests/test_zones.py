@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from mem0dash import zones
+from core import zones
 
 pytestmark = pytest.mark.one_form
 

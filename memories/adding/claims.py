@@ -13,8 +13,8 @@ from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from mem0dash.datastore import explained
-from mem0dash.errors import Mem0dashError, ProviderError
+from core.database.datastore import explained
+from core.errors import Mem0dashError, ProviderError
 from memories.models import AddInput, IngestClaim
 
 logger = logging.getLogger(__name__)

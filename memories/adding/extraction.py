@@ -9,8 +9,8 @@ from django.db import Error as AnyDatabaseError
 from django.db import transaction
 
 from accounts.queries import instructions_of
-from mem0dash.errors import IndexUnavailableError, Mem0dashError
-from mem0dash.principal import Principal
+from core.errors import IndexUnavailableError, Mem0dashError
+from core.principal import Principal
 from memories import queries, runtime, texts, visibility
 from memories.adding.idempotency import AddRequest, Claim, Results
 from memories.engine import failures

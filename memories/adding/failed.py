@@ -6,7 +6,7 @@ from typing import Final
 
 from django.db.models import Count, Max, Min, OuterRef, Subquery
 
-from mem0dash.principal import Principal, Scope
+from core.principal import Principal, Scope
 from memories.adding import idempotency as ingest
 
 SHOWN_FAILURES: Final = 5

@@ -14,9 +14,9 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, ProviderError
-from mem0dash.principal import Principal
-from mem0dash.waiting import about_to_wait
+from core.errors import ConflictError, ProviderError
+from core.http.waiting import about_to_wait
+from core.principal import Principal
 from memories.adding import claims
 from memories.models import AddInput, IngestClaim
 from memories.storage.connections import let_go_of_connection

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from django.db import transaction
 
-from mem0dash import disk, limits
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
-from mem0dash.principal import Principal, Scope
+from core import disk, limits
+from core.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
+from core.principal import Principal, Scope
 from memories import queries, runtime, texts
 from memories.adding import idempotency as ingest
 from memories.adding.extraction import store_extracted

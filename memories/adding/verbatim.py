@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from django.db import transaction
 
-from mem0dash.principal import Principal
+from core.principal import Principal
 from memories import runtime
 from memories.adding.idempotency import AddRequest, Claim, Results
 from memories.storage import rows as records

@@ -1,5 +1,5 @@
 """Routes of the dialects. No trailing slash: clients of the OSS dialect do not follow redirects.
-Those that do are sent on (mem0dash.middleware.not_found)."""
+Those that do are sent on (core.http.middleware.not_found)."""
 
 from django.urls import path
 

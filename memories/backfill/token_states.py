@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import Avg, QuerySet
 from django.db.models.functions import Length
 
-from mem0dash import disk
+from core import disk
 from memories.engine import configuration
 from memories.models import Memory, MemoryTokens
 from memories.readings import text_sum, unpack

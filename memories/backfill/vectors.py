@@ -8,7 +8,7 @@ from typing import Final
 from django.db import transaction
 from django.db.models import QuerySet
 
-from mem0dash import disk
+from core import disk
 from memories.engine.engine import Engine
 from memories.models import Memory
 from memories.runtime import Runtime

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 
 from accounts.models import Project
 from accounts.queries import operator_of
-from mem0dash.errors import ConflictError, Mem0dashError
+from core.errors import ConflictError, Mem0dashError
 from memories.adding import claims
 from memories.adding import idempotency as ingest
 from memories.adding import service as adding

@@ -11,9 +11,9 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import Project
+from core.database import portions
 from jobs.kinds import Kind
 from jobs.running import Run
-from mem0dash import portions
 from memories.editing.forgetting import BATCH, forget_texts
 from memories.models import AddInput, IngestClaim, Memory
 from memories.models.adds import INPUT_DAYS

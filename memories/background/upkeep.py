@@ -14,9 +14,10 @@ from typing import Final
 from django.db import Error as AnyDatabaseError
 from django.db import close_old_connections, connection
 
-from mem0dash import disk
-from mem0dash.datastore import problem_of
-from mem0dash.errors import (
+from core import disk
+from core.database.datastore import problem_of
+from core.database.sqlite3 import logs
+from core.errors import (
     ConflictError,
     DiskFullError,
     IndexPausedError,
@@ -24,7 +25,6 @@ from mem0dash.errors import (
     Mem0dashError,
     StorageError,
 )
-from mem0dash.sqlite3 import logs
 from memories.adding import claims
 from memories.backfill import token_states as token_work
 from memories.backfill import vectors

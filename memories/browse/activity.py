@@ -17,11 +17,11 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from accounts import audit
 from accounts.audit import Action
 from accounts.models import Account, AuditEntry
-from mem0dash import tabular
-from mem0dash.keyset import Place
-from mem0dash.principal import Principal, Scope
-from mem0dash.rest.json import dumps
-from mem0dash.zones import end_of, start_of
+from core.pages import tabular
+from core.pages.paging import Place
+from core.principal import Principal, Scope
+from core.rest.json import dumps
+from core.zones import end_of, start_of
 from memories import visibility
 from memories.browse import word_diff
 from memories.filters import to_q

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import numpy as np
 
-from mem0dash.errors import EngineError, NotFoundError
-from mem0dash.principal import Principal, Scope
+from core.errors import EngineError, NotFoundError
+from core.principal import Principal, Scope
 from memories import retrievals, runtime, visibility
 from memories.filters import AllOf, Condition, pushdown
 from memories.models import AddInput, Memory, MemoryVector, Revision

@@ -7,8 +7,8 @@ from typing import Any, Final
 from django.db import connection
 from django.db.models import Count, F, Max, QuerySet, Window
 
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import Principal, Scope
+from core.errors import InvalidInputError
+from core.principal import Principal, Scope
 from memories.models import Memory
 from memories.visibility import ENTITY_TYPES, plain_ids, reachable
 

@@ -9,8 +9,8 @@ from uuid import UUID
 import orjson
 from django.db.models import Q
 
-from mem0dash import tabular
-from mem0dash.principal import Principal
+from core.pages import tabular
+from core.principal import Principal
 from memories.browse import pages as paging
 from memories.browse import plans
 from memories.browse.selection import Selection

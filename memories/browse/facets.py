@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 from django.utils import timezone
 
-from mem0dash.principal import Principal
+from core.principal import Principal
 from memories.browse import pages as paging
 from memories.browse import plans
 from memories.browse.kept_counts import kept

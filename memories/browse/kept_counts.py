@@ -5,8 +5,8 @@ from typing import Any, Final, TypeVar, cast
 
 from django.db.models import Max
 
-from mem0dash.kept import Kept
-from mem0dash.principal import Principal
+from core.kept import Kept
+from core.principal import Principal
 from memories.models import Revision
 
 T = TypeVar("T")

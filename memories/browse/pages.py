@@ -12,8 +12,8 @@ from uuid import UUID
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from mem0dash.errors import EngineError, InvalidInputError
-from mem0dash.principal import Principal, Scope
+from core.errors import EngineError, InvalidInputError
+from core.principal import Principal, Scope
 from memories import retrievals, visibility
 from memories.browse.plans import counting, index_for, ordered
 from memories.browse.selection import Selection

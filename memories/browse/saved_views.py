@@ -2,8 +2,8 @@
 
 from django.db.models import Q, QuerySet
 
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
+from core.principal import Principal, Scope
 from memories.browse.selection import Selection
 from memories.models import SavedView
 

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 
 from django.utils import timezone
 
-from mem0dash import names
-from mem0dash.errors import InvalidInputError
+from core import names
+from core.errors import InvalidInputError
 from memories.browse.words import AGO, LABELS, WORDS
 from memories.filters import AllOf, AnyOf, Condition, Node, Not
 from memories.models import ENTITY_FIELDS, Confidence, ReviewStatus

@@ -7,8 +7,8 @@ from typing import Final
 from django.db.models import Count, Q
 from django.utils import timezone
 
-from mem0dash.kept import Kept
-from mem0dash.principal import Principal, Scope
+from core.kept import Kept
+from core.principal import Principal, Scope
 from memories.models import ENTITY_FIELDS, ReviewStatus
 from memories.visibility import reachable
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db.models import F
 from django.utils import timezone
 
-from mem0dash.principal import Principal
+from core.principal import Principal
 from memories import visibility
 from memories.editing import change
 from memories.editing.actions import DELETE, ERASE, RESTORE, Act

@@ -18,9 +18,9 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.audit import Action, Target
-from mem0dash import portions
-from mem0dash.errors import ConflictError, Mem0dashError
-from mem0dash.principal import Principal
+from core.database import portions
+from core.errors import ConflictError, Mem0dashError
+from core.principal import Principal
 from memories.bulk import batch as bulk_changes
 from memories.bulk.plan import Match, Planned, Survey, drift, survey_of
 from memories.editing import authors

@@ -12,8 +12,8 @@ from django.core import signing
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, InvalidInputError, NotFoundError
+from core.principal import Principal, Scope
 from memories import visibility
 from memories.browse import service as browse
 from memories.browse.selection import Selection

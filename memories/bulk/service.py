@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.audit import Action, Target
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, InvalidInputError, NotFoundError
+from core.principal import Principal, Scope
 from memories import runtime
 from memories.browse.selection import Selection
 from memories.bulk import job as bulk_work

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from mem0dash.errors import ConflictError, NotFoundError
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, NotFoundError
+from core.principal import Principal, Scope
 from memories import visibility
 from memories.bulk import service as bulk
 from memories.filters import Node, to_q

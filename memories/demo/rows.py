@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from mem0dash.principal import Principal
+from core.principal import Principal
 from memories import texts
 from memories.models import AddInput, Memory, Revision
 from memories.models.adds import INPUT_DAYS

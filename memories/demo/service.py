@@ -19,8 +19,8 @@ from django.utils import timezone
 from accounts import audit
 from accounts.audit import Action, Target
 from accounts.models import Project
-from mem0dash.errors import ConflictError
-from mem0dash.principal import Principal
+from core.errors import ConflictError
+from core.principal import Principal
 from memories import runtime
 from memories.backfill.vectors import EMBED_BATCH
 from memories.demo.rows import sample_adds

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from django.db.models import Q
 
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import Scope
+from core.errors import InvalidInputError
+from core.principal import Scope
 from memories.models import Confidence, Memory, ReviewStatus
 from memories.texts import parse_instant
 

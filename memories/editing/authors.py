@@ -7,7 +7,7 @@ from accounts import audit
 from accounts.audit import Action, Target
 from accounts.models import Account
 from accounts.queries import project_view
-from mem0dash.principal import Actor, Principal
+from core.principal import Actor, Principal
 from memories.models.bulk import Operation
 
 

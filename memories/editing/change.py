@@ -11,8 +11,8 @@ from uuid import UUID
 from django.db.models import F
 from django.utils import timezone
 
-from mem0dash.errors import NotFoundError
-from mem0dash.principal import Principal
+from core.errors import NotFoundError
+from core.principal import Principal
 from memories import texts, visibility
 from memories.editing import forgetting
 from memories.models import Memory, Revision

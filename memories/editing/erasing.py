@@ -6,7 +6,7 @@ from uuid import UUID
 from django.db import transaction
 
 from accounts.audit import Action
-from mem0dash.principal import Principal, Scope
+from core.principal import Principal, Scope
 from memories import runtime, visibility
 from memories.editing import change, forgetting
 from memories.editing.authors import record

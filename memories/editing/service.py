@@ -9,10 +9,10 @@ from uuid import UUID
 from django.db import transaction
 
 from accounts.audit import Action
-from mem0dash import disk, limits
-from mem0dash.errors import ConflictError, InvalidInputError
-from mem0dash.portions import portions
-from mem0dash.principal import Principal, Scope
+from core import disk, limits
+from core.database.portions import portions
+from core.errors import ConflictError, InvalidInputError
+from core.principal import Principal, Scope
 from memories import queries, runtime, visibility
 from memories.editing import change
 from memories.editing.authors import record

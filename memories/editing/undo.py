@@ -5,8 +5,8 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
-from mem0dash.errors import ConflictError, NotFoundError
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, NotFoundError
+from core.principal import Principal, Scope
 from memories import runtime, visibility
 from memories.editing import change
 from memories.filters import to_q

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 
 
 class Calls:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from mem0dash.errors import InvalidInputError
-from mem0dash.outbound import check_provider_url
+from core.errors import InvalidInputError
+from core.outbound import check_provider_url
 from memories.engine import catalogue
 from memories.engine.catalogue import ADDRESSES, PROVIDERS, SECRETS, Choice, Kind
 

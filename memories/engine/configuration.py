@@ -8,9 +8,9 @@ from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
-from mem0dash import crypto
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import ConflictError, InvalidInputError
+from core import crypto
+from core.env import ConfigurationError
+from core.errors import ConflictError, InvalidInputError
 from memories.engine import choices
 from memories.engine.catalogue import (
     ADDRESSES,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mem0dash.errors import Mem0dashError, ProviderError
+from core.errors import Mem0dashError, ProviderError
 from memories.engine.calls import Calls
 from memories.engine.catalogue import Choice
 from memories.engine.embedders import Embedder, Recent

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import InvalidInputError
-from mem0dash.outbound import check_provider_url
+from core.env import ConfigurationError
+from core.errors import InvalidInputError
+from core.outbound import check_provider_url
 from memories.engine import choices
 from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.readings import BAD_REPLY
 
 AUTH: Final = "provider_auth_failed"

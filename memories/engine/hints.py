@@ -4,7 +4,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.engine import failures
 from memories.engine.catalogue import PROVIDERS, Choice, Kind
 from memories.engine.choices import same_address

@@ -15,7 +15,7 @@ from mem0 import Memory as Mem0Memory
 from mem0.configs.base import MemoryConfig
 from mem0.vector_stores.base import VectorStoreBase
 
-from mem0dash.errors import Mem0dashError
+from core.errors import Mem0dashError
 from memories.engine.engine import Engine
 from memories.models import Memory, SessionMessage
 from memories.readings import Reading, TokenStates, Vector

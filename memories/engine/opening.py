@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from mem0dash.errors import InvalidInputError, ProviderError
+from core.errors import InvalidInputError, ProviderError
 from memories.engine import remote
 from memories.engine.calls import Calls
 from memories.engine.catalogue import Choice

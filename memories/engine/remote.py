@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 from django.conf import settings
 
-from mem0dash.errors import InvalidInputError, ProviderError
-from mem0dash.waiting import about_to_wait
+from core.errors import InvalidInputError, ProviderError
+from core.http.waiting import about_to_wait
 from memories.engine import failures, replies
 from memories.engine.calls import Calls
 from memories.engine.catalogue import PROVIDERS, Choice

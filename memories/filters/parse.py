@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Final
 
-from mem0dash.errors import InvalidInputError
-from mem0dash.limits import check_value
+from core.errors import InvalidInputError
+from core.limits import check_value
 from memories.filters.language import (
     DATE_FIELDS,
     FIELDS,

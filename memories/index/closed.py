@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from uuid import UUID
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories.index.base import Hits, Point
 from memories.index.payload import Words
 

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories.index.base import VectorIndex
 from memories.index.rows import BATCH
 from memories.models import Memory

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
-from mem0dash import disk
-from mem0dash.errors import IndexDamagedError, IndexPausedError, IndexUnavailableError
+from core import disk
+from core.errors import IndexDamagedError, IndexPausedError, IndexUnavailableError
 from memories.filters import Node
 from memories.index import folder
 from memories.index import payload as fields

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from mem0dash import disk
-from mem0dash.errors import IndexInUseError
-from mem0dash.folders import is_read_only
+from core import disk
+from core.errors import IndexInUseError
+from core.folders import is_read_only
 
 CONFIG: Final = "edge_config.json"
 # What each file was like when the index was closed, and how often it was begun to open it since.

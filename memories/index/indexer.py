@@ -15,11 +15,8 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from mem0dash import disk
-from mem0dash.errors import (
-    ConflictError,
-    IndexUnavailableError,
-)
+from core import disk
+from core.errors import ConflictError, IndexUnavailableError
 from memories.index import folder, rows
 from memories.index.base import VectorIndex
 from memories.index.compare import Differences, differences

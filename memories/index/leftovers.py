@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from mem0dash.errors import ConflictError
+from core.errors import ConflictError
 from memories.index.qdrant import Collections, QdrantIndex
 from memories.models.server import IndexState
 from memories.storage import leases

@@ -14,7 +14,7 @@ import httpcore
 import httpx
 from qdrant_client.http.exceptions import ResponseHandlingException
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 
 # What a request waits for its change to be in the index; a worker brings it there otherwise.
 WRITE_SECONDS: Final = 1.3

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import qdrant_edge as edge
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories.filters import AllOf, AnyOf, Condition, Node, Not
 from memories.filters.pushdown import INDEXED_FIELDS, METADATA_WORDS
 from memories.index.base import Point

@@ -12,7 +12,7 @@ import httpx
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories.filters import Node
 from memories.index import payload as fields
 from memories.index.base import Hits, Point

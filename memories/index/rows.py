@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 from django.db.models import F, FilteredRelation, Q, QuerySet
 
-from mem0dash.portions import passed
+from core.database.portions import passed
 from memories.filters.pushdown import METADATA_WORDS, metadata_words
 from memories.index.base import Point
 from memories.index.payload import EXPIRES

@@ -15,7 +15,7 @@ from django.db.models import Exists, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, IndexUnavailableError
+from core.errors import ConflictError, IndexUnavailableError
 from memories.index import rows
 from memories.index.base import VectorIndex
 from memories.index.compare import differences, differing

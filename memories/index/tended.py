@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import Error as AnyDatabaseError
 from django.utils import timezone
 
-from mem0dash.errors import IndexDamagedError, IndexPausedError
+from core.errors import IndexDamagedError, IndexPausedError
 from memories.index import folder
 from memories.index.base import VectorIndex
 from memories.index.closed import ClosedIndex

@@ -6,7 +6,7 @@ from django.db.models import Q
 
 
 class EngineConfig(models.Model):
-    """A version of the provider settings; secrets in it are encrypted (mem0dash.crypto)."""
+    """A version of the provider settings; secrets in it are encrypted (core.crypto)."""
 
     version = models.BigAutoField(primary_key=True)
     config = models.JSONField()

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from mem0dash import crypto
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import Principal
+from core import crypto
+from core.env import ConfigurationError
+from core.errors import InvalidInputError
+from core.principal import Principal
 from memories import runtime
 from memories.engine import catalogue, configuration
 from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind, Provider

@@ -11,8 +11,8 @@ from django.db import transaction
 
 from accounts import audit
 from accounts.audit import Action
-from mem0dash.errors import ConflictError, IndexUnavailableError
-from mem0dash.principal import Principal
+from core.errors import ConflictError, IndexUnavailableError
+from core.principal import Principal
 from memories import runtime
 from memories.backfill import token_states as token_work
 from memories.engine import configuration

@@ -12,10 +12,10 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.audit import Action, Target
+from core.database import portions
+from core.errors import ConflictError, ProviderError
+from core.principal import OPERATOR, Actor, Principal
 from jobs import queue
-from mem0dash import portions
-from mem0dash.errors import ConflictError, ProviderError
-from mem0dash.principal import OPERATOR, Actor, Principal
 from memories import runtime
 from memories.backfill import vectors
 from memories.engine import configuration, failures

@@ -12,13 +12,8 @@ from accounts import audit
 from accounts.audit import Action, Target
 from accounts.queries import instructions_of
 from accounts.services import set_instructions
-from mem0dash.errors import (
-    ConflictError,
-    InvalidInputError,
-    NotConfiguredError,
-    ProviderError,
-)
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, InvalidInputError, NotConfiguredError, ProviderError
+from core.principal import Principal, Scope
 from memories import runtime
 from memories.engine import (
     catalogue,

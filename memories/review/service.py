@@ -7,8 +7,8 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, InvalidInputError
-from mem0dash.principal import Principal
+from core.errors import ConflictError, InvalidInputError
+from core.principal import Principal
 from memories import runtime, visibility
 from memories.editing import authors, change
 from memories.editing.actions import act

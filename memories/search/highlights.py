@@ -10,7 +10,7 @@ from uuid import UUID
 
 import numpy as np
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories import runtime
 from memories.models import Memory, MemoryTokens
 from memories.readings import QueryTokens, TokenStates, text_sum, unpack

@@ -11,9 +11,9 @@ from uuid import UUID
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from mem0dash import limits
-from mem0dash.errors import IndexUnavailableError, InvalidInputError, ProviderError
-from mem0dash.principal import Principal, Scope
+from core import limits
+from core.errors import IndexUnavailableError, InvalidInputError, ProviderError
+from core.principal import Principal, Scope
 from memories import retrievals, runtime, visibility
 from memories.engine.engine import Engine
 from memories.filters import EVERYTHING, AllOf, Condition, Node, Not, pushdown

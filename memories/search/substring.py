@@ -12,9 +12,9 @@ from django.db import connection
 from django.db.models import BooleanField, Expression, F, Q
 from django.db.models.sql.compiler import SQLCompiler
 
-from mem0dash import limits
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import Principal, Scope
+from core import limits
+from core.errors import InvalidInputError
+from core.principal import Principal, Scope
 from memories import retrievals, visibility
 from memories.filters import EVERYTHING, Node, to_q
 from memories.filters.sql import TextHolds

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
-from mem0dash.postgresql import sharing
+from core.database.postgresql import sharing
 
 
 def let_go_of_connection() -> None:

@@ -14,8 +14,8 @@ from django.db.models import DateTimeField, ExpressionWrapper, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from core.errors import ConflictError
 from jobs.holders import HOLDER, is_dead
-from mem0dash.errors import ConflictError
 from memories.models.server import Lease
 
 SECONDS: Final = 30.0

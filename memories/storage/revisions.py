@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from core.principal import Principal
 from jobs import outbox
-from mem0dash.principal import Principal
 from memories.models import Memory, Revision
 
 # What a subscriber hears, by the event of the entry.

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from django.utils import timezone
 
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import Principal, Scope
+from core.errors import InvalidInputError
+from core.principal import Principal, Scope
 from memories.models import (
     ENTITY_FIELDS,
     Confidence,

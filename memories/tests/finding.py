@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from mem0dash.principal import Principal
+from core.principal import Principal
 from memories import runtime
 from memories.adding import service as adding
 from memories.filters import Condition

@@ -14,10 +14,10 @@ from django.views.decorators.http import require_safe
 
 from accounts.audit import KINDS, Action
 from accounts.web import PageRequest, page
-from mem0dash.errors import InvalidInputError
-from mem0dash.forms import DayField, FilterForm
-from mem0dash.principal import Principal, Scope
-from mem0dash.tabular import download
+from core.errors import InvalidInputError
+from core.pages.forms import DayField, FilterForm
+from core.pages.tabular import download
+from core.principal import Principal, Scope
 from memories.browse.activity import (
     Chosen,
     Deed,

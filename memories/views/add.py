@@ -9,9 +9,9 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
 from accounts.web import PageRequest, local_path, page
-from mem0dash.errors import EngineError, InvalidInputError, PermissionDeniedError
-from mem0dash.principal import Scope
-from mem0dash.waiting import Asked, Waits, waits_for
+from core.errors import EngineError, InvalidInputError, PermissionDeniedError
+from core.http.waiting import Asked, Waits, waits_for
+from core.principal import Scope
 from memories.adding.service import add_memories, can_extract
 from memories.browse.selection import Selection
 from memories.models import ENTITY_FIELDS

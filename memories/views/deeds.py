@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from accounts.audit import MANY, Action
 from accounts.models import AuditEntry
-from mem0dash.templatetags.ui import exact, number
+from core.templatetags.ui import exact, number
 
 KINDS: Final = {
     "memories": "Memories",

@@ -10,9 +10,9 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
 from accounts.web import PageRequest, local_path, page
-from mem0dash.errors import ConflictError, EngineError, InvalidInputError
-from mem0dash.principal import Scope
-from mem0dash.waiting import Waits, waits_for, when_posted
+from core.errors import ConflictError, EngineError, InvalidInputError
+from core.http.waiting import Waits, waits_for, when_posted
+from core.principal import Scope
 from memories import queries
 from memories.browse.word_diff import Part, difference
 from memories.editing import service as services

@@ -8,9 +8,9 @@ from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
-from mem0dash import names
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import Scope
+from core import names
+from core.errors import InvalidInputError
+from core.principal import Scope
 from memories.browse.entities import COUNTED, entity_counts, entity_page, field_of
 
 # The type, its words for one and for many, its icon.

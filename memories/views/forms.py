@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from django import forms
 
-from mem0dash.forms import DayField, PageForm
-from mem0dash.rest.json import loads
+from core.pages.forms import DayField, PageForm
+from core.rest.json import loads
 from memories.browse.saved_views import MAX_NAME
 from memories.models import Confidence
 

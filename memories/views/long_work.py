@@ -6,10 +6,10 @@ from typing import Final
 
 from django.urls import reverse
 
+from core.errors import ConflictError, NotFoundError
+from core.kept import Kept
+from core.principal import Principal
 from jobs.rows import Group, Row
-from mem0dash.errors import ConflictError, NotFoundError
-from mem0dash.kept import Kept
-from mem0dash.principal import Principal
 from memories.backfill import token_states as token_work
 from memories.bulk import service as bulk
 from memories.models.bulk import Operation

@@ -12,11 +12,11 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from accounts.models import Project
 from accounts.services import set_time_zone
 from accounts.web import PageRequest, page
-from mem0dash import zones
-from mem0dash.errors import ConflictError, InvalidInputError
-from mem0dash.forms import PageForm
-from mem0dash.partial import is_partial
-from mem0dash.templatetags.ui import number
+from core import zones
+from core.errors import ConflictError, InvalidInputError
+from core.pages.forms import PageForm
+from core.pages.partial import is_partial
+from core.templatetags.ui import number
 from memories.providers import late_interaction
 from memories.providers.late_interaction import Status
 

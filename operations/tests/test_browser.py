@@ -45,7 +45,7 @@ from accounts import audit
 from accounts.audit import Action, Target, account_target
 from accounts.models import Account, Project
 from apikeys.services import create_api_key
-from mem0dash.principal import OPERATOR, Actor
+from core.principal import OPERATOR, Actor
 project, owner = Project.objects.get(), Account.objects.get()
 actor = Actor(account_id=owner.id, via="session", client="Mozilla/5.0 (X11; Linux) Firefox/140.0")
 create_api_key(owner=owner, project=project, label="laptop", actor=actor,

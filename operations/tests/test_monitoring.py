@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from accounts.models import Account, Membership, Project, Role
-from mem0dash.version import VERSION
+from core.version import VERSION
 from operations import metrics
 
 LINE = re.compile(r'^([a-z_0-9]+)(?:\{((?:[a-z]+="[^"]*",?)*)\})? (-?[0-9.e+-]+|\+Inf)$')

@@ -14,11 +14,11 @@ from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
 from accounts.sessions import open_session
+from core import notes
+from core.http.middleware import Handled
 from jobs import claims, schedules
 from jobs.models import Schedule
 from jobs.runner import run_job
-from mem0dash import notes
-from mem0dash.middleware import Handled
 from operations import request_log
 from operations.models import RequestLog
 from operations.pruning import PRUNING
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_dropped_and_told(
     monkeypatch.setattr(request_log.rows, "size", 3)
     for number in range(10):
         request_log.put(row(path=f"/{number}"))
-    caplog.set_level("WARNING", logger="mem0dash.notes")
+    caplog.set_level("WARNING", logger="core.notes")
     assert request_log.rows.write()
     assert [r.path for r in RequestLog.objects.order_by("id")] == ["/0", "/1", "/2"]
     [told] = [r for r in caplog.records if "dropped" in r.message]
@@ -224,7 +224,7 @@ def test_one_row_that_cannot_be_kept_takes_no_other_with_it(
     assert sorted(str(r.project_id) for r in RequestLog.objects.all()) == sorted(
         [str(project.id), "None"]
     )
-    caplog.set_level("WARNING", logger="mem0dash.notes")
+    caplog.set_level("WARNING", logger="core.notes")
     request_log.rows.write()
     assert [r.notes for r in caplog.records] == [1]
 

@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.tests.signing import sign_in
-from mem0dash.middleware import Handled
+from core.http.middleware import Handled
 from operations import request_log, strangers
 from operations.models import RefusedRequests, RequestLog
 
@@ -90,7 +90,7 @@ def test_the_owner_sees_how_many_were_refused_and_from_where(alice: Any, bob: An
 def test_the_lines_of_strangers_are_bounded_and_what_had_none_is_told(
     client: Any, db: None, caplog: Any, monkeypatch: Any
 ) -> None:
-    from mem0dash import strangers as lines
+    from core.http import strangers as lines
 
     monkeypatch.setattr(lines.lines, "_most", 3)
     clock = [0.0]

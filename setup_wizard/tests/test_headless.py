@@ -12,7 +12,7 @@ from django.test import Client
 from accounts import setup
 from accounts.models import Account, InstanceState
 from accounts.services import ensure_owner
-from mem0dash.env import ConfigurationError
+from core.env import ConfigurationError
 from prove.environment import ROOT, clean_environment
 
 pytestmark = pytest.mark.one_form

@@ -13,7 +13,7 @@ from accounts.models import Account
 from accounts.services import complete_setup, set_active
 from accounts.tests.signing import sign_in
 from apikeys.models import ApiKey
-from mem0dash.middleware import CONTENT_SECURITY_POLICY
+from core.http.middleware import CONTENT_SECURITY_POLICY
 from mem0dash.tests.test_secrets import dump
 from memories.engine import configuration
 from setup_wizard.models import Progress

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.services import reset_password
-from mem0dash.errors import Mem0dashError
+from core.errors import Mem0dashError
 
 
 class Command(BaseCommand):

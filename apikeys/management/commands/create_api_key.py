@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from accounts.models import Account, Project
 from apikeys.services import LIMITABLE, create_api_key
-from mem0dash.errors import Mem0dashError
-from mem0dash.principal import Scope
+from core.errors import Mem0dashError
+from core.principal import Scope
 
 MOST_DAYS = 36_500
 

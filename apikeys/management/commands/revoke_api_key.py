@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand, CommandError
 from accounts.models import Account
 from apikeys.models import ApiKey
 from apikeys.services import revoke_api_key, revoke_made_via
-from mem0dash.errors import Mem0dashError
-from mem0dash.principal import Via
+from core.errors import Mem0dashError
+from core.principal import Via
 
 VIA: Final[tuple[Via, ...]] = get_args(Via)
 

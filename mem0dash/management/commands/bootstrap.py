@@ -13,7 +13,7 @@ from accounts.models import Project
 from accounts.queries import DEFAULT_PROJECT
 from accounts.services import complete_setup, create_owner
 from apikeys.services import create_api_key
-from mem0dash.errors import Mem0dashError
+from core.errors import Mem0dashError
 from mem0dash.migration import prepare_database
 
 

@@ -8,8 +8,8 @@ from django.db import models, transaction
 from accounts import audit
 from accounts.audit import Action
 from accounts.models import InstanceState
-from mem0dash import crypto
-from mem0dash.principal import OPERATOR
+from core import crypto
+from core.principal import OPERATOR
 from memories.engine.configuration import SEALED
 from memories.models.server import EngineConfig, Reembedding
 

@@ -13,11 +13,12 @@ from django.core.management.base import BaseCommand
 from accounts import setup
 from accounts.services import ensure_owner
 from accounts.setup import offer_setup_token
-from mem0dash import collecting, disk
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import Mem0dashError
+from core import disk
+from core.database import collecting
+from core.env import ConfigurationError
+from core.errors import Mem0dashError
+from core.http.protocol import BoundedProtocol
 from mem0dash.migration import prepare_database
-from mem0dash.protocol import BoundedProtocol
 
 
 class Command(BaseCommand):

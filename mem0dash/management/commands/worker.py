@@ -10,9 +10,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
+from core.env import ConfigurationError
+from core.errors import Mem0dashError
 from jobs.runner import Runner
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import Mem0dashError
 from mem0dash.migration import prepare_database
 from memories import runtime
 from memories.background.upkeep import Upkeep

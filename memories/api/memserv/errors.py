@@ -7,7 +7,7 @@ from django.db import DatabaseError, InterfaceError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from mem0dash.errors import (
+from core.errors import (
     DatastoreUnavailableError,
     EngineError,
     IndexUnavailableError,
@@ -17,7 +17,7 @@ from mem0dash.errors import (
     NotUnderstoodError,
     StorageError,
 )
-from mem0dash.rest.errors import BodyError, database_trouble, log_failure, oss_exception_handler
+from core.rest.errors import BodyError, database_trouble, log_failure, oss_exception_handler
 from memories.api.headers import PROBLEM_HEADER
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr
 
-from mem0dash import limits
-from mem0dash.errors import InvalidInputError
-from mem0dash.keyset import Cursor
-from mem0dash.principal import Principal
-from mem0dash.rest.bodies import Named
-from mem0dash.rest.json import field_of
-from mem0dash.waiting import Asked, Waits
+from core import limits
+from core.errors import InvalidInputError
+from core.http.waiting import Asked, Waits
+from core.pages.paging import Cursor
+from core.principal import Principal
+from core.rest.bodies import Named
+from core.rest.json import field_of
 from memories.api.messages import OrLone, Turn, listed, text_if_any
 from memories.api.oss.inputs import Identifier
 from memories.filters import AllOf, Condition, Node

@@ -2,16 +2,7 @@
 
 from typing import Any
 
-from mem0dash.rest.schemas import (
-    ERROR,
-    MESSAGE,
-    TEXT,
-    TIME,
-    UUID_TEXT,
-    Schema,
-    list_of,
-    object_of,
-)
+from core.rest.schemas import ERROR, MESSAGE, TEXT, TIME, UUID_TEXT, Schema, list_of, object_of
 from memories.api.oss import schemas
 from memories.api.oss.shapes import instant, memory_shape, text_hash
 from memories.bulk.sweep import Swept

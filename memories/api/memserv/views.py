@@ -10,13 +10,13 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from mem0dash import limits
-from mem0dash.counters import BULK_DELETED
-from mem0dash.errors import InvalidInputError, NotFoundError
-from mem0dash.keyset import Cursor
-from mem0dash.rest.bodies import body_of
-from mem0dash.rest.views import OssView
-from mem0dash.waiting import Waits, waits_for
+from core import limits
+from core.counters import BULK_DELETED
+from core.errors import InvalidInputError, NotFoundError
+from core.http.waiting import Waits, waits_for
+from core.pages.paging import Cursor
+from core.rest.bodies import body_of
+from core.rest.views import OssView
 from memories import queries, visibility
 from memories.adding import service as adding
 from memories.api.headers import IDEMPOTENCY_KEY, PROBLEM_HEADER, SEARCH_HEADER, STORED_HEADER

@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, StrictStr
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from mem0dash.errors import InvalidInputError
-from mem0dash.principal import Principal, Scope
-from mem0dash.rest.bodies import body_of, check_no_body
-from mem0dash.rest.schemas import ANY_OBJECT, MESSAGE, TEXT, TEXT_OR_NULL, answers, object_of
-from mem0dash.rest.views import OssView
-from mem0dash.waiting import Waits, waits_for
+from core.errors import InvalidInputError
+from core.http.waiting import Waits, waits_for
+from core.principal import Principal, Scope
+from core.rest.bodies import body_of, check_no_body
+from core.rest.schemas import ANY_OBJECT, MESSAGE, TEXT, TEXT_OR_NULL, answers, object_of
+from core.rest.views import OssView
 from memories.editing import service as services
 from memories.providers import service as providers
 

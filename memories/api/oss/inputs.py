@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError
 
-from mem0dash.errors import InvalidInputError
-from mem0dash.limits import TOP_K
-from mem0dash.rest.bodies import Named
-from mem0dash.rest.json import field_of
-from mem0dash.waiting import Asked, Waits
+from core.errors import InvalidInputError
+from core.http.waiting import Asked, Waits
+from core.limits import TOP_K
+from core.rest.bodies import Named
+from core.rest.json import field_of
 from memories.api.messages import Messages
 from memories.models import ENTITY_FIELDS
 

@@ -1,6 +1,6 @@
 """Response schemas of the OSS dialect for the published OpenAPI document."""
 
-from mem0dash.rest.schemas import (
+from core.rest.schemas import (
     ANY_OBJECT,
     TEXT,
     TEXT_OR_NULL,

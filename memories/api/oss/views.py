@@ -6,13 +6,13 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from mem0dash import limits
-from mem0dash.errors import InvalidInputError, NotFoundError
-from mem0dash.principal import Principal, Scope
-from mem0dash.rest.bodies import body_of, path_of
-from mem0dash.rest.schemas import MESSAGE, answers
-from mem0dash.rest.views import OssView
-from mem0dash.waiting import Waits, waits_for
+from core import limits
+from core.errors import InvalidInputError, NotFoundError
+from core.http.waiting import Waits, waits_for
+from core.principal import Principal, Scope
+from core.rest.bodies import body_of, path_of
+from core.rest.schemas import MESSAGE, answers
+from core.rest.views import OssView
 from memories import queries, visibility
 from memories.adding import service as adding
 from memories.api.headers import IDEMPOTENCY_KEY, PROBLEM_HEADER, SEARCH_HEADER, STORED_HEADER

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
 
-from mem0dash.errors import ConflictError, IndexInUseError, IndexUnavailableError
+from core.errors import ConflictError, IndexInUseError, IndexUnavailableError
 from memories.index.indexer import Indexer
 from memories.index.opening import open_indexer
 from memories.index.rows import pending

@@ -7,8 +7,8 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
-from mem0dash.errors import IndexUnavailableError, Mem0dashError, ProviderError
-from mem0dash.principal import Principal
+from core.errors import IndexUnavailableError, Mem0dashError, ProviderError
+from core.principal import Principal
 from memories.demo import service as demo
 from memories.management.running import without_index, writing
 

@@ -7,11 +7,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from mem0dash.errors import (
-    ConflictError,
-    IndexInUseError,
-    Mem0dashError,
-)
+from core.errors import ConflictError, IndexInUseError, Mem0dashError
 from memories import runtime
 from memories.backfill import token_states as token_work
 from memories.backfill import vectors

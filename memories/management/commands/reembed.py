@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
-from mem0dash.errors import ConflictError, IndexUnavailableError, Mem0dashError, ProviderError
+from core.errors import ConflictError, IndexUnavailableError, Mem0dashError, ProviderError
 from memories import runtime
 from memories.engine.catalogue import PROVIDERS
 from memories.management.running import secret_from

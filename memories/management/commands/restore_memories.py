@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from accounts.queries import operator_of
-from mem0dash.errors import Mem0dashError
+from core.errors import Mem0dashError
 from memories import queries, visibility
 from memories.editing import service as services
 from memories.management.running import without_index

@@ -7,7 +7,7 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
-from mem0dash.errors import Mem0dashError, ProviderError
+from core.errors import Mem0dashError, ProviderError
 from memories.adding import service as adding
 from memories.management.running import writing
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
-from mem0dash.errors import ConflictError, Mem0dashError
+from core.errors import ConflictError, Mem0dashError
 from memories.backfill import token_states as token_work
 from memories.engine import configuration
 from memories.engine.engine import Engine

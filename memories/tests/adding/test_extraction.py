@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.adding import service as adding
 from memories.editing import service as services
 from memories.models import AddInput, Memory, MemoryVector, Revision, SessionMessage, adds

@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash.errors import (
+from core.errors import (
     ConflictError,
     EngineError,
     IndexUnavailableError,

@@ -16,14 +16,14 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.queries import operator_of, project_view
-from mem0dash.errors import (
+from core.errors import (
     ConflictError,
     EngineError,
     NotFoundError,
     PermissionDeniedError,
     ProviderError,
 )
-from mem0dash.principal import Principal, Scope
+from core.principal import Principal, Scope
 from memories import runtime
 from memories.adding import claims
 from memories.adding import service as adding

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from django.conf import settings
 
-from mem0dash import bodies, limits
+from core import limits
+from core.http import bodies
 from mem0dash.asgi import application
 from prove.server import Server
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mem0dash import limits
+from core import limits
 from memories.models import AddInput, Memory
 
 pytestmark = pytest.mark.one_form

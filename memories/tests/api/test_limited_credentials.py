@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from mem0dash.errors import PermissionDeniedError
-from mem0dash.principal import Principal
+from core.errors import PermissionDeniedError
+from core.principal import Principal
 from memories.adding import service as adding
 from memories.browse import saved_views
 from memories.browse.selection import Selection

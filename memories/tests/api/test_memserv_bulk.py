@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from mem0dash.counters import registry
-from mem0dash.errors import ConflictError
+from core.counters import registry
+from core.errors import ConflictError
 from memories.bulk import service as bulk
 from memories.bulk import sweep
 from memories.models import Memory, Revision

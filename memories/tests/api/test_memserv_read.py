@@ -328,7 +328,7 @@ def test_a_list_takes_the_same_number_of_statements_however_long(
 
 
 def test_the_answer_says_what_kind_of_search_it_was(rest: Memserv, embedder: Any) -> None:
-    from mem0dash.errors import ProviderError
+    from core.errors import ProviderError
 
     rest.add("tea")
     answer = rest("POST", "/search", {"query": "tea", "mode": "keyword"})

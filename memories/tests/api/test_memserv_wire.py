@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from mem0dash.errors import IndexUnavailableError, ProviderError
+from core.errors import IndexUnavailableError, ProviderError
 from memories import queries
 from memories.models import Memory
 from memories.search import service as search

@@ -942,7 +942,7 @@ def test_a_provider_is_tried_out_without_being_taken(
 def test_trying_out_never_sends_a_stored_key_to_a_changed_address(
     api: Any, owner: Any, provider: Provider
 ) -> None:
-    from mem0dash.errors import InvalidInputError
+    from core.errors import InvalidInputError
 
     configured(api, llm=llm(provider))
     with Provider() as thief:
@@ -954,7 +954,7 @@ def test_trying_out_never_sends_a_stored_key_to_a_changed_address(
 
 
 def test_trying_out_is_the_instance_owners(owner: Any, provider: Provider, engine: Any) -> None:
-    from mem0dash.errors import PermissionDeniedError
+    from core.errors import PermissionDeniedError
 
     limited = replace(owner, entity_limit={"user_id": frozenset({"alice"})})
     for caller in (replace(owner, is_owner=False), limited):

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import Account, Project
 from accounts.queries import project_view
 from accounts.tests.signing import sign_in
-from mem0dash.errors import ConflictError
+from core.errors import ConflictError
 from memories.browse import kept_counts
 from memories.browse import service as browse
 from memories.browse.selection import Selection

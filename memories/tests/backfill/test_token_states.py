@@ -14,7 +14,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.queries import project_view
-from mem0dash.errors import NotFoundError, ProviderError
+from core.errors import NotFoundError, ProviderError
 from memories import runtime
 from memories.backfill import vectors
 from memories.background import retention

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.adding import claims
 from memories.adding import idempotency as ingest
 from memories.adding import service as adding

@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, IndexUnavailableError
+from core.errors import ConflictError, IndexUnavailableError
 from memories.adding import claims
 from memories.background import upkeep
 from memories.background.upkeep import RECONCILED, WORKERS, Upkeep

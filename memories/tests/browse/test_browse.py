@@ -11,8 +11,8 @@ from django.http import QueryDict
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from mem0dash.errors import InvalidInputError, NotFoundError, PermissionDeniedError, ProviderError
-from mem0dash.principal import Scope
+from core.errors import InvalidInputError, NotFoundError, PermissionDeniedError, ProviderError
+from core.principal import Scope
 from memories import runtime
 from memories.browse import service as browse
 from memories.browse.selection import Selection

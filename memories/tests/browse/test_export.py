@@ -13,8 +13,8 @@ from django.http import QueryDict
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from mem0dash.errors import InvalidInputError, PermissionDeniedError
-from mem0dash.principal import Scope
+from core.errors import InvalidInputError, PermissionDeniedError
+from core.principal import Scope
 from memories.browse import export
 from memories.browse.selection import Selection
 from memories.models import Memory

@@ -6,7 +6,7 @@ import pytest
 from django.http import QueryDict
 
 from accounts.queries import project_view
-from mem0dash.principal import Scope
+from core.principal import Scope
 from memories.browse import kept_counts
 from memories.browse import service as browse
 from memories.browse.selection import Selection
@@ -69,7 +69,7 @@ def test_every_change_of_a_memory_ends_it(owner, api, engine):
 
 def test_it_ends_with_time(owner, monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("mem0dash.kept.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("core.kept.time.monotonic", lambda: clock[0])
     assert [asked(owner), asked(owner)] == [1, 1]
     clock[0] += kept_counts.counts.least + 0.1
     assert asked(owner) == 2

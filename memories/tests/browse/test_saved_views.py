@@ -6,13 +6,8 @@ import pytest
 from django.http import QueryDict
 
 from accounts.queries import project_view
-from mem0dash.errors import (
-    ConflictError,
-    InvalidInputError,
-    NotFoundError,
-    PermissionDeniedError,
-)
-from mem0dash.principal import Scope
+from core.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
+from core.principal import Scope
 from memories.browse import saved_views
 from memories.browse.selection import Selection
 

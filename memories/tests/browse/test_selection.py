@@ -6,7 +6,7 @@ import pytest
 from django.http import QueryDict
 from django.utils import timezone
 
-from mem0dash.errors import InvalidInputError
+from core.errors import InvalidInputError
 from memories.browse.selection import Selection
 from memories.filters import to_q
 from memories.models import Memory

@@ -8,13 +8,8 @@ import pytest
 from django.core import signing
 from django.utils import timezone
 
-from mem0dash.errors import (
-    ConflictError,
-    InvalidInputError,
-    NotFoundError,
-    PermissionDeniedError,
-)
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
+from core.principal import Principal, Scope
 from memories import queries, visibility
 from memories.browse.selection import Selection
 from memories.bulk import job as bulk_work

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from django.db import connection
 
-from mem0dash.errors import ConflictError, Mem0dashError, NotFoundError, PermissionDeniedError
-from mem0dash.principal import Scope
+from core.errors import ConflictError, Mem0dashError, NotFoundError, PermissionDeniedError
+from core.principal import Scope
 from memories import visibility
 from memories.background import upkeep
 from memories.background.upkeep import Upkeep

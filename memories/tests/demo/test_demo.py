@@ -11,8 +11,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from accounts.queries import operator_of
-from mem0dash.errors import ConflictError, EngineError, PermissionDeniedError, ProviderError
-from mem0dash.principal import Scope
+from core.errors import ConflictError, EngineError, PermissionDeniedError, ProviderError
+from core.principal import Scope
 from memories import queries, runtime
 from memories.background import retention
 from memories.demo import service as demo

@@ -13,10 +13,10 @@ import pytest
 from django.conf import settings
 from django.db import transaction
 
+from core.errors import ConflictError
 from jobs import claims, kinds, runner
 from jobs.models import Event, Job
 from jobs.outbox import Subscriber
-from mem0dash.errors import ConflictError
 from memories.adding import service as adding
 from memories.bulk import job as bulk_work
 from memories.bulk import service as bulk

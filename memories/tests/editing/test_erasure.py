@@ -11,7 +11,7 @@ from django.apps import apps
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash.errors import EngineError
+from core.errors import EngineError
 from memories import queries
 from memories.background import retention
 from memories.editing import service as services

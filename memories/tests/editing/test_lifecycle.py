@@ -9,13 +9,8 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash.errors import (
-    ConflictError,
-    InvalidInputError,
-    NotFoundError,
-    PermissionDeniedError,
-)
-from mem0dash.principal import Principal, Scope
+from core.errors import ConflictError, InvalidInputError, NotFoundError, PermissionDeniedError
+from core.principal import Principal, Scope
 from memories import queries
 from memories.background import retention
 from memories.editing import service as services

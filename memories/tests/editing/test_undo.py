@@ -7,14 +7,14 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from mem0dash.errors import (
+from core.errors import (
     ConflictError,
     EngineError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
 )
-from mem0dash.principal import Scope
+from core.principal import Scope
 from memories import queries
 from memories.background import retention
 from memories.browse.selection import Selection

@@ -15,8 +15,8 @@ from cryptography.fernet import Fernet
 from django.core.management import call_command
 
 from accounts.models import InstanceState
-from mem0dash.env import ConfigurationError
-from mem0dash.errors import InvalidInputError
+from core.env import ConfigurationError
+from core.errors import InvalidInputError
 from memories.engine import configuration
 from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Choice, Configuration
 from memories.engine.configuration import ChangedMeanwhileError, merged

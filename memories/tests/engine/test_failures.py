@@ -16,7 +16,7 @@ import openai
 import pytest
 from google.genai import errors as gemini
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.engine import failures
 from memories.engine.failures import (
     AUTH,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.engine import replies
 
 pytestmark = pytest.mark.one_form

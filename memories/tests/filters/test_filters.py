@@ -2,7 +2,7 @@
 
 import pytest
 
-from mem0dash.errors import InvalidInputError
+from core.errors import InvalidInputError
 from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not, parse_filters
 from memories.filters.language import OPERATORS, mentions, names_an_entity
 from memories.texts import entity_id

@@ -8,7 +8,7 @@ from django.db import connection
 from django.db.models import Q
 
 from accounts.models import Project
-from mem0dash.errors import InvalidInputError
+from core.errors import InvalidInputError
 from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not, parse_filters, to_q
 from memories.models import Memory
 from memories.texts import fold

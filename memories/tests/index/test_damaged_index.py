@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
-from mem0dash import disk
-from mem0dash.disk import MB, Room
-from mem0dash.errors import DiskFullError, IndexDamagedError, IndexInUseError, IndexUnavailableError
+from core import disk
+from core.disk import MB, Room
+from core.errors import DiskFullError, IndexDamagedError, IndexInUseError, IndexUnavailableError
 from memories import runtime
 from memories.editing import service as services
 from memories.filters import EVERYTHING

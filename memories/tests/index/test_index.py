@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not
 from memories.index.base import Point, VectorIndex
 from memories.index.edge import EdgeIndex

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from django.db import connection
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories import queries, runtime
 from memories.editing import service as services
 from memories.filters import Condition

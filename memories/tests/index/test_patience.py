@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from qdrant_client.http.exceptions import ResponseHandlingException
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories.browse import detail
 from memories.filters import EVERYTHING
 from memories.index.patience import FAILURES, PAUSE_SECONDS, Line, Patience

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from django.utils import timezone
 
-from mem0dash.errors import IndexUnavailableError
+from core.errors import IndexUnavailableError
 from memories import runtime
 from memories.editing import service as services
 from memories.filters import EVERYTHING, Condition

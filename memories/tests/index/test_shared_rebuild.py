@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, IndexUnavailableError
+from core.errors import ConflictError, IndexUnavailableError
 from memories.editing import service as services
 from memories.filters import EVERYTHING
 from memories.index import leftovers, rows

@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError
+from core.errors import ConflictError
 from memories import runtime
 from memories.engine.engine import Engine
 from memories.index.edge import EdgeIndex

@@ -10,8 +10,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from mem0dash.errors import ConflictError, PermissionDeniedError
-from mem0dash.principal import Scope
+from core.errors import ConflictError, PermissionDeniedError
+from core.principal import Scope
 from memories import runtime
 from memories.backfill import token_states as token_work
 from memories.background.upkeep import Upkeep

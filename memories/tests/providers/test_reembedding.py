@@ -7,7 +7,7 @@ import pytest
 from django.core.management import call_command
 
 from accounts.models import InstanceState
-from mem0dash.errors import ConflictError, InvalidInputError, PermissionDeniedError, ProviderError
+from core.errors import ConflictError, InvalidInputError, PermissionDeniedError, ProviderError
 from memories import runtime
 from memories.adding import service as adding
 from memories.backfill import vectors

@@ -15,7 +15,7 @@ from django.db import transaction
 
 from accounts.models import Project
 from accounts.queries import project_view
-from mem0dash.principal import ALL_SCOPES, Principal
+from core.principal import ALL_SCOPES, Principal
 from memories import runtime
 from memories.engine.engine import Engine
 from memories.engine.local_embedder import load_embedder

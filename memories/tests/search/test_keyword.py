@@ -7,8 +7,8 @@ import pytest
 from django.db import connection
 from django.db.models import F
 
-from mem0dash.errors import InvalidInputError, PermissionDeniedError
-from mem0dash.principal import Scope
+from core.errors import InvalidInputError, PermissionDeniedError
+from core.principal import Scope
 from memories.background import retention
 from memories.browse import service as browse
 from memories.browse.selection import Selection

@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from accounts.models import Account, Project
 from accounts.tests.signing import sign_in
-from mem0dash import notes
-from mem0dash.sqlite3.turns import at_most
+from core import notes
+from core.database.sqlite3.turns import at_most
 from memories import retrievals
 from memories.background import retention
 from memories.browse import pages as paging

@@ -10,14 +10,14 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from mem0dash.errors import (
+from core.errors import (
     EngineError,
     IndexUnavailableError,
     InvalidInputError,
     PermissionDeniedError,
     ProviderError,
 )
-from mem0dash.principal import Scope
+from core.principal import Scope
 from memories import runtime
 from memories.editing import service as services
 from memories.engine.engine import Engine

@@ -9,8 +9,8 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
+from core.errors import ConflictError
 from jobs import holders
-from mem0dash.errors import ConflictError
 from memories.models.server import Lease
 from memories.storage import leases
 

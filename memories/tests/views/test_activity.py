@@ -21,7 +21,7 @@ from accounts.models import Account, AuditEntry, Membership, Project, Role
 from accounts.queries import operator_of
 from accounts.tests.signing import sign_in
 from apikeys.services import create_api_key
-from mem0dash.principal import OPERATOR, Actor
+from core.principal import OPERATOR, Actor
 from memories.browse import activity
 from memories.browse.activity import Chosen
 from memories.editing import service as services

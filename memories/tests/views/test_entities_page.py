@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
 from accounts.tests.signing import sign_in
-from mem0dash.errors import InvalidInputError, PermissionDeniedError
+from core.errors import InvalidInputError, PermissionDeniedError
 from memories.browse import entities as entity_queries
 from memories.browse.entities import entity_counts, entity_page
 from memories.models import Memory

@@ -13,10 +13,10 @@ from django.utils import timezone
 
 from accounts.models import Account, Membership, Project, Role
 from accounts.tests.signing import sign_in
+from core.errors import ConflictError
 from jobs import claims, kinds, schedules
 from jobs.models import Job, Schedule
 from jobs.runner import run_job
-from mem0dash.errors import ConflictError
 from memories.backfill import token_states as token_work
 from memories.background import retention
 from memories.bulk import service as bulk
@@ -163,7 +163,7 @@ def test_word_vectors_are_listed_while_they_are_made(signed_in, admin, owner):
 
 def test_what_takes_long_to_count_is_not_counted_again_at_once(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("mem0dash.kept.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("core.kept.time.monotonic", lambda: now[0])
     counted = []
 
     def count() -> tuple[int, int]:

@@ -10,7 +10,7 @@ from django.test import Client
 
 from accounts.models import Account
 from accounts.tests.signing import sign_in
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.editing import service as services
 from memories.models import AddInput, Memory
 from memories.tests.actions import add

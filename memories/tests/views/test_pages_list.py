@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from accounts.models import Account, Project, Role
 from accounts.tests.signing import sign_in
-from mem0dash.errors import ProviderError
+from core.errors import ProviderError
 from memories.editing.service import delete_memory
 from memories.models import Memory
 from memories.tests.actions import add

@@ -9,10 +9,10 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
-from mem0dash.partial import is_partial
-from mem0dash.principal import Principal, Scope
-from mem0dash.tabular import download
-from mem0dash.waiting import waits_for
+from core.http.waiting import waits_for
+from core.pages.partial import is_partial
+from core.pages.tabular import download
+from core.principal import Principal, Scope
 from memories import visibility
 from memories.browse import export as writing
 from memories.browse import service as reads

@@ -9,9 +9,9 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
-from mem0dash.errors import InvalidInputError, NotUnderstoodError
-from mem0dash.partial import is_partial
-from mem0dash.principal import Principal, Scope
+from core.errors import InvalidInputError, NotUnderstoodError
+from core.pages.partial import is_partial
+from core.principal import Principal, Scope
 from memories.browse import service as reads
 from memories.browse.selection import DELETED, Selection
 from memories.views.browser import listing, words

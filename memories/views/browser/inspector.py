@@ -15,9 +15,9 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from accounts.web import PageRequest, local_path, page
-from mem0dash.errors import ConflictError, InvalidInputError, NotFoundError
-from mem0dash.principal import Scope
-from mem0dash.waiting import Waits, waits_for
+from core.errors import ConflictError, InvalidInputError, NotFoundError
+from core.http.waiting import Waits, waits_for
+from core.principal import Scope
 from memories import queries, visibility
 from memories.browse import service as reads
 from memories.browse.selection import Selection

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from django.urls import reverse
 
-from mem0dash import names
-from mem0dash.errors import InvalidInputError, NotFoundError
-from mem0dash.waiting import Asked, Waits
+from core import names
+from core.errors import InvalidInputError, NotFoundError
+from core.http.waiting import Asked, Waits
 from memories.browse.selection import Selection
 from memories.visibility import as_uuid
 

@@ -10,9 +10,9 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, page
-from mem0dash import names
-from mem0dash.errors import ConflictError, InvalidInputError
-from mem0dash.principal import Principal, Scope
+from core import names
+from core.errors import ConflictError, InvalidInputError
+from core.principal import Principal, Scope
 from memories.browse import saved_views
 from memories.browse.selection import Selection
 from memories.models import SavedView

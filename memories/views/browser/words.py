@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mem0dash.templatetags.ui import exact
+from core.templatetags.ui import exact
 from memories.models import ReviewStatus
 from memories.texts import parse_instant
 

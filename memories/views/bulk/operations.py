@@ -10,10 +10,10 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, local_path, page
-from mem0dash import names
-from mem0dash.errors import ConflictError
-from mem0dash.partial import is_partial
-from mem0dash.principal import Principal, Scope
+from core import names
+from core.errors import ConflictError
+from core.pages.partial import is_partial
+from core.principal import Principal, Scope
 from memories.bulk import service as bulk
 from memories.bulk.service import Match
 from memories.models.bulk import Operation

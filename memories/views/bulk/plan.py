@@ -14,9 +14,9 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, local_path, page
-from mem0dash import names
-from mem0dash.errors import ConflictError, InvalidInputError, Mem0dashError, NotFoundError
-from mem0dash.principal import Scope
+from core import names
+from core.errors import ConflictError, InvalidInputError, Mem0dashError, NotFoundError
+from core.principal import Scope
 from memories.browse.selection import Selection
 from memories.bulk import service as bulk
 from memories.models import Confidence

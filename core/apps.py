@@ -1,0 +1,18 @@
+"""What every app stands on, as an application: it brings the tags of templates."""
+
+from django.apps import AppConfig
+
+
+class CoreConfig(AppConfig):
+    name = "core"
+
+    def ready(self) -> None:
+        from django.db.backends.signals import connection_created
+
+        from core import outbound
+        from core.database import schema_version
+
+        outbound.install()
+        connection_created.connect(
+            schema_version.check_server, dispatch_uid="mem0dash.schema_version"
+        )

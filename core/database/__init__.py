@@ -1,0 +1,1 @@
+"""The database: our backends, what its errors mean, which schema it has."""

@@ -1,0 +1,154 @@
+"""Free disk space, and what is refused when it runs out.
+
+The embedded index writes to memory-mapped files with holes: where no block is left for a hole, the
+kernel ends the whole process with SIGBUS. So the room is looked at before each such write.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+
+from core.errors import DiskFullError, ReadOnlyError
+from core.folders import is_read_only
+
+MB: Final = 1 << 20
+# Mapped writes stop below a tenth of the file system, within these bounds: other programs fill the
+# disk while one write is under way, and the smallest write of the index touches a few dozen pages.
+LEAST_FLOOR: Final = 8 * MB
+MOST_FLOOR: Final = 64 * MB
+RESERVE_NAME: Final = "reserve"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The free bytes on the file system of `folder`, for a user who is not root."""
+
+    folder: Path
+    free: int
+    floor: int
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the index may not be written any more."""
+        return self.free < self.floor
+
+    def holds(self, wanted: int = 0) -> bool:
+        """Whether so many bytes can be stored, and the index can still follow and go to disk."""
+        return self.free >= 2 * self.floor + wanted
+
+
+def room_of(folder: Path) -> Room:
+    """The room there is for `folder`, which may be about to be made. About 3 µs."""
+    while True:
+        try:
+            found = os.statvfs(folder)
+            break
+        except FileNotFoundError:
+            folder = folder.parent
+    if not found.f_blocks:  # some file systems do not tell
+        return Room(folder, 1 << 60, LEAST_FLOOR)
+    total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    return Room(folder, free, min(max(total // 10, LEAST_FLOOR), MOST_FLOOR))
+
+
+def folders() -> list[Path]:
+    """Where this process writes memories on its own machine: none in the distributed form."""
+    found = []
+    if settings.DATABASE_FILE is not None:
+        found.append(settings.DATABASE_FILE.parent)
+    if not settings.QDRANT_URL and settings.DATA_DIR not in found:
+        found.append(settings.DATA_DIR)
+    return found
+
+
+def check_room(wanted: int = 0) -> None:
+    """Raises DiskFullError if `wanted` more bytes of memories do not fit. Deletes need no such
+    check: the reserve is for them."""
+    for folder in folders():
+        if not (room := room_of(folder)).holds(wanted):
+            raise full(room, 2 * room.floor + wanted)
+
+
+def is_low() -> bool:
+    """Whether background work has to wait, because deletes need the remaining room."""
+    return any(room_of(folder).is_low for folder in folders())
+
+
+def full(room: Room, needed: int) -> DiskFullError:
+    return DiskFullError(
+        f"The server's disk is full: {_megabytes(room.free)} are free, {_megabytes(needed)} are "
+        "needed to store memories. Reading and deleting still work.",
+        retry_after=30,
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def nothing_fits() -> DiskFullError:
+    """The error for a write that the disk refused."""
+    for folder in folders():
+        if not (room := room_of(folder)).holds():
+            return full(room, 2 * room.floor)
+    free = _megabytes(room_of((settings.DATABASE_FILE or settings.DATA_DIR).parent).free)
+    return DiskFullError(
+        f"The disk of the database is full: {free} are free here. Reading still works.",
+        retry_after=30,
+    )
+
+
+def check() -> None:
+    """settings.HEALTH_CHECKS: raises StorageError when memories cannot be stored."""
+    check_room()
+    for folder in folders():
+        if is_read_only(folder):
+            raise ReadOnlyError(
+                f"The folder {folder} can only be read: nothing can be stored or deleted."
+            )
+
+
+def free_bytes() -> int:
+    """The smallest free space of all folders, for the metrics."""
+    return min((room_of(folder).free for folder in folders()), default=0)
+
+
+# --- The reserve ---------------------------------------------------------------------------------
+_tending = threading.Lock()
+
+
+def tend_reserve(*, may_make: bool = True) -> None:
+    """Keeps a file that gives its room to deletes once the disk is full, and takes it back later.
+
+    A start that may be refused gives it alone. SQLite needs room even to delete: for its journal,
+    and at the start for shared memory.
+    """
+    if settings.DATABASE_FILE is None:
+        return
+    folder = settings.DATABASE_FILE.parent
+    path = folder / RESERVE_NAME
+    with _tending:
+        room = room_of(folder)
+        size = room.floor // 2
+        if path.exists():
+            if room.is_low:
+                path.unlink(missing_ok=True)
+        elif may_make and room.holds(room.floor + size):
+            _allocate(path, size)
+
+
+def _allocate(path: Path, size: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)

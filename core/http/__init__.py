@@ -1,0 +1,1 @@
+"""Requests before any view sees them: bounds, addresses, hosts, credentials, threads."""

@@ -1,0 +1,1 @@
+"""What every page stands on: answers, forms, lists by place, charts, spreadsheets."""

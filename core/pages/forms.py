@@ -1,0 +1,128 @@
+"""Forms as pages show them: templates/_field.html draws what these describe."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, ClassVar, Final
+from urllib.parse import urlencode
+
+from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
+
+from core import names, zones
+from core.errors import NotUnderstoodError
+
+
+class PageField(forms.BoundField):
+    """A field whose input has the classes that the look needs."""
+
+    def build_widget_attrs(self, attrs: dict[str, Any], widget: Any = None) -> dict[str, Any]:
+        built = super().build_widget_attrs(attrs, widget)
+        own = (widget or self.field.widget).attrs.get("class", "form-control")
+        built["class"] = f"{own} is-invalid" if self.errors else own
+        return built
+
+
+class PageForm(forms.Form):
+    """The base of all forms. A name that is a misspelt field is an error, for what it says would be
+    lost; with `takes`, every name that is neither a field nor one of these."""
+
+    bound_field_class = PageField
+    takes: ClassVar[frozenset[str] | None] = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("label_suffix", "")
+        super().__init__(*args, **kwargs)
+
+    def _post_clean(self) -> None:
+        """Django's hook for what is checked after `clean`, which forms have for themselves."""
+        super()._post_clean()  # type: ignore[misc]  # the stubs leave it out
+        known = {self.add_prefix(name) for name in self.fields}
+        unknown = set(self.data) - known - {"csrfmiddlewaretoken"}
+        if self.takes is None:
+            unknown = {name for name in unknown if names.is_misspelt(name, known)}
+        else:
+            unknown -= self.takes
+        try:
+            names.refuse(unknown, known, "This form")
+        except NotUnderstoodError as error:
+            self.add_error(None, error.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """An active filter: its words, and the query string without it."""
+
+    label: str
+    value: str
+    without: str
+
+
+class FilterForm(PageForm):
+    """The filters of a list in its address, as a form; templates/_filters.html draws it.
+
+    Its fields are optional. Bind it to request.GET; what the address says beyond them is not taken
+    over into the addresses that it makes.
+    """
+
+    def _post_clean(self) -> None:
+        """`clean` has said it, in the words of a filter."""
+
+    # What the address of such a page may say beside the fields.
+    beside: ClassVar[frozenset[str]] = frozenset({"behind"})
+
+    def __init__(self, *args: Any, time_zone: str = zones.UNIVERSAL, **kwargs: Any) -> None:
+        """`time_zone` is an IANA name: where the days of the form are."""
+        super().__init__(*args, **kwargs)
+        self.time_zone = time_zone
+        for field in self.fields.values():
+            if isinstance(field, DayField):
+                field.label = f"{field.label} ({time_zone})"
+
+    def clean(self) -> dict[str, Any]:
+        """Refuses parameters that are not fields: a typo must never show a wider list."""
+        cleaned = super().clean() or self.cleaned_data
+        try:
+            names.check_page(self.data, {*self.fields, *self.beside})
+            names.check_once(dict(getattr(self.data, "lists", dict)()), self.fields)
+        except NotUnderstoodError as error:
+            raise forms.ValidationError(error.message) from error
+        return cleaned
+
+    def chosen(self) -> dict[str, str]:
+        """The fields that say something, as the address has them. After `is_valid`."""
+        said = {name: str(self.data.get(name, "")).strip() for name in self.fields}
+        return {name: value for name, value in said.items() if value and self.cleaned_data[name]}
+
+    def query_string(self, **changes: str) -> str:
+        """The address of the same list with `changes`; "" takes a field out."""
+        said = self.chosen() | changes
+        return urlencode({name: value for name, value in said.items() if value})
+
+    def chips(self) -> Iterator[Chip]:
+        """The active filters, in the order of the fields."""
+        if not self.is_valid():
+            return
+        for name, value in self.chosen().items():
+            field = self.fields[name]
+            shown = dict(field.choices).get(value, value) if hasattr(field, "choices") else value
+            yield Chip(str(field.label), str(shown), self.query_string(**{name: ""}))
+
+    def untidy(self) -> bool:
+        """Whether the address holds empty fields, as a form without a script sends them."""
+        return any(name in self.data and not self.data[name] for name in self.fields)
+
+
+# No stored date lies outside of these, and calendars end.
+_FIRST_DAY: Final = date(1970, 1, 1)
+_LAST_DAY: Final = date(9000, 1, 1)
+
+
+class DayField(forms.DateField):
+    """A day; in which time zone, says the label."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        widget = forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+        super().__init__(widget=widget, required=False, input_formats=["%Y-%m-%d"], **kwargs)
+        self.error_messages["invalid"] = "Enter a day such as 2026-11-20."
+        self.validators += [MinValueValidator(_FIRST_DAY), MaxValueValidator(_LAST_DAY)]

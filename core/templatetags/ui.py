@@ -1,0 +1,108 @@
+"""Pieces that templates of all rooms use: icons, numbers, times."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django import template
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from core.pages.forms import FilterForm
+
+register = template.Library()
+
+
+@register.simple_tag
+def icon(name: str, extra: str = "") -> SafeString:
+    """An icon of static/icons.svg. It says nothing to who cannot see it: words stand beside it."""
+    return format_html(
+        '<svg class="icon{}" aria-hidden="true"><use href="{}#{}"></use></svg>',
+        f" {extra}" if extra else "",
+        static("icons.svg"),
+        name,
+    )
+
+
+@register.filter
+def number(value: Any) -> str:
+    """A count with separators: 1,284."""
+    return f"{int(value):,}"
+
+
+@register.filter
+def times(count: int) -> str:
+    """How often: once, twice, 12 times, 1,284 times."""
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
+
+
+@register.filter
+def duration(ms: float) -> str:
+    """How long something took: 38 ms, 1.2 s, 60 s."""
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    return f"{ms / 1000:.1f} s" if ms < 10_000 else f"{ms / 1000:,.0f} s"
+
+
+@register.filter
+def ago(moment: datetime | None) -> SafeString | str:
+    """How long ago, as lists tell it; the exact time is in its title. "" for None."""
+    if moment is None:
+        return ""
+    told = relative(moment, timezone.now())
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact(moment), told
+    )
+
+
+@register.filter
+def clock(moment: datetime | None) -> SafeString | str:
+    """Since when something holds: the time of day, with the date unless it is today's."""
+    if moment is None:
+        return ""
+    at, today = moment.astimezone(UTC), timezone.now().astimezone(UTC).date()
+    told = f"{at:%H:%M} UTC" if at.date() == today else f"{at:%Y-%m-%d %H:%M} UTC"
+    return format_html('<time datetime="{}">{}</time>', moment.isoformat(), told)
+
+
+@register.filter
+def day(moment: datetime | None) -> SafeString | str:
+    """The day of something to come; the exact time is in its title."""
+    if moment is None:
+        return ""
+    at = moment.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        moment.isoformat(),
+        exact(moment),
+        f"{at:%Y-%m-%d}",
+    )
+
+
+@register.filter
+def exact(moment: datetime | None) -> str:
+    """Date and time with their zone."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else ""
+
+
+def relative(moment: datetime, now: datetime) -> str:
+    passed = now - moment
+    if passed < timedelta(minutes=1):
+        return "just now"
+    if passed < timedelta(hours=1):
+        return f"{passed.seconds // 60} min ago"
+    if passed < timedelta(days=1):
+        return f"{passed.seconds // 3600} h ago"
+    if passed < timedelta(days=2):
+        return "yesterday"
+    if passed < timedelta(days=30):
+        return f"{passed.days} days ago"
+    return f"{moment.astimezone(UTC):%Y-%m-%d}"
+
+
+@register.simple_tag
+def narrowed(form: FilterForm, **changes: object) -> str:
+    """The address of the same list with these fields changed; "" takes one out."""
+    query = form.query_string(**{name: str(value) for name, value in changes.items()})
+    return f"?{query}"

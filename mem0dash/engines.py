@@ -1,8 +1,0 @@
-"""The database backends of our own, by those of Django that URLs lead to."""
-
-from typing import Final
-
-OWN: Final = {
-    "django.db.backends.sqlite3": "mem0dash.sqlite3",
-    "django.db.backends.postgresql": "mem0dash.postgresql",
-}
