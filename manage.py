@@ -25,12 +25,12 @@ def main() -> None:
 
 def _of_database(error: Exception) -> str | None:
     """What a command says whose database is busy, full, damaged or away; None for other errors."""
-    from core.database.datastore import explained, is_trouble
+    from core.database.datastore import explain, is_trouble
 
     if not is_trouble(error):
         return None
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return explained(error, f"DATABASE_URL: the database does not answer ({reason}).").message
+    return explain(error, f"DATABASE_URL: the database does not answer ({reason}).").message
 
 
 if __name__ == "__main__":

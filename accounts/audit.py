@@ -41,7 +41,7 @@ MANY: Final = "many"
 CHANGED: Final = "changed"
 
 
-class Action(StrEnum):
+class AuditAction(StrEnum):
     """What was done, as noun and verb."""
 
     KEY_MADE = "key.made"
@@ -95,12 +95,12 @@ _NOUNS: Final = {
     "data": ("project", "memories", "demo", "encryption_key", "database"),
 }
 KINDS: Final = {
-    kind: tuple(action for action in Action if action.partition(".")[0] in nouns)
+    kind: tuple(action for action in AuditAction if action.partition(".")[0] in nouns)
     for kind, nouns in _NOUNS.items()
 }
 
 
-class Target(NamedTuple):
+class AuditTarget(NamedTuple):
     """The thing that was acted on. People can still read the label when the thing is gone."""
 
     kind: str = ""
@@ -108,22 +108,22 @@ class Target(NamedTuple):
     label: str = ""
 
 
-NOTHING: Final = Target()
+NOTHING: Final = AuditTarget()
 
 
-def account_target(account: Account) -> Target:
+def account_target(account: Account) -> AuditTarget:
     """An account as entries name it."""
     name = account.name or account.email
     label = name if name == account.email else f"{name} ({account.email})"
-    return Target("account", account.id, label)
+    return AuditTarget("account", account.id, label)
 
 
 def record(
-    action: Action,
+    action: AuditAction,
     *,
     actor: Actor,
     project_id: UUID | None = None,
-    target: Target = NOTHING,
+    target: AuditTarget = NOTHING,
     details: Mapping[str, Any] | None = None,
     address: str = "",
     using: str = DEFAULT_DB_ALIAS,
@@ -159,7 +159,9 @@ def _fit(text: str, length: int) -> str:
     return text.replace("\0", "\ufffd")[:length]
 
 
-def note(action: Action, *, actor: Actor, target: Target = NOTHING, address: str = "") -> None:
+def record_sign_in(
+    action: AuditAction, *, actor: Actor, target: AuditTarget = NOTHING, address: str = ""
+) -> None:
     """As `record`, for signing in and out. If the entry cannot be written, the log says so."""
     try:
         with at_most(WRITING_SECONDS), transaction.atomic():
@@ -169,7 +171,9 @@ def note(action: Action, *, actor: Actor, target: Target = NOTHING, address: str
         logger.warning("an entry of the audit could not be written", extra=told, exc_info=True)
 
 
-def refuse(action: Action, *, actor: Actor, target: Target = NOTHING, address: str = "") -> None:
+def record_refusal(
+    action: AuditAction, *, actor: Actor, target: AuditTarget = NOTHING, address: str = ""
+) -> None:
     """As `note`, for refusals. Anybody can cause any number of them, so the limits above apply, and
     one entry counts the rest."""
     try:
@@ -183,7 +187,7 @@ def refuse(action: Action, *, actor: Actor, target: Target = NOTHING, address: s
         logger.warning("an entry of the audit could not be written", extra=told, exc_info=True)
 
 
-def _has_room(target: Target, address: str) -> bool:
+def _has_room(target: AuditTarget, address: str) -> bool:
     try:
         throttle.take(REFUSED_HERE, address)
         throttle.take(REFUSED_ACCOUNT, str(target.id or target.label))
@@ -193,7 +197,7 @@ def _has_room(target: Target, address: str) -> bool:
     return True
 
 
-def _count(action: Action) -> None:
+def _count(action: AuditAction) -> None:
     """Adds one to this hour's entry. Two processes that begin an hour together make two entries."""
     now = timezone.now()
     hour = now.replace(minute=0, second=0, microsecond=0)
@@ -225,7 +229,7 @@ def prune(*, beat: Callable[[int], object] = lambda total: None) -> int:
     return total
 
 
-def visible(principal: Principal) -> tuple[UnchangingRows, UnchangingRows]:
+def visible_entries(principal: Principal) -> tuple[UnchangingRows, UnchangingRows]:
     """The entries that the caller may see: those of the project, and those of the whole instance.
     Scope `read`.
 

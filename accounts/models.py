@@ -154,7 +154,7 @@ UNCHANGING = "An entry of the audit is never changed or deleted."
 class AuditEntry(ActedModel):
     """One thing that was done, tried or refused: who, when, to what. No code edits an entry.
 
-    `action` is one of accounts.audit.Action. An entry about the whole instance has no project.
+    `action` is one of accounts.audit.AuditAction. An entry about the whole instance has no project.
     """
 
     project = models.ForeignKey(

@@ -11,7 +11,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from accounts import audit, setup, throttle
-from accounts.audit import Action, Target, account_target
+from accounts.audit import AuditAction, AuditTarget, account_target
 from accounts.models import Account, InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT, scopes_in
 from accounts.setup import forget_setup_token
@@ -105,7 +105,7 @@ def create_owner(
             raise ConflictError("Set-up is closed: this instance has an owner already.")
         account.save(force_insert=True)
         audit.record(
-            Action.ACCOUNT_MADE,
+            AuditAction.ACCOUNT_MADE,
             actor=actor if actor.via else actor.signed_in(account.id),
             target=account_target(account),
             details={"owner": True},
@@ -120,7 +120,7 @@ def complete_setup(*, actor: Actor = OPERATOR) -> None:
     with transaction.atomic():
         open_still = InstanceState.objects.filter(id=1, setup_completed_at=None)
         if open_still.update(setup_completed_at=timezone.now()):
-            audit.record(Action.SETUP_COMPLETED, actor=actor)
+            audit.record(AuditAction.SETUP_COMPLETED, actor=actor)
 
 
 def register_owner(
@@ -183,7 +183,9 @@ def update_account(
             with transaction.atomic():
                 if told:  # First: the entry must name the account by its old name.
                     target = account_target(account)
-                    audit.record(Action.ACCOUNT_CHANGED, actor=actor, target=target, details=told)
+                    audit.record(
+                        AuditAction.ACCOUNT_CHANGED, actor=actor, target=target, details=told
+                    )
                 Account.objects.filter(pk=account.pk).update(**changes)
         except IntegrityError:
             raise ConflictError("Email is already in use.") from None
@@ -199,10 +201,12 @@ def change_password(account: Account, *, current: str, new: str, actor: Actor = 
     """
     attempt = throttle.take(throttle.WRONG_PRESENT_PASSWORDS, account.email)
     if not account.check_password(current):
-        audit.refuse(Action.PASSWORD_REFUSED, actor=actor, target=account_target(account))
+        audit.record_refusal(
+            AuditAction.PASSWORD_REFUSED, actor=actor, target=account_target(account)
+        )
         raise InvalidCredentialError("Current password is incorrect.")
     throttle.give_back(attempt)
-    _set_password(account, new, Action.PASSWORD_CHANGED, actor)
+    _set_password(account, new, AuditAction.PASSWORD_CHANGED, actor)
 
 
 def reset_password(*, email: str, password: str, actor: Actor = OPERATOR) -> None:
@@ -212,7 +216,7 @@ def reset_password(*, email: str, password: str, actor: Actor = OPERATOR) -> Non
     NotFoundError when there is no such account; InvalidInputError for an unusable password.
     """
     account = _account_with(email)
-    _set_password(account, password, Action.PASSWORD_RESET, actor)
+    _set_password(account, password, AuditAction.PASSWORD_RESET, actor)
     throttle.forget(throttle.WRONG_PASSWORDS, account.email)
 
 
@@ -227,7 +231,7 @@ def set_active(*, email: str, active: bool, actor: Actor = OPERATOR) -> None:
             is_active=active, session_epoch=F("session_epoch") + 1
         )
         audit.record(
-            Action.ACCOUNT_ACTIVATED if active else Action.ACCOUNT_DEACTIVATED,
+            AuditAction.ACCOUNT_ACTIVATED if active else AuditAction.ACCOUNT_DEACTIVATED,
             actor=actor,
             target=account_target(account),
         )
@@ -240,7 +244,7 @@ def _account_with(email: str) -> Account:
     return account
 
 
-def _set_password(account: Account, password: str, action: Action, actor: Actor) -> None:
+def _set_password(account: Account, password: str, action: AuditAction, actor: Actor) -> None:
     _check_password(password, account)
     account.set_password(password)
     with transaction.atomic():
@@ -256,7 +260,7 @@ def set_time_zone(principal: Principal, name: str) -> None:
     Scope `admin`, without an entity limit; InvalidInputError for what is no zone.
     """
     principal.require_project("the time zone")
-    if name and zones.find(name) is None:
+    if name and zones.find_zone(name) is None:
         raise InvalidInputError("Choose a time zone by its IANA name, such as Europe/Berlin.")
     with transaction.atomic():
         project = Project.objects.select_for_update(no_key=True).get(id=principal.project.id)
@@ -264,10 +268,10 @@ def set_time_zone(principal: Principal, name: str) -> None:
             return
         Project.objects.filter(id=project.id).update(time_zone=name)
         audit.record(
-            Action.TIME_ZONE_CHANGED,
+            AuditAction.TIME_ZONE_CHANGED,
             actor=principal.actor,
             project_id=project.id,
-            target=Target("project", project.id, project.name),
+            target=AuditTarget("project", project.id, project.name),
             details={"time_zone": [project.time_zone, name]},
         )
 
@@ -281,9 +285,9 @@ def set_instructions(*, project_id: UUID, instructions: str, actor: Actor) -> No
             return
         Project.objects.filter(id=project_id).update(instructions=wanted)
         audit.record(
-            Action.INSTRUCTIONS_CHANGED,
+            AuditAction.INSTRUCTIONS_CHANGED,
             actor=actor,
             project_id=project_id,
-            target=Target("project", project_id, project.name),
+            target=AuditTarget("project", project_id, project.name),
             details={"instructions": [project.instructions, wanted]},
         )

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts import audit, throttle
-from accounts.audit import Action, Target, account_target
+from accounts.audit import AuditAction, AuditTarget, account_target
 from accounts.models import Account, RefreshToken
 from accounts.queries import role_name
 from core.errors import InvalidCredentialError
@@ -33,7 +33,7 @@ INVALID: Final = "Invalid or expired token."
 WRONG_TYPE: Final = "Invalid token type."
 NO_ACCOUNT: Final = "User not found."
 USED_UP: Final = "Refresh token is no longer valid."
-_KNOWN: Final = "accounts.sessions.known_browser"
+_KNOWN: Final = "accounts.sessions.remember_browser"
 
 
 class Tokens(NamedTuple):
@@ -56,30 +56,34 @@ def sign_in(
     email = email.strip().lower()
     account = Account.objects.filter(email=email, is_active=True).first()
     # Known and unknown addresses count alike, so that the limit does not reveal who has an account.
-    target = account_target(account) if account else Target("account", "", email)
+    target = account_target(account) if account else AuditTarget("account", "", email)
     try:
         attempts = _count_attempt(email, address, account, browser)
     except throttle.RateLimitedError:
-        audit.refuse(Action.SESSION_REFUSED, actor=visitor, target=target, address=address)
+        audit.record_refusal(
+            AuditAction.SESSION_REFUSED, actor=visitor, target=target, address=address
+        )
         raise
     if account is None:
         Account().set_password(password)  # takes as long as checking one
     if account is None or not account.check_password(password):
-        audit.refuse(Action.SESSION_REFUSED, actor=visitor, target=target, address=address)
+        audit.record_refusal(
+            AuditAction.SESSION_REFUSED, actor=visitor, target=target, address=address
+        )
         raise InvalidCredentialError("Invalid email or password.")
     for attempt in attempts:
         throttle.give_back(attempt)
     actor = visitor.signed_in(account.id)
-    audit.note(Action.SESSION_OPENED, actor=actor, target=target, address=address)
+    audit.record_sign_in(AuditAction.SESSION_OPENED, actor=actor, target=target, address=address)
     return account
 
 
 def _count_attempt(
     email: str, address: str, account: Account | None, browser: str
-) -> list[throttle.Taken]:
+) -> list[throttle.CountedAttempt]:
     if account is not None and (nonce := _nonce(browser, account)):
         return [throttle.take(throttle.WRONG_PASSWORDS_KNOWN, nonce)]
-    counted: list[throttle.Taken] = []
+    counted: list[throttle.CountedAttempt] = []
     try:
         for limit, subject in (
             (throttle.LOGIN, address),
@@ -94,7 +98,7 @@ def _count_attempt(
     return counted
 
 
-def known_browser(account: Account, browser: str = "") -> str:
+def remember_browser(account: Account, browser: str = "") -> str:
     """The cookie by which this browser is recognised for the account; `browser` is its cookie
     now."""
     nonce = _nonce(browser, account) or secrets.token_urlsafe(12)
@@ -158,7 +162,9 @@ def refresh_session(token: str, *, address: str = "", visitor: Actor = NOBODY) -
         # A third use changes nothing and leaves no entry.
         if mine.filter(id=jti).exists() and mine.filter(used_at=None).update(used_at=now):
             target = account_target(account)
-            audit.record(Action.SESSION_REPLAYED, actor=visitor, target=target, address=address)
+            audit.record(
+                AuditAction.SESSION_REPLAYED, actor=visitor, target=target, address=address
+            )
     raise InvalidCredentialError(USED_UP)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from django.conf import settings
 
 from accounts import audit, throttle
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import InstanceState
 from core import env
 from core.errors import PermissionDeniedError
@@ -49,7 +49,7 @@ def offer_setup_token() -> str | None:
         return None
     if settings.SETUP_TOKEN:
         return None
-    return env.kept_secret("SETUP_TOKEN", _path(), make=secrets.token_urlsafe(32))
+    return env.load_secret("SETUP_TOKEN", _path(), make=secrets.token_urlsafe(32))
 
 
 def is_setup_token(sent: str) -> bool:
@@ -71,7 +71,7 @@ def require_setup_token(sent: str, *, address: str, visitor: Actor = NOBODY) -> 
     if not needs_setup():
         raise SetupClosedError(CLOSED)
     throttle.take(throttle.WRONG_SETUP_TOKENS, address)
-    audit.refuse(Action.SETUP_REFUSED, actor=visitor, address=address)
+    audit.record_refusal(AuditAction.SETUP_REFUSED, actor=visitor, address=address)
     raise PermissionDeniedError(HOW_TO_REGISTER)
 
 

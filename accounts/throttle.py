@@ -57,7 +57,7 @@ WRONG_SETUP_TOKENS: Final = Limit("wrong-setup-tokens", 10, 900, 60)
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CountedAttempt:
     """An attempt that was counted; `left` is how many more there may be now."""
 
     key: str
@@ -65,13 +65,13 @@ class Taken:
     left: int = 0
 
 
-def take(limit: Limit, subject: str) -> Taken:
+def take(limit: Limit, subject: str) -> CountedAttempt:
     """Counts an attempt of `subject`; RateLimitedError, and no count, when it is one too many.
 
     Counting comes before looking: of any number of attempts at once no more than the limit pass.
     """
     now = int(time.time())
-    taken = Taken(_key(limit, subject), now - now % limit.bucket)
+    taken = CountedAttempt(_key(limit, subject), now - now % limit.bucket)
     counts = {taken.starts: _add_one(taken)}
     if limit.bucket < limit.seconds:
         older = Attempt.objects.filter(
@@ -88,7 +88,7 @@ def take(limit: Limit, subject: str) -> Taken:
     return replace(taken, left=limit.most - total)
 
 
-def give_back(taken: Taken) -> None:
+def give_back(taken: CountedAttempt) -> None:
     """Removes an attempt from the count, such as one that succeeded."""
     Attempt.objects.filter(key=taken.key, starts=taken.starts, count__gt=0).update(
         count=F("count") - 1
@@ -117,7 +117,7 @@ def _key(limit: Limit, subject: str) -> str:
     return salted_hmac("accounts.throttle", value, algorithm="sha256").hexdigest()
 
 
-def _add_one(taken: Taken) -> int:
+def _add_one(taken: CountedAttempt) -> int:
     """The count of the bucket with this attempt in it, in one statement."""
     with connection.cursor() as cursor:
         cursor.execute(

@@ -11,10 +11,10 @@ from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import audit, sessions, setup, throttle
-from accounts.audit import Action, account_target
+from accounts.audit import AuditAction, account_target
 from accounts.services import EMAIL_LENGTH
 from accounts.throttle import RateLimitedError
-from accounts.web import local_path, signed_in, start_session, visitor
+from accounts.web import find_signed_in, local_path, start_session, visitor
 from core.errors import InvalidCredentialError
 from core.http.middleware import client_address
 from core.pages.forms import PageForm
@@ -50,7 +50,7 @@ def login(request: HttpRequest) -> HttpResponse:
     if setup.needs_setup() and settings.SETUP_ROUTE:
         return redirect(settings.SETUP_ROUTE)
     if request.method != "POST":
-        if signed_in(request) is not None:
+        if find_signed_in(request) is not None:
             return HttpResponseRedirect(after)
         return _shown(request, LoginForm(), after)
     form = LoginForm(request.POST)
@@ -72,13 +72,15 @@ def login(request: HttpRequest) -> HttpResponse:
 @require_POST
 def logout(request: HttpRequest) -> HttpResponse:
     """Ends the session of this browser."""
-    account = signed_in(request)
+    account = find_signed_in(request)
     end_browser_session(request)
     if account is not None:
         actor = visitor(request).signed_in(account.id)
         address = throttle.address_subject(client_address(request))
         target = account_target(account)
-        audit.note(Action.SESSION_CLOSED, actor=actor, target=target, address=address)
+        audit.record_sign_in(
+            AuditAction.SESSION_CLOSED, actor=actor, target=target, address=address
+        )
     return redirect(settings.LOGIN_URL)
 
 
@@ -100,7 +102,7 @@ def _signed_in(request: HttpRequest, form: LoginForm, address: str, after: str) 
     answer = HttpResponseRedirect(after)
     answer.set_cookie(
         KNOWN_COOKIE,
-        sessions.known_browser(account, known),
+        sessions.remember_browser(account, known),
         max_age=KNOWN_SECONDS,
         path=resolve_url(settings.LOGIN_URL),
         secure=settings.SESSION_COOKIE_SECURE,

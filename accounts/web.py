@@ -48,18 +48,18 @@ def page(view: PageView[P]) -> Callable[Concatenate[HttpRequest, P], HttpRespons
 
     def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         if settings.SETUP_ROUTE and not settings.AUTH_DISABLED and not setup.is_complete():
-            return lead(request, resolve_url(settings.SETUP_ROUTE))
-        account = signed_in(request)
+            return redirect_browser(request, resolve_url(settings.SETUP_ROUTE))
+        account = find_signed_in(request)
         if account is None and not settings.AUTH_DISABLED:
-            return lead(request, sign_in_url(request))
-        return view(identified(request, account), *args, **kwargs)
+            return redirect_browser(request, sign_in_url(request))
+        return view(identify(request, account), *args, **kwargs)
 
     # Not as a decorator: the type of its result does not allow another request class.
     update_wrapper(guarded, view)
     return guarded
 
 
-def signed_in(request: HttpRequest) -> Account | None:
+def find_signed_in(request: HttpRequest) -> Account | None:
     """The account of the request's session; None if the session has ended, such as by a new
     password, a new role or a deactivation."""
     user = request.user
@@ -81,7 +81,7 @@ def local_path(wanted: str | None) -> str:
     return resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
-def identified(request: HttpRequest, account: Account | None) -> PageRequest:
+def identify(request: HttpRequest, account: Account | None) -> PageRequest:
     """Adds account and principal to the request; PermissionDeniedError for a member of no
     project."""
     known = cast(PageRequest, request)
@@ -126,7 +126,7 @@ def sign_in_url(request: HttpRequest) -> str:
     return f"{url}?{urlencode({'next': request.get_full_path()}, safe='/')}"
 
 
-def lead(request: HttpRequest, url: str) -> HttpResponse:
+def redirect_browser(request: HttpRequest, url: str) -> HttpResponse:
     """Sends the browser to another page."""
     # htmx would otherwise insert the whole page into a part of this one.
     if request.headers.get("HX-Request") == "true":

@@ -12,7 +12,7 @@ from accounts.queries import account_of
 from apikeys import services
 from apikeys.models import ApiKey
 from core.errors import NotFoundError
-from core.rest.bodies import Named, body_of
+from core.rest.bodies import NamedBody, body_of
 from core.rest.schemas import (
     MESSAGE,
     TEXT,
@@ -31,7 +31,7 @@ KEYS = list_of(object_of({**_ROW, "last_used_at": TIME_OR_NULL}))
 MADE = object_of({**_ROW, "key": {**TEXT, "description": "Shown this once"}})
 
 
-class KeyCreate(Named):
+class KeyCreate(NamedBody):
     """The new key."""
 
     # A request that asks for fewer scopes or an expiry must not get a key with everything.

@@ -16,7 +16,7 @@ from apikeys import usage
 from apikeys.services import PREFIX, find_api_key, principal_of
 from core.errors import InvalidCredentialError, NotFoundError
 from core.http import credentials
-from core.http.credentials import Sent
+from core.http.credentials import SentCredential
 from core.http.middleware import client_address
 from core.principal import ALL_SCOPES, Principal, Via
 
@@ -38,7 +38,7 @@ class CredentialAuthentication(BaseAuthentication):
     """
 
     def authenticate(self, request: Request) -> tuple[Any, Principal] | None:
-        found = credentials.sent(request.headers)
+        found = credentials.read_credentials(request.headers)
         if found:
             principal = _first_that_holds(request, found)
         elif settings.AUTH_DISABLED:
@@ -60,7 +60,7 @@ class HasPrincipal(BasePermission):
         return isinstance(request.auth, Principal)
 
 
-def _first_that_holds(request: Request, found: list[Sent]) -> Principal:
+def _first_that_holds(request: Request, found: list[SentCredential]) -> Principal:
     """The principal of the first valid credential; raises the error of the last if none is
     valid."""
     limited = None
@@ -78,7 +78,7 @@ def _first_that_holds(request: Request, found: list[Sent]) -> Principal:
         raise limited or error from None
 
 
-def _identify(request: Request, credential: Sent) -> Principal:
+def _identify(request: Request, credential: SentCredential) -> Principal:
     value = credential.value
     if credentials.is_static_key(value):
         _note_auth_type(request, "admin_api_key")
@@ -94,7 +94,7 @@ def _identify(request: Request, credential: Sent) -> Principal:
         raise InvalidCredentialError("API key has expired.")
     if not row.owner_is_active:
         raise InvalidCredentialError("API key owner not found.")
-    usage.note(row.id, row.last_used_at)
+    usage.note_use(row.id, row.last_used_at)
     return principal_of(row, request_id=_request_id(request), client=_client(request))
 
 

@@ -1,12 +1,12 @@
 """Audit entries about keys."""
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from apikeys.models import ApiKey
 from core.principal import Actor
 
 
-def record(action: Action, row: ApiKey, actor: Actor) -> None:
+def record(action: AuditAction, row: ApiKey, actor: Actor) -> None:
     """An entry about this key, in the caller's transaction: what it may do, whose it is, and its
     first characters, which are no secret."""
     details = {
@@ -20,6 +20,6 @@ def record(action: Action, row: ApiKey, actor: Actor) -> None:
         action,
         actor=actor,
         project_id=row.project_id,
-        target=Target("key", row.id, row.label),
+        target=AuditTarget("key", row.id, row.label),
         details=details,
     )

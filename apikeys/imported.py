@@ -20,10 +20,10 @@ from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q
 
 from accounts import throttle
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import Account, Project
 from accounts.queries import scopes_in
-from accounts.throttle import Limit, RateLimitedError, Taken
+from accounts.throttle import CountedAttempt, Limit, RateLimitedError
 from apikeys import history
 from apikeys.models import ApiKey
 from core.database.sqlite3.turns import at_most
@@ -91,7 +91,7 @@ def import_api_key(
         )
         # The field sets itself when a row is made.
         ApiKey.objects.filter(pk=row.pk).update(created_at=created_at)
-        history.record(Action.KEY_IMPORTED, row, actor)
+        history.record(AuditAction.KEY_IMPORTED, row, actor)
     row.refresh_from_db()
     return row
 
@@ -135,10 +135,10 @@ def _keep(key_id: UUID, digest: str, last4: str) -> None:
         logger.warning("a key is verified again with its next use", exc_info=True)
 
 
-def _counted(address: str, prefix: str) -> tuple[list[Taken], RateLimitedError | None]:
+def _counted(address: str, prefix: str) -> tuple[list[CountedAttempt], RateLimitedError | None]:
     """The attempts, where they can be counted, and the limit that this one is beyond. A right key
     holds also while nothing can be written: the slots bound what wrong ones cost."""
-    attempts: list[Taken] = []
+    attempts: list[CountedAttempt] = []
     try:
         attempts.append(throttle.take(WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address)))
         attempts.append(throttle.take(WRONG_KEYS_OF_PREFIX, prefix))
@@ -169,7 +169,7 @@ def _right_one(
         _late_places.release()
 
 
-def _give_back(attempts: list[Taken]) -> None:
+def _give_back(attempts: list[CountedAttempt]) -> None:
     with suppress(OperationalError):  # they end by themselves
         for attempt in attempts:
             throttle.give_back(attempt)

@@ -6,7 +6,7 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from apikeys import history
 from apikeys.models import ApiKey
 from core.principal import Actor
@@ -31,7 +31,7 @@ SELECT id FROM line
 """
 
 
-def live_below(key_id: UUID) -> list[UUID]:
+def list_live_below(key_id: UUID) -> list[UUID]:
     """The key and all that it made, directly or through others, as far as they are not revoked."""
     return _ids(_LIVE_BELOW, key_id)
 
@@ -41,15 +41,15 @@ def is_below(key_id: UUID, maker_id: UUID) -> bool:
     return maker_id in _ids(_ABOVE, key_id)
 
 
-def end(key_id: UUID, *, actor: Actor) -> int:
+def revoke_with_descendants(key_id: UUID, *, actor: Actor) -> int:
     """Revokes the key and all that it made, each with an entry of the audit; how many. For a
     transaction that holds the lock of their owner: otherwise one of them may make another one
     meanwhile."""
-    rows = ApiKey.objects.filter(id__in=live_below(key_id), revoked_at=None)
+    rows = ApiKey.objects.filter(id__in=list_live_below(key_id), revoked_at=None)
     ended = list(rows.select_related("owner").order_by("created_at", "id"))
     rows.update(revoked_at=timezone.now())
     for row in ended:
-        history.record(Action.KEY_REVOKED, row, actor)
+        history.record(AuditAction.KEY_REVOKED, row, actor)
     return len(ended)
 
 

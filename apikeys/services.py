@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import ROLE_SCOPES, Account, Project
 from accounts.queries import default_user_of, scopes_in, time_zone_of
 from apikeys import history, imported, lineage
@@ -80,7 +80,7 @@ def create_api_key(
             made_by=maker.key_id if maker else None,
             made_via=maker.via if maker else "",
         )
-        history.record(Action.KEY_MADE, row, actor or (maker.actor if maker else OPERATOR))
+        history.record(AuditAction.KEY_MADE, row, actor or (maker.actor if maker else OPERATOR))
     return row, key
 
 
@@ -164,7 +164,7 @@ def revoke_api_key(*, key_id: UUID, owner: Account, actor: Actor = OPERATOR) -> 
         _lock(owner)
         if not ApiKey.objects.filter(id=key_id, owner=owner).exists():
             raise NotFoundError("API key not found.")
-        if ended := lineage.end(key_id, actor=actor):
+        if ended := lineage.revoke_with_descendants(key_id, actor=actor):
             return ended
     raise InvalidInputError("API key is already revoked.")
 
@@ -177,7 +177,7 @@ def revoke_made_via(via: Via, *, owner: Account | None = None, actor: Actor = OP
     for row in rows if owner is None else rows.filter(owner=owner):
         with transaction.atomic():
             _lock(row.owner)
-            ended += lineage.end(row.id, actor=actor)
+            ended += lineage.revoke_with_descendants(row.id, actor=actor)
     return ended
 
 
@@ -189,7 +189,7 @@ def own_api_keys(principal: Principal, owner: Account) -> list[ApiKey]:
     """
     rows = ApiKey.objects.filter(owner=owner, project_id=principal.project.id, revoked_at=None)
     if principal.key_id is not None:
-        rows = rows.filter(id__in=lineage.live_below(principal.key_id))
+        rows = rows.filter(id__in=lineage.list_live_below(principal.key_id))
     return list(rows.order_by("-created_at", "-id"))
 
 

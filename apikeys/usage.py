@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 RESOLUTION: Final = timedelta(minutes=1)
 
 
-def store(uses: dict[UUID, datetime]) -> int:
+def store_uses(uses: dict[UUID, datetime]) -> int:
     """Writes the last uses, those that are newer by a minute than what is there."""
     with transaction.atomic():
         for key_id, at in uses.items():
@@ -28,10 +28,10 @@ def store(uses: dict[UUID, datetime]) -> int:
     return 0
 
 
-uses: Final = notes.Notes("last uses of keys", store)
+uses: Final = notes.Notes("last uses of keys", store_uses)
 
 
-def note(key_id: UUID, last_used_at: datetime | None) -> None:
+def note_use(key_id: UUID, last_used_at: datetime | None) -> None:
     """Takes note that the key is used now, at most once a minute. Where no notes are kept, as in a
     command, it is written at once if that is possible."""
     now = timezone.now()
@@ -41,6 +41,6 @@ def note(key_id: UUID, last_used_at: datetime | None) -> None:
         uses.put(key_id, now)
         return
     try:
-        store({key_id: now})
+        store_uses({key_id: now})
     except AnyDatabaseError as error:
         logger.warning("last use of a key not written", extra={"cause": str(error).strip()[:300]})

@@ -62,13 +62,13 @@ def store(
     memories: list[Memory] = []
     for _, add in itertools.groupby(enumerate(rows), key=lambda pair: pair[1].run_id or pair[0]):
         drafts = [_draft(row) for _, row in add]
-        memories += records.build(drafts, principal=principal, batch_id=uuid4())
+        memories += records.build_memories(drafts, principal=principal, batch_id=uuid4())
     readings = Engine(embedder, reader=embedder).read(
-        [records.embedded_text(memory) for memory in memories]
+        [records.text_to_embed(memory) for memory in memories]
     )
     keys = (embedder.model_key, embedder.states_key)
     with transaction.atomic():
-        records.insert(memories, readings, *keys, principal=principal)
+        records.insert_memories(memories, readings, *keys, principal=principal)
     return [(memory.user_id, memory.id) for memory in memories]
 
 

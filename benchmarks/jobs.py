@@ -33,9 +33,9 @@ def measure(count: int, database: Database) -> dict[str, float]:
 
     call_command("migrate", verbosity=0)
     kind = Kind(name="benchmark", title="Benchmark", handler=lambda run: None)
-    kinds.known = lambda: {kind.name: kind}  # type: ignore[assignment]
+    kinds.known_kinds = lambda: {kind.name: kind}  # type: ignore[assignment]
     projects = [Project.objects.get(), Project.objects.create(slug="other", name="Other")]
-    turns = claims.Turns()
+    turns = claims.ProjectRotation()
 
     def cpu() -> float:
         return (time.process_time() + database.cpu_seconds()) * 1000
@@ -61,9 +61,9 @@ def measure(count: int, database: Database) -> dict[str, float]:
             queue.finish(taken[n])
 
     taken: list[Any] = []
-    found = {"look, idle": each(LOOKS, lambda n: claims.look())}
+    found = {"look, idle": each(LOOKS, lambda n: claims.look_for_work())}
     found["enqueue"] = each(count, enqueue)
-    found[f"look, {count:,} waiting"] = each(LOOKS, lambda n: claims.look())
+    found[f"look, {count:,} waiting"] = each(LOOKS, lambda n: claims.look_for_work())
     # Of a lane one job is ready at a time: those without a lane are all there are to be taken.
     at_once = count // 2
     found["claim"] = each(at_once, take)

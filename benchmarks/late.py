@@ -44,7 +44,7 @@ def measure(count: int, database: Database) -> dict[str, Any]:
     from benchmarks.stub_embedder import StubEmbedder
     from core.principal import ALL_SCOPES, Principal
     from memories import runtime
-    from memories.filters import Condition
+    from memories.filters import Comparison
     from memories.models import MemoryTokens
     from memories.search import service as search
 
@@ -63,7 +63,7 @@ def measure(count: int, database: Database) -> dict[str, Any]:
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")  # as PostgreSQL does by itself within minutes
     language = corpus.Language(seed=3)
-    where = Condition("user_id", "eq", corpus.HEAVY_USER)
+    where = Comparison("user_id", "eq", corpus.HEAVY_USER)
 
     def ask() -> None:
         found = search.search_memories(principal, language.text(4, 8), where=where)

@@ -24,7 +24,7 @@ RESERVE_NAME: Final = "reserve"
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class FreeSpace:
     """The free bytes on the file system of `folder`, for a user who is not root."""
 
     folder: Path
@@ -41,7 +41,7 @@ class Room:
         return self.free >= 2 * self.floor + wanted
 
 
-def room_of(folder: Path) -> Room:
+def room_of(folder: Path) -> FreeSpace:
     """The room there is for `folder`, which may be about to be made. About 3 µs."""
     while True:
         try:
@@ -50,9 +50,9 @@ def room_of(folder: Path) -> Room:
         except FileNotFoundError:
             folder = folder.parent
     if not found.f_blocks:  # some file systems do not tell
-        return Room(folder, 1 << 60, LEAST_FLOOR)
+        return FreeSpace(folder, 1 << 60, LEAST_FLOOR)
     total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-    return Room(folder, free, min(max(total // 10, LEAST_FLOOR), MOST_FLOOR))
+    return FreeSpace(folder, free, min(max(total // 10, LEAST_FLOOR), MOST_FLOOR))
 
 
 def folders() -> list[Path]:
@@ -70,7 +70,7 @@ def check_room(wanted: int = 0) -> None:
     check: the reserve is for them."""
     for folder in folders():
         if not (room := room_of(folder)).holds(wanted):
-            raise full(room, 2 * room.floor + wanted)
+            raise disk_full_error(room, 2 * room.floor + wanted)
 
 
 def is_low() -> bool:
@@ -78,7 +78,7 @@ def is_low() -> bool:
     return any(room_of(folder).is_low for folder in folders())
 
 
-def full(room: Room, needed: int) -> DiskFullError:
+def disk_full_error(room: FreeSpace, needed: int) -> DiskFullError:
     return DiskFullError(
         f"The server's disk is full: {_megabytes(room.free)} are free, {_megabytes(needed)} are "
         "needed to store memories. Reading and deleting still work.",
@@ -90,11 +90,11 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def nothing_fits() -> DiskFullError:
+def write_refused_error() -> DiskFullError:
     """The error for a write that the disk refused."""
     for folder in folders():
         if not (room := room_of(folder)).holds():
-            return full(room, 2 * room.floor)
+            return disk_full_error(room, 2 * room.floor)
     free = _megabytes(room_of((settings.DATABASE_FILE or settings.DATA_DIR).parent).free)
     return DiskFullError(
         f"The disk of the database is full: {free} are free here. Reading still works.",

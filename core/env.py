@@ -35,7 +35,7 @@ def text(name: str, default: str = "") -> str:
     return default if value is None or value == "" else value.strip()
 
 
-def either(name: str, other: str) -> str:
+def text_of_either(name: str, other: str) -> str:
     """The value of a setting with two names; if both are set, they must agree."""
     value, alias = text(name), text(other)
     if value and alias and value != alias:
@@ -63,12 +63,12 @@ def integer(name: str, default: int, *, low: int, high: int) -> int:
     return number
 
 
-def words(name: str) -> list[str]:
+def list_of(name: str) -> list[str]:
     """A list, as `listed` understands it."""
-    return listed(name, text(name))
+    return parse_list(name, text(name))
 
 
-def listed(name: str, value: str) -> list[str]:
+def parse_list(name: str, value: str) -> list[str]:
     """The words of a list: with commas, semicolons or white space between them, or as JSON; with
     or without quotes. ConfigurationError for half a bracket or quote, or anything in braces."""
     inside = value.strip()
@@ -81,7 +81,7 @@ def listed(name: str, value: str) -> list[str]:
     return words
 
 
-def taken(*names: str) -> dict[str, str]:
+def take_out(*names: str) -> dict[str, str]:
     """Takes these variables out of the environment; returns the values of those that were set."""
     found = {name: text(name) for name in names}
     for name in names:
@@ -106,7 +106,7 @@ def origin(name: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if port in {None, usual} else f":{port}")
 
 
-def kept_secret(name: str, path: Path, *, make: str, keep: bool = True) -> str:
+def load_secret(name: str, path: Path, *, make: str, keep: bool = True) -> str:
     """The secret `name` from the environment, or the one kept in `path` (mode 0600).
 
     `make` is the value that is kept when there is neither; without `keep` it is given back alone.

@@ -43,7 +43,7 @@ def is_harmless(name: str) -> bool:
     return name in HARMLESS or _TAG.fullmatch(name) is not None
 
 
-def like(name: str, known: Iterable[str], cutoff: float = _CLOSE) -> str:
+def find_similar(name: str, known: Iterable[str], cutoff: float = _CLOSE) -> str:
     """The known name that `name` is written like (userId, user-id, USER_ID, users_id, usr_id);
     "" for none."""
     plain = {_plain(one): one for one in known}
@@ -64,14 +64,16 @@ def _plain(name: str) -> str:
     return "".join(word.removesuffix("s") for word in words)
 
 
-def narrows(name: str, known: Collection[str]) -> bool:
+def may_narrow(name: str, known: Collection[str]) -> bool:
     """Whether a name that is none of `known` may mean to leave something out."""
-    return not is_harmless(name) and bool(like(name, NARROWING) or like(name, known))
+    return not is_harmless(name) and bool(
+        find_similar(name, NARROWING) or find_similar(name, known)
+    )
 
 
 def is_misspelt(name: str, known: Collection[str]) -> bool:
     """Whether a name that is none of `known` is one of them in another spelling."""
-    return not is_harmless(name) and bool(like(name, known, _SLIP))
+    return not is_harmless(name) and bool(find_similar(name, known, _SLIP))
 
 
 def check_page(said: Iterable[str], known: Collection[str]) -> None:
@@ -105,7 +107,7 @@ def refuse(unknown: Collection[str], known: Collection[str], where: str) -> None
     if not unknown:
         return
     names = ", ".join(f"“{name[:40]}”" for name in sorted(unknown)[:5])
-    meant = like(min(unknown), known)
+    meant = find_similar(min(unknown), known)
     hint = f" Did you mean {meant}?" if meant else ""
     offered = f"It understands {', '.join(sorted(known))}." if known else "It takes none."
     raise NotUnderstoodError(f"{where} does not understand {names}.{hint} {offered}")

@@ -39,7 +39,7 @@ class ProjectView:
 
     @property
     def zone(self) -> tzinfo:
-        return zones.named(self.time_zone)
+        return zones.zone_named(self.time_zone)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @lru_cache(maxsize=64)
-def find(name: str) -> tzinfo | None:
+def find_zone(name: str) -> tzinfo | None:
     """The zone of that name; None for what is none, or where this machine does not know it."""
     if name == UNIVERSAL:
         return UTC  # also on a machine without a database of zones
@@ -34,10 +34,10 @@ def find(name: str) -> tzinfo | None:
 
 
 @lru_cache(maxsize=64)
-def named(name: str) -> tzinfo:
+def zone_named(name: str) -> tzinfo:
     """The zone of that name, which was known when it was chosen; UTC, with a warning, where this
     machine does not know it."""
-    zone = find(name)
+    zone = find_zone(name)
     if zone is None:
         logger.warning("unknown time zone, days are in UTC", extra={"time_zone": name})
         return UTC
@@ -45,7 +45,7 @@ def named(name: str) -> tzinfo:
 
 
 @cache
-def places() -> dict[str, list[str]]:
+def list_zones() -> dict[str, list[str]]:
     """What people choose from: the names of each region, sorted; none on a machine without a
     database of zones."""
     found: dict[str, list[str]] = {}

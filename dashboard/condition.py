@@ -16,11 +16,11 @@ from memories.health import (
     passage_condition,
     provider_conditions,
 )
-from operations.health import Condition, conditions
+from operations.health import ComponentHealth, check_health
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComponentView:
     """One part of the server. `state` is ok, info, warn or bad, and `word` says it; `since_word`
     stands before `since`. `todo` is for people, `command` for the command line."""
 
@@ -68,18 +68,18 @@ FRESH_SECONDS: Final = 10.0
 _latest: tuple[float, int] = (0.0, -1)
 
 
-def needing_attention() -> int:
+def count_problems() -> int:
     """How many components need attention; at most FRESH_SECONDS old."""
     asked_at, count = _latest
     if count >= 0 and time.monotonic() - asked_at < FRESH_SECONDS:
         return count
-    return sum(part.is_problem for part in parts(may_manage=False))
+    return sum(part.is_problem for part in list_components(may_manage=False))
 
 
-def parts(*, may_manage: bool) -> list[Part]:
+def list_components(*, may_manage: bool) -> list[ComponentView]:
     """Every component, asked now. Only administrators see causes and commands."""
     global _latest
-    asked = {condition.name: condition for condition in conditions()}
+    asked = {condition.name: condition for condition in check_health()}
     found = [
         _database(asked["database"]),
         _index(index_condition(), asked["index"]),
@@ -91,24 +91,24 @@ def parts(*, may_manage: bool) -> list[Part]:
     return found if may_manage else [_without_details(part) for part in found]
 
 
-def _without_details(part: Part) -> Part:
+def _without_details(part: ComponentView) -> ComponentView:
     todo = "Tell an administrator of this server." if part.is_problem else ""
     return replace(part, todo=todo, command="", cause="")
 
 
-def _database(asked: Condition) -> Part:
+def _database(asked: ComponentHealth) -> ComponentView:
     name = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[connection.vendor]
     if asked.is_well:
         detail = f"{name} answers in {'less than 1' if asked.ms < 1 else round(asked.ms)} ms"
-        return Part("Database", "database", "ok", "In order", detail, asked.since)
+        return ComponentView("Database", "database", "ok", "In order", detail, asked.since)
     word, todo = _DATABASE_TROUBLE[asked.state]
-    return Part("Database", "database", "bad", word, asked.problem, asked.since, todo=todo)
+    return ComponentView("Database", "database", "bad", word, asked.problem, asked.since, todo=todo)
 
 
-def _index(index: IndexCondition, asked: Condition) -> Part:
+def _index(index: IndexCondition, asked: ComponentHealth) -> ComponentView:
     name, icon = "Search index", "list-search"
     if index.building:
-        return Part(
+        return ComponentView(
             name,
             icon,
             "info" if asked.is_well else "warn",
@@ -120,7 +120,7 @@ def _index(index: IndexCondition, asked: Condition) -> Part:
             todo="Nothing: it ends by itself. Memories can be read and changed meanwhile.",
         )
     if not asked.is_well:
-        return Part(
+        return ComponentView(
             name,
             icon,
             "bad",
@@ -134,15 +134,15 @@ def _index(index: IndexCondition, asked: Condition) -> Part:
     if index.waiting:
         few = "1 change is" if index.waiting == 1 else f"{index.waiting:,} changes are"
         detail = f"{index.place}; {few} on the way into it"
-        return Part(name, icon, "info", "Catching up", detail, index.settled_at, "on disk")
+        return ComponentView(name, icon, "info", "Catching up", detail, index.settled_at, "on disk")
     detail = f"{index.place}; all memories are in it"
-    return Part(name, icon, "ok", "In order", detail, index.built_at, "built")
+    return ComponentView(name, icon, "ok", "In order", detail, index.built_at, "built")
 
 
-def _disk(asked: Condition | None) -> Iterator[Part]:
+def _disk(asked: ComponentHealth | None) -> Iterator[ComponentView]:
     """Only where something is wrong with it."""
     if asked is not None and not asked.is_well:
-        yield Part(
+        yield ComponentView(
             "Disk",
             "database",
             "bad",
@@ -153,18 +153,18 @@ def _disk(asked: Condition | None) -> Iterator[Part]:
         )
 
 
-def _provider(found: ProviderCondition) -> Part:
+def _provider(found: ProviderCondition) -> ComponentView:
     is_llm = found.kind == "llm"
     name, icon = ("Language model", "brain") if is_llm else ("Embedder", "cpu")
     if not found.title:
         detail = "None is configured: messages are kept word for word"
-        return Part(name, icon, "info", "Not in use", detail)
+        return ComponentView(name, icon, "info", "Not in use", detail)
     what = " · ".join(filter(None, (found.title, found.model, found.address)))
     if not found.usable:
         todo, command = _not_ready(found)
-        return Part(name, icon, "warn", "Not ready", what, todo=todo, command=command)
+        return ComponentView(name, icon, "warn", "Not ready", what, todo=todo, command=command)
     if found.failing_since is not None:
-        return Part(
+        return ComponentView(
             name,
             icon,
             "bad",
@@ -176,8 +176,8 @@ def _provider(found: ProviderCondition) -> Part:
             cause=found.cause,
         )
     if found.answered_at is None:
-        return Part(name, icon, "ok", "Ready", what)
-    return Part(name, icon, "ok", "In order", what, found.answered_at, "answered")
+        return ComponentView(name, icon, "ok", "Ready", what)
+    return ComponentView(name, icon, "ok", "In order", what, found.answered_at, "answered")
 
 
 def _not_ready(found: ProviderCondition) -> tuple[str, str]:
@@ -192,19 +192,19 @@ def _not_ready(found: ProviderCondition) -> tuple[str, str]:
     return todo, "manage.py check_providers"
 
 
-def _jobs(passage: PassageCondition | None) -> Iterator[Part]:
+def _jobs(passage: PassageCondition | None) -> Iterator[ComponentView]:
     name, icon = "Change of embedder", "refresh"
     if passage is None:
         return
     way = f"From {passage.former} to {passage.model}"
     if not passage.running:
-        yield Part(name, icon, "ok", "Done", way, passage.finished_at, "")
+        yield ComponentView(name, icon, "ok", "Done", way, passage.finished_at, "")
         return
     detail = f"{way}: {passage.done:,} of {passage.total:,} memories"
     progress = (passage.done, max(passage.total, 1))
     if not passage.problem:
         todo = "Search stays with the former one until the last is done."
-        yield Part(
+        yield ComponentView(
             name,
             icon,
             "info",
@@ -215,7 +215,7 @@ def _jobs(passage: PassageCondition | None) -> Iterator[Part]:
             progress=progress,
         )
         return
-    yield Part(
+    yield ComponentView(
         name,
         icon,
         "warn",

@@ -9,7 +9,7 @@ from django.urls import reverse
 from accounts.models import Account
 from core.pages.answers import theme_of
 from core.principal import Principal, Scope
-from dashboard.condition import needing_attention
+from dashboard.condition import count_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
             "role": _role(principal) if account else "Sign-in is switched off",
             "account": account,
             "project": getattr(request, "project", None),
-            "attention": needing_attention(),
+            "attention": count_problems(),
         }
     return context
 

@@ -9,9 +9,9 @@ from accounts.web import PageRequest, local_path, page
 from core.pages.answers import THEME_COOKIE, THEMES
 from core.pages.partial import is_partial
 from core.principal import Scope
-from dashboard.condition import parts
-from memories.adding.failed import failed_adds
-from memories.browse.totals import totals
+from dashboard.condition import list_components
+from memories.adding.failed import summarise_failed_adds
+from memories.browse.totals import count_totals
 from operations.queries import recent_requests
 
 SHOWN_REQUESTS = 8
@@ -24,10 +24,10 @@ def overview(request: PageRequest) -> HttpResponse:
     """What is stored, what failed, the last requests, and the health of all components."""
     principal = request.principal
     may_manage = Scope.ADMIN in principal.scopes
-    found = parts(may_manage=may_manage)
+    found = list_components(may_manage=may_manage)
     context = {
-        "totals": totals(principal),
-        "failed": failed_adds(principal),
+        "totals": count_totals(principal),
+        "failed": summarise_failed_adds(principal),
         "requests": recent_requests(principal, limit=SHOWN_REQUESTS) if may_manage else None,
         "parts": found,
         "problems": [part for part in found if part.is_problem],

@@ -33,7 +33,7 @@ _LOOK: Final = """SELECT
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class WorkFound:
     """Whether a job is ready, one is running, a schedule is due."""
 
     ready: bool
@@ -41,14 +41,14 @@ class Found:
     due: bool
 
 
-def look() -> Found:
+def look_for_work() -> WorkFound:
     """Whether there is work. Writes nothing."""
     with connection.cursor() as cursor:
         cursor.execute(_LOOK.format(now=_NOW[connection.vendor]))
-        return Found(*(bool(value) for value in cursor.fetchone()))
+        return WorkFound(*(bool(value) for value in cursor.fetchone()))
 
 
-class Turns:
+class ProjectRotation:
     """Round robin over projects, for one process: one project's import starves no other."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Turns:
         self._order.append(project_id)
 
 
-def claim(names: Collection[str], turns: Turns) -> Job | None:
+def claim(names: Collection[str], turns: ProjectRotation) -> Job | None:
     """Takes the next ready job of these kinds for this process."""
     parked = Parked.objects.filter(until__gt=Now()).values("kind")
     ready = Job.objects.filter(
@@ -100,7 +100,7 @@ def _take(ready: QuerySet[Job]) -> Job | None:
             state=job.state,
             holder=job.holder,
             attempts=job.attempts,
-            leased_until=queue.after(kinds.known()[job.kind].lease_seconds),
+            leased_until=queue.seconds_from_now(kinds.known_kinds()[job.kind].lease_seconds),
             started_at=Coalesce(F("started_at"), Now()),
             reason="",
             code="",
@@ -116,7 +116,7 @@ def release_lost() -> int:
     count = 0
     for job in running.filter(Q(leased_until__lte=Now()) | Q(holder__in=dead)):
         with suppress(JobLostError):
-            queue.lost(job, kinds.known().get(job.kind))
+            queue.handle_loss(job, kinds.known_kinds().get(job.kind))
             count += 1
     return count
 
@@ -127,14 +127,14 @@ def park(kind: str, *, reason: str, retry_after: float) -> None:
     seconds."""
     row = Parked.objects.filter(kind=kind).first()
     if row is None:
-        until = queue.after(max(PARK_SECONDS[0], retry_after))
+        until = queue.seconds_from_now(max(PARK_SECONDS[0], retry_after))
         made = Parked(kind=kind, until=until, reason=reason)
         Parked.objects.bulk_create([made], ignore_conflicts=True)
         return
     wait = max(PARK_SECONDS[min(row.times, len(PARK_SECONDS) - 1)], retry_after)
     # Several jobs may meet the same outage at once. Only the first one counts.
     Parked.objects.filter(kind=kind, times=row.times, until__lte=Now()).update(
-        until=queue.after(wait), times=row.times + 1, reason=reason
+        until=queue.seconds_from_now(wait), times=row.times + 1, reason=reason
     )
 
 

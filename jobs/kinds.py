@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from core.errors import Mem0dashError
 
 if TYPE_CHECKING:
-    from jobs.running import Run
+    from jobs.running import JobRun
 
 # Seconds before the second attempt, the third and so on. Then the job has failed.
 BACKOFF: Final = (5.0, 30.0, 300.0, 1800.0)
@@ -37,7 +37,7 @@ class Kind:
 
     name: str
     title: str
-    handler: "Callable[[Run], object]"
+    handler: "Callable[[JobRun], object]"
     about: Callable[[Mapping[str, Any]], str] = lambda payload: ""
     needs_index: bool = False
     # It uses all cores, so a process runs one of these at a time.
@@ -50,7 +50,7 @@ class Kind:
 
 
 @cache
-def known() -> Mapping[str, Kind]:
+def known_kinds() -> Mapping[str, Kind]:
     """All kinds, by name: those of settings.JOB_KINDS, and one for each subscriber to events."""
     found: list[Kind] = [import_string(path) for path in settings.JOB_KINDS]
     found += [import_string(path).kind for path in settings.EVENT_SUBSCRIBERS]

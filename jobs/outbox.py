@@ -20,7 +20,7 @@ from jobs.kinds import BACKOFF, Kind
 from jobs.models import Event
 
 if TYPE_CHECKING:
-    from jobs.running import Run
+    from jobs.running import JobRun
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Subscriber:
     name: str
     title: str
     wants: Callable[[UUID, str], bool]
-    deliver: "Callable[[Run, Event], object]"
+    deliver: "Callable[[JobRun, Event], object]"
     backoff: tuple[float, ...] = BACKOFF
 
     @cached_property
@@ -48,7 +48,7 @@ class Subscriber:
             backoff=self.backoff,
         )
 
-    def _deliver(self, run: "Run") -> object:
+    def _deliver(self, run: "JobRun") -> object:
         return self.deliver(run, Event.objects.get(jobs=run.job.pk))
 
 

@@ -28,7 +28,7 @@ class JobLostError(ConflictError):
     """Another attempt holds the job now: this one may no longer change anything."""
 
 
-def after(seconds: float) -> Any:
+def seconds_from_now(seconds: float) -> Any:
     """The time in `seconds` from now, by the database's clock."""
     return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
 
@@ -52,7 +52,7 @@ def enqueue(
     puts jobs into several lanes in one transaction must use a fixed order, such as that of the
     memories' ids: lanes are locked.
     """
-    if kind not in kinds.known():
+    if kind not in kinds.known_kinds():
         raise LookupError(f"No kind of job is called {kind!r}.")
     job = Job(
         kind=kind,
@@ -64,7 +64,7 @@ def enqueue(
         **_asked_by(principal),
     )
     if delay:
-        job.run_at = after(delay)
+        job.run_at = seconds_from_now(delay)
     with transaction.atomic():
         if lane:
             _lock_lane(lane)
@@ -133,7 +133,7 @@ def mend_lane(lane: str) -> bool:
 
 
 # --- While it runs -------------------------------------------------------------------------------
-def of_attempt(job: Job) -> QuerySet[Job]:
+def rows_of_attempt(job: Job) -> QuerySet[Job]:
     """The job's row, if this attempt still holds it; else no row."""
     return Job.objects.filter(
         pk=job.pk, state=State.RUNNING, attempts=job.attempts, holder=job.holder
@@ -154,10 +154,10 @@ def fail(job: Job, kind: Kind, *, reason: str, code: str, retry_after: float, fi
         _leave(job, State.FAILED, **told)
     else:
         wait = max(kind.backoff[failures - 1], retry_after)
-        requeue(job, run_at=after(wait), **told)
+        requeue(job, run_at=seconds_from_now(wait), **told)
 
 
-def cancelled(job: Job) -> None:
+def finish_cancelled(job: Job) -> None:
     """Ends a running job that somebody cancelled. JobLostError."""
     _leave(job, State.CANCELLED)
 
@@ -166,15 +166,15 @@ def requeue(job: Job, **told: Any) -> None:
     """Puts a running job back into the queue, or ends it if somebody has cancelled it. It stays the
     head of its lane. JobLostError."""
     freed = {"state": State.QUEUED, "leased_until": None, "holder": ""}
-    mine = of_attempt(job)
+    mine = rows_of_attempt(job)
     if mine.filter(cancel_wanted=False).update(**freed, **told):
         return
     if not mine.exists():
         raise JobLostError("Another process has taken over the job.")
-    cancelled(job)
+    finish_cancelled(job)
 
 
-def lost(job: Job, kind: Kind | None) -> None:
+def handle_loss(job: Job, kind: Kind | None) -> None:
     """Queues a job again whose process has died, or ends it as failed if that happened too often:
     the job probably kills its processes."""
     losses = job.losses + 1
@@ -190,7 +190,7 @@ def _leave(job: Job, state: Job.State, **told: Any) -> None:
         if job.lane:
             _lock_lane(job.lane)
         ended = {"state": state, "leased_until": None, "finished_at": Now()}
-        if not of_attempt(job).update(**ended, **told):
+        if not rows_of_attempt(job).update(**ended, **told):
             raise JobLostError("Another process has taken over the job.")
         if job.lane:
             _unblock_head(job.lane)
@@ -237,7 +237,7 @@ def retry(job: Job) -> bool:
     return again
 
 
-def hurry(job: Job) -> bool:
+def run_now(job: Job) -> bool:
     """Makes a job due now that waits for its time; returns whether it was one."""
     waiting = Job.objects.filter(pk=job.pk, state=State.QUEUED, run_at__gt=Now())
     with transaction.atomic():

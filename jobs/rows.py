@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from core.principal import Principal
 
 
-class Group(StrEnum):
+class JobGroup(StrEnum):
     """The tab that lists a row. A cancelled job counts as done."""
 
     RUNNING = "running"
@@ -23,7 +23,7 @@ class Group(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JobRow:
     """One line of the page.
 
     `at` is when it began, None if unknown; ended rows are sorted by `ended_at`. `state` replaces
@@ -35,7 +35,7 @@ class Row:
     source: str
     id: str
     title: str
-    group: Group
+    group: JobGroup
     at: datetime | None
     ended_at: datetime | None = None
     about: str = ""
@@ -67,16 +67,16 @@ class Row:
         return None if self.total is None else min(100, 100 * self.done // max(self.total, 1))
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """The long work of a room, as settings.JOB_SOURCES names it: {name: path}.
 
     Each method sees what the principal may see, and nothing else; `rows` has the newest first.
     """
 
-    def counts(self, principal: Principal) -> Mapping[Group, int]:
+    def counts(self, principal: Principal) -> Mapping[JobGroup, int]:
         """How many rows there are of each group."""
 
-    def rows(self, principal: Principal, group: Group, limit: int) -> list[Row]:
+    def rows(self, principal: Principal, group: JobGroup, limit: int) -> list[JobRow]:
         """The newest of a group."""
 
     def cancel(self, principal: Principal, row_id: str) -> None:
@@ -84,6 +84,6 @@ class Source(Protocol):
 
 
 @cache
-def sources() -> Mapping[str, Source]:
+def job_sources() -> Mapping[str, JobSource]:
     """All sources, by name."""
     return {name: import_string(path) for name, path in settings.JOB_SOURCES.items()}

@@ -23,11 +23,11 @@ from core.errors import (
     StorageError,
 )
 from jobs import claims, kinds, queue, schedules
-from jobs.claims import Turns
+from jobs.claims import ProjectRotation
 from jobs.kinds import Kind, OutageError
 from jobs.models import Job
 from jobs.queue import JobLostError
-from jobs.running import JobCancelledError, JobStoppedError, Run
+from jobs.running import JobCancelledError, JobRun, JobStoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Runner:
     def __init__(self, *, on_duty: Callable[[], bool] = always, has_index: bool = True) -> None:
         self._on_duty, self._has_index = on_duty, has_index
         self._stop = threading.Event()
-        self._turns = Turns()
+        self._turns = ProjectRotation()
         # Held while a job is claimed, so that what is at work is known until it is among that.
         self._lock = threading.Lock()
         # None between two jobs.
@@ -94,7 +94,7 @@ class Runner:
     def _round(self) -> None:
         if self._is_paused():
             return
-        found = claims.look()
+        found = claims.look_for_work()
         if not (found.ready or found.running or found.due) or not self._on_duty():
             return
         if found.due:
@@ -137,7 +137,7 @@ class Runner:
         is_busy = any(kind.is_heavy for kind in busy)
         names = [
             name
-            for name, kind in kinds.known().items()
+            for name, kind in kinds.known_kinds().items()
             if (self._has_index or not kind.needs_index) and not (is_busy and kind.is_heavy)
         ]
         return claims.claim(names, self._turns)
@@ -151,7 +151,7 @@ class Runner:
                 return False
             name = f"mem0dash-job-{job.pk}"
             thread = threading.Thread(target=self._work, args=(job,), name=name, daemon=True)
-            self._at_work[thread] = kinds.known()[job.kind]
+            self._at_work[thread] = kinds.known_kinds()[job.kind]
         thread.start()
         return True
 
@@ -161,7 +161,7 @@ class Runner:
             self._at_work[thread] = None
             job = self._claim()
             if job is not None:
-                self._at_work[thread] = kinds.known()[job.kind]
+                self._at_work[thread] = kinds.known_kinds()[job.kind]
             return job
 
     def _work(self, first: Job) -> None:
@@ -181,8 +181,8 @@ class Runner:
 
 def run_job(job: Job, stop: threading.Event) -> None:
     """Runs a job that this process has taken, and writes down how it ended."""
-    kind = kinds.known()[job.kind]
-    run = Run(job, kind, stop)
+    kind = kinds.known_kinds()[job.kind]
+    run = JobRun(job, kind, stop)
     told = {"job": job.pk, "kind": job.kind, "attempt": job.attempts}
     try:
         _handle(run, kind)
@@ -193,7 +193,7 @@ def run_job(job: Job, stop: threading.Event) -> None:
         logger.error(f"a job was cut off: {str(error).strip()[:300]}", extra=told)
 
 
-def _handle(run: Run, kind: Kind) -> None:
+def _handle(run: JobRun, kind: Kind) -> None:
     job = run.job
     try:
         kind.handler(run)
@@ -205,7 +205,7 @@ def _handle(run: Run, kind: Kind) -> None:
     except JobStoppedError:
         queue.requeue(job)
     except JobCancelledError:
-        queue.cancelled(job)
+        queue.finish_cancelled(job)
     except OutageError as error:
         claims.park(kind.name, reason=error.message, retry_after=error.retry_after or 0)
         queue.requeue(job, reason=error.message, code=error.code)
@@ -221,19 +221,19 @@ def _handle(run: Run, kind: Kind) -> None:
         _fail(run, "An unexpected error. The server's log has the details.", "internal_error")
 
 
-def _not_stored(run: Run, error: Exception) -> None:
+def _not_stored(run: JobRun, error: Exception) -> None:
     """Queues the job for later without counting a failure: the disk is full. A database that does
     not answer does count: the job may be the cause."""
-    found = error if isinstance(error, StorageError) else datastore.explained(error, AWAY)
+    found = error if isinstance(error, StorageError) else datastore.explain(error, AWAY)
     if not isinstance(found, StorageError):
         _fail(run, AWAY, "datastore_unavailable")
         return
-    wait = queue.after(found.retry_after or REST_SECONDS)
+    wait = queue.seconds_from_now(found.retry_after or REST_SECONDS)
     queue.requeue(run.job, run_at=wait, reason=found.message, code=found.code)
 
 
 def _fail(
-    run: Run, reason: str, code: str, retry_after: float = 0.0, *, final: bool = False
+    run: JobRun, reason: str, code: str, retry_after: float = 0.0, *, final: bool = False
 ) -> None:
     job = run.job
     queue.fail(job, run.kind, reason=reason, code=code, retry_after=retry_after, final=final)

@@ -25,7 +25,7 @@ class JobStoppedError(Exception):
     """The process ends; another one continues the job."""
 
 
-class Run:
+class JobRun:
     """One attempt at a job."""
 
     def __init__(self, job: Job, kind: Kind, stop: threading.Event) -> None:
@@ -73,16 +73,16 @@ class Run:
         if self.stop.is_set():
             raise JobStoppedError
         if disk.is_low():
-            raise disk.nothing_fits()
+            raise disk.write_refused_error()
 
     def _set(self, done: int | None, total: int | None) -> None:
         self.job.done = self.job.done if done is None else done
         self.job.total = self.job.total if total is None else total
 
     def _write(self, **more: Any) -> None:
-        mine = queue.of_attempt(self.job)
+        mine = queue.rows_of_attempt(self.job)
         kept = mine.filter(cancel_wanted=False).update(
-            leased_until=queue.after(self.kind.lease_seconds),
+            leased_until=queue.seconds_from_now(self.kind.lease_seconds),
             done=self.job.done,
             total=self.job.total,
             **more,

@@ -17,7 +17,7 @@ from jobs.timetable import Timetable
 
 def ensure() -> None:
     """Makes the rows of the kinds with a schedule, and updates a changed timetable."""
-    wanted = {kind.name: kind.schedule for kind in kinds.known().values() if kind.schedule}
+    wanted = {kind.name: kind.schedule for kind in kinds.known_kinds().values() if kind.schedule}
     known = dict(Schedule.objects.values_list("kind", "expr"))
     now = timezone.now()
     for name, expr in wanted.items():
@@ -33,7 +33,7 @@ def ensure() -> None:
 
 def fire_due() -> int:
     """Makes the jobs of the slots that are due; returns how many."""
-    due = Schedule.objects.filter(next_run_at__lte=Now(), kind__in=kinds.known())
+    due = Schedule.objects.filter(next_run_at__lte=Now(), kind__in=kinds.known_kinds())
     return sum(_fire(row, row.now) for row in due.annotate(now=Now()))
 
 

@@ -15,13 +15,13 @@ from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from core.errors import ConflictError, NotFoundError
 from core.principal import Principal, Scope
 from jobs import kinds, queue, rows, schedules
 from jobs.models import Job, Parked, Schedule
 from jobs.queue import enqueue as enqueue
-from jobs.rows import Group, Row
+from jobs.rows import JobGroup, JobRow
 
 State = Job.State
 # The name of the queue's own jobs among the sources.
@@ -30,17 +30,17 @@ QUEUE: Final = "queue"
 MOST_RUNNING: Final = 100
 # The most jobs that one request queues again.
 MOST_RETRIED: Final = 1000
-_STATES: Final[Mapping[Group, tuple[State, ...]]] = {
-    Group.RUNNING: (State.RUNNING,),
-    Group.WAITING: (State.QUEUED,),
-    Group.FAILED: (State.FAILED,),
-    Group.DONE: (State.SUCCEEDED, State.CANCELLED),
+_STATES: Final[Mapping[JobGroup, tuple[State, ...]]] = {
+    JobGroup.RUNNING: (State.RUNNING,),
+    JobGroup.WAITING: (State.QUEUED,),
+    JobGroup.FAILED: (State.FAILED,),
+    JobGroup.DONE: (State.SUCCEEDED, State.CANCELLED),
 }
 _GROUPS: Final = {state: group for group, states in _STATES.items() for state in states}
 
 
 @dataclass(frozen=True, slots=True)
-class Scheduled:
+class ScheduleRow:
     """A schedule with its last job, None before the first."""
 
     id: int
@@ -48,7 +48,7 @@ class Scheduled:
     about: str
     expr: str
     next_run_at: datetime
-    last: Row | None
+    last: JobRow | None
     is_open: bool
 
 
@@ -75,18 +75,18 @@ def _sees_instance(principal: Principal) -> bool:
 
 
 # --- Reading -------------------------------------------------------------------------------------
-def counts(principal: Principal) -> dict[Group, int]:
+def count_by_group(principal: Principal) -> dict[JobGroup, int]:
     """The number of rows in each group, other rooms included."""
-    found: Counter[Group] = Counter(dict.fromkeys(Group, 0))
+    found: Counter[JobGroup] = Counter(dict.fromkeys(JobGroup, 0))
     states = _visible(principal).order_by().values_list("state").annotate(Count("id"))
     for state, count in states:
         found[_GROUPS[State(state)]] += count
-    for source in rows.sources().values():
+    for source in rows.job_sources().values():
         found.update(source.counts(principal))
     return dict(found)
 
 
-def listed(principal: Principal, group: Group, *, start: int, limit: int) -> list[Row]:
+def list_jobs(principal: Principal, group: JobGroup, *, start: int, limit: int) -> list[JobRow]:
     """Rows `start` to `start + limit` of a group, the newest first."""
     _may_see(principal)
     upto = start + limit
@@ -97,30 +97,32 @@ def listed(principal: Principal, group: Group, *, start: int, limit: int) -> lis
             of_state = jobs_of.filter(state=state).select_related("account")
             jobs += of_state.order_by("-finished_at", "-id")[:upto]
     found = _told(jobs)
-    for source in rows.sources().values():
+    for source in rows.job_sources().values():
         found += source.rows(principal, group, upto)
     now = timezone.now()
     found.sort(key=lambda row: row.ended_at or row.at or now, reverse=True)
     return found[start:upto]
 
 
-def scheduled(principal: Principal) -> list[Scheduled]:
+def list_schedules(principal: Principal) -> list[ScheduleRow]:
     """All schedules with their last job, for the instance owner; an empty list for others."""
     _may_see(principal)
     if not _sees_instance(principal):
         return []
     found = []
-    for row in Schedule.objects.filter(kind__in=kinds.known()).order_by("next_run_at"):
-        kind = kinds.known()[row.kind]
+    for row in Schedule.objects.filter(kind__in=kinds.known_kinds()).order_by("next_run_at"):
+        kind = kinds.known_kinds()[row.kind]
         last = row.jobs.select_related("account").order_by("-id").first()
         told = _told([last])[0] if last else None
         is_open = last is not None and last.is_open
         about = kind.about({})
-        found.append(Scheduled(row.pk, kind.title, about, row.expr, row.next_run_at, told, is_open))
+        found.append(
+            ScheduleRow(row.pk, kind.title, about, row.expr, row.next_run_at, told, is_open)
+        )
     return found
 
 
-def _told(jobs: list[Job]) -> list[Row]:
+def _told(jobs: list[Job]) -> list[JobRow]:
     """Jobs as rows of the page."""
     parked: dict[str, Parked] = {}
     if any(job.state == State.QUEUED for job in jobs):
@@ -128,10 +130,10 @@ def _told(jobs: list[Job]) -> list[Row]:
     return [_row(job, parked.get(job.kind)) for job in jobs]
 
 
-def _row(job: Job, parked: Parked | None) -> Row:
-    kind = kinds.known().get(job.kind)
+def _row(job: Job, parked: Parked | None) -> JobRow:
+    kind = kinds.known_kinds().get(job.kind)
     state = State(job.state)
-    return Row(
+    return JobRow(
         source=QUEUE,
         id=str(job.pk),
         title=kind.title if kind else job.kind,
@@ -205,8 +207,8 @@ def cancel(principal: Principal, source: str, row_id: str) -> None:
     Another room records its own audit entry. NotFoundError; ConflictError if the job has ended.
     """
     _may_see(principal)
-    if source in rows.sources():
-        rows.sources()[source].cancel(principal, row_id)
+    if source in rows.job_sources():
+        rows.job_sources()[source].cancel(principal, row_id)
         return
     if source != QUEUE:
         raise NotFoundError("No such job.")
@@ -214,7 +216,7 @@ def cancel(principal: Principal, source: str, row_id: str) -> None:
     with transaction.atomic():
         if not queue.cancel(job):
             raise ConflictError("The job has ended already.")
-        _record(Action.JOB_CANCELLED, principal, job)
+        _record(AuditAction.JOB_CANCELLED, principal, job)
 
 
 def retry(principal: Principal, job_id: str) -> None:
@@ -228,7 +230,7 @@ def _retry(principal: Principal, job: Job) -> bool:
     with transaction.atomic():
         is_queued = queue.retry(job)
         if is_queued:
-            _record(Action.JOB_RETRIED, principal, job)
+            _record(AuditAction.JOB_RETRIED, principal, job)
     return is_queued
 
 
@@ -236,7 +238,7 @@ def retry_failed(principal: Principal) -> int:
     """Queues failed jobs again, the oldest first, at most MOST_RETRIED; returns how many. A job
     stays failed if an open one does the same."""
     count = 0
-    jobs = _visible(principal).filter(state=State.FAILED, kind__in=kinds.known())
+    jobs = _visible(principal).filter(state=State.FAILED, kind__in=kinds.known_kinds())
     for job in jobs.order_by("id")[:MOST_RETRIED]:
         try:
             count += _retry(principal, job)
@@ -245,50 +247,50 @@ def retry_failed(principal: Principal) -> int:
     return count
 
 
-def hurry(principal: Principal, job_id: str) -> None:
+def run_now(principal: Principal, job_id: str) -> None:
     """Makes a job due now that waits for its time. NotFoundError; ConflictError."""
     job = _found(principal, job_id)
     with transaction.atomic():
-        if not queue.hurry(job):
+        if not queue.run_now(job):
             raise ConflictError("The job does not wait for its time.")
-        _record(Action.JOB_STARTED, principal, job)
+        _record(AuditAction.JOB_STARTED, principal, job)
 
 
 def run_schedule(principal: Principal, schedule_id: int) -> None:
     """Makes the job of a schedule now, beside its slots, for the instance owner. NotFoundError."""
     _may_see(principal)
-    row = Schedule.objects.filter(pk=schedule_id, kind__in=kinds.known()).first()
+    row = Schedule.objects.filter(pk=schedule_id, kind__in=kinds.known_kinds()).first()
     if row is None or not _sees_instance(principal):
         raise NotFoundError("No such schedule.")
     with transaction.atomic():
-        _record(Action.JOB_STARTED, principal, schedules.run(row, principal))
+        _record(AuditAction.JOB_STARTED, principal, schedules.run(row, principal))
 
 
-def _record(action: Action, principal: Principal, job: Job) -> None:
+def _record(action: AuditAction, principal: Principal, job: Job) -> None:
     """Leaves an entry in the audit, in the caller's transaction."""
-    kind = kinds.known().get(job.kind)
+    kind = kinds.known_kinds().get(job.kind)
     about = kind.about(job.payload) if kind else ""
     audit.record(
         action,
         actor=principal.actor,
         project_id=job.project_id,
-        target=Target("job", str(job.pk), kind.title if kind else job.kind),
+        target=AuditTarget("job", str(job.pk), kind.title if kind else job.kind),
         details={"about": about} if about else {},
     )
 
 
-def one(principal: Principal, source: str, row_id: str) -> Row:
+def get_row(principal: Principal, source: str, row_id: str) -> JobRow:
     """The row of a job that can be cancelled. NotFoundError."""
     _may_see(principal)
     if source == QUEUE:
         return _told([_found(principal, row_id)])[0]
-    if source in rows.sources():
-        for row in rows.sources()[source].rows(principal, Group.RUNNING, MOST_RUNNING):
+    if source in rows.job_sources():
+        for row in rows.job_sources()[source].rows(principal, JobGroup.RUNNING, MOST_RUNNING):
             if row.id == row_id:
                 return row
     raise NotFoundError("No such job.")
 
 
-def failed(principal: Principal) -> int:
+def count_failed(principal: Principal) -> int:
     """About how many jobs `retry_failed` would queue again."""
-    return _visible(principal).filter(state=State.FAILED, kind__in=kinds.known()).count()
+    return _visible(principal).filter(state=State.FAILED, kind__in=kinds.known_kinds()).count()

@@ -10,7 +10,7 @@ from core.database.portions import delete, passed
 from jobs import queue
 from jobs.kinds import Kind
 from jobs.models import OPEN, Event, Job, Lane
-from jobs.running import Run
+from jobs.running import JobRun
 
 State = Job.State
 DONE_DAYS: Final = 7
@@ -19,7 +19,7 @@ EVENT_DAYS: Final = 30
 _PORTION: Final = 1000
 
 
-def tidy(run: Run) -> None:
+def tidy(run: JobRun) -> None:
     """The handler. It also is the net below the lanes' locks."""
     removed = sum(
         delete(rows.order_by("id"), _PORTION, lambda _: run.beat()) for rows in (_over(), _heard())
@@ -49,7 +49,7 @@ def _heard() -> QuerySet[Event]:
     return old.exclude(pk__in=waiting.values("event"))
 
 
-def _mend_lanes(run: Run) -> int:
+def _mend_lanes(run: JobRun) -> int:
     mended = 0
     for keys in passed(Lane.objects.order_by("key").values_list("key", flat=True), _PORTION):
         heads = Job.objects.filter(lane__in=keys, state__in=OPEN).exclude(lane="")

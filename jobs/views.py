@@ -14,7 +14,7 @@ from core import names
 from core.errors import ConflictError, InvalidInputError
 from core.pages.partial import is_partial
 from jobs import service
-from jobs.rows import Group, Row
+from jobs.rows import JobGroup, JobRow
 
 PER_PAGE: Final = 50
 # Of each group, on the page of them all.
@@ -25,17 +25,20 @@ SCHEDULES: Final = "schedules"
 NAMES: Final = frozenset({"state", "page"})
 _TABS: Final = (
     ("", "All"),
-    (Group.RUNNING, "Running"),
-    (Group.WAITING, "Waiting"),
-    (Group.FAILED, "Failed"),
-    (Group.DONE, "Done"),
+    (JobGroup.RUNNING, "Running"),
+    (JobGroup.WAITING, "Waiting"),
+    (JobGroup.FAILED, "Failed"),
+    (JobGroup.DONE, "Done"),
 )
 _NONE: Final = {
     "": ("No jobs yet", "Work that takes longer than a request is listed here, with its progress."),
-    Group.RUNNING: ("Nothing is running", "Jobs appear here while they are being worked on."),
-    Group.WAITING: ("Nothing is waiting", "Jobs wait here for their turn or their next attempt."),
-    Group.FAILED: ("Nothing has failed", "A job that gave up is listed here with the reason."),
-    Group.DONE: ("Nothing is done yet", "Finished jobs stay here for a week."),
+    JobGroup.RUNNING: ("Nothing is running", "Jobs appear here while they are being worked on."),
+    JobGroup.WAITING: (
+        "Nothing is waiting",
+        "Jobs wait here for their turn or their next attempt.",
+    ),
+    JobGroup.FAILED: ("Nothing has failed", "A job that gave up is listed here with the reason."),
+    JobGroup.DONE: ("Nothing is done yet", "Finished jobs stay here for a week."),
 }
 
 
@@ -51,8 +54,8 @@ class _Shown:
         names.check_page(request.GET, NAMES)
         names.check_once(dict(request.GET.lists()), NAMES)
         state = request.GET.get("state", "")
-        if state not in {"", *Group, SCHEDULES}:
-            choices = ", ".join([*Group, SCHEDULES])
+        if state not in {"", *JobGroup, SCHEDULES}:
+            choices = ", ".join([*JobGroup, SCHEDULES])
             raise InvalidInputError(f"Invalid filter: `state` must be one of {choices}.")
         number = names.page_number(request.GET.get("page", "1"), most=MOST_PAGES)
         return cls(state, number)
@@ -70,16 +73,16 @@ class _Shown:
 def jobs(request: PageRequest) -> HttpResponse:
     """The list; scope `admin`. While something runs it asks for itself again."""
     shown, principal = _Shown.of(request), request.principal
-    counts = service.counts(principal)
-    scheduled = service.scheduled(principal)
+    counts = service.count_by_group(principal)
+    scheduled = service.list_schedules(principal)
     context: dict[str, Any] = {
         "shown": shown,
-        "running": counts[Group.RUNNING],
-        "failed": service.failed(principal),
+        "running": counts[JobGroup.RUNNING],
+        "failed": service.count_failed(principal),
         "scheduled": scheduled,
         "tabs": _tabs(shown, counts, len(scheduled)),
         # Seconds: what runs gets on, what waits may begin.
-        "look_again": 3 if counts[Group.RUNNING] else 10 if counts[Group.WAITING] else 0,
+        "look_again": 3 if counts[JobGroup.RUNNING] else 10 if counts[JobGroup.WAITING] else 0,
         "here": shown.path,
         "blank": _NONE.get(shown.state),
     }
@@ -90,7 +93,7 @@ def jobs(request: PageRequest) -> HttpResponse:
     return render(request, "jobs/_jobs.html" if partial else "jobs/jobs.html", context)
 
 
-def _tabs(shown: _Shown, counts: dict[Group, int], scheduled: int) -> list[dict[str, Any]]:
+def _tabs(shown: _Shown, counts: dict[JobGroup, int], scheduled: int) -> list[dict[str, Any]]:
     numbers = {"": sum(counts.values())} | {group.value: count for group, count in counts.items()}
     tabs = [(state, label, numbers[state]) for state, label in _TABS]
     if scheduled:
@@ -106,14 +109,14 @@ def _tabs(shown: _Shown, counts: dict[Group, int], scheduled: int) -> list[dict[
     ]
 
 
-def _listed(request: PageRequest, shown: _Shown, counts: dict[Group, int]) -> dict[str, Any]:
+def _listed(request: PageRequest, shown: _Shown, counts: dict[JobGroup, int]) -> dict[str, Any]:
     if not shown.state:
-        found: list[Row] = []
-        for group in Group:
-            found += service.listed(request.principal, group, start=0, limit=OF_EACH)
+        found: list[JobRow] = []
+        for group in JobGroup:
+            found += service.list_jobs(request.principal, group, start=0, limit=OF_EACH)
         return {"rows": found, "is_cut": len(found) < sum(counts.values()), "of_each": OF_EACH}
-    group, start = Group(shown.state), (shown.number - 1) * PER_PAGE
-    found = service.listed(request.principal, group, start=start, limit=PER_PAGE + 1)
+    group, start = JobGroup(shown.state), (shown.number - 1) * PER_PAGE
+    found = service.list_jobs(request.principal, group, start=start, limit=PER_PAGE + 1)
     before, after = shown.number - 1, shown.number + 1
     has_more = len(found) > PER_PAGE and after <= MOST_PAGES
     rows = found[:PER_PAGE]
@@ -132,7 +135,7 @@ def _listed(request: PageRequest, shown: _Shown, counts: dict[Group, int]) -> di
 def cancel(request: PageRequest, source: str, row_id: str) -> HttpResponse:
     """GET: what cancelling means. POST: cancels."""
     if request.method != "POST":
-        row = service.one(request.principal, source, row_id)
+        row = service.get_row(request.principal, source, row_id)
         return render(request, "jobs/cancel.html", {"row": row})
     return _acted(
         request,
@@ -154,7 +157,7 @@ def retry(request: PageRequest, job_id: str) -> HttpResponse:
 def hurry(request: PageRequest, job_id: str) -> HttpResponse:
     """Lets a waiting job run now."""
     act = "The job runs as soon as there is room."
-    return _acted(request, lambda: service.hurry(request.principal, job_id), act)
+    return _acted(request, lambda: service.run_now(request.principal, job_id), act)
 
 
 @require_POST

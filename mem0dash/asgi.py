@@ -39,7 +39,13 @@ from core.http.bodies import Body  # noqa: E402
 from core.http.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
 from core.http.protocol import is_gone  # noqa: E402
 from core.http.threads import Receive, reading, streaming, threads_for, writing  # noqa: E402
-from core.http.waiting import Asked, Waits, WouldWaitError, waits_of, without_waiting  # noqa: E402
+from core.http.waiting import (  # noqa: E402
+    IncomingRequest,
+    ProviderWait,
+    WouldWaitError,
+    waits_of,
+    without_waiting,
+)
 from core.http.wsgi_environ import build_environ  # noqa: E402
 from jobs.runner import Runner  # noqa: E402
 from memories import runtime  # noqa: E402
@@ -89,7 +95,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     """`serve` has installed the runtime; this starts its thread and ends it with the server."""
     await receive()
     notes.start()
-    upkeep = Upkeep(runtime.current())
+    upkeep = Upkeep(runtime.get_runtime())
     upkeep.start()
     runner = Runner(on_duty=upkeep.is_on_duty)
     runner.start()
@@ -130,7 +136,7 @@ class _Request:
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     scope = _below_prefix(scope)
-    request = _Request(scope, bodies.names(scope), _match(scope["path"]), Body())
+    request = _Request(scope, bodies.headers_by_name(scope), _match(scope["path"]), Body())
 
     async def sending(message: Message) -> None:
         request.has_begun = True
@@ -143,13 +149,13 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         if not request.has_begun:
             await _stopping(request, send)
     finally:
-        bodies.let_go(request.body)
+        bodies.release(request.body)
 
 
 async def _answer(request: _Request, receive: Receive, send: Send) -> None:
     """Reads the whole body before it takes a thread, so that a slow client holds none. Without a
     credential where one is needed, it reads nothing."""
-    is_read = not bodies.is_there(request.headers)
+    is_read = not bodies.has_body(request.headers)
     may_wait = request.match is not None
     if not is_read and _takes_body(request):
         request.body = await bodies.read(
@@ -161,7 +167,7 @@ async def _answer(request: _Request, receive: Receive, send: Send) -> None:
         may_wait = False
     if request.body.gone:
         return
-    waits = _waits(request) if may_wait else Waits.NOBODY
+    waits = _waits(request) if may_wait else ProviderWait.NOBODY
     request.environ = _environ(request)
     answer = await _served(request, waits, receive if is_read else None)
     if answer is None:
@@ -178,12 +184,14 @@ async def _answer(request: _Request, receive: Receive, send: Send) -> None:
         await streaming.run(lambda: _stream(pieces, request, send, loop))
 
 
-async def _served(request: _Request, waits: Waits, receive: Receive | None) -> "_Answer | None":
+async def _served(
+    request: _Request, waits: ProviderWait, receive: Receive | None
+) -> "_Answer | None":
     """What a thread makes of the request; None where the client has hung up before. Where too many
     wait for a provider already it is refused."""
     assert request.environ is not None  # noqa: S101  (made before a thread is asked for)
     threads = threads_for(waits, request.scope["method"])
-    if waits is Waits.LLM and threads.are_taken:
+    if waits is ProviderWait.LLM and threads.are_taken:
         # It may be an add that is stored already, or has nothing in it for a language model.
         answer = await writing.run(lambda: _respond_at_once(request), receive)
         if answer is not _WOULD_WAIT:
@@ -219,27 +227,27 @@ def _has_credential(request: _Request) -> bool:
     return settings.SESSION_COOKIE_NAME.encode() + b"=" in cookies
 
 
-def _waits(request: _Request) -> Waits:
+def _waits(request: _Request) -> ProviderWait:
     """Whom the request may wait for."""
     if request.match is None:
-        return Waits.NOBODY
+        return ProviderWait.NOBODY
     method = request.scope["method"]
-    asked = Asked(method, request.scope["query_string"], request.body.data)
+    asked = IncomingRequest(method, request.scope["query_string"], request.body.data)
     return _really(waits_of(request.match, method, asked))
 
 
-def _really(waits: Waits) -> Waits:
+def _really(waits: ProviderWait) -> ProviderWait:
     """No request waits for a provider that is not configured."""
-    if waits not in {Waits.EMBEDDER, Waits.LLM}:
+    if waits not in {ProviderWait.EMBEDDER, ProviderWait.LLM}:
         return waits
     try:
-        engine = runtime.current().engine
+        engine = runtime.get_runtime().engine
     except IndexUnavailableError:
-        return Waits.NOBODY
-    if waits is Waits.LLM and engine.llm is not None:
-        return Waits.LLM
+        return ProviderWait.NOBODY
+    if waits is ProviderWait.LLM and engine.llm is not None:
+        return ProviderWait.LLM
     # Without a configured embedder it is the local model.
-    return Waits.NOBODY if engine.chosen is None else Waits.EMBEDDER
+    return ProviderWait.NOBODY if engine.chosen is None else ProviderWait.EMBEDDER
 
 
 _TOO_MANY: Final = Refusal(
@@ -352,7 +360,7 @@ def _stream(response: Any, request: _Request, send: Send, loop: asyncio.Abstract
 
 async def _stopping(request: _Request, send: Send) -> None:
     """Says that the server stops, and what became of an add's input."""
-    kept = bool(request.thread) and claims.is_kept_by(request.thread)
+    kept = bool(request.thread) and claims.is_working(request.thread)
     told = (
         "The server is stopping; the input is kept, and tried again after the start."
         if kept

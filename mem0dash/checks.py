@@ -262,9 +262,9 @@ def check_substring_index(
 @register(deploy=True)
 def check_model(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Without the embedding model, search is by words."""
-    from memories.engine.local_model import prepared_model
+    from memories.engine.local_model import find_prepared_model
 
-    if prepared_model(settings.MODEL_DIR) is None:
+    if find_prepared_model(settings.MODEL_DIR) is None:
         return [
             CheckWarning(
                 "No embedding model is prepared: search finds words, not meaning.",

@@ -100,9 +100,9 @@ ENCRYPTION_KEY_LOST = ""
 if not env.text("ENCRYPTION_KEY"):
     ENCRYPTION_KEY_LOST = first_start.lost_key(_database, DATABASE_FILE, _encryption_key)
 _keep = not ENCRYPTION_KEY_LOST
-ENCRYPTION_KEYS = env.listed(
+ENCRYPTION_KEYS = env.parse_list(
     "ENCRYPTION_KEY",
-    env.kept_secret(
+    env.load_secret(
         "ENCRYPTION_KEY", _encryption_key, make=Fernet.generate_key().decode(), keep=_keep
     ),
 ) or [""]
@@ -115,13 +115,13 @@ for _key in ENCRYPTION_KEYS:
             "several, newest first, are separated by commas."
         ) from _error
 # A new one ends sessions and nothing else, as a new JWT_SECRET does: both may be made again.
-SECRET_KEY = env.kept_secret(
+SECRET_KEY = env.load_secret(
     "SECRET_KEY", DATA_DIR / "secret_key", make=secrets.token_urlsafe(50), keep=_keep
 )
 if len(SECRET_KEY) < 32:
     raise ConfigurationError("SECRET_KEY must have at least 32 characters.")
 # Signs the session tokens of the REST dialects.
-JWT_SECRET = env.kept_secret(
+JWT_SECRET = env.load_secret(
     "JWT_SECRET", DATA_DIR / "jwt_secret", make=secrets.token_urlsafe(50), keep=_keep
 )
 if len(JWT_SECRET) < 32:
@@ -158,14 +158,14 @@ if len(MEM0_DEFAULT_USER_ID) > 255 or re.search(r"\s", MEM0_DEFAULT_USER_ID):
     raise ConfigurationError("MEM0_DEFAULT_USER_ID must have at most 255 characters and no space.")
 # The time zone of projects that have none of their own.
 DEFAULT_TIME_ZONE = env.text("DEFAULT_TIME_ZONE", zones.UNIVERSAL)
-if zones.find(DEFAULT_TIME_ZONE) is None:
+if zones.find_zone(DEFAULT_TIME_ZONE) is None:
     raise ConfigurationError(
         "DEFAULT_TIME_ZONE must be an IANA time zone that this machine knows (package tzdata), "
         f"such as Europe/Berlin, not {DEFAULT_TIME_ZONE!r}."
     )
 
 # --- Where it is reached -------------------------------------------------------------------------
-PUBLIC_URL = env.either("PUBLIC_URL", "PUBLIC_BASE_URL").rstrip("/")
+PUBLIC_URL = env.text_of_either("PUBLIC_URL", "PUBLIC_BASE_URL").rstrip("/")
 try:
     _public = urlsplit(PUBLIC_URL)
 except ValueError:
@@ -181,9 +181,9 @@ if PUBLIC_URL and not _is_address:
 # The one other origin whose pages may call the API; "" for none.
 DASHBOARD_ORIGIN = env.origin("DASHBOARD_URL")
 # Hosts beside loopback and IP literals, which hosts.Hosts always accepts.
-NAMED_HOSTS = [hosts.spelt("ALLOWED_HOSTS", word) for word in env.words("ALLOWED_HOSTS")]
+NAMED_HOSTS = [hosts.parse_host("ALLOWED_HOSTS", word) for word in env.list_of("ALLOWED_HOSTS")]
 if _public.hostname:
-    NAMED_HOSTS.append(hosts.spelt("PUBLIC_URL", _public.hostname))
+    NAMED_HOSTS.append(hosts.parse_host("PUBLIC_URL", _public.hostname))
 if "*" in NAMED_HOSTS and AUTH_DISABLED:
     raise ConfigurationError(
         "ALLOWED_HOSTS cannot be * while AUTH_DISABLED is set: any page that is open in a browser "
@@ -191,7 +191,7 @@ if "*" in NAMED_HOSTS and AUTH_DISABLED:
     )
 ALLOWED_HOSTS = ["*"]
 TRUSTED_PROXIES = []
-for _network in env.words("TRUSTED_PROXIES"):
+for _network in env.list_of("TRUSTED_PROXIES"):
     try:
         TRUSTED_PROXIES.append(ipaddress.ip_network(_network.strip("[]"), strict=False))
     except ValueError as _error:
@@ -408,11 +408,11 @@ METRICS_PUBLIC = env.flag("METRICS_PUBLIC")
 METRICS_GAUGES = {
     "mem0dash_index_pending": (
         "Changes that the search index has not applied yet.",
-        "memories.health.waiting_for_index",
+        "memories.health.count_unindexed",
     ),
     "mem0dash_index_points": (
         "Memories in the search index, of all projects.",
-        "memories.runtime.points",
+        "memories.runtime.count_points",
     ),
     "mem0dash_disk_free_bytes": (
         "Free bytes where this process stores memories, for users other than root.",
@@ -420,7 +420,7 @@ METRICS_GAUGES = {
     ),
 }
 # What counts every finished request, called as REQUEST_LOG is.
-REQUEST_METRICS = "operations.metrics.record"
+REQUEST_METRICS = "operations.metrics.count_request"
 
 # The kinds of background jobs, as jobs.kinds.Kind describes them.
 JOB_KINDS = [
@@ -430,7 +430,7 @@ JOB_KINDS = [
     "memories.background.retention.DROPPING",
     "memories.backfill.columns.FILLING",
 ]
-# Long work with a state of its own, for the page of the jobs: name -> jobs.rows.Source.
+# Long work with a state of its own, for the page of the jobs: name -> jobs.rows.JobSource.
 JOB_SOURCES = {
     "bulk": "memories.views.long_work.BULK",
     "reembedding": "memories.views.long_work.REEMBEDDING",
@@ -439,8 +439,8 @@ JOB_SOURCES = {
 # Subscribers to events, as jobs.outbox.Subscriber describes them.
 EVENT_SUBSCRIBERS: list[str] = []
 
-# Called with each finished request, a core.http.middleware.Handled.
-REQUEST_LOG = "operations.request_log.record"
+# Called with each finished request, a core.http.middleware.FinishedRequest.
+REQUEST_LOG = "operations.request_log.log_request"
 # Gives the labels of keys by their prefixes, for rooms that do not know keys.
 KEY_LABELS = "apikeys.labels.labels_of"
 REQUEST_LOG_RETENTION_DAYS = env.integer("REQUEST_LOG_RETENTION_DAYS", 30, low=1, high=3650)
@@ -486,7 +486,7 @@ LATE_INTERACTION = env.flag("LATE_INTERACTION", default=True)
 # --- Providers -----------------------------------------------------------------------------------
 # What the environment says about them. Taken out of it: the SDKs read it by themselves, and would
 # send a key to an address that it was not meant for.
-PROVIDER_ENVIRONMENT = env.taken(
+PROVIDER_ENVIRONMENT = env.take_out(
     "MEM0_LLM_PROVIDER",
     "MEM0_LLM_MODEL",
     "MEM0_DEFAULT_LLM_MODEL",

@@ -8,8 +8,8 @@ from django.conf import settings
 from core.errors import IndexUnavailableError
 from memories import runtime
 from memories.engine import configuration, hints
-from memories.engine.calls import Calls
-from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.engine.calls import CallRecord
+from memories.engine.catalogue import PROVIDERS, Kind, ProviderChoice
 from memories.index import rows
 from memories.models.server import IndexState, Reembedding
 from memories.providers import reembedding
@@ -37,18 +37,18 @@ def index_condition() -> IndexCondition:
     return IndexCondition(
         place="On the Qdrant server" if settings.QDRANT_URL else "Embedded",
         building=bool(indexer and indexer.is_building) or bool(state and state.wants_rebuild),
-        waiting=waiting_for_index(),
+        waiting=count_unindexed(),
         built_at=state.built_at if state else None,
         settled_at=current.settled_at if current else None,
     )
 
 
-def waiting_for_index() -> int:
+def count_unindexed() -> int:
     """How many changes the index has not applied yet. One statement."""
     current = _runtime()
     indexer = current.indexer if current else None
     # What is applied here and not on disk yet is found already.
-    return max(0, rows.pending().count() - (indexer.unsettled if indexer else 0))
+    return max(0, rows.filter_pending().count() - (indexer.unsettled if indexer else 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class ProviderCondition:
 
 def provider_conditions() -> list[ProviderCondition]:
     """The LLM and the embedder that this process uses, as their latest calls found them."""
-    used, current = configuration.current(), _runtime()
+    used, current = configuration.current_configuration(), _runtime()
     engine = current.engine if current else None
     llm = engine.llm if engine else None
     calls = getattr(llm, "calls", None)
@@ -88,15 +88,15 @@ def provider_conditions() -> list[ProviderCondition]:
 
 def _runtime() -> runtime.Runtime | None:
     try:
-        return runtime.current()
+        return runtime.get_runtime()
     except IndexUnavailableError:
         return None
 
 
 def _condition(
     kind: Kind,
-    choice: Choice | None,
-    calls: Calls | None,
+    choice: ProviderChoice | None,
+    calls: CallRecord | None,
     *,
     usable: bool,
     local_model: str = "",
@@ -148,7 +148,7 @@ def passage_condition() -> PassageCondition | None:
     if job is None:
         return None
     running = job.state == Reembedding.State.RUNNING
-    done, total = reembedding.progress(job) if running else (0, 0)
+    done, total = reembedding.measure_progress(job) if running else (0, 0)
     return PassageCondition(
         running=running,
         model=job.model_key,

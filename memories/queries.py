@@ -11,22 +11,22 @@ from django.utils import timezone
 
 from core import limits
 from core.errors import NotFoundError
-from core.pages.paging import Cursor
+from core.pages.paging import AscendingKey
 from core.principal import Principal, Scope
 from memories.filters import Node, to_q
 from memories.models import Memory, ReviewStatus, Revision
 from memories.visibility import (
     ENTITY_TYPES,
     as_uuid,
+    filter_reachable,
+    filter_visible,
     limit_of,
-    not_expired,
     plain_ids,
-    reachable,
-    visible,
+    unexpired,
 )
 
 
-class Entity(TypedDict):
+class EntityTotals(TypedDict):
     """A user, agent, app or run with what it owns."""
 
     id: str
@@ -50,7 +50,7 @@ def find(principal: Principal, memory_id: str | UUID) -> Memory:
     """As `get_memory`, for callers that checked another scope."""
     wanted = as_uuid(memory_id)
     if principal.entity_limit:
-        row = reachable(principal).filter(id=wanted).first()
+        row = filter_reachable(principal).filter(id=wanted).first()
     else:
         ids = plain_ids(wanted, principal.project.id)
         row = next(iter(Memory.objects.raw(_FIND_SQL, ids)), None)
@@ -64,12 +64,17 @@ def list_memories(
 ) -> list[Memory]:
     """`limit` visible memories that match, newest first, after the newest `offset`."""
     principal.require(Scope.READ)
-    rows = visible(principal, where, show_expired=show_expired)
+    rows = filter_visible(principal, where, show_expired=show_expired)
     return list(rows.order_by("-created_at", "-id")[offset : offset + limit])
 
 
 def page(
-    principal: Principal, *, where: Node, limit: int, offset: int = 0, after: Cursor | None = None
+    principal: Principal,
+    *,
+    where: Node,
+    limit: int,
+    offset: int = 0,
+    after: AscendingKey | None = None,
 ) -> tuple[list[Memory], bool]:
     """`limit` memories that match behind the first `offset`, or behind the place `after`, expired
     ones among them, oldest first: what comes in shifts nothing. And whether there are more.
@@ -77,14 +82,14 @@ def page(
     A deletion shifts what an offset stands for, and never a place.
     """
     principal.require(Scope.READ)
-    rows = visible(principal, where, show_expired=True).order_by("created_at", "id")
+    rows = filter_visible(principal, where, show_expired=True).order_by("created_at", "id")
     if after is not None:
         rows = rows.filter(after.newer("created_at"))
     found = list(rows[offset : offset + limit + 1])
     return found[:limit], len(found) > limit
 
 
-def duplicate(
+def find_duplicate(
     principal: Principal, fingerprint: str, *, user_id: str, collection: str
 ) -> UUID | None:
     """The oldest memory that holds what has this fingerprint for the user, or for nobody ("").
@@ -92,8 +97,8 @@ def duplicate(
     One that was deleted or has expired stands in nobody's way. A rejected one does, where no other
     holds the same: what somebody rejected is not to come back by being said again.
     """
-    rows = reachable(principal).filter(
-        not_expired(timezone.now()),
+    rows = filter_reachable(principal).filter(
+        unexpired(timezone.now()),
         fingerprint=fingerprint,
         user_id=user_id,
         collection=collection,
@@ -102,12 +107,12 @@ def duplicate(
     return rows.order_by(rejected, "created_at", "seq", "id").values_list("id", flat=True).first()
 
 
-def rejected_of(
+def find_rejected(
     principal: Principal, fingerprints: Collection[str], *, user_id: str, collection: str
 ) -> set[str]:
     """Those of the fingerprints that a rejected memory of the user has, or of nobody ("")."""
-    rows = reachable(principal).filter(
-        not_expired(timezone.now()),
+    rows = filter_reachable(principal).filter(
+        unexpired(timezone.now()),
         review_status=ReviewStatus.REJECTED,
         fingerprint__in=fingerprints,
         user_id=user_id,
@@ -120,7 +125,7 @@ def list_all(principal: Principal, *, limit: int, offset: int = 0) -> list[Memor
     """`limit` memories of everyone, newest first, after the newest `offset`, expired ones included;
     needs scope admin."""
     principal.require(Scope.ADMIN, "Admin role required to list all memories.")
-    rows = visible(principal, show_expired=True)
+    rows = filter_visible(principal, show_expired=True)
     return list(rows.order_by("-created_at", "-id")[offset : offset + limit])
 
 
@@ -139,27 +144,29 @@ def history(principal: Principal, memory_id: str | UUID) -> list[Revision]:
     return list(rows.order_by("at", "id"))
 
 
-def list_entities(principal: Principal, types: Mapping[str, str] = ENTITY_TYPES) -> list[Entity]:
+def list_entities(
+    principal: Principal, types: Mapping[str, str] = ENTITY_TYPES
+) -> list[EntityTotals]:
     """The entities of the given types (name -> field) with counts, sorted by type and id. Of more
     than limits.ENTITIES one more than those: so it can be told that there are more."""
     principal.require(Scope.READ)
-    found: list[Entity] = []
+    found: list[EntityTotals] = []
     for type_, field in sorted(types.items()):
         groups = (
-            reachable(principal)
+            filter_reachable(principal)
             .exclude(**{field: ""})
             .values_list(field)
             .annotate(Count("id"), Min("created_at"), Max("updated_at"))
             .order_by(field)
         )
         found += [
-            Entity(id=id_, type=type_, total_memories=n, created_at=first, updated_at=last)
+            EntityTotals(id=id_, type=type_, total_memories=n, created_at=first, updated_at=last)
             for id_, n, first, last in groups[: limits.ENTITIES + 1 - len(found)]
         ]
     return found
 
 
-def deleted_since(principal: Principal, since: datetime) -> list[UUID]:
+def ids_deleted_since(principal: Principal, since: datetime) -> list[UUID]:
     """Ids of the memories deleted since then that can still be restored; scope `review`."""
     principal.require(Scope.REVIEW)
     rows = Memory.objects.filter(project_id=principal.project.id, deleted_at__gte=since)

@@ -51,7 +51,7 @@ class QueryTokens(NamedTuple):
     words: tuple[str, ...]
 
 
-def checked_vector(vector: Sequence[float] | Vector, dims: int) -> Vector:
+def normalise_vector(vector: Sequence[float] | Vector, dims: int) -> Vector:
     """`vector` as unit float32; ProviderError when its length is wrong or it is not finite."""
     array = np.asarray(vector, dtype=np.float32)
     if array.shape != (dims,):
@@ -73,7 +73,7 @@ def text_sum(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "replace"))
 
 
-def pack(states: TokenStates) -> bytes:
+def pack_states(states: TokenStates) -> bytes:
     """As the database keeps them: 66 · n bytes."""
     records = np.empty((len(states.pieces), _RECORD), np.uint8)
     records[:, :2] = states.pieces.astype("<u2")[:, None].view(np.uint8)
@@ -87,7 +87,7 @@ def piece_count(data: bytes) -> int:
     return len(data) // _RECORD
 
 
-def unpack(data: bytes | memoryview) -> TokenStates:
+def unpack_states(data: bytes | memoryview) -> TokenStates:
     """The reverse of `pack`."""
     records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
     pieces: Pieces = np.ascontiguousarray(records[:, :2]).view("<u2")[:, 0]
@@ -101,5 +101,5 @@ def unpack_all(kept: Sequence[bytes]) -> tuple[Pieces, States, NDArray[np.intp]]
     begins."""
     starts = np.zeros(len(kept), np.intp)
     np.cumsum([piece_count(data) for data in kept[:-1]], out=starts[1:])
-    pieces, vectors = unpack(b"".join(kept))
+    pieces, vectors = unpack_states(b"".join(kept))
     return pieces, vectors, starts

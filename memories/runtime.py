@@ -136,7 +136,7 @@ class Runtime:
     def refresh(self) -> None:
         """Takes up a configuration that another process, or a command, has made."""
         if configuration.latest_version() != self.version:
-            wanted = configuration.current()
+            wanted = configuration.current_configuration()
             self.use(engine_of(wanted, self.engine, ask=False), lambda: wanted.version)
 
     def ask_for_dims(self) -> None:
@@ -145,7 +145,7 @@ class Runtime:
         due = time.monotonic() - self._asked_at >= ASK_AGAIN_SECONDS
         if due and self.engine.embedder is None and self.engine.chosen is not None:
             self._asked_at = time.monotonic()
-            wanted = configuration.current()
+            wanted = configuration.current_configuration()
             engine = engine_of(wanted, self.engine)
             check_model(engine)
             self.use(engine, lambda: wanted.version)
@@ -212,7 +212,7 @@ def engine_of(wanted: Configuration, former: Engine | None = None, *, ask: bool 
         dims = known_dims(wanted)
     if wanted.embedder is not None and not dims and ask:
         try:
-            dims = remote.measured(wanted.embedder)
+            dims = remote.measure_dims(wanted.embedder)
         except (ProviderError, InvalidInputError) as error:
             cause = getattr(error, "cause", "") or error.message
             logger.error("the embedder cannot be used: search is by words", extra={"cause": cause})
@@ -264,7 +264,7 @@ def _indexed_model(engine: Engine) -> tuple[str, int]:
 
 def open_runtime(*, index_root: Path | None = None) -> Runtime:
     """Makes the engine and opens the index. ConfigurationError or IndexUnavailableError rise."""
-    wanted = configuration.current()
+    wanted = configuration.current_configuration()
     engine = engine_of(wanted)
     try:
         check_model(engine)
@@ -277,7 +277,7 @@ def open_runtime(*, index_root: Path | None = None) -> Runtime:
 _current: Runtime | None = None
 
 
-def current() -> Runtime:
+def get_runtime() -> Runtime:
     """The runtime of this process; IndexUnavailableError before `install`."""
     if _current is None:
         raise IndexUnavailableError("The memory engine has not been started in this process.")
@@ -292,9 +292,9 @@ def install(runtime: Runtime | None) -> None:
 
 def check_index() -> None:
     """Raises when the index does not answer."""
-    points()
+    count_points()
 
 
-def points() -> int:
+def count_points() -> int:
     """How many memories are in the index; raises when it does not answer."""
-    return current().index.count()
+    return get_runtime().index.count()

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from core.errors import NotFoundError
 from core.principal import Principal
-from memories.filters import EVERYTHING, AllOf, Condition, Node, to_q
+from memories.filters import EVERYTHING, AllOf, Comparison, Node, to_q
 from memories.filters.language import mentions
 from memories.models import ENTITY_FIELDS, Memory, ReviewStatus
 
@@ -22,7 +22,7 @@ ENTITY_TYPES = {field.removesuffix("_id"): field for field in ENTITY_FIELDS}
 def limit_of(principal: Principal) -> Node:
     """The caller's entity limit as a filter."""
     limit = principal.entity_limit or {}
-    return AllOf(tuple(Condition(f, "in", tuple(sorted(values))) for f, values in limit.items()))
+    return AllOf(tuple(Comparison(f, "in", tuple(sorted(values))) for f, values in limit.items()))
 
 
 class _AsIs(Func):
@@ -41,7 +41,7 @@ def in_project(project_id: UUID) -> Q:
     return Q(Exact(_AsIs(F("project_id")), project_id))
 
 
-def reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
+def filter_reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
     """All live memories that exist for the caller; `by_id` where a list of ids narrows them."""
     project = principal.project.id
     rows = Memory.objects.filter(
@@ -54,7 +54,7 @@ def reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
     )
 
 
-def restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
+def filter_restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
     """All deleted memories of the caller's that are not erased; `by_id` as in `reachable`."""
     project = principal.project.id
     rows = Memory.objects.filter(
@@ -67,7 +67,7 @@ def restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]
     )
 
 
-def not_expired(now: datetime) -> Q:
+def unexpired(now: datetime) -> Q:
     """Holds for memories that have not expired at `now`."""
     return (Q(expires_at=None) | Q(expires_at__gt=now)) & (
         Q(expiration_date=None) | Q(expiration_date__gte=now.date())
@@ -82,7 +82,7 @@ def has_expired(memory: Memory, now: datetime) -> bool:
     )
 
 
-def shown_statuses(principal: Principal, where: Node) -> tuple[str, ...]:
+def statuses_for_agents(principal: Principal, where: Node) -> tuple[str, ...]:
     """The review statuses that agents get to see; a filter that names the status sees all."""
     if mentions(where, "review_status"):
         return tuple(ReviewStatus.values)
@@ -92,15 +92,15 @@ def shown_statuses(principal: Principal, where: Node) -> tuple[str, ...]:
     return tuple(status for status in ReviewStatus.values if status not in hidden)
 
 
-def visible(
+def filter_visible(
     principal: Principal, where: Node = EVERYTHING, *, show_expired: bool = False
 ) -> QuerySet[Memory]:
     """What a search or a list may show of what is `reachable`."""
-    rows = reachable(principal).filter(to_q(where, principal.project.zone))
-    statuses = shown_statuses(principal, where)
+    rows = filter_reachable(principal).filter(to_q(where, principal.project.zone))
+    statuses = statuses_for_agents(principal, where)
     if len(statuses) < len(ReviewStatus.values):
         rows = rows.filter(review_status__in=statuses)
-    return rows if show_expired else rows.filter(not_expired(timezone.now()))
+    return rows if show_expired else rows.filter(unexpired(timezone.now()))
 
 
 def plain_ids(*ids: UUID) -> list[UUID | str]:

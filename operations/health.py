@@ -13,8 +13,8 @@ from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from core.database.datastore import LOST, READ_ONLY, explained, is_busy, problem_of
-from core.database.sqlite3.turns import Turns, at_most
+from core.database.datastore import LOST, READ_ONLY, explain, is_busy, problem_of
+from core.database.sqlite3.turns import WriteQueue, at_most
 from core.errors import (
     DatastoreBusyError,
     DatastoreLostError,
@@ -54,11 +54,11 @@ def check_database() -> None:
     except DatabaseError as error:
         if problem_of(error) != "lost":
             raise
-        raise explained(error, LOST) from error
+        raise explain(error, LOST) from error
     writing.check()
 
 
-class Writing:
+class WriteProbe:
     """Tests now and then whether the database can be written. More frequent callers, with or
     without a credential, get the last result."""
 
@@ -96,12 +96,12 @@ class Writing:
             else:
                 _try_server()
         except DatabaseError as error:
-            return explained(error, "The database cannot be written.")
+            return explain(error, "The database cannot be written.")
         return None
 
 
 def _try_file() -> None:
-    turns: Turns = connection.turns  # type: ignore[attr-defined]  # core.database.sqlite3
+    turns: WriteQueue = connection.turns  # type: ignore[attr-defined]  # core.database.sqlite3
     if time.monotonic() - turns.wrote_at < WROTE_SECONDS:
         return
     try:
@@ -131,11 +131,11 @@ def _try_server() -> None:
         cursor.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE NOWAIT")
 
 
-writing: Final = Writing()
+writing: Final = WriteProbe()
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class ComponentHealth:
     """How a part of settings.HEALTH_CHECKS was found: `since` is when this process first found it
     so, without a change in between; `state` is ok, failing, or one of STATES, `problem` says why
     it is not well, `ms` how long it took."""
@@ -151,13 +151,13 @@ class Condition:
 _since: dict[str, tuple[str, datetime]] = {}
 
 
-def conditions() -> list[Condition]:
+def check_health() -> list[ComponentHealth]:
     """Asks every part in settings.HEALTH_CHECKS; the quiet ones count only while unwell."""
     asked = [_asked(name, path) for name, path in settings.HEALTH_CHECKS.items()]
     return [c for c in asked if not (c.is_well and c.name in settings.QUIET_HEALTH_CHECKS)]
 
 
-def _asked(name: str, path: str) -> Condition:
+def _asked(name: str, path: str) -> ComponentHealth:
     check: Callable[[], None] = import_string(path)
     started, problem, cause, state = time.perf_counter(), "", "", "ok"
     try:
@@ -173,7 +173,7 @@ def _asked(name: str, path: str) -> Condition:
         problem, state = "It does not answer.", "failing"
         cause = f"{type(error).__name__}: {error}".strip()
     ms = round((time.perf_counter() - started) * 1000, 1)
-    return Condition(name, state == "ok", _noted(name, state, cause), ms, problem, state)
+    return ComponentHealth(name, state == "ok", _noted(name, state, cause), ms, problem, state)
 
 
 def _noted(name: str, state: str, cause: str) -> datetime:

@@ -24,7 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from core.counters import registry
-from core.http.middleware import Handled
+from core.http.middleware import FinishedRequest
 from core.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ registry.register(Process())
 _missing: set[str] = set()
 
 
-def record(handled: Handled) -> None:
+def count_request(handled: FinishedRequest) -> None:
     """settings.REQUEST_METRICS: counts a finished request. The labels come from routes and from a
     closed set of methods: no caller can make more of them."""
     method = handled.method if handled.method in _METHODS else "OTHER"
@@ -156,7 +156,7 @@ def resident_bytes() -> int:
         return most if sys.platform == "darwin" else most * 1024
 
 
-def _path(handled: Handled) -> str:
+def _path(handled: FinishedRequest) -> str:
     if handled.route:
         return handled.route
     return "/static/{path}" if handled.path.startswith("/static/") else UNMATCHED

@@ -15,14 +15,14 @@ from rest_framework.response import Response
 from core.database import deadlines
 from core.errors import Mem0dashError, PermissionDeniedError
 from core.http import credentials
-from core.http.waiting import Waits, waits_for
+from core.http.waiting import ProviderWait, waits_for
 from core.principal import Principal, Scope
 from core.rest.schemas import ERROR, TEXT, TIME, Schema, list_of, object_of
 from core.rest.shapes import instant_z
 from core.rest.views import OssView
 from core.version import VERSION
 from operations import metrics
-from operations.health import STATES, Condition, conditions
+from operations.health import STATES, ComponentHealth, check_health
 
 _YES: Schema = {"type": "boolean"}
 _PART = object_of(
@@ -66,14 +66,14 @@ class HealthView(MonitorView):
     permission_classes = ()
     PASSES_NAMES_OVER = True
 
-    @waits_for(Waits.PARTS)
+    @waits_for(ProviderWait.PARTS)
     @extend_schema(
         operation_id="health",
         summary="Whether every part answers; with a credential, the version and each part",
         responses={200: _HEALTH, 503: _HEALTH},
     )
     def get(self, request: Request) -> Response:
-        parts = conditions()
+        parts = check_health()
         failing = [part.name for part in parts if not part.is_well]
         body: dict[str, Any] = {"ok": not failing}
         knows = isinstance(request.auth, Principal) or _has_static_key(request)
@@ -116,7 +116,7 @@ class MetricsView(MonitorView):
     def _is_open(self, request: Request) -> bool:
         return settings.METRICS_PUBLIC or _has_static_key(request)
 
-    @waits_for(Waits.PARTS)
+    @waits_for(ProviderWait.PARTS)
     @extend_schema(
         operation_id="metrics",
         summary="Metrics of this process for Prometheus (scope admin)",
@@ -136,7 +136,7 @@ class MetricsView(MonitorView):
 def _has_static_key(request: Request) -> bool:
     """Whether the caller sends a key that the environment names: no database has to be asked, and
     monitors ask above all while it is away."""
-    sent = credentials.sent(request.headers)
+    sent = credentials.read_credentials(request.headers)
     if not sent or not credentials.is_static_key(sent[0].value):
         return False
     # For the logs.
@@ -144,7 +144,7 @@ def _has_static_key(request: Request) -> bool:
     return True
 
 
-def _shape(part: Condition) -> dict[str, Any]:
+def _shape(part: ComponentHealth) -> dict[str, Any]:
     return {
         "name": part.name,
         "ok": part.is_well,

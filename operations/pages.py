@@ -16,15 +16,23 @@ from django.views.decorators.http import require_safe
 
 from accounts.queries import names_of
 from accounts.web import PageRequest, page
-from core.pages.charts import Chart, Series, lined, stacked
+from core.pages.charts import Chart, Series, line_chart, stacked_chart
 from core.pages.forms import DayField, FilterForm
-from core.pages.paging import Place
+from core.pages.paging import DescendingKey
 from core.pages.partial import is_partial
 from core.principal import Principal, Scope
 from core.templatetags.ui import duration, number
 from operations.models import RequestLog
-from operations.strangers import refused
-from operations.traffic import Caller, Chosen, Figures, Traffic, is_quick, newest, traffic
+from operations.strangers import count_refused
+from operations.traffic import (
+    Caller,
+    Figures,
+    Traffic,
+    TrafficFilter,
+    is_quick,
+    list_newest,
+    measure_traffic,
+)
 
 PER_PAGE: Final = 50
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
@@ -71,10 +79,10 @@ class RequestsForm(FilterForm):
 
     beside = frozenset({"behind", "figures"})
 
-    def meant(self) -> Chosen:
+    def meant(self) -> TrafficFilter:
         said: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
         slow_ms = said.pop("slow", 0)
-        return Chosen(**said, slow_ms=slow_ms, time_zone=self.time_zone)
+        return TrafficFilter(**said, slow_ms=slow_ms, time_zone=self.time_zone)
 
 
 @require_safe
@@ -90,7 +98,7 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
         query = form.query_string()
         return redirect(f"{reverse('requests-page')}{'?' if query else ''}{query}")
     chosen = form.meant()
-    behind = Place.of(request.GET.get("behind", ""))
+    behind = DescendingKey.of(request.GET.get("behind", ""))
     context: dict[str, Any] = {
         "form": form,
         "is_top": behind is None,
@@ -104,21 +112,21 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
         context |= _figures(principal, chosen)
     if partial and asked:
         return render(request, "operations/_figures.html", context)
-    rows = newest(principal, chosen, limit=PER_PAGE + 1, behind=behind)
+    rows = list_newest(principal, chosen, limit=PER_PAGE + 1, behind=behind)
     more = rows[PER_PAGE - 1] if len(rows) > PER_PAGE else None
     if principal.is_owner and behind is None:
-        context["refused"] = refused(timezone.now() - timedelta(days=1))
+        context["refused"] = count_refused(timezone.now() - timedelta(days=1))
     context |= {
         "rows": rows[:PER_PAGE],
-        "older": Place(more.created_at, more.id) if more else None,
+        "older": DescendingKey(more.created_at, more.id) if more else None,
         "key_labels": _labels(principal, rows),
     }
     name = "operations/_requests.html" if partial else "operations/requests.html"
     return render(request, name, context)
 
 
-def _figures(principal: Principal, chosen: Chosen) -> dict[str, Any]:
-    figures = traffic(principal, chosen)
+def _figures(principal: Principal, chosen: TrafficFilter) -> dict[str, Any]:
+    figures = measure_traffic(principal, chosen)
     callers = [caller for caller, _ in figures.callers]
     return {
         "traffic": figures,
@@ -137,7 +145,7 @@ def _charts(figures: Traffic) -> list[Chart]:
     labels = [_label(start, figures.unit) for start in figures.slots]
     of: list[Figures] = list(figures.slots.values())
     whole = figures.all
-    counts = stacked(
+    counts = stacked_chart(
         "counts",
         f"Requests per {figures.unit} (UTC)",
         f"{number(whole.total)} requests, of which {number(whole.statuses[4])} were refused"
@@ -150,7 +158,7 @@ def _charts(figures: Traffic) -> list[Chart]:
         ],
         written=lambda value: f"{value:,.0f}",
     )
-    times = lined(
+    times = line_chart(
         "times",
         f"Duration per {figures.unit} (UTC)",
         f"Half of the requests were answered within {duration(whole.p50 or 0)},"
@@ -165,7 +173,7 @@ def _charts(figures: Traffic) -> list[Chart]:
     return [counts, times]
 
 
-def _period_words(chosen: Chosen, period: str) -> str:
+def _period_words(chosen: TrafficFilter, period: str) -> str:
     """Which time the page is about: "last 24 hours", "2026-11-01 to 2026-11-03"."""
     if chosen.since or chosen.until:
         first, last = (day.isoformat() if day else "" for day in (chosen.since, chosen.until))

@@ -5,11 +5,11 @@ from typing import Final
 from django.conf import settings
 
 from jobs.kinds import Kind
-from jobs.running import Run
+from jobs.running import JobRun
 from operations.request_log import prune
 
 
-def _prune(run: Run) -> None:
+def _prune(run: JobRun) -> None:
     count = prune(beat=run.beat)
     with run.finishing(f"{count:,} {'request' if count == 1 else 'requests'} removed"):
         pass

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from core import notes
 from core.database import portions
-from core.http.middleware import Handled
+from core.http.middleware import FinishedRequest
 from core.principal import NOBODY
 from operations import strangers
 from operations.models import RefusedRequests, RequestLog
@@ -69,7 +69,7 @@ def is_logged(method: str, path: str) -> bool:
     return method != "OPTIONS" and path not in _SKIPPED and not path.startswith(_SKIPPED_BELOW)
 
 
-def record(handled: Handled) -> None:
+def log_request(handled: FinishedRequest) -> None:
     """settings.REQUEST_LOG: takes note of a finished request, if this process keeps the log."""
     if not notes.are_kept() or not is_logged(handled.method, handled.path):
         return

@@ -11,7 +11,7 @@ from django.db.models import Sum
 
 from accounts.throttle import address_subject
 from core import notes
-from core.http.middleware import Handled
+from core.http.middleware import FinishedRequest
 from core.http.strangers import Allowance
 from operations.models import RefusedRequests
 
@@ -47,7 +47,7 @@ _named: set[str] = set()
 _hour: datetime | None = None
 
 
-def count(handled: Handled) -> None:
+def count(handled: FinishedRequest) -> None:
     """Counts a refused request."""
     global _hour
     hour = handled.at.replace(minute=0, second=0, microsecond=0)
@@ -62,17 +62,17 @@ def count(handled: Handled) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedSummary:
     """How many there were in a time, and the addresses that most of them came from."""
 
     total: int
     addresses: list[tuple[str, int]]
 
 
-def refused(since: datetime) -> Refused:
+def count_refused(since: datetime) -> RefusedSummary:
     """Those since the hour of `since`, of all projects: nobody knows whose they would have been."""
     found = RefusedRequests.objects.filter(hour__gt=since - timedelta(hours=1))
     total = found.aggregate(total=Sum("count"))["total"] or 0
     by_address = found.values("address").annotate(number=Sum("count")).order_by("-number")
     busiest = by_address.values_list("address", "number")[:SHOWN]
-    return Refused(total, list(busiest))
+    return RefusedSummary(total, list(busiest))

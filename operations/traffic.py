@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from core import zones
 from core.kept import Kept
-from core.pages.paging import Place
+from core.pages.paging import DescendingKey
 from core.principal import Principal, Scope
 from operations.models import RequestLog
 
@@ -34,7 +34,7 @@ FEW: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class TrafficFilter:
     """Which requests are meant; what is empty leaves nothing out.
 
     `since` and `until` are days in `time_zone` and go before `period`. `key` is a key's prefix, or
@@ -55,7 +55,7 @@ class Chosen:
     def span(self) -> tuple[datetime, datetime]:
         """From when until when, as of now; never further back than the log is kept."""
         now = timezone.now()
-        zone = zones.named(self.time_zone)
+        zone = zones.zone_named(self.time_zone)
         until = min(zones.end_of(self.until, zone), now) if self.until else now
         since = zones.start_of(self.since, zone) if self.since else until - PERIODS[self.period]
         return max(since, now - timedelta(days=settings.REQUEST_LOG_RETENTION_DAYS)), until
@@ -68,7 +68,7 @@ class Chosen:
         return "day" if until - since <= timedelta(days=100) else "month"
 
 
-def requests(principal: Principal, chosen: Chosen) -> QuerySet[RequestLog]:
+def filter_requests(principal: Principal, chosen: TrafficFilter) -> QuerySet[RequestLog]:
     """The requests of the caller's project that are meant; scope `admin`.
 
     Paths name entities: a key with an entity limit sees its own requests alone.
@@ -86,7 +86,7 @@ def requests(principal: Principal, chosen: Chosen) -> QuerySet[RequestLog]:
     return rows.filter(_condition(chosen))
 
 
-def _condition(chosen: Chosen) -> Q:
+def _condition(chosen: TrafficFilter) -> Q:
     condition = Q()
     if chosen.key in SHOWN_AUTH_TYPES:
         condition &= Q(auth_type=chosen.key)
@@ -106,11 +106,11 @@ def _condition(chosen: Chosen) -> Q:
     return condition
 
 
-def newest(
-    principal: Principal, chosen: Chosen, *, limit: int, behind: Place | None = None
+def list_newest(
+    principal: Principal, chosen: TrafficFilter, *, limit: int, behind: DescendingKey | None = None
 ) -> list[RequestLog]:
     """At most `limit` of them, newest first, that stand behind a place in the list."""
-    rows = requests(principal, chosen).select_related("account")
+    rows = filter_requests(principal, chosen).select_related("account")
     if behind is not None:
         rows = rows.filter(behind.older("created_at"))
     return list(rows.order_by("-created_at", "-id")[:limit])
@@ -226,7 +226,7 @@ class Traffic:
 _kept: Final[Kept[Traffic]] = Kept(long=0.25, size=50)
 
 
-def is_quick(principal: Principal, chosen: Chosen) -> bool:
+def is_quick(principal: Principal, chosen: TrafficFilter) -> bool:
     """Whether `traffic` answers at once: its answer is there, or there is little to count."""
     principal.require(Scope.ADMIN, "Admin role required.")
     if _kept.has(_place(principal, chosen)):
@@ -238,22 +238,22 @@ def is_quick(principal: Principal, chosen: Chosen) -> bool:
     return rows[: FEW + 1].count() <= FEW
 
 
-def _place(principal: Principal, chosen: Chosen) -> tuple[UUID, str, Chosen]:
+def _place(principal: Principal, chosen: TrafficFilter) -> tuple[UUID, str, TrafficFilter]:
     limited = principal.key_prefix if principal.entity_limit is not None else ""
     return principal.project.id, limited, chosen
 
 
-def traffic(principal: Principal, chosen: Chosen) -> Traffic:
+def measure_traffic(principal: Principal, chosen: TrafficFilter) -> Traffic:
     """Counts, errors and durations by time, key and client; scope `admin`. Three statements.
 
     Durations are to two digits. Where it took long, the next ones get the same for ten times as
     long.
     """
-    found = requests(principal, chosen)
+    found = filter_requests(principal, chosen)
     return _kept.get(_place(principal, chosen), lambda: _count(found, chosen))
 
 
-def _count(found: QuerySet[RequestLog], chosen: Chosen) -> Traffic:
+def _count(found: QuerySet[RequestLog], chosen: TrafficFilter) -> Traffic:
     unit = chosen.unit()
     slots = {start: Figures() for start in _starts(chosen, unit)}
     in_all = Figures()
@@ -299,7 +299,7 @@ def _start_of(slot: str) -> datetime:
     return datetime.fromisoformat(whole).replace(tzinfo=UTC)
 
 
-def _starts(chosen: Chosen, unit: str) -> Iterable[datetime]:
+def _starts(chosen: TrafficFilter, unit: str) -> Iterable[datetime]:
     """The beginnings of all hours, days or months that the time asked for touches."""
     since, until = chosen.span()
     at = since.replace(minute=0, second=0, microsecond=0)

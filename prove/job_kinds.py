@@ -12,12 +12,12 @@ from core.errors import IndexUnavailableError
 from jobs.kinds import Kind
 from jobs.models import Event
 from jobs.outbox import Subscriber
-from jobs.running import Run
+from jobs.running import JobRun
 
 STEP_COUNT: Final = 3
 
 
-def die_once(run: Run, where: str) -> None:
+def die_once(run: JobRun, where: str) -> None:
     """kill -9 of this very process, the first time that it comes here with a job that dies."""
     if not run.payload.get("dies"):
         return
@@ -29,7 +29,7 @@ def die_once(run: Run, where: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def effect(run: Run, step: int) -> None:
+def effect(run: JobRun, step: int) -> None:
     """What has to be there once in the end."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -38,7 +38,7 @@ def effect(run: Run, step: int) -> None:
         )
 
 
-def work(run: Run) -> None:
+def work(run: JobRun) -> None:
     die_once(run, "begin")
     for step in range(run.kept.get("step", 0), STEP_COUNT):
         die_once(run, f"{step}-before")
@@ -54,7 +54,7 @@ def work(run: Run) -> None:
     die_once(run, "end-after")
 
 
-def hear(run: Run, event: Event) -> None:
+def hear(run: JobRun, event: Event) -> None:
     with run.finishing(event.kind):
         effect(run, 0)
 

@@ -12,25 +12,32 @@ from django.views.decorators.http import require_http_methods
 from accounts import setup, throttle
 from accounts.services import create_owner, update_account
 from accounts.throttle import RateLimitedError
-from accounts.web import lead, signed_in, start_session, visitor
+from accounts.web import find_signed_in, redirect_browser, start_session, visitor
 from core.errors import ConflictError, InvalidInputError, PermissionDeniedError
 from core.http.middleware import client_address
 from setup_wizard.forms import AdministratorForm, OwnAccountForm
-from setup_wizard.steps import StepRequest, next_step, shown, step, url_of, while_open
+from setup_wizard.steps import (
+    StepRequest,
+    next_step,
+    render_step,
+    requires_open_setup,
+    requires_step,
+    url_of,
+)
 
 WRONG_TOKEN = "This is not the setup token of this server."  # noqa: S105  (a sentence)
 
 
 @sensitive_post_parameters("password", "setup_token")
-@while_open
+@requires_open_setup
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest) -> HttpResponseBase:
     """The target of the printed link: the form of the first account, or the current step."""
-    too_late = request.method == "POST" and signed_in(request) is None  # which is to be told
+    too_late = request.method == "POST" and find_signed_in(request) is None  # which is to be told
     if not (setup.needs_setup() or too_late):
         # The link's token is used up. It must not be passed on, such as into the address of
         # sign-in.
-        return lead(request, request.path) if request.GET else _go_on(request)
+        return redirect_browser(request, request.path) if request.GET else _go_on(request)
     if request.method != "POST":
         # Only sending the form checks the token, because wrong ones are counted.
         token = request.GET.get("token", "")
@@ -38,20 +45,22 @@ def start(request: HttpRequest) -> HttpResponseBase:
     return _claim(request)
 
 
-@step
+@requires_step
 def _go_on(request: StepRequest) -> HttpResponseBase:
-    return lead(request, url_of(next_step(request.progress)))
+    return redirect_browser(request, url_of(next_step(request.progress)))
 
 
-@while_open
+@requires_open_setup
 @require_http_methods(["GET", "HEAD", "POST"])
-@step
+@requires_step
 def administrator(request: StepRequest) -> HttpResponseBase:
     """The new account: name and address can still be corrected."""
     account = request.account
     if request.method != "POST":
         initial = {"name": account.name, "email": account.email}
-        return shown(request, "administrator", form=OwnAccountForm(initial=initial), made=True)
+        return render_step(
+            request, "administrator", form=OwnAccountForm(initial=initial), made=True
+        )
     form = OwnAccountForm(request.POST)
     if form.is_valid():
         try:
@@ -59,8 +68,8 @@ def administrator(request: StepRequest) -> HttpResponseBase:
         except (InvalidInputError, ConflictError) as error:
             form.add_error("email", error.message)
         else:
-            return lead(request, url_of("provider"))
-    return shown(request, "administrator", form=form, made=True, status=422)
+            return redirect_browser(request, url_of("provider"))
+    return render_step(request, "administrator", form=form, made=True, status=422)
 
 
 def _claim(request: HttpRequest) -> HttpResponse:
@@ -91,7 +100,7 @@ def _claim(request: HttpRequest) -> HttpResponse:
         messages.error(
             request, "Somebody was faster: this server has an owner now. Sign in, if that was you."
         )
-        return lead(request, reverse("login"))
+        return redirect_browser(request, reverse("login"))
     except PermissionDeniedError:
         form.add_error("setup_token", WRONG_TOKEN if sent else [])
         return _shown(request, form, status=403)
@@ -99,11 +108,11 @@ def _claim(request: HttpRequest) -> HttpResponse:
         form.add_error("password", error.message)
         return _shown(request, form, status=422, has_token=sent)
     start_session(request, account)
-    return lead(request, url_of("provider"))
+    return redirect_browser(request, url_of("provider"))
 
 
 def _shown(
     request: HttpRequest, form: AdministratorForm, *, has_token: str = "", status: int = 200
 ) -> HttpResponse:
     context = {"form": form, "has_token": bool(has_token), "made": False}
-    return shown(request, "administrator", status=status, **context)
+    return render_step(request, "administrator", status=status, **context)

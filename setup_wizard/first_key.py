@@ -11,7 +11,7 @@ from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
-from accounts.web import lead
+from accounts.web import redirect_browser
 from apikeys.models import ApiKey
 from apikeys.services import create_api_key, revoke_api_key
 from apikeys.snippets import snippets, user_id_of
@@ -23,24 +23,24 @@ from setup_wizard.steps import (
     StepRequest,
     may_enter,
     next_step,
-    shown,
-    step,
-    took,
+    record_step,
+    render_step,
+    requires_open_setup,
+    requires_step,
     url_of,
-    while_open,
 )
 
 MADE_MEANWHILE = "A key was made already, perhaps in another tab, and shown there."
 AGENT = (Scope.READ, Scope.WRITE)
 
 
-@while_open
+@requires_open_setup
 @require_http_methods(["GET", "HEAD", "POST"])
-@step
+@requires_step
 def first_key(request: StepRequest) -> HttpResponseBase:
     """Makes the key, or replaces it."""
     if not may_enter("key", request.progress):
-        return lead(request, url_of(next_step(request.progress)))
+        return redirect_browser(request, url_of(next_step(request.progress)))
     if request.method != "POST":
         return _shown(request, KeyForm())
     form = KeyForm(request.POST)
@@ -77,7 +77,7 @@ def _made(request: StepRequest, form: KeyForm) -> tuple[ApiKey, str]:
         former = _former(request)
         if not Progress.objects.filter(id=1, key=former).update(key=row):
             raise ConflictError(MADE_MEANWHILE)
-        took(request, "key")
+        record_step(request, "key")
         if former is not None:
             with suppress(InvalidInputError):  # it was revoked elsewhere
                 revoke_api_key(key_id=former, owner=request.account, actor=request.principal.actor)
@@ -98,7 +98,7 @@ def _shown(
 ) -> HttpResponse:
     base_url = settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/")
     user_id = user_id_of(request.account.email)
-    return shown(
+    return render_step(
         request,
         "key",
         form=form,

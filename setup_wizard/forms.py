@@ -8,7 +8,13 @@ from accounts.services import EMAIL_LENGTH, NAME_LENGTH
 from core.errors import InvalidInputError
 from core.outbound import check_provider_url
 from core.pages.forms import PageForm
-from memories.providers.drafts import COMPATIBLE, SAME, Chosen, Offer, Wanted
+from memories.providers.drafts import (
+    COMPATIBLE,
+    SAME,
+    ChosenProvider,
+    ProviderOffer,
+    WantedProvider,
+)
 from memories.providers.service import INSTRUCTIONS_LENGTH, USE_CASE_LENGTH
 from setup_wizard.presets import PRESETS
 
@@ -87,7 +93,9 @@ class ProviderFieldsForm(PageForm):
     # All providers' fields are in the page at once: the browser must not ask for those of others.
     use_required_attribute = False
 
-    def __init__(self, offer: Offer, kind: str, stored: Chosen | None, data: Any = None) -> None:
+    def __init__(
+        self, offer: ProviderOffer, kind: str, stored: ChosenProvider | None, data: Any = None
+    ) -> None:
         super().__init__(data, prefix=f"{kind}-{offer.id}")
         self.offer = offer
         azure = offer.provider == "azure_openai"
@@ -102,7 +110,7 @@ class ProviderFieldsForm(PageForm):
             "" if azure else offer.model
         )
 
-    def _add_connection(self, offer: Offer, stored: Chosen | None) -> None:
+    def _add_connection(self, offer: ProviderOffer, stored: ChosenProvider | None) -> None:
         if offer.has_address:
             self.fields["address"] = _line(
                 "Endpoint" if offer.provider == "azure_openai" else "Server address",
@@ -148,9 +156,9 @@ class ProviderFieldsForm(PageForm):
             )
         return key
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> WantedProvider:
         """What the valid form says."""
-        return Wanted(offer=self.offer.id, **self.cleaned_data)
+        return WantedProvider(offer=self.offer.id, **self.cleaned_data)
 
 
 class SameProviderForm(PageForm):
@@ -158,7 +166,7 @@ class SameProviderForm(PageForm):
 
     use_required_attribute = False
 
-    def __init__(self, stored: Chosen | None, data: Any = None) -> None:
+    def __init__(self, stored: ChosenProvider | None, data: Any = None) -> None:
         super().__init__(data, prefix="embedder-same")
         self.fields["model"] = _line(
             "Model",
@@ -168,9 +176,9 @@ class SameProviderForm(PageForm):
         )
         self.fields["model"].initial = stored.model if stored else ""
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> WantedProvider:
         """What the valid form says."""
-        return Wanted(offer=SAME, **self.cleaned_data)
+        return WantedProvider(offer=SAME, **self.cleaned_data)
 
 
 _ADDRESS_EXAMPLES: Final = {
@@ -185,7 +193,7 @@ _ADDRESS_HELP: Final = {
 }
 
 
-def _model_help(offer: Offer, kind: str) -> str:
+def _model_help(offer: ProviderOffer, kind: str) -> str:
     if offer.provider == "azure_openai":
         return "Its name in your resource."
     if kind == "embedder":
@@ -193,7 +201,7 @@ def _model_help(offer: Offer, kind: str) -> str:
     return ""
 
 
-def _key_help(stored: Chosen | None) -> str:
+def _key_help(stored: ChosenProvider | None) -> str:
     if stored is None or not stored.has_key:
         return ""
     ends = f", ends in …{stored.key_ends}" if stored.key_ends else ""

@@ -13,15 +13,30 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
-from accounts.web import lead
+from accounts.web import redirect_browser
 from core.errors import ConflictError, InvalidInputError, ProviderError
-from core.http.waiting import Waits, waits_for, when_posted
+from core.http.waiting import ProviderWait, waits_for, waits_when_posted
 from memories.providers import drafts
 from memories.providers import service as providers
-from memories.providers.drafts import LOCAL, NONE, SAME, UNNAMED, Offer, Trial, Wanted
+from memories.providers.drafts import (
+    LOCAL,
+    NONE,
+    SAME,
+    UNNAMED,
+    ProviderOffer,
+    ProviderTrial,
+    WantedProvider,
+)
 from setup_wizard.forms import ProviderFieldsForm, SameProviderForm
 from setup_wizard.models import Progress
-from setup_wizard.steps import StepRequest, shown, step, took, url_of, while_open
+from setup_wizard.steps import (
+    StepRequest,
+    record_step,
+    render_step,
+    requires_open_setup,
+    requires_step,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from memories.engine.catalogue import Configuration, Kind
@@ -52,7 +67,7 @@ _ABOUT_EMBEDDER: Final = {drafts.COMPATIBLE: "TEI, vLLM, others"}
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ProviderCard:
     """A provider to pick; `form` holds what it needs, None for nothing."""
 
     id: str
@@ -65,13 +80,13 @@ class Card:
     form: ProviderFieldsForm | SameProviderForm | None
 
 
-class Page:
+class ProviderPage:
     """The cards of both kinds, as they were chosen and filled in."""
 
     def __init__(self, draft: Configuration, sent: Any = None) -> None:
         self.draft, self.sent = draft, sent
         self.errors: dict[Kind, str] = {}
-        self.offers: dict[Kind, list[Offer]] = {
+        self.offers: dict[Kind, list[ProviderOffer]] = {
             kind: [offer for offer in drafts.offers(kind) if offer.installed]
             for kind in drafts.KINDS
         }
@@ -86,38 +101,38 @@ class Page:
     def _picked(self, kind: Kind) -> str:
         if self.sent is not None:
             return str(self.sent.get(kind, ""))
-        chosen = drafts.chosen(self.draft, kind)
+        chosen = drafts.choice_of(self.draft, kind)
         return SAME if chosen.same else chosen.offer
 
-    def _cards(self, kind: Kind) -> list[Card]:
+    def _cards(self, kind: Kind) -> list[ProviderCard]:
         titles = {NONE: "No provider", LOCAL: "Local model", SAME: "Same as above"}
         own = [NONE] if kind == "llm" else [LOCAL, SAME]
         cards = [self._card(kind, name, titles[name], None) for name in own]
         cards += [self._card(kind, offer.id, offer.title, offer) for offer in self.offers[kind]]
         return cards
 
-    def _card(self, kind: Kind, name: str, title: str, offer: Offer | None) -> Card:
+    def _card(self, kind: Kind, name: str, title: str, offer: ProviderOffer | None) -> ProviderCard:
         mark, about = _ABOUT.get(name, (title[:2], ""))
         if kind == "embedder" and offer is not None:
             about = _ABOUT_EMBEDDER.get(name) or offer.model
         form = self._form(kind, name, offer)
         checked = name == self.picked[kind]
         embeds, folded = bool(offer and offer.embeds), kind == "embedder" and offer is not None
-        return Card(name, title, mark, about, checked, embeds, folded, form)
+        return ProviderCard(name, title, mark, about, checked, embeds, folded, form)
 
     def _form(
-        self, kind: Kind, name: str, offer: Offer | None
+        self, kind: Kind, name: str, offer: ProviderOffer | None
     ) -> ProviderFieldsForm | SameProviderForm | None:
         data = self.sent if self.sent is not None and name == self.picked[kind] else None
         if name == SAME:
-            stored = drafts.chosen(self.draft, kind)
+            stored = drafts.choice_of(self.draft, kind)
             return SameProviderForm(stored if stored.same else None, data)
         if offer is None:
             return None
-        known = drafts.known(self.draft, kind, offer.id)
+        known = drafts.find_choice(self.draft, kind, offer.id)
         return ProviderFieldsForm(offer, kind, None if known and known.same else known, data)
 
-    def wanted(self, kind: Kind, *, unnamed: bool = False) -> Wanted | None:
+    def wanted(self, kind: Kind, *, unnamed: bool = False) -> WantedProvider | None:
         """What was sent for this kind; None where it does not fit, which the page then says.
         `unnamed` lets a model be still to be picked."""
         name = self.picked[kind]
@@ -126,7 +141,7 @@ class Page:
             self.errors[kind] = CHOOSE
             return None
         if card.form is None:
-            return Wanted(name)
+            return WantedProvider(name)
         if unnamed:
             card.form.fields["model"].required = False
         if not card.form.is_valid():
@@ -148,39 +163,39 @@ class Page:
                     form.fields["model"].widget.attrs["autofocus"] = True
 
 
-@waits_for(when_posted(Waits.PROVIDERS))
+@waits_for(waits_when_posted(ProviderWait.PROVIDERS))
 @sensitive_post_parameters()
-@while_open
+@requires_open_setup
 @require_http_methods(["GET", "HEAD", "POST"])
-@step
+@requires_step
 def provider(request: StepRequest) -> HttpResponseBase:
     """Choosing, trying out and saving the providers."""
-    draft = drafts.opened(request.session.get(DRAFT))
+    draft = drafts.unseal(request.session.get(DRAFT))
     if request.method != "POST":
-        return _shown(request, Page(draft))
+        return _shown(request, ProviderPage(draft))
     action = request.POST.get("action", "save")
     if action not in ACTIONS:
         raise InvalidInputError("That cannot be done here.")
-    page = Page(draft, request.POST)
+    page = ProviderPage(draft, request.POST)
     asked = cast("Kind", action.removesuffix("_models")) if action.endswith("_models") else None
     made = _drafted(page, asked)
     if made is None:
         return _shown(request, page, status=422)
     # The draft keeps what was typed. The page itself never holds a key.
     request.session[DRAFT] = drafts.seal(made)
-    page = Page(made, _without_keys(request.POST))
+    page = ProviderPage(made, _without_keys(request.POST))
     if asked:
         choice = getattr(made, asked)
-        found = providers.models(choice, asked) if choice else providers.Models(())
+        found = providers.models(choice, asked) if choice else providers.ModelNames(())
         page.go_on_with_model(asked, listed=bool(found.names))
         return _shown(request, page, models={asked: found})
-    trial = drafts.tried(request.principal, made)
+    trial = drafts.try_draft(request.principal, made)
     if action == "probe" or not (trial.ok or action == "save_anyway"):
         return _shown(request, page, trial=trial, status=200 if action == "probe" else 422)
     return _saved(request, page, made, trial)
 
 
-def _drafted(page: Page, asked: Kind | None) -> Configuration | None:
+def _drafted(page: ProviderPage, asked: Kind | None) -> Configuration | None:
     """The draft that the sent forms make; None where something does not fit, which they tell. Who
     asks for the models of one kind may have left the other unfinished."""
     made = page.draft
@@ -195,7 +210,7 @@ def _drafted(page: Page, asked: Kind | None) -> Configuration | None:
             return None
         try:
             either = (wanted, None) if kind == "llm" else (None, wanted)
-            made = drafts.drafted(made, *either)
+            made = drafts.make_draft(made, *either)
         except InvalidInputError as error:
             page.fail(kind, error.message)
             return None
@@ -212,23 +227,23 @@ def _without_keys(sent: Any) -> Any:
 
 
 def _saved(
-    request: StepRequest, page: Page, draft: Configuration, trial: Trial
+    request: StepRequest, page: ProviderPage, draft: Configuration, trial: ProviderTrial
 ) -> HttpResponseBase:
     try:
-        drafts.use(request.principal, draft, trial)
+        drafts.use_draft(request.principal, draft, trial)
     except (InvalidInputError, ConflictError, ProviderError) as error:
         page.fail("embedder", error.message)
         return _shown(request, page, trial=trial, status=422)
     request.session.pop(DRAFT, None)
     with transaction.atomic():
         Progress.objects.filter(id=1).update(provider_chosen_at=timezone.now())
-        took(request, "provider")
+        record_step(request, "provider")
     if trial.ok and (trial.llm or trial.embedder):
         messages.success(request, f"Saved. {_told(draft, trial)}")
-    return lead(request, url_of("key"))
+    return redirect_browser(request, url_of("key"))
 
 
-def _told(draft: Configuration, trial: Trial) -> str:
+def _told(draft: Configuration, trial: ProviderTrial) -> str:
     """Both models and how fast they answered, in one line."""
     told = []
     if draft.llm and trial.llm and trial.llm.ok:
@@ -243,13 +258,13 @@ def _told(draft: Configuration, trial: Trial) -> str:
 
 def _shown(
     request: StepRequest,
-    page: Page,
+    page: ProviderPage,
     *,
-    trial: Trial | None = None,
-    models: dict[Kind, providers.Models] | None = None,
+    trial: ProviderTrial | None = None,
+    models: dict[Kind, providers.ModelNames] | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    return shown(
+    return render_step(
         request,
         "provider",
         page=page,

@@ -11,9 +11,9 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from accounts import audit, setup
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from accounts.models import Account
-from accounts.web import PageRequest, identified, lead, sign_in_url, signed_in
+from accounts.web import PageRequest, find_signed_in, identify, redirect_browser, sign_in_url
 from core.errors import PermissionDeniedError
 from core.pages.answers import error_page
 from memories.providers import service as providers
@@ -26,7 +26,7 @@ DONE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepLink:
     """A step as the rail shows it; `url` where one can go to it."""
 
     name: str
@@ -59,7 +59,7 @@ View = Callable[[HttpRequest], HttpResponseBase]
 StepView = Callable[[StepRequest], HttpResponseBase]
 
 
-def while_open(view: View) -> View:
+def requires_open_setup(view: View) -> View:
     """Calls `view` until set-up is complete. After that every request gets 410, whatever its
     method."""
 
@@ -72,7 +72,7 @@ def while_open(view: View) -> View:
     return guarded
 
 
-def step(view: StepView) -> View:
+def requires_step(view: StepView) -> View:
     """Calls `view` for the owner; `@while_open` stands above it.
 
     403 for another account. A visitor who is not signed in is sent to sign-in, or to the first step
@@ -81,13 +81,13 @@ def step(view: StepView) -> View:
 
     def guarded(request: HttpRequest, /) -> HttpResponseBase:
         if setup.needs_setup():
-            return lead(request, reverse("setup:start"))
-        account = signed_in(request)
+            return redirect_browser(request, reverse("setup:start"))
+        account = find_signed_in(request)
         if account is None:
-            return lead(request, sign_in_url(request))
+            return redirect_browser(request, sign_in_url(request))
         if not account.is_owner:
             raise PermissionDeniedError("The owner of this server sets it up. Ask them to go on.")
-        known = cast(StepRequest, identified(request, account))
+        known = cast(StepRequest, identify(request, account))
         rows = Progress.objects.select_related("key")
         # Opening a page writes nothing; only sending a form writes the row.
         if request.method == "POST":
@@ -100,10 +100,10 @@ def step(view: StepView) -> View:
     return guarded
 
 
-def took(request: StepRequest, name: str) -> None:
+def record_step(request: StepRequest, name: str) -> None:
     """Records in the audit that a step was done, in the transaction that stores it."""
-    target = Target("step", name, STEPS[NAMES.index(name)][1])
-    audit.record(Action.SETUP_STEP, actor=request.principal.actor, target=target)
+    target = AuditTarget("step", name, STEPS[NAMES.index(name)][1])
+    audit.record(AuditAction.SETUP_STEP, actor=request.principal.actor, target=target)
 
 
 def next_step(progress: Progress) -> str:
@@ -131,7 +131,7 @@ def url_of(name: str) -> str:
     return reverse(f"setup:{name}")
 
 
-def shown(request: HttpRequest, name: str, **context: Any) -> HttpResponse:
+def render_step(request: HttpRequest, name: str, **context: Any) -> HttpResponse:
     """The page of a step; `status` may be among the context, `template` for a part of it."""
     status: int = context.pop("status", 200)
     template: str = context.pop("template", f"setup_wizard/{name.replace('-', '_')}.html")
@@ -146,17 +146,17 @@ def shown(request: HttpRequest, name: str, **context: Any) -> HttpResponse:
     return answer
 
 
-def _rail(request: HttpRequest, current: str) -> list[Step]:
+def _rail(request: HttpRequest, current: str) -> list[StepLink]:
     account: Account | None = getattr(request, "account", None)
     progress: Progress | None = getattr(request, "progress", None)
     if account is None or progress is None:
         return [
-            Step(name, title, about, False, name == current, "") for name, title, about in STEPS
+            StepLink(name, title, about, False, name == current, "") for name, title, about in STEPS
         ]
     done = _done(progress)
     values = _values(cast(StepRequest, request))
     return [
-        Step(
+        StepLink(
             name,
             title,
             values[name] if done[name] else about,
@@ -181,7 +181,7 @@ def _values(request: StepRequest) -> dict[str, str]:
 
 
 def _provider(request: StepRequest) -> str:
-    llm = providers.in_use(request.principal).llm
+    llm = providers.get_in_use(request.principal).llm
     model = llm["config"].get("model")
     return str(model) if model else "None: word for word"
 

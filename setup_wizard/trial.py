@@ -18,10 +18,10 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.services import complete_setup
-from accounts.web import lead
+from accounts.web import redirect_browser
 from apikeys.services import create_api_key, revoke_api_key
 from core import outbound
-from core.http.waiting import Waits, waits_for, when_posted
+from core.http.waiting import ProviderWait, waits_for, waits_when_posted
 from core.principal import Scope
 from memories.editing import service as services
 from setup_wizard.forms import TrialForm
@@ -31,11 +31,11 @@ from setup_wizard.steps import (
     StepRequest,
     may_enter,
     next_step,
-    shown,
-    step,
-    took,
+    record_step,
+    render_step,
+    requires_open_setup,
+    requires_step,
     url_of,
-    while_open,
 )
 
 KEY_MINUTES: Final = 10
@@ -43,7 +43,7 @@ SHOWN_CHARS: Final = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TrialCall:
     """A request as it was made, and its answer; `status` is 0 where none came, `problem` what is
     wrong in a sentence."""
 
@@ -58,72 +58,72 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrialResult:
     """The result of the test, in words; `found` is the memory that was found."""
 
     ok: bool
     title: str
     detail: str
-    calls: tuple[Call, ...]
+    calls: tuple[TrialCall, ...]
     found: str = ""
 
 
-@waits_for(when_posted(Waits.PROVIDERS))
-@while_open
+@waits_for(waits_when_posted(ProviderWait.PROVIDERS))
+@requires_open_setup
 @require_http_methods(["GET", "HEAD", "POST"])
-@step
+@requires_step
 def trial(request: StepRequest) -> HttpResponseBase:
     """The test: what it will send, and its result."""
     progress = request.progress
     if not may_enter("test", progress):
-        return lead(request, url_of(next_step(progress)))
+        return redirect_browser(request, url_of(next_step(progress)))
     if request.method != "POST":
         preset = PRESETS.get(progress.preset, PRESETS["other"])
         message = progress.test_message or preset.message
         # To what the LLM wrote no question is known; its own words find it whatever the embedder.
         question = preset.question if message == preset.message else message[:1000]
         initial = {"message": message, "question": question}
-        return shown(request, "test", form=TrialForm(initial=initial), result=None)
+        return render_step(request, "test", form=TrialForm(initial=initial), result=None)
     form = TrialForm(request.POST)
     if not form.is_valid():
-        return shown(request, "test", form=form, result=None, status=422)
+        return render_step(request, "test", form=form, result=None, status=422)
     result = _tested(request, form.cleaned_data["message"], form.cleaned_data["question"])
-    return shown(request, "test", form=form, result=result)
+    return render_step(request, "test", form=form, result=result)
 
 
-@while_open
+@requires_open_setup
 @require_POST
-@step
+@requires_step
 def finish(request: StepRequest) -> HttpResponseBase:
     """Completes set-up. It cannot be opened again."""
     if not may_enter("test", request.progress):
-        return lead(request, url_of(next_step(request.progress)))
+        return redirect_browser(request, url_of(next_step(request.progress)))
     with transaction.atomic():
-        took(request, "test")
+        record_step(request, "test")
         complete_setup(actor=request.principal.actor)
         Progress.objects.all().delete()
     messages.success(request, "mem0dash is set up. What your agents store appears here.")
-    return lead(request, resolve_url(settings.LOGIN_REDIRECT_URL))
+    return redirect_browser(request, resolve_url(settings.LOGIN_REDIRECT_URL))
 
 
-def _tested(request: StepRequest, message: str, question: str) -> Result:
+def _tested(request: StepRequest, message: str, question: str) -> TrialResult:
     """Adds, finds and removes one memory, as any client would."""
     user_id = f"setup-test-{secrets.token_hex(4)}"
     with _short_key(request, user_id) as key:
         return _run(_Api(request, key), user_id, message, question)
 
 
-def _run(api: "_Api", user_id: str, message: str, question: str) -> Result:
+def _run(api: "_Api", user_id: str, message: str, question: str) -> TrialResult:
     added = api.call(
         "POST",
         "/memories",
         {"messages": [{"role": "user", "content": message}], "user_id": user_id},
     )
     if added.problem:
-        return Result(False, "The memory could not be added", added.problem, (added,))
+        return TrialResult(False, "The memory could not be added", added.problem, (added,))
     made = added.answer.get("results") or []
     if not made:
-        return Result(
+        return TrialResult(
             False,
             "The model found nothing worth keeping",
             "It read the message and stored nothing of it. Try one with a fact in it, or go back "
@@ -134,11 +134,11 @@ def _run(api: "_Api", user_id: str, message: str, question: str) -> Result:
     removed = [api.call("DELETE", f"/memories/{row['id']}") for row in made]
     calls = (added, asked, *removed)
     if asked.problem:
-        return Result(False, "The memory could not be searched for", asked.problem, calls)
+        return TrialResult(False, "The memory could not be searched for", asked.problem, calls)
     ids = {row["id"] for row in made}
     found = next((row for row in asked.answer.get("results") or [] if row["id"] in ids), None)
     if found is None:
-        return Result(
+        return TrialResult(
             False,
             "It was added, but that question did not find it",
             "Ask something that the sentence answers.",
@@ -146,9 +146,9 @@ def _run(api: "_Api", user_id: str, message: str, question: str) -> Result:
         )
     for call in removed:
         if call.problem:
-            return Result(False, "The memory could not be removed", call.problem, calls)
+            return TrialResult(False, "The memory could not be removed", call.problem, calls)
     ms = added.ms + asked.ms
-    return Result(
+    return TrialResult(
         True, "Added, found and removed", f"Both took {ms:,.0f} ms.", calls, found["memory"]
     )
 
@@ -183,7 +183,7 @@ class _Api:
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._key = key
 
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Call:
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> TrialCall:
         started = time.perf_counter()
         status, text = outbound.call(
             method,
@@ -197,7 +197,9 @@ class _Api:
         answer = _json(text)
         sent = _pretty(body) if body else ""
         got = _pretty(answer)[:SHOWN_CHARS] if answer else text[:SHOWN_CHARS]
-        return Call(method, path, sent, status, ms, got, answer, _problem(status, answer, text))
+        return TrialCall(
+            method, path, sent, status, ms, got, answer, _problem(status, answer, text)
+        )
 
 
 def _problem(status: int, answer: Mapping[str, Any], text: str) -> str:

@@ -10,9 +10,9 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.queries import instructions_of
 from accounts.services import set_instructions
-from accounts.web import lead
+from accounts.web import redirect_browser
 from core.errors import InvalidInputError, NotConfiguredError, ProviderError
-from core.http.waiting import Waits, waits_for, when_posted
+from core.http.waiting import ProviderWait, waits_for, waits_when_posted
 from memories.providers import service as providers
 from memories.providers.drafts import NONE
 from setup_wizard.forms import UseCaseForm
@@ -22,25 +22,25 @@ from setup_wizard.steps import (
     StepRequest,
     may_enter,
     next_step,
-    shown,
-    step,
-    took,
+    record_step,
+    render_step,
+    requires_open_setup,
+    requires_step,
     url_of,
-    while_open,
 )
 
 WRITE_SOMETHING = "Say in a sentence what memories are for, or choose one of the others."
 
 
-@waits_for(when_posted(Waits.PROVIDERS))
-@while_open
+@waits_for(waits_when_posted(ProviderWait.PROVIDERS))
+@requires_open_setup
 @require_http_methods(["GET", "HEAD", "POST"])
-@step
+@requires_step
 def use_case(request: StepRequest) -> HttpResponseBase:
     """Choosing a use case, generating instructions for it, saving them."""
     progress = request.progress
     if not may_enter("use-case", progress):
-        return lead(request, url_of(next_step(progress)))
+        return redirect_browser(request, url_of(next_step(progress)))
     if request.method != "POST":
         initial = {
             "preset": progress.preset,
@@ -96,8 +96,8 @@ def _saved(
             actor=request.principal.actor,
         )
         _keep(request, preset=preset, use_case=use_case.strip(), use_case_chosen_at=timezone.now())
-        took(request, "use-case")
-    return lead(request, url_of("test"))
+        record_step(request, "use-case")
+    return redirect_browser(request, url_of("test"))
 
 
 def _keep(request: StepRequest, **values: object) -> None:
@@ -105,7 +105,7 @@ def _keep(request: StepRequest, **values: object) -> None:
 
 
 def _has_llm(request: StepRequest) -> bool:
-    return bool(providers.in_use(request.principal).llm["provider"] != NONE)
+    return bool(providers.get_in_use(request.principal).llm["provider"] != NONE)
 
 
 def _shown(
@@ -117,7 +117,7 @@ def _shown(
     cause: str = "",
     status: int = 200,
 ) -> HttpResponse:
-    return shown(
+    return render_step(
         request,
         "use-case",
         form=form,

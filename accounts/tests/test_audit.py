@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts import audit, throttle
-from accounts.audit import Action, Target, account_target
+from accounts.audit import AuditAction, AuditTarget, account_target
 from accounts.models import Account, AuditEntry, Project
 from accounts.queries import operator_of, project_view
 from core.principal import OPERATOR, Actor, Principal, Scope
@@ -48,15 +48,15 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.fixture
 def entry(db: None) -> AuditEntry:
-    audit.record(Action.KEY_MADE, actor=OPERATOR, target=Target("key", uuid4(), "laptop"))
+    audit.record(AuditAction.KEY_MADE, actor=OPERATOR, target=AuditTarget("key", uuid4(), "laptop"))
     return AuditEntry.objects.get()
 
 
 def refused(address: str, email: str = "ghost@example.org") -> None:
-    audit.refuse(
-        Action.SESSION_REFUSED,
+    audit.record_refusal(
+        AuditAction.SESSION_REFUSED,
         actor=Actor(),
-        target=Target("account", "", email),
+        target=AuditTarget("account", "", email),
         address=address,
     )
 
@@ -83,14 +83,14 @@ def test_an_entry_is_neither_changed_nor_deleted(entry: AuditEntry, change: Any)
 
 def test_an_entry_is_one_with_the_change_that_it_tells_of(alice: Account) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
-        audit.record(Action.KEY_MADE, actor=OPERATOR)
+        audit.record(AuditAction.KEY_MADE, actor=OPERATOR)
         raise ZeroDivisionError
     assert not AuditEntry.objects.exists()
 
 
 def test_names_stay_when_the_account_is_gone(bob: Account) -> None:
     actor = Actor(account_id=bob.id, via="session")
-    audit.record(Action.ACCOUNT_DEACTIVATED, actor=actor, target=account_target(bob))
+    audit.record(AuditAction.ACCOUNT_DEACTIVATED, actor=actor, target=account_target(bob))
     id_ = bob.id
     bob.delete()
     row = AuditEntry.objects.get()
@@ -101,9 +101,9 @@ def test_names_stay_when_the_account_is_gone(bob: Account) -> None:
 
 def test_what_no_database_keeps_is_replaced_and_what_is_too_long_is_cut(db: None) -> None:
     audit.record(
-        Action.KEY_MADE,
+        AuditAction.KEY_MADE,
         actor=OPERATOR,
-        target=Target("key", "1", "a\0b" + "x" * 400),
+        target=AuditTarget("key", "1", "a\0b" + "x" * 400),
         address="y" * 99,
     )
     row = AuditEntry.objects.get()
@@ -115,7 +115,7 @@ def test_an_actor_comes_back_from_json_and_from_its_columns_as_it_was(alice: Acc
     full = Actor(alice.id, "api_key", uuid4(), "m0sk_aaaaaaa", "Firefox", "r-1")
     for actor in (full, OPERATOR, Actor()):
         assert Actor.of_plain(json.loads(json.dumps(actor.plain()))) == actor
-        audit.record(Action.KEY_MADE, actor=actor)
+        audit.record(AuditAction.KEY_MADE, actor=actor)
         assert AuditEntry.objects.latest("id").actor == actor
 
 
@@ -176,8 +176,8 @@ def test_entries_go_when_their_time_is_over(
     settings.AUDIT_RETENTION_DAYS = 30
     old = timezone.now() - timedelta(days=31)
     for n in range(5):
-        AuditEntry(action=Action.KEY_MADE, at=old - timedelta(days=n)).save()
-    young = AuditEntry(action=Action.KEY_MADE, at=timezone.now() - timedelta(days=29))
+        AuditEntry(action=AuditAction.KEY_MADE, at=old - timedelta(days=n)).save()
+    young = AuditEntry(action=AuditAction.KEY_MADE, at=timezone.now() - timedelta(days=29))
     young.save()
     retention.purge_all()
     assert {row.pk for row in AuditEntry.objects.all()} == {entry.pk, young.pk}
@@ -185,14 +185,14 @@ def test_entries_go_when_their_time_is_over(
 
 def test_with_no_days_they_stay_for_ever(db: None, settings: Any) -> None:
     settings.AUDIT_RETENTION_DAYS = 0
-    AuditEntry(action=Action.KEY_MADE, at=timezone.now() - timedelta(days=9999)).save()
+    AuditEntry(action=AuditAction.KEY_MADE, at=timezone.now() - timedelta(days=9999)).save()
     assert audit.prune() == 0
     assert AuditEntry.objects.count() == 1
 
 
 # --- Who sees what -------------------------------------------------------------------------------
 def seen(principal: Principal) -> set[str]:
-    return {row.target_label for rows in audit.visible(principal) for row in rows}
+    return {row.target_label for rows in audit.visible_entries(principal) for row in rows}
 
 
 def test_each_sees_what_is_theirs_to_see(
@@ -200,8 +200,8 @@ def test_each_sees_what_is_theirs_to_see(
 ) -> None:
     def done(label: str, by: Account | None, where: Project | None) -> None:
         actor = Actor(account_id=by.id, via="session") if by else OPERATOR
-        target, place = Target("", "", label), where.id if where else None
-        audit.record(Action.KEY_MADE, actor=actor, target=target, project_id=place)
+        target, place = AuditTarget("", "", label), where.id if where else None
+        audit.record(AuditAction.KEY_MADE, actor=actor, target=target, project_id=place)
 
     for name, by in (("alice", alice), ("bob", bob), ("charlie", charlie), ("operator", None)):
         done(f"{name} here", by, project)
@@ -233,4 +233,4 @@ def test_each_sees_what_is_theirs_to_see(
 
 def test_every_action_is_of_one_kind() -> None:
     kinds = [action for actions in audit.KINDS.values() for action in actions]
-    assert sorted(kinds) == sorted(Action)
+    assert sorted(kinds) == sorted(AuditAction)

@@ -82,7 +82,7 @@ def problem_of(error: BaseException) -> Problem:
     return "full" if folder.exists() and disk.room_of(folder).free < disk.MB else "gone"
 
 
-def explained(error: BaseException, away: str) -> EngineError:
+def explain(error: BaseException, away: str) -> EngineError:
     """The error for callers, made from a database error; `away` is its text if the database does
     not answer for an unknown reason."""
     match problem_of(error):
@@ -95,7 +95,7 @@ def explained(error: BaseException, away: str) -> EngineError:
         case "lost":
             return DatastoreLostError(LOST, retry_after=30)
         case "full":
-            return disk.nothing_fits()
+            return disk.write_refused_error()
         case _:
             return DatastoreUnavailableError(away, retry_after=5 if is_trouble(error) else None)
 

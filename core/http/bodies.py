@@ -14,7 +14,7 @@ from core.http.threads import Receive
 _BUSY: Final = "The server holds too many large requests. Try again shortly."
 
 
-class Room:
+class BodyBudget:
     """How many bytes of bodies this process holds. The first OPEN_BODY_BYTES of each are free: that
     many connections there are at the most."""
 
@@ -32,7 +32,7 @@ class Room:
         self.held -= size
 
 
-room = Room()
+room = BodyBudget()
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Body:
     held: int = 0
 
 
-def is_there(headers: Mapping[bytes, bytes]) -> bool:
+def has_body(headers: Mapping[bytes, bytes]) -> bool:
     """Whether the headers announce a body."""
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
@@ -128,12 +128,12 @@ def _too_large(most: int, *, close: bool) -> Refusal:
     return Refusal(413, f"The request body is larger than {size}.", close=close)
 
 
-def let_go(body: Body) -> None:
+def release(body: Body) -> None:
     """Frees the room of a body that is no longer needed."""
     room.give_back(body.held)
     body.held = 0
 
 
-def names(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+def headers_by_name(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
     """The headers of a request by name; the last one, if a name is repeated."""
     return dict(scope["headers"])

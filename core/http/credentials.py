@@ -10,14 +10,14 @@ API_KEY: Final = "x-api-key"
 _SCHEMES: Final = frozenset({"bearer", "token"})
 
 
-class Sent(NamedTuple):
+class SentCredential(NamedTuple):
     """A credential as it was sent; `scheme` is API_KEY, "bearer" or "token"."""
 
     value: str
     scheme: str
 
 
-def sent(headers: Mapping[str, str]) -> list[Sent]:
+def read_credentials(headers: Mapping[str, str]) -> list[SentCredential]:
     """The credentials of a request, in the order in which they are tried; nearly always one.
 
     `X-API-Key` comes first: nothing but a client of this server sends it, while a proxy on the way
@@ -26,10 +26,10 @@ def sent(headers: Mapping[str, str]) -> list[Sent]:
     found = []
     key = headers.get("X-API-Key")
     if key is not None:
-        found.append(Sent(key.strip(), API_KEY))
+        found.append(SentCredential(key.strip(), API_KEY))
     scheme, _, value = headers.get("Authorization", "").partition(" ")
     if scheme.lower() in _SCHEMES and (not found or found[0].value != value.strip()):
-        found.append(Sent(value.strip(), scheme.lower()))
+        found.append(SentCredential(value.strip(), scheme.lower()))
     return found
 
 

@@ -18,7 +18,7 @@ _SENT: Final = re.compile(r"(?P<name>[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1
 _NAME: Final = re.compile(r"(?:\*?\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 
 
-def spelt(variable: str, word: str) -> str:
+def parse_host(variable: str, word: str) -> str:
     """The host that an entry of `variable` means: a name, "*" for every name, or ".example.org" and
     "*.example.org" for those below it (the first for itself as well). A scheme, a port and a dot at
     the end fall away. ConfigurationError for what names no host."""

@@ -85,7 +85,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Handled:
+class FinishedRequest:
     """A finished request as log and metrics take note of it; `ms` is how long it took.
 
     `route` is the template of its address, such as "/memories/{memory_id}"; "" where no route of
@@ -109,8 +109,8 @@ class RequestMiddleware:
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
-        self.record: Callable[[Handled], None] = import_string(settings.REQUEST_LOG)
-        self.count: Callable[[Handled], None] = import_string(settings.REQUEST_METRICS)
+        self.record: Callable[[FinishedRequest], None] = import_string(settings.REQUEST_LOG)
+        self.count: Callable[[FinishedRequest], None] = import_string(settings.REQUEST_METRICS)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         started = time.perf_counter()
@@ -144,7 +144,7 @@ class RequestMiddleware:
     def _log(self, request: HttpRequest, response: HttpResponseBase, ms: float) -> None:
         request_id = str(getattr(request, "request_id", ""))
         principal: Principal | None = getattr(request, "principal", None)
-        handled = Handled(
+        handled = FinishedRequest(
             at=timezone.now(),
             method=request.method or "",
             path=request.path_info,

@@ -9,13 +9,13 @@ from typing import Any, Final, TypeVar
 from django.conf import settings
 
 from core.database.postgresql.sharing import CONNECTIONS, Few, let_go_if_scarce, share
-from core.http.waiting import Waits
+from core.http.waiting import ProviderWait
 
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-class Threads:
+class ThreadPool:
     """A pool of threads. What is asked of it is asked on the event loop."""
 
     def __init__(
@@ -147,23 +147,23 @@ ABANDONED: Final = 64
 _count, _most = settings.THREADS, settings.MAX_CONNECTIONS
 _waiters, _queue = settings.WAITING_THREADS, settings.WAITING_QUEUE
 # Reads, and what is no database's business: they wait for nobody.
-reading = Threads("reading", _count, queue=_most)
+reading = ThreadPool("reading", _count, queue=_most)
 # Writes, which may wait for each other.
-writing = Threads("writing", _share(_count, 2), queue=_most)
+writing = ThreadPool("writing", _share(_count, 2), queue=_most)
 # Files and exports, as long as somebody reads them.
-streaming = Threads("streaming", _share(_count, 4), queue=_most)
+streaming = ThreadPool("streaming", _share(_count, 4), queue=_most)
 _waiting = {
-    Waits.QUERY: Threads("query", _count, queue=_most),
-    Waits.EMBEDDER: Threads("embedder", _share(_waiters, 4), queue=_queue),
-    Waits.LLM: Threads(
+    ProviderWait.QUERY: ThreadPool("query", _count, queue=_most),
+    ProviderWait.EMBEDDER: ThreadPool("embedder", _share(_waiters, 4), queue=_queue),
+    ProviderWait.LLM: ThreadPool(
         "llm",
         _waiters,
         queue=_queue,
         connections=min(_waiters, CONNECTIONS),
         abandoned=ABANDONED,
     ),
-    Waits.PROVIDERS: Threads("providers", _share(_count, 8), queue=_queue),
-    Waits.PARTS: Threads("parts", 2, queue=_most),
+    ProviderWait.PROVIDERS: ThreadPool("providers", _share(_count, 8), queue=_queue),
+    ProviderWait.PARTS: ThreadPool("parts", 2, queue=_most),
 }
 
 
@@ -172,8 +172,8 @@ def most_connections() -> int:
     return sum(pool.connections for pool in (reading, writing, streaming, *_waiting.values()))
 
 
-def threads_for(waits: Waits, method: str) -> Threads:
+def threads_for(waits: ProviderWait, method: str) -> ThreadPool:
     """Those that serve a request."""
-    if waits is not Waits.NOBODY:
+    if waits is not ProviderWait.NOBODY:
         return _waiting[waits]
     return reading if method in {"GET", "HEAD", "OPTIONS"} else writing

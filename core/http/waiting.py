@@ -17,7 +17,7 @@ from django.urls import ResolverMatch
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-class Waits(StrEnum):
+class ProviderWait(StrEnum):
     """Whom a request may wait for."""
 
     NOBODY = "nobody"
@@ -33,7 +33,7 @@ class Waits(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class IncomingRequest:
     """A request as far as it is known before it has a thread."""
 
     method: str
@@ -53,11 +53,11 @@ def _form(encoded: bytes) -> dict[str, list[str]]:
     return parse_qs(encoded.decode(errors="replace"), keep_blank_values=True)
 
 
-Rule = Callable[[Asked], Waits]
+Rule = Callable[[IncomingRequest], ProviderWait]
 _MARK: Final = "waits_for"
 
 
-def waits_for(rule: Waits | Rule) -> Callable[[View], View]:
+def waits_for(rule: ProviderWait | Rule) -> Callable[[View], View]:
     """Marks a view, or a method of a view class: whom it may wait for, or how a request tells."""
 
     def mark(view: View) -> View:
@@ -67,24 +67,24 @@ def waits_for(rule: Waits | Rule) -> Callable[[View], View]:
     return mark
 
 
-def when_posted(waits: Waits) -> Rule:
+def waits_when_posted(waits: ProviderWait) -> Rule:
     """A page that waits when its form is sent, and never when it is shown."""
-    return lambda asked: waits if asked.method == "POST" else Waits.NOBODY
+    return lambda asked: waits if asked.method == "POST" else ProviderWait.NOBODY
 
 
-def rule_of(match: ResolverMatch, method: str) -> Waits | Rule:
+def rule_of(match: ResolverMatch, method: str) -> ProviderWait | Rule:
     """The mark of the view that answers."""
     view: Any = match.func
     if (class_ := getattr(view, "cls", None)) is not None:
         name = method.lower()
         view = getattr(class_, "get" if name == "head" else name, None)
-    return getattr(view, _MARK, Waits.NOBODY)
+    return getattr(view, _MARK, ProviderWait.NOBODY)
 
 
-def waits_of(match: ResolverMatch, method: str, asked: Asked) -> Waits:
+def waits_of(match: ResolverMatch, method: str, asked: IncomingRequest) -> ProviderWait:
     """Whom this request may wait for."""
     rule = rule_of(match, method)
-    return rule if isinstance(rule, Waits) else rule(asked)
+    return rule if isinstance(rule, ProviderWait) else rule(asked)
 
 
 # --- Requests that may need nobody after all -----------------------------------------------------

@@ -18,7 +18,7 @@ from django.template.loader import render_to_string
 from django.utils.cache import patch_vary_headers
 from django_htmx.middleware import HtmxMiddleware
 
-from core.database.datastore import explained, is_trouble
+from core.database.datastore import explain, is_trouble
 from core.database.sqlite3.turns import at_most
 from core.errors import Mem0dashError
 
@@ -157,7 +157,7 @@ class PageSession(OnPages, SessionMiddleware):
                 cause = str(trouble).strip()[:300]
                 logger.warning("a session was not saved", extra={"cause": cause})
                 return response
-            answer = told(request, trouble)
+            answer = page_for_error(request, trouble)
             assert answer is not None  # noqa: S101  (it knows errors of the database)
             return answer
 
@@ -211,14 +211,14 @@ class PageAnswers:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not is_page(request):
             return None
-        return told(request, error)
+        return page_for_error(request, error)
 
 
-def told(request: HttpRequest, error: Exception) -> HttpResponse | None:
+def page_for_error(request: HttpRequest, error: Exception) -> HttpResponse | None:
     """The page for an error of a service or the database; None for an unexpected error."""
     if is_trouble(error):
         cause = str(error).strip()[:300]
-        error = explained(error, "The database does not answer. Try again shortly.")
+        error = explain(error, "The database does not answer. Try again shortly.")
         logger.error("the database does not answer", extra={"cause": cause, "code": error.code})
     if not isinstance(error, Mem0dashError):
         return None

@@ -24,7 +24,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class ChartBar:
     look: str
     x: str
     y: str
@@ -33,7 +33,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """`path` is what SVG calls path data."""
 
     look: str
@@ -41,7 +41,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ChartColumn:
     """What belongs to one label: where the pointer finds it, and a row of the table."""
 
     x: str
@@ -59,9 +59,9 @@ class Chart:
     words: str
     series: Sequence[Series]
     top: str
-    columns: Sequence[Column]
-    bars: Sequence[Bar] = ()
-    lines: Sequence[Line] = ()
+    columns: Sequence[ChartColumn]
+    bars: Sequence[ChartBar] = ()
+    lines: Sequence[ChartLine] = ()
 
     def marks(self) -> list[str]:
         """First, middle and last label, for below the chart."""
@@ -72,7 +72,7 @@ class Chart:
 Written = Callable[[float], str]
 
 
-def stacked(
+def stacked_chart(
     name: str,
     title: str,
     words: str,
@@ -86,7 +86,7 @@ def stacked(
     totals = [sum(s.values[at] or 0 for s in series) for at in range(len(labels))]
     top = nice_top(max(totals, default=0))
     step = WIDTH / max(len(labels), 1)
-    bars: list[Bar] = []
+    bars: list[ChartBar] = []
     for at in range(len(labels)):
         below = 0.0
         for one in series:
@@ -95,13 +95,13 @@ def stacked(
                 # However few there are beside many others, they are to be seen.
                 height = max(height, 1.5)
                 x, y = (at + 0.12) * step, HEIGHT - below - height
-                bars.append(Bar(one.look, _n(x), _n(y), _n(step * 0.76), _n(height)))
+                bars.append(ChartBar(one.look, _n(x), _n(y), _n(step * 0.76), _n(height)))
                 below += height
     columns = _columns(labels, series, written)
     return Chart(name, title, words, series, written(top), columns, bars=bars)
 
 
-def lined(
+def line_chart(
     name: str,
     title: str,
     words: str,
@@ -126,7 +126,7 @@ def lined(
             ]
             path += f"M{'L'.join(points)}{'h0' if len(points) == 1 else ''}"
         if path:
-            lines.append(Line(one.look, path))
+            lines.append(ChartLine(one.look, path))
     columns = _columns(labels, series, written)
     return Chart(name, title, words, series, written(top), columns, lines=lines)
 
@@ -139,13 +139,15 @@ def nice_top(most: float) -> float:
     return next(unit * n for n in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if ceil(most) <= unit * n)
 
 
-def _columns(labels: Sequence[str], series: Sequence[Series], written: Written) -> list[Column]:
+def _columns(
+    labels: Sequence[str], series: Sequence[Series], written: Written
+) -> list[ChartColumn]:
     step = WIDTH / max(len(labels), 1)
     columns = []
     for at, label in enumerate(labels):
         values = [one.values[at] for one in series]
         cells = ["–" if value is None else written(value) for value in values]
-        columns.append(Column(_n(at * step), _n(step), label, cells))
+        columns.append(ChartColumn(_n(at * step), _n(step), label, cells))
     return columns
 
 

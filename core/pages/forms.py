@@ -50,7 +50,7 @@ class PageForm(forms.Form):
 
 
 @dataclass(frozen=True, slots=True)
-class Chip:
+class FormChip:
     """An active filter: its words, and the query string without it."""
 
     label: str
@@ -99,14 +99,14 @@ class FilterForm(PageForm):
         said = self.chosen() | changes
         return urlencode({name: value for name, value in said.items() if value})
 
-    def chips(self) -> Iterator[Chip]:
+    def chips(self) -> Iterator[FormChip]:
         """The active filters, in the order of the fields."""
         if not self.is_valid():
             return
         for name, value in self.chosen().items():
             field = self.fields[name]
             shown = dict(field.choices).get(value, value) if hasattr(field, "choices") else value
-            yield Chip(str(field.label), str(shown), self.query_string(**{name: ""}))
+            yield FormChip(str(field.label), str(shown), self.query_string(**{name: ""}))
 
     def untidy(self) -> bool:
         """Whether the address holds empty fields, as a form without a script sends them."""

@@ -17,7 +17,7 @@ _WRITTEN: Final = re.compile(r"([0-9]{1,16})-([0-9]{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DescendingKey:
     """The position of a row in a list with the newest first; at the same time, the higher id
     first."""
 
@@ -29,7 +29,7 @@ class Place:
         return f"{(self.at - _EPOCH) // timedelta(microseconds=1)}-{self.id}"
 
     @classmethod
-    def of(cls, written: str) -> "Place | None":
+    def of(cls, written: str) -> "DescendingKey | None":
         """What `str` made of it; None for "". InvalidInputError for anything else."""
         if not written:
             return None
@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class AscendingKey:
     """The position of a row in a list with the oldest first; at the same time, the lower id
     first."""
 
@@ -59,7 +59,7 @@ class Cursor:
         return f"{(self.at - _EPOCH) // timedelta(microseconds=1)}-{self.id.hex}"
 
     @classmethod
-    def of(cls, written: str | None) -> "Cursor | None":
+    def of(cls, written: str | None) -> "AscendingKey | None":
         """What `str` made of it; None for none. InvalidInputError for anything else."""
         if not written:
             return None

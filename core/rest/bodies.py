@@ -49,7 +49,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _EMPTY_FORM: Final = re.compile(rb"--[^\r\n]+--\s*")
 
 
-class Named(BaseModel):
+class NamedBody(BaseModel):
     """A body whose unknown names are looked at, for the original ignores them: REFUSES says which
     of them are refused. "all"; those that may "narrow" an answer; or those that are written
     "alike" one of its own, as userId is, and would be lost."""
@@ -64,7 +64,7 @@ class Named(BaseModel):
         known = cls.model_fields
         unknown = said.keys() - known.keys()
         if cls.REFUSES == "narrowing":
-            unknown = {name for name in unknown if names.narrows(name, known)}
+            unknown = {name for name in unknown if names.may_narrow(name, known)}
         elif cls.REFUSES == "alike":
             unknown = {name for name in unknown if names.is_misspelt(name, known)}
         names.refuse(unknown, known, where)
@@ -73,7 +73,7 @@ class Named(BaseModel):
 def body_of(request: Request, model: type[Model]) -> Model:
     """The body as `model`; BodyError in FastAPI's shape when it does not fit, NotUnderstoodError
     for names that a `Named` one refuses."""
-    if issubclass(model, Named) and model.REFUSES == "all":
+    if issubclass(model, NamedBody) and model.REFUSES == "all":
         _check_once(request)
     data = request.data
     if not isinstance(data, dict):
@@ -82,7 +82,7 @@ def body_of(request: Request, model: type[Model]) -> Model:
         message = "Input should be a valid dictionary or object to extract fields from"
         raise BodyError([_problem("model_attributes_type", ["body"], message, data)])
     checked = _checked(data, model, "body")
-    if issubclass(model, Named):
+    if issubclass(model, NamedBody):
         model.check_names(data, _where(request))
     return checked
 

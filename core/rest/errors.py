@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from core.database.datastore import explained
+from core.database.datastore import explain
 from core.errors import (
     DatastoreUnavailableError,
     EngineError,
@@ -116,7 +116,7 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
 
 def database_trouble(error: Exception, away: str, request_id: str) -> EngineError:
     """What the caller gets for an error of the database, which is logged."""
-    told = explained(error, away)
+    told = explain(error, away)
     extra = {"request_id": request_id, "cause": str(error).strip()[:300]}
     if type(told) is DatastoreUnavailableError:
         # What is no outage is a fault of this code: it is told with the way to it.

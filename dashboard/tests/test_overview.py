@@ -15,11 +15,11 @@ from accounts.models import Account, InstanceState, Membership, Project, Role
 from accounts.services import complete_setup
 from accounts.tests.signing import sign_in
 from core.errors import IndexUnavailableError, ProviderError
-from dashboard.condition import parts
+from dashboard.condition import list_components
 from memories import health as told
 from memories import runtime
 from memories.browse import totals
-from memories.engine.catalogue import Choice
+from memories.engine.catalogue import ProviderChoice
 from memories.engine.engine import Engine
 from memories.models import AddInput, Memory
 from memories.models.server import IndexState, Reembedding
@@ -222,12 +222,12 @@ def test_a_refresh_gets_the_overview_alone_and_the_way_back_a_whole_page(signed_
 
 
 def part(name: str) -> Any:
-    [found] = [part for part in parts(may_manage=True) if part.name == name]
+    [found] = [part for part in list_components(may_manage=True) if part.name == name]
     return found
 
 
 def test_all_is_well(signed_in: Client, engine: Any) -> None:
-    assert {p.state for p in parts(may_manage=True)} <= {"ok", "info"}
+    assert {p.state for p in list_components(may_manage=True)} <= {"ok", "info"}
     assert "All in order" in text_of(signed_in)
     assert part("Database").since is not None
     assert part("Search index").word == "In order"
@@ -287,7 +287,7 @@ def test_a_missing_local_model_says_how_to_get_it(engine: Any, monkeypatch: Any)
 def test_an_embedder_that_fails_is_told_until_it_answers(
     engine: Any, embedder: Any, api: Any, monkeypatch: Any
 ) -> None:
-    choice = Choice("openai", {"model": "small", "api_key": "k"})
+    choice = ProviderChoice("openai", {"model": "small", "api_key": "k"})
     kept = told.configuration.Configuration(embedder=choice, dims=64)
     monkeypatch.setattr(told.configuration, "current", lambda: kept)
     embedder.error = ProviderError(
@@ -307,7 +307,7 @@ def test_an_embedder_that_fails_is_told_until_it_answers(
 
 
 def test_a_language_model_that_cannot_be_set_up_is_told(engine: Any, monkeypatch: Any) -> None:
-    kept = told.configuration.Configuration(llm=Choice("ollama", {"model": "llama3.1"}))
+    kept = told.configuration.Configuration(llm=ProviderChoice("ollama", {"model": "llama3.1"}))
     monkeypatch.setattr(told.configuration, "current", lambda: kept)
     found = part("Language model")
     assert (found.state, found.word, found.detail) == ("warn", "Not ready", "Ollama · llama3.1")
@@ -333,7 +333,7 @@ def test_every_page_tells_when_a_part_needs_attention(
 def test_a_change_of_embedder_shows_how_far_it_is(
     signed_in: Client, engine: Any, api: Any, problem: str
 ) -> None:
-    assert not [p for p in parts(may_manage=True) if p.name == "Change of embedder"]
+    assert not [p for p in list_components(may_manage=True) if p.name == "Change of embedder"]
     api.add("one")
     api.add("two")
     job = Reembedding.objects.create(

@@ -15,7 +15,7 @@ from memories.engine import configuration
 from memories.models import MemoryTokens
 from memories.models.server import EngineConfig
 from memories.providers import late_interaction
-from memories.providers.late_interaction import Status
+from memories.providers.late_interaction import LateInteractionStatus
 from memories.tests.actions import add
 from memories.tests.pages import HTMX, addresses, text_of
 from memories.tests.reading import local_model, reading_engine
@@ -43,7 +43,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """The page is about this from now on."""
     told: dict[str, Any] = {"is_on": True, "by_environment": True, "model": "ready"}
     told |= {"made": 12_345, "live": 20_000, "kept": 12_345, "bytes": 37_000_000} | changes
-    monkeypatch.setattr(late_interaction, "status", lambda _: Status(**told))
+    monkeypatch.setattr(late_interaction, "status", lambda _: LateInteractionStatus(**told))
 
 
 def plain(answer: Any) -> str:
@@ -130,7 +130,9 @@ def test_it_is_the_instance_owners_alone(bob: Account, role: Role, owner: Any) -
         assert answer.status_code == 403 and b"3.0" not in answer.content
     for path, sent in ((SWITCH, {"on": "0"}), (REMOVE, {})):
         assert signed_in.post(path, sent).status_code == 403
-    assert configuration.current().late_interaction and MemoryTokens.objects.count() == 1
+    assert (
+        configuration.current_configuration().late_interaction and MemoryTokens.objects.count() == 1
+    )
 
 
 def test_the_owner_finds_it_in_the_rail(signed_in: Client) -> None:
@@ -147,7 +149,7 @@ def test_nobody_gets_there_without_signing_in(db: None, alice: Account, path: st
 def test_forms_of_other_sites_are_refused(alice: Account, path: str) -> None:
     signed_in = sign_in(alice, enforce_csrf_checks=True)
     assert signed_in.post(path, {"on": "0"}).status_code == 403
-    assert configuration.current().late_interaction
+    assert configuration.current_configuration().late_interaction
 
 
 def test_progress_is_told_and_asks_for_itself_until_it_is_complete(

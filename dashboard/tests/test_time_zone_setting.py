@@ -128,7 +128,7 @@ def test_a_zone_that_is_not_in_the_list_stays_until_another_is_chosen(
 def test_a_machine_without_zones_offers_utc(
     admin: Client, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zones, "places", dict)
+    monkeypatch.setattr(zones, "list_zones", dict)
     page = text_of(admin.get(PAGE))
     assert page.count("<option") == 2
     admin.post(SAVE, {"time_zone": "UTC"})

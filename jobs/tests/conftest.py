@@ -16,7 +16,7 @@ MakeKind = Callable[..., Kind]
 @pytest.fixture(autouse=True)
 def _no_other_kinds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
     made: dict[str, Kind] = {}
-    monkeypatch.setattr(kinds, "known", lambda: made)
+    monkeypatch.setattr(kinds, "known_kinds", lambda: made)
     return made
 
 
@@ -44,9 +44,9 @@ def put(project: Any, make_kind: MakeKind, _no_other_kinds: dict[str, Kind]) -> 
     return enqueue
 
 
-def claim(*names: str, turns: claims.Turns | None = None) -> Job | None:
+def claim(*names: str, turns: claims.ProjectRotation | None = None) -> Job | None:
     """What a process with these kinds, or all, would do next."""
-    return claims.claim(names or list(kinds.known()), turns or claims.Turns())
+    return claims.claim(names or list(kinds.known_kinds()), turns or claims.ProjectRotation())
 
 
 def run_next(*, stop: threading.Event | None = None) -> Job:

@@ -14,7 +14,7 @@ from accounts.tests.signing import sign_in
 from core.errors import ConflictError, NotFoundError
 from jobs import claims, queue, rows
 from jobs.models import Job, Parked, Schedule
-from jobs.rows import Group, Row
+from jobs.rows import JobGroup, JobRow
 from jobs.tests.conftest import claim
 
 State = Job.State
@@ -27,13 +27,13 @@ class Elsewhere:
     """Another room's long work."""
 
     def __init__(self) -> None:
-        self.found: list[Row] = []
+        self.found: list[JobRow] = []
         self.cancelled: list[str] = []
 
-    def counts(self, principal: Any) -> dict[Group, int]:
-        return {group: sum(row.group == group for row in self.found) for group in Group}
+    def counts(self, principal: Any) -> dict[JobGroup, int]:
+        return {group: sum(row.group == group for row in self.found) for group in JobGroup}
 
-    def rows(self, principal: Any, group: Group, limit: int) -> list[Row]:
+    def rows(self, principal: Any, group: JobGroup, limit: int) -> list[JobRow]:
         return [row for row in self.found if row.group == group][:limit]
 
     def cancel(self, principal: Any, row_id: str) -> None:
@@ -47,7 +47,7 @@ class Elsewhere:
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     made = Elsewhere()
-    monkeypatch.setattr(rows, "sources", lambda: {"elsewhere": made})
+    monkeypatch.setattr(rows, "job_sources", lambda: {"elsewhere": made})
     return made
 
 
@@ -76,7 +76,7 @@ def failed(put: Any, make_kind: Any, **rest: Any) -> Job:
 
 
 def listed(owner: Client) -> dict[str, list[str]]:
-    return {group: titles(owner, state=group) for group in Group}
+    return {group: titles(owner, state=group) for group in JobGroup}
 
 
 # --- What it says --------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_texts_of_others_do_nothing(signed_in, put, make_kind, elsewhere):
     make_kind(about=lambda payload: HOSTILE)
     put()
     Job.objects.update(state=State.FAILED, reason=HOSTILE)
-    elsewhere.found = [Row("elsewhere", "1", HOSTILE, Group.RUNNING, timezone.now())]
+    elsewhere.found = [JobRow("elsewhere", "1", HOSTILE, JobGroup.RUNNING, timezone.now())]
     assert HOSTILE not in signed_in.get(PAGE).content.decode()
 
 
@@ -213,11 +213,11 @@ def test_long_work_of_other_rooms_is_listed_among_the_jobs(signed_in, put, elsew
     now = timezone.now()
     put()
     elsewhere.found = [
-        Row(
+        JobRow(
             source="elsewhere",
             id="7",
             title="Re-embed memories",
-            group=Group.RUNNING,
+            group=JobGroup.RUNNING,
             at=now,
             done=1,
             total=4,
@@ -227,7 +227,7 @@ def test_long_work_of_other_rooms_is_listed_among_the_jobs(signed_in, put, elsew
             can_cancel=True,
             warning="All of it is lost.",
         ),
-        Row("elsewhere", "6", "Old work", Group.DONE, now - timedelta(hours=1)),
+        JobRow("elsewhere", "6", "Old work", JobGroup.DONE, now - timedelta(hours=1)),
     ]
     assert titles(signed_in) == ["Re-embed memories", "Test work", "Old work"]
     page = shown(signed_in)

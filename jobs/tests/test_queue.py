@@ -71,7 +71,7 @@ def test_projects_take_turns(put, project, other_project):
     for of, count in ((project, 6), (other_project, 2), (third, 1)):
         for _ in range(count):
             put(project_id=of.id)
-    turns = claims.Turns()
+    turns = claims.ProjectRotation()
     taken = [claim(turns=turns).project_id for _ in range(9)]
     assert set(taken[:3]) == {project.id, other_project.id, third.id}
     assert set(taken[3:5]) == {project.id, other_project.id}
@@ -80,7 +80,7 @@ def test_projects_take_turns(put, project, other_project):
 
 def test_jobs_of_the_instance_take_turns_too(put, project):
     put(), put(), put(project_id=None)
-    turns = claims.Turns()
+    turns = claims.ProjectRotation()
     taken = [claim(turns=turns).project_id for _ in range(3)]
     assert None in taken[:2]
 
@@ -88,7 +88,7 @@ def test_jobs_of_the_instance_take_turns_too(put, project):
 def test_a_project_that_comes_late_does_not_wait_for_all_of_another(put, project, other_project):
     for _ in range(5):
         put()
-    turns = claims.Turns()
+    turns = claims.ProjectRotation()
     claim(turns=turns)
     put(project_id=other_project.id)
     turns._asked_at = float("-inf")  # a second later
@@ -98,9 +98,9 @@ def test_a_project_that_comes_late_does_not_wait_for_all_of_another(put, project
 def test_what_is_not_due_waits_until_somebody_hurries_it(put):
     job = put(delay=3600)
     assert claim() is None
-    assert queue.hurry(job)
+    assert queue.run_now(job)
     assert claim().pk == job.pk
-    assert not queue.hurry(job)
+    assert not queue.run_now(job)
 
 
 def test_a_process_takes_only_the_kinds_that_it_can_do(put):
@@ -150,7 +150,7 @@ def test_a_job_that_is_tried_again_holds_its_lane_and_one_that_gave_up_does_not(
     second = put(lane="a")
     queue.fail(claim(), kind, reason="Away.", code="x", retry_after=0, final=False)
     assert claim() is None
-    queue.hurry(Job.objects.exclude(pk=second.pk).get())
+    queue.run_now(Job.objects.exclude(pk=second.pk).get())
     queue.fail(claim(), kind, reason="Away.", code="x", retry_after=0, final=False)
     assert states() == [State.FAILED, State.QUEUED]
     assert claim().pk == second.pk
@@ -164,7 +164,7 @@ def test_a_cancelled_job_lets_its_lane_go_on(put, is_running):
         assert queue.cancel(first)
         assert states() == [State.RUNNING, State.QUEUED]
         job.refresh_from_db()
-        queue.cancelled(job)
+        queue.finish_cancelled(job)
     else:
         assert queue.cancel(first)
     assert states() == [State.CANCELLED, State.QUEUED]
@@ -213,7 +213,7 @@ def test_what_a_silent_process_held_comes_again_and_the_silent_one_may_end_nothi
     assert claims.release_lost() == 1
     again = claim()
     assert (again.pk, again.attempts) == (silent.pk, 2)
-    for end in (finish, queue.cancelled, queue.requeue):
+    for end in (finish, queue.finish_cancelled, queue.requeue):
         with pytest.raises(queue.JobLostError):
             end(silent)
     finish(again)
@@ -292,14 +292,14 @@ def test_a_parked_kind_waits_as_a_whole_and_longer_each_time(put):
 # --- Looking -------------------------------------------------------------------------------------
 def test_a_look_is_one_statement_that_writes_nothing(put, django_assert_num_queries):
     with django_assert_num_queries(1) as asked:
-        assert claims.look() == claims.Found(ready=False, running=False, due=False)
+        assert claims.look_for_work() == claims.WorkFound(ready=False, running=False, due=False)
     assert asked.captured_queries[0]["sql"].startswith("SELECT")
     put(delay=3600)
-    assert not claims.look().ready
+    assert not claims.look_for_work().ready
     put(lane="a"), put(lane="a")
-    assert claims.look().ready
+    assert claims.look_for_work().ready
     claim()
-    assert claims.look() == claims.Found(ready=False, running=True, due=False)
+    assert claims.look_for_work() == claims.WorkFound(ready=False, running=True, due=False)
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL plans by its statistics")

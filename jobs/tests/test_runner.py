@@ -14,7 +14,7 @@ from jobs import queue, runner
 from jobs.kinds import OutageError
 from jobs.models import Job, Parked
 from jobs.queue import JobLostError
-from jobs.running import JobCancelledError, Run
+from jobs.running import JobCancelledError, JobRun
 from jobs.tests.conftest import claim, run_next
 
 State = Job.State
@@ -31,16 +31,16 @@ def noted() -> set[str]:
     return set(Project.objects.exclude(slug="default").values_list("slug", flat=True))
 
 
-def of_kind(name: str, stop: threading.Event | None = None) -> Run:
+def of_kind(name: str, stop: threading.Event | None = None) -> JobRun:
     from jobs import kinds
 
     job = claim(name)
-    return Run(job, kinds.known()[name], stop or threading.Event())
+    return JobRun(job, kinds.known_kinds()[name], stop or threading.Event())
 
 
 # --- Effects -------------------------------------------------------------------------------------
 def test_a_handler_ends_the_job_together_with_its_effect(put, make_kind):
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         with run.finishing("1 thing done"):
             note("done")
 
@@ -52,7 +52,7 @@ def test_a_handler_ends_the_job_together_with_its_effect(put, make_kind):
 
 
 def test_an_effect_that_fails_leaves_the_job_open(put, make_kind):
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         with run.finishing():
             note("done")
             raise InvalidInputError("No.")
@@ -66,7 +66,7 @@ def test_an_effect_that_fails_leaves_the_job_open(put, make_kind):
 def test_the_next_attempt_goes_on_where_the_last_step_was(put, make_kind):
     fails_at = [2]
 
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         for n in range(run.kept.get("next", 0), 3):
             if n in fails_at:
                 raise IndexUnavailableError("Away.")
@@ -105,7 +105,7 @@ def test_who_has_lost_the_job_has_no_effect_any_more(put):
 def test_a_failing_job_comes_again_as_its_table_says_and_then_gives_up(
     put, make_kind, error, code, reason
 ):
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         raise error
 
     make_kind(work, backoff=(0.0, 3600.0))
@@ -115,12 +115,12 @@ def test_a_failing_job_comes_again_as_its_table_says_and_then_gives_up(
     assert (job.state, job.failures, job.code) == (State.QUEUED, 2, code)
     assert job.reason.startswith(reason)
     assert claim() is None
-    queue.hurry(job)
+    queue.run_now(job)
     assert run_next().state == State.FAILED
 
 
 def test_what_the_provider_wishes_counts_more_than_the_table(put, make_kind):
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         raise IndexUnavailableError("Later.", retry_after=900)
 
     make_kind(work, backoff=(0.0,))
@@ -130,7 +130,7 @@ def test_what_the_provider_wishes_counts_more_than_the_table(put, make_kind):
 
 
 def test_what_will_not_help_is_not_tried_again(put, make_kind):
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         raise InvalidInputError("The file is empty.")
 
     make_kind(work)
@@ -142,7 +142,7 @@ def test_what_will_not_help_is_not_tried_again(put, make_kind):
 def test_an_outage_parks_the_kind_and_uses_up_no_attempt(put, make_kind):
     is_away = [True]
 
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         if is_away[0]:
             raise OutageError("The provider is away.", retry_after=1)
 
@@ -172,7 +172,7 @@ def refused_as_full() -> OperationalError:
 def test_a_job_that_finds_the_disk_full_comes_again_and_has_not_failed(put, make_kind, told):
     is_full = [True]
 
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         if is_full[0]:
             raise told
 
@@ -182,7 +182,7 @@ def test_a_job_that_finds_the_disk_full_comes_again_and_has_not_failed(put, make
     assert (job.state, job.failures, job.code) == (State.QUEUED, 0, "disk_full")
     assert job.reason and claim() is None
     is_full[0] = False
-    queue.hurry(job)
+    queue.run_now(job)
     assert run_next().state == State.SUCCEEDED
 
 
@@ -190,7 +190,7 @@ def test_while_the_disk_is_full_no_job_begins_and_none_goes_on(put, make_kind, m
     is_low = [True]
     monkeypatch.setattr(disk, "is_low", lambda: is_low[0])
 
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         with run.step(1, 2):
             note("first")
         is_low[0] = True
@@ -212,7 +212,7 @@ def test_while_the_disk_is_full_no_job_begins_and_none_goes_on(put, make_kind, m
 
 # --- Ending early --------------------------------------------------------------------------------
 def test_a_running_job_hears_that_it_is_cancelled(put, make_kind):
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         with run.step():
             note("before")
         queue.cancel(run.job)
@@ -226,7 +226,7 @@ def test_a_running_job_hears_that_it_is_cancelled(put, make_kind):
 
 
 def test_a_cancelled_job_that_fails_is_not_tried_again(put, make_kind):
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         queue.cancel(run.job)
         raise IndexUnavailableError("Away.")
 
@@ -276,7 +276,7 @@ class Works:
 def test_a_runner_does_what_comes_and_stops(put, make_kind):
     done = threading.Semaphore(0)
 
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         with run.finishing():
             note(f"job-{run.job.pk}")
         done.release()
@@ -296,11 +296,11 @@ def test_heavy_jobs_run_one_at_a_time_and_light_ones_beside_them(put, make_kind)
     beside, ended = [], threading.Semaphore(0)
     light_ran = threading.Event()
 
-    def heavy(run: Run) -> None:
+    def heavy(run: JobRun) -> None:
         assert light_ran.wait(SECONDS)
         ended.release()
 
-    def light(run: Run) -> None:
+    def light(run: JobRun) -> None:
         # It was put last, so whatever may run beside it has begun.
         beside.append(Job.objects.filter(kind="test.heavy", state=State.RUNNING).count())
         light_ran.set()
@@ -347,7 +347,7 @@ def test_who_is_not_on_duty_takes_nothing(put, make_kind):
 def test_a_job_that_is_at_work_when_its_process_ends_waits_for_the_next(put, make_kind):
     begun = threading.Event()
 
-    def work(run: Run) -> None:
+    def work(run: JobRun) -> None:
         begun.set()
         while True:
             run.beat()

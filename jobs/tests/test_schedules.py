@@ -84,13 +84,13 @@ def make_due(hours: float = 0.0) -> None:
 
 def test_a_new_schedule_waits_for_its_first_slot(hourly):
     assert schedules.fire_due() == 0
-    assert not claims.look().due
+    assert not claims.look_for_work().due
     assert hourly.next_run_at > timezone.now()
 
 
 def test_a_slot_makes_one_job_however_many_processes_look(hourly):
     make_due()
-    assert claims.look().due
+    assert claims.look_for_work().due
     [seen] = Schedule.objects.annotate(now=Now())
     assert schedules.fire_due() == 1
     assert schedules._fire(seen, seen.now) is False

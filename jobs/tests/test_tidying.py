@@ -70,7 +70,7 @@ def test_events_go_when_they_are_old_and_everybody_has_them(put, project, tidy):
 
 def test_lanes_are_mended_and_those_without_jobs_forgotten(put, tidy):
     put("test.work", lane="empty")
-    queue.cancelled(claim("test.work"))
+    queue.finish_cancelled(claim("test.work"))
     stuck = put("test.work", lane="stuck")
     put("test.work", lane="well"), put("test.work", lane="well")
     Job.objects.filter(pk=stuck.pk).update(blocked=True)

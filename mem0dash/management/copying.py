@@ -21,7 +21,7 @@ from django.db.models import Model
 from django.db.models.sql import InsertQuery
 
 from accounts import audit
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import InstanceState, Project
 from accounts.queries import DEFAULT_PROJECT
 from core.database import engines
@@ -47,7 +47,7 @@ class CopyError(Exception):
 
 
 @dataclass
-class Table:
+class TableDigest:
     """What was found in a table: its rows, and a digest of them all in any order."""
 
     name: str
@@ -60,7 +60,7 @@ class Table:
         self.digest = (self.digest + int.from_bytes(hashlib.sha256(content).digest())) % _DIGEST
 
 
-Progress = Callable[[Table], object]
+Progress = Callable[[TableDigest], object]
 
 
 def register(alias: str, url: str | None) -> None:
@@ -175,7 +175,7 @@ def check_empty(alias: str, present: set[str] | None = None) -> None:
 
 
 # --- Copying -------------------------------------------------------------------------------------
-def copy(source: str, target: str, progress: Progress) -> list[Table]:
+def copy(source: str, target: str, progress: Progress) -> list[TableDigest]:
     """Copies all rows in one transaction, so that an interrupted copy leaves the target empty.
 
     The source cannot be written meanwhile. What was written is read again and compared; CopyError
@@ -202,7 +202,9 @@ def copy(source: str, target: str, progress: Progress) -> list[Table]:
             progress(table)
         _set_sequences(target)
         rows = sum(table.rows for table in copied)
-        audit.record(Action.DATABASE_COPIED, actor=OPERATOR, details={"rows": rows}, using=target)
+        audit.record(
+            AuditAction.DATABASE_COPIED, actor=OPERATOR, details={"rows": rows}, using=target
+        )
     if connections[target].vendor == "postgresql":
         # Queries are planned by what it knows of the tables.
         with connections[target].cursor() as cursor:
@@ -228,8 +230,8 @@ def _hold_still(alias: str) -> None:
         raise CopyError(f"The source is being written to ({why}).") from error
 
 
-def _copy_table(model: type[Model], source: str, target: str) -> Table:
-    table = Table(model._meta.db_table)
+def _copy_table(model: type[Model], source: str, target: str) -> TableDigest:
+    table = TableDigest(model._meta.db_table)
     batch: list[Model] = []
     size = 0
     for row in _rows(model, source):
@@ -269,9 +271,9 @@ def _insert(model: type[Model], rows: list[Model], alias: str) -> None:
         query.get_compiler(using=alias).execute_sql()
 
 
-def digest(model: type[Model], alias: str) -> Table:
+def digest(model: type[Model], alias: str) -> TableDigest:
     """What is in a table."""
-    table = Table(model._meta.db_table)
+    table = TableDigest(model._meta.db_table)
     for row in _rows(model, alias):
         table.add(_content(row))
     return table

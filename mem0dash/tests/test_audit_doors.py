@@ -15,7 +15,7 @@ from django.db import OperationalError
 from django.test import Client
 
 from accounts import throttle
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import Account, AuditEntry, InstanceState, Project
 from accounts.queries import operator_of, project_view, scopes_in
 from accounts.services import ensure_owner
@@ -245,7 +245,7 @@ def reembedded(w: World) -> None:
     add(w.owner, "green tea")
     job = reembedding.start(w.owner, new_embedder(w))
     reembedding.work(job)
-    assert reembedding.flip(runtime.current())
+    assert reembedding.flip(runtime.get_runtime())
     assert reembedding.drop_former(w.owner)
 
 
@@ -299,11 +299,11 @@ def demo_removed(w: World) -> None:
 
 OPERATOR, ALICE, EVE, NOBODY = ("internal", ""), ("session", "Alice"), ("session", "Eve"), ("", "")
 BY_KEY = ("api_key", "Alice")
-MADE, REVOKED, STEP = Action.KEY_MADE, Action.KEY_REVOKED, Action.SETUP_STEP
+MADE, REVOKED, STEP = AuditAction.KEY_MADE, AuditAction.KEY_REVOKED, AuditAction.SETUP_STEP
 
 # What is done -> the entries that it leaves, oldest first: the action, who did it (via, name), and
 # what its target is called.
-DOORS: dict[str, tuple[Door, list[tuple[Action, tuple[str, str], str]]]] = {
+DOORS: dict[str, tuple[Door, list[tuple[AuditAction, tuple[str, str], str]]]] = {
     "a key made by the API": (key_of_a_client, [(MADE, BY_KEY, "laptop")]),
     "a key made by the command": (
         command("create_api_key", "{w.alice.email}", "--label", "cron"),
@@ -330,37 +330,37 @@ DOORS: dict[str, tuple[Door, list[tuple[Action, tuple[str, str], str]]]] = {
             (REVOKED, OPERATOR, "watch"),
         ],
     ),
-    "a key imported": (imported_key, [(Action.KEY_IMPORTED, OPERATOR, "old")]),
+    "a key imported": (imported_key, [(AuditAction.KEY_IMPORTED, OPERATOR, "old")]),
     "bootstrap": (
         bootstrapped,
         [
-            (Action.ACCOUNT_MADE, OPERATOR, "eve@example.org"),
+            (AuditAction.ACCOUNT_MADE, OPERATOR, "eve@example.org"),
             (MADE, OPERATOR, "First key"),
-            (Action.SETUP_COMPLETED, OPERATOR, ""),
+            (AuditAction.SETUP_COMPLETED, OPERATOR, ""),
         ],
     ),
     "the owner by the environment": (
         owner_of_the_environment,
         [
-            (Action.ACCOUNT_MADE, OPERATOR, "Eve (eve@example.org)"),
-            (Action.SETUP_COMPLETED, OPERATOR, ""),
+            (AuditAction.ACCOUNT_MADE, OPERATOR, "Eve (eve@example.org)"),
+            (AuditAction.SETUP_COMPLETED, OPERATOR, ""),
         ],
     ),
     "the owner by the API": (
         registered,
         [
-            (Action.ACCOUNT_MADE, EVE, "Eve (eve@example.org)"),
-            (Action.SETUP_COMPLETED, EVE, ""),
+            (AuditAction.ACCOUNT_MADE, EVE, "Eve (eve@example.org)"),
+            (AuditAction.SETUP_COMPLETED, EVE, ""),
         ],
     ),
-    "the owner by the page": (claimed, [(Action.ACCOUNT_MADE, EVE, "Eve (eve@example.org)")]),
+    "the owner by the page": (claimed, [(AuditAction.ACCOUNT_MADE, EVE, "Eve (eve@example.org)")]),
     "a wrong setup token": (
         wrong_setup_token,
-        [(Action.SETUP_REFUSED, NOBODY, ""), (Action.SETUP_REFUSED, NOBODY, "")],
+        [(AuditAction.SETUP_REFUSED, NOBODY, ""), (AuditAction.SETUP_REFUSED, NOBODY, "")],
     ),
     "one's own account changed": (
         lambda w: w.api("PATCH", "/auth/me", {"name": "Alicia"}),
-        [(Action.ACCOUNT_CHANGED, BY_KEY, "Alice (alice@example.org)")],
+        [(AuditAction.ACCOUNT_CHANGED, BY_KEY, "Alice (alice@example.org)")],
     ),
     "a password changed": (
         lambda w: w.api(
@@ -368,66 +368,66 @@ DOORS: dict[str, tuple[Door, list[tuple[Action, tuple[str, str], str]]]] = {
             "/auth/change-password",
             {"current_password": PASSWORD, "new_password": NEW_PASSWORD},
         ),
-        [(Action.PASSWORD_CHANGED, BY_KEY, "Alice (alice@example.org)")],
+        [(AuditAction.PASSWORD_CHANGED, BY_KEY, "Alice (alice@example.org)")],
     ),
     "a wrong present password": (
         wrong_present_password,
-        [(Action.PASSWORD_REFUSED, BY_KEY, "Alice (alice@example.org)")],
+        [(AuditAction.PASSWORD_REFUSED, BY_KEY, "Alice (alice@example.org)")],
     ),
     "a password reset": (
         command("reset_password", "{w.alice.email}", "--password", NEW_PASSWORD),
-        [(Action.PASSWORD_RESET, OPERATOR, "Alice (alice@example.org)")],
+        [(AuditAction.PASSWORD_RESET, OPERATOR, "Alice (alice@example.org)")],
     ),
     "an account deactivated": (
         command("deactivate_account", "{w.alice.email}"),
-        [(Action.ACCOUNT_DEACTIVATED, OPERATOR, "Alice (alice@example.org)")],
+        [(AuditAction.ACCOUNT_DEACTIVATED, OPERATOR, "Alice (alice@example.org)")],
     ),
     "an account let in again": (
         command("deactivate_account", "{w.alice.email}", "--undo"),
-        [(Action.ACCOUNT_ACTIVATED, OPERATOR, "Alice (alice@example.org)")],
+        [(AuditAction.ACCOUNT_ACTIVATED, OPERATOR, "Alice (alice@example.org)")],
     ),
     "signing in by the API": (
         lambda w: w.login(),
-        [(Action.SESSION_OPENED, ALICE, "Alice (alice@example.org)")],
+        [(AuditAction.SESSION_OPENED, ALICE, "Alice (alice@example.org)")],
     ),
     "signing in by the page": (
         login_page(PASSWORD, 302),
-        [(Action.SESSION_OPENED, ALICE, "Alice (alice@example.org)")],
+        [(AuditAction.SESSION_OPENED, ALICE, "Alice (alice@example.org)")],
     ),
     "failing to sign in by the page": (
         login_page("not that one", 422),
-        [(Action.SESSION_REFUSED, NOBODY, "Alice (alice@example.org)")],
+        [(AuditAction.SESSION_REFUSED, NOBODY, "Alice (alice@example.org)")],
     ),
     "failing to sign in by the API": (
         lambda w: w.post("/auth/login", 401, email="Ghost@example.org", password="not that one"),
-        [(Action.SESSION_REFUSED, NOBODY, "ghost@example.org")],
+        [(AuditAction.SESSION_REFUSED, NOBODY, "ghost@example.org")],
     ),
     "signing out": (
         lambda w: w.page("/logout"),
-        [(Action.SESSION_CLOSED, ALICE, "Alice (alice@example.org)")],
+        [(AuditAction.SESSION_CLOSED, ALICE, "Alice (alice@example.org)")],
     ),
     "a refresh token used twice": (
         replayed,
         [
-            (Action.SESSION_OPENED, ALICE, "Alice (alice@example.org)"),
-            (Action.SESSION_REPLAYED, NOBODY, "Alice (alice@example.org)"),
+            (AuditAction.SESSION_OPENED, ALICE, "Alice (alice@example.org)"),
+            (AuditAction.SESSION_REPLAYED, NOBODY, "Alice (alice@example.org)"),
         ],
     ),
     "providers by the API": (
         providers_by_api,
-        [(Action.PROVIDERS_CONFIGURED, BY_KEY, "")] * 2,
+        [(AuditAction.PROVIDERS_CONFIGURED, BY_KEY, "")] * 2,
     ),
     "instructions by the API": (
         lambda w: w.api("POST", "/configure", {"custom_instructions": "Remember meals."}),
-        [(Action.INSTRUCTIONS_CHANGED, BY_KEY, "Default")],
+        [(AuditAction.INSTRUCTIONS_CHANGED, BY_KEY, "Default")],
     ),
     "the time zone": (
         lambda w: w.page("/dashboard/settings/time-zone", time_zone="Europe/Berlin"),
-        [(Action.TIME_ZONE_CHANGED, ALICE, "Default")],
+        [(AuditAction.TIME_ZONE_CHANGED, ALICE, "Default")],
     ),
     "providers by the wizard": (
         wizard_provider,
-        [(Action.PROVIDERS_CONFIGURED, ALICE, ""), (STEP, ALICE, "Model provider")],
+        [(AuditAction.PROVIDERS_CONFIGURED, ALICE, ""), (STEP, ALICE, "Model provider")],
     ),
     "a key by the wizard": (
         wizard_key,
@@ -443,64 +443,68 @@ DOORS: dict[str, tuple[Door, list[tuple[Action, tuple[str, str], str]]]] = {
             (STEP, ALICE, "Model provider"),
             (MADE, ALICE, "First key"),
             (STEP, ALICE, "First key"),
-            (Action.INSTRUCTIONS_CHANGED, ALICE, "Default"),
+            (AuditAction.INSTRUCTIONS_CHANGED, ALICE, "Default"),
             (STEP, ALICE, "Use case"),
             (STEP, ALICE, "Test"),
-            (Action.SETUP_COMPLETED, ALICE, ""),
+            (AuditAction.SETUP_COMPLETED, ALICE, ""),
         ],
     ),
     "re-embedding to its end": (
         reembedded,
         [
-            (Action.REEMBEDDING_BEGUN, ALICE, "openai/text-embedding-3-small/1536"),
-            (Action.REEMBEDDING_DONE, ("internal", "Alice"), "openai/text-embedding-3-small/1536"),
-            (Action.VECTORS_REMOVED, ALICE, "test/words-1"),
+            (AuditAction.REEMBEDDING_BEGUN, ALICE, "openai/text-embedding-3-small/1536"),
+            (
+                AuditAction.REEMBEDDING_DONE,
+                ("internal", "Alice"),
+                "openai/text-embedding-3-small/1536",
+            ),
+            (AuditAction.VECTORS_REMOVED, ALICE, "test/words-1"),
         ],
     ),
     "re-embedding cancelled": (
         cancelled,
         [
-            (Action.REEMBEDDING_BEGUN, ALICE, "openai/text-embedding-3-small/1536"),
-            (Action.REEMBEDDING_CANCELLED, OPERATOR, "openai/text-embedding-3-small/1536"),
+            (AuditAction.REEMBEDDING_BEGUN, ALICE, "openai/text-embedding-3-small/1536"),
+            (AuditAction.REEMBEDDING_CANCELLED, OPERATOR, "openai/text-embedding-3-small/1536"),
         ],
     ),
     "late interaction off, removed, and on": (
         late_states_removed,
         [
-            (Action.LATE_INTERACTION_OFF, ALICE, ""),
-            (Action.LATE_INTERACTION_REMOVED, ALICE, ""),
-            (Action.LATE_INTERACTION_ON, ALICE, ""),
+            (AuditAction.LATE_INTERACTION_OFF, ALICE, ""),
+            (AuditAction.LATE_INTERACTION_REMOVED, ALICE, ""),
+            (AuditAction.LATE_INTERACTION_ON, ALICE, ""),
         ],
     ),
     "late interaction by the command": (
         command("token_states", "--off"),
-        [(Action.LATE_INTERACTION_OFF, OPERATOR, "")],
+        [(AuditAction.LATE_INTERACTION_OFF, OPERATOR, "")],
     ),
     "a project reset": (
         lambda w: w.api("POST", "/reset"),
-        [(Action.PROJECT_RESET, BY_KEY, "default")],
+        [(AuditAction.PROJECT_RESET, BY_KEY, "default")],
     ),
-    "memories erased": (erased, [(Action.MEMORIES_ERASED, OPERATOR, "default")]),
+    "memories erased": (erased, [(AuditAction.MEMORIES_ERASED, OPERATOR, "default")]),
     "memories erased as a bulk change": (
         erased_many,
-        [(Action.MEMORIES_ERASED, ALICE, "default")],
+        [(AuditAction.MEMORIES_ERASED, ALICE, "default")],
     ),
     "a job run now, cancelled and retried": (
         job_of_the_server,
         [
-            (Action.JOB_STARTED, ALICE, "Prune request log"),
-            (Action.JOB_CANCELLED, ALICE, "Prune request log"),
-            (Action.JOB_RETRIED, ALICE, "Prune request log"),
+            (AuditAction.JOB_STARTED, ALICE, "Prune request log"),
+            (AuditAction.JOB_CANCELLED, ALICE, "Prune request log"),
+            (AuditAction.JOB_RETRIED, ALICE, "Prune request log"),
         ],
     ),
     "a bulk change cancelled": (
         bulk_change_cancelled,
-        [(Action.BULK_CHANGE_CANCELLED, ALICE, "")],
+        [(AuditAction.BULK_CHANGE_CANCELLED, ALICE, "")],
     ),
-    "sample data removed": (demo_removed, [(Action.DEMO_REMOVED, OPERATOR, "default")]),
+    "sample data removed": (demo_removed, [(AuditAction.DEMO_REMOVED, OPERATOR, "default")]),
     "the encryption key rotated": (
         command("rotate_encryption_key"),
-        [(Action.ENCRYPTION_KEY_ROTATED, OPERATOR, "")],
+        [(AuditAction.ENCRYPTION_KEY_ROTATED, OPERATOR, "")],
     ),
 }
 
@@ -548,7 +552,7 @@ def test_what_is_done_leaves_an_entry_with_who_did_it_and_no_secret(
 def test_every_action_is_left_by_some_door() -> None:
     """A copied database tells of itself in test_copy_database."""
     left = {action for _, expected in DOORS.values() for action, _, _ in expected}
-    assert left | {Action.DATABASE_COPIED} == set(Action)
+    assert left | {AuditAction.DATABASE_COPIED} == set(AuditAction)
 
 
 def test_a_changed_secret_is_told_as_changed(world: World) -> None:
@@ -630,6 +634,6 @@ def test_attempts_that_came_too_often_are_counted_as_well(
         body = {"email": world.alice.email, "password": "not that one"}
         status = Client().post("/login", body, REMOTE_ADDR=f"192.0.2.{n}").status_code
         assert status == (422 if n < 14 else 429)
-    rows = AuditEntry.objects.filter(action=Action.SESSION_REFUSED).order_by("id")
+    rows = AuditEntry.objects.filter(action=AuditAction.SESSION_REFUSED).order_by("id")
     counts = list(rows.values_list("count", flat=True))
     assert counts[:5] == [1] * 5 and len(counts) in {6, 7} and sum(counts) == 16

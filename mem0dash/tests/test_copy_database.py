@@ -17,7 +17,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import Account, AuditEntry, InstanceState, Project
 from apikeys.models import ApiKey
 from mem0dash.management import copying
@@ -175,7 +175,7 @@ def contents(alias: str) -> dict[str, list[tuple[Any, ...]]]:
 
 def _rows(model: Any, alias: str) -> Any:
     rows = model._base_manager.using(alias)
-    return rows.exclude(action=Action.DATABASE_COPIED) if model is AuditEntry else rows
+    return rows.exclude(action=AuditAction.DATABASE_COPIED) if model is AuditEntry else rows
 
 
 def _without_index(found: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
@@ -220,7 +220,7 @@ def test_everything_moves_to_postgresql_and_back(
     assert _without_index(contents("three")) == before
     # Each database knows of the copies that led to it; a source is left as it was.
     for alias, copies in {"a": 0, "two": 1, "three": 2}.items():
-        found = AuditEntry.objects.using(alias).filter(action=Action.DATABASE_COPIED)
+        found = AuditEntry.objects.using(alias).filter(action=AuditAction.DATABASE_COPIED)
         assert [row.via for row in found] == ["internal"] * copies
 
 
@@ -317,7 +317,7 @@ def test_an_interrupted_copy_leaves_nothing_and_can_be_repeated(
     copying.register("b", url)
     copying.prepare_target("b")
 
-    def killed(table: copying.Table) -> None:
+    def killed(table: copying.TableDigest) -> None:
         if table.name == "memories_revision":
             raise KeyboardInterrupt
 
@@ -366,7 +366,7 @@ def test_nobody_writes_to_a_sqlite_source_meanwhile(
     copying.prepare_target("b")
     refused: list[str] = []
 
-    def write(table: copying.Table) -> None:
+    def write(table: copying.TableDigest) -> None:
         with sqlite3.connect(tmp_path / "a.sqlite3", timeout=0.05) as other:
             try:
                 other.execute("DELETE FROM memories_memory")
@@ -390,7 +390,7 @@ def test_nobody_writes_to_a_postgresql_source_meanwhile(
             copying.copy("a", "b", lambda _: None)
     refused: list[str] = []
 
-    def write(table: copying.Table) -> None:
+    def write(table: copying.TableDigest) -> None:
         with _psycopg(postgres) as other:
             other.execute("SET lock_timeout = '20ms'")
             try:

@@ -8,8 +8,8 @@ import pytest
 from django.db import OperationalError
 
 from core import disk
-from core.database.datastore import explained, problem_of
-from core.disk import MB, Room
+from core.database.datastore import explain, problem_of
+from core.disk import MB, FreeSpace
 from core.errors import DatastoreBusyError, DiskFullError, ReadOnlyError
 
 pytestmark = pytest.mark.one_form
@@ -50,10 +50,10 @@ def test_the_errors_of_sqlite_are_told_apart(tmp_path: Path) -> None:
     try:
         raise OperationalError("as Django has it") from full
     except OperationalError as error:
-        assert isinstance(explained(error, "away"), DiskFullError)
-    assert isinstance(explained(read_only, "away"), ReadOnlyError)
-    assert isinstance(explained(busy, "away"), DatastoreBusyError)
-    assert explained(gone, "away").message == "away"
+        assert isinstance(explain(error, "away"), DiskFullError)
+    assert isinstance(explain(read_only, "away"), ReadOnlyError)
+    assert isinstance(explain(busy, "away"), DatastoreBusyError)
+    assert explain(gone, "away").message == "away"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_reserve_is_given_to_deletes_and_taken_back(
     settings.DATABASE_FILE = tmp_path / "x.sqlite3"
 
     def leave(megabytes: int) -> None:
-        monkeypatch.setattr(disk, "room_of", lambda f: Room(f, megabytes * MB, 8 * MB))
+        monkeypatch.setattr(disk, "room_of", lambda f: FreeSpace(f, megabytes * MB, 8 * MB))
         disk.tend_reserve()
 
     reserve = tmp_path / "reserve"

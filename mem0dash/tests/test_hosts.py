@@ -7,7 +7,7 @@ import pytest
 
 from core import env
 from core.env import ConfigurationError
-from core.http.hosts import Hosts, spelt
+from core.http.hosts import Hosts, parse_host
 
 pytestmark = pytest.mark.one_form
 
@@ -37,7 +37,7 @@ def test_a_list_is_understood_however_it_is_written(
     monkeypatch: Any, written: str, words: list[str]
 ) -> None:
     monkeypatch.setenv("ALLOWED_HOSTS", written)
-    assert env.words("ALLOWED_HOSTS") == words
+    assert env.list_of("ALLOWED_HOSTS") == words
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_list_is_understood_however_it_is_written(
 def test_a_list_that_is_not_whole_is_refused(monkeypatch: Any, written: str) -> None:
     monkeypatch.setenv("ALLOWED_HOSTS", written)
     with pytest.raises(ConfigurationError, match="ALLOWED_HOSTS"):
-        [spelt("ALLOWED_HOSTS", word) for word in env.words("ALLOWED_HOSTS")]
+        [parse_host("ALLOWED_HOSTS", word) for word in env.list_of("ALLOWED_HOSTS")]
 
 
 # As written, hosts that it lets in, hosts that it does not.
@@ -72,7 +72,7 @@ HOSTS: dict[str, tuple[list[str], list[str]]] = {
 @pytest.mark.parametrize("written", HOSTS)
 def test_a_host_is_understood_however_it_is_written(written: str) -> None:
     accepted, refused = HOSTS[written]
-    hosts = Hosts([spelt("ALLOWED_HOSTS", written)])
+    hosts = Hosts([parse_host("ALLOWED_HOSTS", written)])
     assert [hosts.accept(host) for host in accepted] == [True] * len(accepted), accepted
     assert [hosts.accept(host) for host in refused] == [False] * len(refused), refused
 
@@ -94,10 +94,10 @@ def test_a_host_is_understood_however_it_is_written(written: str) -> None:
 )
 def test_what_names_no_host_is_refused_in_one_sentence(written: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        spelt("ALLOWED_HOSTS", written)
+        parse_host("ALLOWED_HOSTS", written)
     told = str(caught.value)
     assert told.startswith("ALLOWED_HOSTS ") and told.endswith(".") and "\n" not in told
 
 
 def test_an_address_stays_an_address() -> None:
-    ipaddress.ip_address(spelt("ALLOWED_HOSTS", "[::1]"))
+    ipaddress.ip_address(parse_host("ALLOWED_HOSTS", "[::1]"))

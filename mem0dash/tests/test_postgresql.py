@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from accounts.models import Project
 from core.env import ConfigurationError
 from mem0dash import migration
-from memories.storage.connections import streamed
+from memories.storage.connections import stream
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -140,7 +140,7 @@ def test_rows_are_read_with_a_cursor_of_the_server_inside_a_transaction_alone():
         next(rows)
         assert cursors() == 1
         rows.close()
-    rows = streamed(Project.objects.order_by("id"), 1)
+    rows = stream(Project.objects.order_by("id"), 1)
     next(rows)
     assert cursors() == 1
     assert len(list(rows)) >= 3

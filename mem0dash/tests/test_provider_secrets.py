@@ -14,7 +14,7 @@ from core.errors import Mem0dashError
 from mem0dash.tests.test_secrets import dump, written
 from memories import runtime
 from memories.engine import configuration, remote
-from memories.engine.catalogue import Choice
+from memories.engine.catalogue import ProviderChoice
 from memories.models import AddInput
 from memories.providers import service as providers
 from memories.tests.provider import Provider
@@ -90,8 +90,12 @@ def test_keys_of_providers_are_nowhere_whatever_the_provider_says(
             told += [repr(providers.probe(owner, "embedder", section))]
         provider.heal()
     told.append(api.get("/configure").content.decode())
-    told += [repr(configuration.current()), str(configuration.current()), repr(owner)]
-    told += [repr(vars(runtime.current().engine))]
+    told += [
+        repr(configuration.current_configuration()),
+        str(configuration.current_configuration()),
+        repr(owner),
+    ]
+    told += [repr(vars(runtime.get_runtime().engine))]
     causes = list(AddInput.objects.exclude(cause="").values_list("cause", flat=True))
     assert causes and any("[redacted]" in cause for cause in causes)
     for place in (*told, *causes, dump(), written.getvalue(), caplog.text):
@@ -103,7 +107,7 @@ def test_keys_of_providers_are_nowhere_whatever_the_provider_says(
 def test_exceptions_of_providers_hold_no_key(provider: Provider, settings: Any, name: str) -> None:
     settings.PROVIDER_ATTEMPTS = 1
     section = of_provider(provider, name)
-    choice = Choice(section["provider"], section["config"])
+    choice = ProviderChoice(section["provider"], section["config"])
     asked: list[Callable[[], Any]] = [
         lambda: remote.RemoteLlm(choice, attempts=1).generate_response(
             [{"role": "user", "content": "x"}]
@@ -111,7 +115,7 @@ def test_exceptions_of_providers_hold_no_key(provider: Provider, settings: Any, 
     ]
     parts = [provider.chat]
     if name != "anthropic":
-        asked.append(lambda: remote.measured(choice))
+        asked.append(lambda: remote.measure_dims(choice))
         parts.append(provider.embeddings)
     for ask, part in zip(asked, parts, strict=True):
         for _ in faults(part, name):
@@ -132,8 +136,8 @@ def test_keys_of_the_environment_are_nowhere_either(
         "OPENAI_BASE_URL": provider.url,
         "MEM0_EMBED_PROVIDER": "openai",
     }
-    current = runtime.current()
-    current.use(runtime.engine_of(configuration.current()), lambda: 0)
+    current = runtime.get_runtime()
+    current.use(runtime.engine_of(configuration.current_configuration()), lambda: 0)
     provider.api_key = "another"
     assert api.post("/memories", SAY).status_code == 502
     shown = api.get("/configure").content.decode()

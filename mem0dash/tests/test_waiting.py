@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve, reverse
 
 from core.http.threads import reading, threads_for, writing
-from core.http.waiting import Asked, Waits, rule_of, waits_of
+from core.http.waiting import IncomingRequest, ProviderWait, rule_of, waits_of
 from memories.engine.engine import Engine
 
 pytestmark = pytest.mark.one_form
@@ -72,7 +72,9 @@ def marks_of(route: URLPattern) -> set[tuple[str, str]]:
     methods = ("GET", "POST", "PUT", "PATCH", "DELETE") if class_ else ("page",)
     match: Any = Match(route.callback)
     return {
-        (str(route.name), method) for method in methods if rule_of(match, method) != Waits.NOBODY
+        (str(route.name), method)
+        for method in methods
+        if rule_of(match, method) != ProviderWait.NOBODY
     }
 
 
@@ -92,42 +94,62 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 TURNS = [{"role": "user", "content": "I drink tea"}]
 # route, method, what is sent, and whom it may wait for.
-CALLS: list[tuple[str, str, Any, Waits]] = [
-    ("/memories", "POST", {"messages": TURNS, "user_id": "ann"}, Waits.LLM),
-    ("/memories", "POST", {"messages": TURNS, "user_id": "ann", "infer": None}, Waits.LLM),
-    ("/memories", "POST", {"messages": TURNS, "user_id": "a", "metadata": {"infer": 0}}, Waits.LLM),
-    ("/memories", "POST", {"messages": TURNS, "user_id": "a", "infer": False}, Waits.EMBEDDER),
-    ("/memories", "POST", {"messages": TURNS, "user_id": "b", "infer": "off"}, Waits.EMBEDDER),
-    ("/memories/{id}", "PUT", {"text": "I drink coffee"}, Waits.EMBEDDER),
-    ("/memories/{id}", "PUT", {"metadata": {"k": 1}}, Waits.NOBODY),
-    ("/memories/{id}", "GET", None, Waits.NOBODY),
-    ("/memories/{id}", "DELETE", None, Waits.NOBODY),
-    ("/search", "POST", {"query": "drinks", "user_id": "alice"}, Waits.QUERY),
-    ("/generate-instructions", "POST", {"use_case": "notes"}, Waits.LLM),
-    ("/configure", "POST", {"custom_instructions": "Only drinks."}, Waits.PROVIDERS),
-    ("/api/v1/memories", "POST", {"content": "I drink rum", "user_id": "a"}, Waits.LLM),
-    ("/api/v1/memories/{id}", "PUT", {"content": "I drink juice"}, Waits.EMBEDDER),
-    ("/api/v1/memories/search", "POST", {"query": "drinks", "user_id": "alice"}, Waits.QUERY),
+CALLS: list[tuple[str, str, Any, ProviderWait]] = [
+    ("/memories", "POST", {"messages": TURNS, "user_id": "ann"}, ProviderWait.LLM),
+    ("/memories", "POST", {"messages": TURNS, "user_id": "ann", "infer": None}, ProviderWait.LLM),
+    (
+        "/memories",
+        "POST",
+        {"messages": TURNS, "user_id": "a", "metadata": {"infer": 0}},
+        ProviderWait.LLM,
+    ),
+    (
+        "/memories",
+        "POST",
+        {"messages": TURNS, "user_id": "a", "infer": False},
+        ProviderWait.EMBEDDER,
+    ),
+    (
+        "/memories",
+        "POST",
+        {"messages": TURNS, "user_id": "b", "infer": "off"},
+        ProviderWait.EMBEDDER,
+    ),
+    ("/memories/{id}", "PUT", {"text": "I drink coffee"}, ProviderWait.EMBEDDER),
+    ("/memories/{id}", "PUT", {"metadata": {"k": 1}}, ProviderWait.NOBODY),
+    ("/memories/{id}", "GET", None, ProviderWait.NOBODY),
+    ("/memories/{id}", "DELETE", None, ProviderWait.NOBODY),
+    ("/search", "POST", {"query": "drinks", "user_id": "alice"}, ProviderWait.QUERY),
+    ("/generate-instructions", "POST", {"use_case": "notes"}, ProviderWait.LLM),
+    ("/configure", "POST", {"custom_instructions": "Only drinks."}, ProviderWait.PROVIDERS),
+    ("/api/v1/memories", "POST", {"content": "I drink rum", "user_id": "a"}, ProviderWait.LLM),
+    ("/api/v1/memories/{id}", "PUT", {"content": "I drink juice"}, ProviderWait.EMBEDDER),
+    (
+        "/api/v1/memories/search",
+        "POST",
+        {"query": "drinks", "user_id": "alice"},
+        ProviderWait.QUERY,
+    ),
     (
         "/api/v1/memories/search",
         "POST",
         {"query": "drink", "mode": "keyword", "user_id": "alice"},
-        Waits.NOBODY,
+        ProviderWait.NOBODY,
     ),
-    ("/dashboard/memories", "GET", None, Waits.NOBODY),
-    ("/dashboard/memories?q=drinks", "GET", None, Waits.QUERY),
-    ("/dashboard/memories?q=drinks&id={id}", "GET", None, Waits.QUERY),
-    ("/dashboard/memories?q=drinks&mode=words", "GET", None, Waits.NOBODY),
-    ("/dashboard/memories/filters?q=drinks", "GET", None, Waits.NOBODY),
-    ("/dashboard/memories/add", "GET", None, Waits.NOBODY),
-    ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=verbatim", Waits.EMBEDDER),
-    ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=extracted", Waits.LLM),
-    ("/dashboard/memories/{id}/edit", "GET", None, Waits.NOBODY),
+    ("/dashboard/memories", "GET", None, ProviderWait.NOBODY),
+    ("/dashboard/memories?q=drinks", "GET", None, ProviderWait.QUERY),
+    ("/dashboard/memories?q=drinks&id={id}", "GET", None, ProviderWait.QUERY),
+    ("/dashboard/memories?q=drinks&mode=words", "GET", None, ProviderWait.NOBODY),
+    ("/dashboard/memories/filters?q=drinks", "GET", None, ProviderWait.NOBODY),
+    ("/dashboard/memories/add", "GET", None, ProviderWait.NOBODY),
+    ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=verbatim", ProviderWait.EMBEDDER),
+    ("/dashboard/memories/add", "POST", "text=Tea&user_id=a&how=extracted", ProviderWait.LLM),
+    ("/dashboard/memories/{id}/edit", "GET", None, ProviderWait.NOBODY),
     (
         "/dashboard/memories/{id}/edit",
         "POST",
         "text=Another&metadata={{}}&rev=1&step=save",
-        Waits.EMBEDDER,
+        ProviderWait.EMBEDDER,
     ),
 ]
 
@@ -150,11 +172,11 @@ class Recorder:
 
 
 MAY_ASK = {
-    Waits.NOBODY: set(),
-    Waits.QUERY: {"embedder"},
-    Waits.EMBEDDER: {"embedder"},
-    Waits.LLM: {"embedder", "llm"},
-    Waits.PROVIDERS: {"embedder", "llm"},
+    ProviderWait.NOBODY: set(),
+    ProviderWait.QUERY: {"embedder"},
+    ProviderWait.EMBEDDER: {"embedder"},
+    ProviderWait.LLM: {"embedder", "llm"},
+    ProviderWait.PROVIDERS: {"embedder", "llm"},
 }
 
 
@@ -167,7 +189,7 @@ def test_a_request_asks_nobody_but_whom_it_may_wait_for(
     path: str,
     method: str,
     sent: Any,
-    waits: Waits,
+    waits: ProviderWait,
 ) -> None:
     memory_id = api.add("I drink water")
     recorder = Recorder(embedder)
@@ -186,9 +208,11 @@ def test_a_request_asks_nobody_but_whom_it_may_wait_for(
     )
     assert answer.status_code in {200, 302}, answer.content[:500]
     body = (form or (client._encode_json(sent, JSON) if sent else "")).encode()
-    assert waits_of(resolve(address), method, Asked(method, query.encode(), body)) == waits
+    assert (
+        waits_of(resolve(address), method, IncomingRequest(method, query.encode(), body)) == waits
+    )
     assert recorder.asked <= MAY_ASK[waits]
-    if waits in {Waits.QUERY, Waits.EMBEDDER}:
+    if waits in {ProviderWait.QUERY, ProviderWait.EMBEDDER}:
         assert recorder.asked, "marked, and asks nobody"
 
 
@@ -205,9 +229,12 @@ def test_a_request_asks_nobody_but_whom_it_may_wait_for(
 )
 def test_whatever_comes_as_a_body_says_whom_it_waits_for(body: bytes) -> None:
     match = resolve(reverse("oss-memories"))
-    assert waits_of(match, "POST", Asked("POST", b"", body)) in {Waits.EMBEDDER, Waits.LLM}
+    assert waits_of(match, "POST", IncomingRequest("POST", b"", body)) in {
+        ProviderWait.EMBEDDER,
+        ProviderWait.LLM,
+    }
     if b"u0066" in body:
-        assert waits_of(match, "POST", Asked("POST", b"", body)) is Waits.EMBEDDER
+        assert waits_of(match, "POST", IncomingRequest("POST", b"", body)) is ProviderWait.EMBEDDER
 
 
 @pytest.mark.parametrize(
@@ -219,18 +246,25 @@ def test_whatever_comes_as_a_body_says_whom_it_waits_for(body: bytes) -> None:
 )
 def test_a_form_that_wants_the_llm_in_any_way_waits_for_it(form: str) -> None:
     match = resolve("/dashboard/memories/add")
-    assert waits_of(match, "POST", Asked("POST", b"", form.encode())) is Waits.LLM
+    assert waits_of(match, "POST", IncomingRequest("POST", b"", form.encode())) is ProviderWait.LLM
 
 
 def test_an_add_without_a_message_waits_for_nobody() -> None:
     body = b'{"messages": [], "user_id": "a"}'
-    assert waits_of(resolve("/memories"), "POST", Asked("POST", b"", body)) is Waits.NOBODY
+    assert (
+        waits_of(resolve("/memories"), "POST", IncomingRequest("POST", b"", body))
+        is ProviderWait.NOBODY
+    )
 
 
 def test_reads_and_writes_that_ask_nobody_have_threads_apart() -> None:
-    assert threads_for(Waits.NOBODY, "GET") is threads_for(Waits.NOBODY, "HEAD") is reading
+    assert (
+        threads_for(ProviderWait.NOBODY, "GET")
+        is threads_for(ProviderWait.NOBODY, "HEAD")
+        is reading
+    )
     for method in ("POST", "PUT", "DELETE", "PATCH"):
-        assert threads_for(Waits.NOBODY, method) is writing
-    others = {id(threads_for(waits, "POST")) for waits in Waits}
-    assert len(others) == len(Waits)
+        assert threads_for(ProviderWait.NOBODY, method) is writing
+    others = {id(threads_for(waits, "POST")) for waits in ProviderWait}
+    assert len(others) == len(ProviderWait)
     assert id(reading) not in others

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.utils import load_backend
 
-from core.database.datastore import explained
+from core.database.datastore import explain
 from core.database.sqlite3 import base
 
 PATIENCE = 60.0
@@ -445,7 +445,7 @@ def test_nothing_is_written_to_a_file_that_is_no_longer_there_and_reads_go_on(
     for attempt in (lambda: write(connection, "lost"), lambda: _writes_alone(connection)):
         with pytest.raises(OperationalError, match=LOST) as refused:
             attempt()
-        error = explained(refused.value, "")
+        error = explain(refused.value, "")
         assert (error.status, error.code, error.retry_after) == (503, "datastore_lost", 30)
     assert _count(connection) == 501
 

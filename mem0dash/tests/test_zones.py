@@ -32,7 +32,7 @@ pytestmark = pytest.mark.one_form
 def test_a_day_begins_and_ends_with_the_clocks_of_its_zone(
     name: str, day: str, start: str, hours: float
 ) -> None:
-    zone = zones.find(name)
+    zone = zones.find_zone(name)
     assert zone is not None
     first = zones.start_of(date.fromisoformat(day), zone)
     assert first == datetime.fromisoformat(start).replace(tzinfo=UTC)
@@ -43,7 +43,7 @@ def test_a_day_begins_and_ends_with_the_clocks_of_its_zone(
 @pytest.mark.parametrize("name", ["UTC", "Pacific/Kiritimati", "Pacific/Niue"])
 @pytest.mark.parametrize("day", [date.min, date.max])
 def test_the_ends_of_the_calendar_are_days_as_well(name: str, day: date) -> None:
-    zone = zones.named(name)
+    zone = zones.zone_named(name)
     assert zones.start_of(day, zone) <= zones.end_of(day, zone)
 
 
@@ -56,14 +56,14 @@ def test_the_ends_of_the_calendar_are_days_as_well(name: str, day: date) -> None
     ],
 )
 def test_what_is_no_zone_is_none(name: str) -> None:
-    assert zones.find(name) is None
+    assert zones.find_zone(name) is None
 
 
 def test_people_choose_from_places_of_the_regions() -> None:
-    places = zones.places()
+    places = zones.list_zones()
     assert list(places) == sorted(places) and set(places) == set(zones.REGIONS)
     assert "Europe/Berlin" in places["Europe"] and len(places["America"]) > 100
-    assert all(zones.find(name) for names in places.values() for name in names)
+    assert all(zones.find_zone(name) for names in places.values() for name in names)
 
 
 def test_a_machine_without_a_database_of_zones_has_utc(
@@ -72,16 +72,16 @@ def test_a_machine_without_a_database_of_zones_has_utc(
     kept = zoneinfo.TZPATH
     zoneinfo.reset_tzpath(to=())
     zoneinfo.ZoneInfo.clear_cache()
-    for function in (zones.find, zones.named, zones.places):
+    for function in (zones.find_zone, zones.zone_named, zones.list_zones):
         function.cache_clear()
     monkeypatch.setitem(sys.modules, "tzdata", None)
     try:
-        assert zones.find("UTC") is zones.named("UTC") is UTC and zones.places() == {}
-        assert zones.find("Europe/Berlin") is None
+        assert zones.find_zone("UTC") is zones.zone_named("UTC") is UTC and zones.list_zones() == {}
+        assert zones.find_zone("Europe/Berlin") is None
         with caplog.at_level("WARNING"):
-            assert zones.named("Europe/Berlin") is UTC
+            assert zones.zone_named("Europe/Berlin") is UTC
         assert "unknown time zone" in caplog.text
     finally:
         zoneinfo.reset_tzpath(to=kept)
-        for function in (zones.find, zones.named, zones.places):
+        for function in (zones.find_zone, zones.zone_named, zones.list_zones):
             function.cache_clear()

@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
-from core.database.datastore import explained
+from core.database.datastore import explain
 from core.errors import Mem0dashError, ProviderError
 from memories.models import AddInput, IngestClaim
 
@@ -62,7 +62,7 @@ def keeping(kept: AddInput) -> Iterator[None]:
         if isinstance(error, Mem0dashError):
             reason, code = error.message, error.code
         elif isinstance(error, DatabaseError | InterfaceError):
-            told = explained(error, "The database did not answer.")
+            told = explain(error, "The database did not answer.")
             reason, code = told.message, told.code
         cause = error.cause if isinstance(error, ProviderError) else ""
         extra = {"input": str(kept.pk), "code": code}
@@ -74,7 +74,7 @@ def keeping(kept: AddInput) -> Iterator[None]:
         raise
 
 
-def is_kept_by(thread: int) -> bool:
+def is_working(thread: int) -> bool:
     """Whether the thread works on an add whose input is kept: should the server end now, it is
     tried again after the start."""
     return thread in _keeping

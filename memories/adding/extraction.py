@@ -15,14 +15,14 @@ from memories import queries, runtime, texts, visibility
 from memories.adding.idempotency import AddRequest, Claim, Results
 from memories.engine import failures
 from memories.engine.engine import Engine
-from memories.filters import AllOf, Condition, pushdown
+from memories.filters import AllOf, Comparison, pushdown
 from memories.models import Memory, adds
 from memories.readings import Vector
 from memories.storage import rows as records
 from memories.storage.rows import Draft
 
 if TYPE_CHECKING:
-    from memories.engine.mem0_adapter import Extracted
+    from memories.engine.mem0_adapter import ExtractedMemory
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,14 @@ def store_extracted(principal: Principal, request: AddRequest, claim: Claim) -> 
     embedder fails, or answers with something that cannot be read: then nothing is stored.
     """
     # Imported here: mem0 takes a second to import, and an installation without an LLM never does.
-    from memories.engine.mem0_adapter import Abandoned, EngineMemory, HistoryAdapter, RecordStore
+    from memories.engine.mem0_adapter import (
+        AddAbandonedError,
+        EngineMemory,
+        HistoryAdapter,
+        RecordStore,
+    )
 
-    current, template, prompt = runtime.current(), request.template, request.options["prompt"]
+    current, template, prompt = runtime.get_runtime(), request.template, request.options["prompt"]
     entities = template.entities
     scope = adds.message_scope(*(entities.get(n, "") for n in ("user_id", "agent_id", "run_id")))
     facts = _Facts(principal, template, claim, current.engine)
@@ -60,7 +65,7 @@ def store_extracted(principal: Principal, request: AddRequest, claim: Claim) -> 
             memory_type=template.memory_type or None,
             prompt=prompt if template.memory_type else _instructions(principal, prompt),
         )
-    except (Abandoned, Exception) as error:  # noqa: BLE001  (mem0 wraps what it meets; see below)
+    except (AddAbandonedError, Exception) as error:  # noqa: BLE001  (mem0 wraps what it meets; see below)
         if not facts.rows:
             raise _meant(error) from None
         # The memories are there, and that is the answer; what came after is for the next add.
@@ -81,17 +86,19 @@ class _Facts:
     engine: Engine
     rows: list[Memory] = field(default_factory=list)
 
-    def write(self, extracted: "list[Extracted]") -> None:
+    def write(self, extracted: "list[ExtractedMemory]") -> None:
         """Stores it in one transaction, with which the add is finished."""
         found = _not_rejected(self.principal, self.template, extracted)
         if not found:
             return
         drafts = [_draft(self.template, item) for item in found]
-        added = records.build(drafts, principal=self.principal, batch_id=self.claim.kept.pk)
+        added = records.build_memories(
+            drafts, principal=self.principal, batch_id=self.claim.kept.pk
+        )
         readings = [item.reading for item in found]
         keys = (self.engine.model_key, self.engine.states_key)
         with transaction.atomic():
-            records.insert(added, readings, *keys, principal=self.principal)
+            records.insert_memories(added, readings, *keys, principal=self.principal)
             self.claim.finish(_told([*self.rows, *added]))
         self.rows += added
 
@@ -101,11 +108,11 @@ def _told(rows: Sequence[Memory]) -> Results:
 
 
 def _not_rejected(
-    principal: Principal, template: Draft, extracted: "list[Extracted]"
-) -> "list[Extracted]":
+    principal: Principal, template: Draft, extracted: "list[ExtractedMemory]"
+) -> "list[ExtractedMemory]":
     """What nobody has rejected yet, word for word: saying it again does not bring it back."""
     prints = {item.id: texts.fingerprint(item.text) for item in extracted}
-    rejected = queries.rejected_of(
+    rejected = queries.find_rejected(
         principal,
         list(prints.values()),
         user_id=template.entities.get("user_id", ""),
@@ -114,7 +121,7 @@ def _not_rejected(
     return [item for item in extracted if prints[item.id] not in rejected]
 
 
-def _draft(template: Draft, item: "Extracted") -> Draft:
+def _draft(template: Draft, item: "ExtractedMemory") -> Draft:
     return replace(
         template,
         id=item.id,
@@ -146,15 +153,15 @@ def _finder(
     principal: Principal, entities: Mapping[str, str]
 ) -> Callable[[Vector | None, int], list[tuple[Memory, float]]]:
     """Finds the nearest memories of the same entities, re-checked in SQL."""
-    named = tuple(Condition(name, "eq", value) for name, value in entities.items())
+    named = tuple(Comparison(name, "eq", value) for name, value in entities.items())
 
     def find(vector: Vector | None, limit: int) -> list[tuple[Memory, float]]:
-        rows = visibility.visible(principal, AllOf(named))
+        rows = visibility.filter_visible(principal, AllOf(named))
         # A command has no index: there the latest stand in for the nearest.
-        running = runtime.current()
+        running = runtime.get_runtime()
         if vector is None or running.indexer is None:
             return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
-        project = Condition("project", "in", (str(principal.project.id),))
+        project = Comparison("project", "in", (str(principal.project.id),))
         where, _ = pushdown(AllOf((project, *named)))
         try:
             with running.briefly():

@@ -13,7 +13,7 @@ SHOWN_FAILURES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailureGroup:
     """Failed adds of one kind. `cause` is what the provider said at the latest of them, and only
     there for who may manage the project."""
 
@@ -26,17 +26,17 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Failures:
+class FailedAdds:
     """The project's failed adds, by reason, the latest first; `count` is that of all."""
 
     count: int = 0
-    groups: tuple[Failure, ...] = ()
+    groups: tuple[FailureGroup, ...] = ()
 
 
-def failed_adds(principal: Principal) -> Failures:
+def summarise_failed_adds(principal: Principal) -> FailedAdds:
     """What failed and can be tried again; scope `read`. One statement."""
     principal.require(Scope.READ)
-    failed = ingest.waiting(principal.project.id)
+    failed = ingest.filter_failed(principal.project.id)
     latest = failed.filter(code=OuterRef("code"), reason=OuterRef("reason"))
     groups = list(
         failed.values("code", "reason")
@@ -50,7 +50,7 @@ def failed_adds(principal: Principal) -> Failures:
     )
     may_see = Scope.ADMIN in principal.scopes
     shown = tuple(
-        Failure(
+        FailureGroup(
             code=row["code"],
             reason=row["reason"],
             count=row["count"],
@@ -60,4 +60,4 @@ def failed_adds(principal: Principal) -> Failures:
         )
         for row in groups[:SHOWN_FAILURES]
     )
-    return Failures(sum(row["count"] for row in groups), shown)
+    return FailedAdds(sum(row["count"] for row in groups), shown)

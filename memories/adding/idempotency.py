@@ -145,14 +145,14 @@ def again(kept: AddInput) -> Iterator[Claim]:
             lease = claims.lease_from(timezone.now())
             if not mine or not claims.insert(kept.digest or kept.pk.hex, kept, lease):
                 raise ConflictError("This add is under way already.")
-            if is_made_good(kept):
+            if has_succeeded_since(kept):
                 raise ConflictError("An identical request has been stored since.")
         kept.outcome = AddInput.Outcome.RUNNING
         with claims.keeping(kept):
             yield Claim(kept)
 
 
-def keep_resumed(kept: AddInput) -> None:
+def note_resumed(kept: AddInput) -> None:
     """Notes that an add which was cut off has been stored: who sent it was told to send it again,
     and is then given this answer, once."""
     while len(_resumed) >= _RESUMED:
@@ -167,12 +167,12 @@ def _take_resumed(digest: str) -> AddInput | None:
     return AddInput.objects.filter(pk=input_id, outcome=AddInput.Outcome.STORED).first()
 
 
-def is_made_good(kept: AddInput) -> bool:
+def has_succeeded_since(kept: AddInput) -> bool:
     """Whether an identical request has ended well since this one failed."""
     return AddInput.objects.filter(_made_good(), pk=kept.pk).exists()
 
 
-def waiting(project_id: UUID) -> QuerySet[AddInput]:
+def filter_failed(project_id: UUID) -> QuerySet[AddInput]:
     """The failed adds of a project that wait for another attempt.
 
     Their input is still there, and nobody has sent the same again with success. Of identical ones

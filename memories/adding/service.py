@@ -32,7 +32,7 @@ RESUMED: Final = "resumed"
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddResult:
     """What an add answers. `stored` says whether texts were kept word for word or extracted;
     `duplicate_of` names the memory because of which nothing was stored."""
 
@@ -54,7 +54,7 @@ def add_memories(
     collection: str = CONVERSATIONAL,
     idempotency_key: str = "",
     dedup: bool = False,
-) -> Added:
+) -> AddResult:
     """Stores messages ({role, content, name?}) as memories of the named entities.
 
     With an LLM and `infer`, what it extracts; else one memory for each non-system message, word for
@@ -78,7 +78,7 @@ def add_memories(
     if memory_type == PROCEDURAL and infer and "agent_id" not in chosen:
         raise InvalidInputError("A procedural memory needs an agent_id.")
     if all(map(_is_system, said)):
-        return Added([], "verbatim")
+        return AddResult([], "verbatim")
     disk.check_room(sum(len(str(message.get("content"))) for message in said))
     options = {
         "entities": chosen,
@@ -96,7 +96,7 @@ def add_memories(
         request = _stored_once(request)
         # Before anything is written down; after its claim it is looked for once more.
         if not idempotency_key and (known := _known(principal, request)) is not None:
-            return Added([], _stored(extracts), known)
+            return AddResult([], _stored(extracts), known)
     if infer and not extracts:
         who = {"project": principal.project.slug, "key": principal.key_prefix}
         logger.info("no LLM is configured: stored word for word", extra=who)
@@ -105,10 +105,10 @@ def add_memories(
             return _store(principal, request, claim, extracts=extracts)
         # Somebody else's add of the same was under way, and this one has got its answer.
         known = _known(principal, request) if dedup and not idempotency_key else None
-        return Added([] if known else claim.answer, _stored(extracts), known)
+        return AddResult([] if known else claim.answer, _stored(extracts), known)
 
 
-def retry_add(principal: Principal, input_id: UUID) -> Added:
+def retry_add(principal: Principal, input_id: UUID) -> AddResult:
     """Tries a failed add of the project again, with what was kept of it; scope `admin`.
 
     It may do no more than who sent it might. NotFoundError when there is none; ConflictError when
@@ -127,7 +127,7 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
     options = dict(kept.options)
     options.pop(RESUMED, None)
     scopes = options.pop("scopes", principal.scopes)
-    extracts = options["infer"] and runtime.current().engine.llm is not None
+    extracts = options["infer"] and runtime.get_runtime().engine.llm is not None
     if options.pop("extracts", False) and not extracts:
         raise ConflictError("No LLM is configured, and this add is to be extracted by one.")
     may = frozenset(scope for scope in principal.scopes if scope in scopes)
@@ -140,20 +140,20 @@ def retry_add(principal: Principal, input_id: UUID) -> Added:
         return _store(sender, request, claim, extracts=extracts)
 
 
-def _store(principal: Principal, request: AddRequest, claim: Claim, *, extracts: bool) -> Added:
+def _store(principal: Principal, request: AddRequest, claim: Claim, *, extracts: bool) -> AddResult:
     """Stores the request, now that nobody else is at it."""
     if request.once and (known := _known(principal, request)):
         # Whoever held the claim before has stored it.
         with transaction.atomic():
             claim.finish([])
-        return Added([], _stored(extracts), known)
+        return AddResult([], _stored(extracts), known)
     store = store_extracted if extracts else store_verbatim
-    return Added(store(principal, request, claim), _stored(extracts))
+    return AddResult(store(principal, request, claim), _stored(extracts))
 
 
 def can_extract() -> bool:
     """Whether there is an LLM; without one, adds are stored word for word."""
-    return runtime.current().engine.llm is not None
+    return runtime.get_runtime().engine.llm is not None
 
 
 def _spoken(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ def _known(principal: Principal, request: AddRequest) -> UUID | None:
     """The memory in which the same user's same words are stored already."""
     user_id, fingerprint = request.once or ("", "")
     collection = request.options["collection"]
-    return queries.duplicate(principal, fingerprint, user_id=user_id, collection=collection)
+    return queries.find_duplicate(principal, fingerprint, user_id=user_id, collection=collection)
 
 
 def _writable_entities(
@@ -233,4 +233,4 @@ def _writable_entities(
 def failed_adds(principal: Principal) -> list[AddInput]:
     """The project's failed adds that wait for another attempt, oldest first; scope `admin`."""
     principal.require_project("failed adds")
-    return list(ingest.waiting(principal.project.id).order_by("created_at"))
+    return list(ingest.filter_failed(principal.project.id).order_by("created_at"))

@@ -14,7 +14,7 @@ from memories.storage import rows as records
 def store_verbatim(principal: Principal, request: AddRequest, claim: Claim) -> Results:
     """Stores each message that is not the system's, embedded in one batch; the answer's results.
     EngineError when the embedder fails: then nothing is stored."""
-    current = runtime.current()
+    current = runtime.get_runtime()
     engine, template = current.engine, request.template
     drafts = [
         replace(
@@ -27,9 +27,9 @@ def store_verbatim(principal: Principal, request: AddRequest, claim: Claim) -> R
         for message in request.messages
         if message.get("role") != "system"
     ]
-    memories = records.build(drafts, principal=principal, batch_id=claim.kept.pk)
+    memories = records.build_memories(drafts, principal=principal, batch_id=claim.kept.pk)
     keys = (engine.model_key, engine.states_key)
-    readings = engine.read([records.embedded_text(memory) for memory in memories])
+    readings = engine.read([records.text_to_embed(memory) for memory in memories])
     results: Results = [
         {
             "id": str(memory.id),
@@ -41,7 +41,7 @@ def store_verbatim(principal: Principal, request: AddRequest, claim: Claim) -> R
         for memory in memories
     ]
     with transaction.atomic():
-        records.insert(memories, readings, *keys, principal=principal)
+        records.insert_memories(memories, readings, *keys, principal=principal)
         claim.finish(results)
     current.apply(memories)
     return results

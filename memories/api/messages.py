@@ -77,7 +77,7 @@ class Message(Turn):
     name: StrictStr | None = None
 
 
-def listed(messages: Any) -> Any:
+def as_messages(messages: Any) -> Any:
     """A text is what the user says, a lone turn a conversation of one."""
     turns = [messages] if isinstance(messages, str | dict) else messages
     if not isinstance(turns, list):
@@ -85,7 +85,7 @@ def listed(messages: Any) -> Any:
     return [{"role": "user", "content": t} if isinstance(t, str) else t for t in turns]
 
 
-class OrLone:
+class MessagesField:
     """Publishes a list of turns as what `listed` takes: the list, one turn, or a text."""
 
     @classmethod
@@ -94,4 +94,4 @@ class OrLone:
         return {"anyOf": [several, several["items"], {"type": "string"}]}
 
 
-Messages = Annotated[list[Message], OrLone, BeforeValidator(listed)]
+Messages = Annotated[list[Message], MessagesField, BeforeValidator(as_messages)]

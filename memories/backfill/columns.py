@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import OuterRef, Subquery
 
 from jobs.kinds import Kind
-from jobs.running import Run
+from jobs.running import JobRun
 from memories.models import Memory, MemoryTokens, MemoryVector
 
 # The migration that adds the columns puts one such job into the queue.
@@ -17,7 +17,7 @@ MOST_REST_SECONDS: Final = 1.0
 _TABLES: Final = (MemoryVector, MemoryTokens)
 
 
-def fill_projects(run: Run) -> None:
+def fill_projects(run: JobRun) -> None:
     """Gives vectors and token states the project of their memory.
 
     Ends after a pass that found no row without one: a pass leaves rows out that others have locked,

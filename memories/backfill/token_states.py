@@ -19,7 +19,7 @@ from django.db.models.functions import Length
 from core import disk
 from memories.engine import configuration
 from memories.models import Memory, MemoryTokens
-from memories.readings import text_sum, unpack
+from memories.readings import text_sum, unpack_states
 from memories.runtime import Runtime
 from memories.storage import rows as records
 
@@ -41,7 +41,7 @@ _NEVER: Final = threading.Event()
 Progress = Callable[[int], object]
 
 
-def lacking(states_key: str) -> QuerySet[Memory]:
+def filter_lacking(states_key: str) -> QuerySet[Memory]:
     """Live memories without token states of this key."""
     return (
         Memory.objects.filter(deleted_at=None)
@@ -67,12 +67,12 @@ def make_missing(
     total = 0
     last: UUID | None = None
     while not stop.is_set():
-        make_noted(runtime)
+        make_for_new(runtime)
         reader = runtime.engine.reader
         if reader is None:
             break
         started = time.monotonic()
-        rows = lacking(reader.states_key).order_by("id")
+        rows = filter_lacking(reader.states_key).order_by("id")
         page = list((rows.filter(id__gt=last) if last else rows)[:BATCH])
         if not page:
             break
@@ -86,7 +86,7 @@ def make_missing(
     return total
 
 
-def make_noted(runtime: Runtime) -> int:
+def make_for_new(runtime: Runtime) -> int:
     """Makes the states of what this process has just stored without them; how many. Ids stay noted
     while there is nothing to read with."""
     total = 0
@@ -100,21 +100,21 @@ def make_for(runtime: Runtime, ids: Collection[UUID]) -> int:
     reader = runtime.engine.reader
     if reader is None:
         return 0
-    rows = list(lacking(reader.states_key).filter(id__in=ids))
+    rows = list(filter_lacking(reader.states_key).filter(id__in=ids))
     return _make(rows, reader) if rows else 0
 
 
 def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
     """Reads these memories and keeps the states of those that still say the same."""
     disk.check_room()
-    texts = [records.embedded_text(row) for row in rows]
+    texts = [records.text_to_embed(row) for row in rows]
     found = reader.read(texts)
     with transaction.atomic():
-        if not configuration.current().late_interaction:
+        if not configuration.current_configuration().late_interaction:
             return 0  # switched off meanwhile: what is kept may just be being removed
         # By id, as bulk changes lock them: two that lock the same rows never wait for each other.
         locked = Memory.objects.select_for_update().filter(id__in=[row.id for row in rows])
-        now = {row.id: records.embedded_text(row) for row in locked.order_by("id")}
+        now = {row.id: records.text_to_embed(row) for row in locked.order_by("id")}
         kept = [
             records.tokens_row(row, reading.tokens, reader.states_key)
             for row, text, reading in zip(rows, texts, found, strict=True)
@@ -160,8 +160,8 @@ def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
     for row in page:
         now = text_sum(row.memory.text)
         if row.text_sum is None and reader is not None and row.memory_id in data:
-            pieces = reader.pieces(records.embedded_text(row.memory))
-            same = np.array_equal(unpack(data[row.memory_id]).pieces, pieces)
+            pieces = reader.pieces(records.text_to_embed(row.memory))
+            same = np.array_equal(unpack_states(data[row.memory_id]).pieces, pieces)
             row.text_sum = now
             (right if same else wrong).append(row)
         elif row.text_sum not in {None, now}:
@@ -176,13 +176,13 @@ def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
     return len(wrong)
 
 
-def progress(states_key: str) -> tuple[int, int]:
+def measure_progress(states_key: str) -> tuple[int, int]:
     """How many live memories have their states, of how many."""
     live = Memory.objects.filter(deleted_at=None).exclude(text="")
     return live.filter(token_states__states_key=states_key).count(), live.count()
 
 
-def stored() -> tuple[int, int]:
+def measure_stored() -> tuple[int, int]:
     """Of how many memories states are kept, those in the bin as well, and the bytes they take:
     exact up to 1,000 memories, beyond that an estimate by their mean."""
     sample = MemoryTokens.objects.order_by("memory_id").annotate(size=Length("data"))[:SAMPLE]

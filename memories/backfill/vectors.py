@@ -20,7 +20,7 @@ EMBED_BATCH: Final = 32
 _NEVER: Final = threading.Event()
 
 
-def lacking(model_key: str) -> QuerySet[Memory]:
+def filter_lacking(model_key: str) -> QuerySet[Memory]:
     """Live memories without a vector of this model."""
     return (
         Memory.objects.filter(deleted_at=None)
@@ -38,10 +38,10 @@ def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
     total = 0
     while not stop.is_set():
         engine = runtime.engine
-        rows = list(lacking(engine.model_key)[:EMBED_BATCH]) if engine.embedder else []
+        rows = list(filter_lacking(engine.model_key)[:EMBED_BATCH]) if engine.embedder else []
         if not rows:
             break
-        store(rows, engine)
+        embed_and_store(rows, engine)
         # Pending again, for the outbox to cover an index that does not take it now.
         Memory.objects.filter(id__in=[row.id for row in rows]).update(indexed_rev=0)
         runtime.apply(rows)
@@ -51,13 +51,13 @@ def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
     return total
 
 
-def store(rows: Sequence[Memory], engine: Engine) -> None:
+def embed_and_store(rows: Sequence[Memory], engine: Engine) -> None:
     """Embeds these memories with `engine` and keeps the vectors beside those of other models.
 
     DiskFullError, before the embedder is asked.
     """
     disk.check_room(len(rows) * 4 * engine.dims)
-    made = engine.read([records.embedded_text(row) for row in rows])
+    made = engine.read([records.text_to_embed(row) for row in rows])
     with transaction.atomic():
         # A text that changed meanwhile got its vector with the change.
         current = dict(

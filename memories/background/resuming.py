@@ -59,7 +59,7 @@ def _resumed(kept: AddInput) -> bool:
     try:
         adding.retry_add(operator_of(kept.project.slug), kept.pk)
     except ConflictError as error:
-        if ingest.is_made_good(kept):
+        if ingest.has_succeeded_since(kept):
             _close(kept, SUPERSEDED)
         elif not claims.is_under_way(kept):
             _close(kept, error.message)
@@ -69,7 +69,7 @@ def _resumed(kept: AddInput) -> bool:
         logger.warning("an add that was cut off has failed again", extra=why)
         return False
     logger.info("an add that was cut off has been stored", extra={"input": str(kept.pk)})
-    ingest.keep_resumed(kept)
+    ingest.note_resumed(kept)
     return True
 
 

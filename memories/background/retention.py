@@ -13,7 +13,7 @@ from accounts import audit
 from accounts.models import Project
 from core.database import portions
 from jobs.kinds import Kind
-from jobs.running import Run
+from jobs.running import JobRun
 from memories.editing.forgetting import BATCH, forget_texts
 from memories.models import AddInput, IngestClaim, Memory
 from memories.models.adds import INPUT_DAYS
@@ -90,13 +90,13 @@ def purge_deleted(
     return total
 
 
-def _purge(run: Run) -> None:
+def _purge(run: JobRun) -> None:
     count = purge_all(run.beat)
     with run.finishing(f"{count:,} {'memory' if count == 1 else 'memories'} removed"):
         pass
 
 
-def _drop(run: Run) -> None:
+def _drop(run: JobRun) -> None:
     model_key, total = run.payload["model_key"], 0
     while some := reembedding.drop_some(model_key):
         total += some

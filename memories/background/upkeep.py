@@ -35,7 +35,7 @@ from memories.index.indexer import Indexer
 from memories.providers import reembedding
 from memories.runtime import Runtime
 from memories.storage import leases
-from memories.storage.leases import Held
+from memories.storage.leases import HeldLease
 
 logger = logging.getLogger(__name__)
 
@@ -159,20 +159,20 @@ class Upkeep:
 
     def is_on_duty(self) -> bool:
         """Whether this process takes the jobs that any process may do."""
-        return self.is_alone or self.is_worker or not leases.is_taken(WORKERS)
+        return self.is_alone or self.is_worker or not leases.is_held(WORKERS)
 
     def _on_duty(self) -> bool:
         """Whether the work that is no process's own is this one's."""
         if self.is_alone:
             return True
         if not self.is_worker:
-            return not leases.is_taken(WORKERS)
+            return not leases.is_held(WORKERS)
         if self._due(WORKERS, WORKERS_SECONDS / 4):
             leases.acquire(WORKERS, WORKERS_SECONDS, holder=WORKERS)
         return True
 
     def _flip(self) -> None:
-        job = reembedding.running()
+        job = reembedding.find_running()
         if job is not None and job.embedded_at is not None and self._free(leases.INDEX_BUILD):
             reembedding.flip(self.runtime)
 
@@ -213,11 +213,11 @@ class Upkeep:
         if self.is_alone:
             vectors.embed_missing(self.runtime, self._stop)
         else:
-            with leases.held("embed", EMBED_LEASE_SECONDS) as lease:
+            with leases.hold("embed", EMBED_LEASE_SECONDS) as lease:
                 vectors.embed_missing(self.runtime, _WhileHeld(self._stop, lease))
 
     def _reembed(self) -> None:
-        job = reembedding.running()
+        job = reembedding.find_running()
         if job is not None and job.embedded_at is None and self._free(reembedding.LEASE):
             reembedding.work(job, stop=self._stop)
 
@@ -226,13 +226,13 @@ class Upkeep:
         indexer = self.runtime.indexer
         if self.is_alone or indexer is None or not indexer.complete:
             return
-        if not self._due("reconcile", 60.0) or leases.is_taken(RECONCILED):
+        if not self._due("reconcile", 60.0) or leases.is_held(RECONCILED):
             return
-        if leases.is_taken("reconcile"):
+        if leases.is_held("reconcile"):
             return
-        with leases.held("reconcile", RECONCILE_LEASE_SECONDS) as lease:
+        with leases.hold("reconcile", RECONCILE_LEASE_SECONDS) as lease:
             # Another one may have ended right before.
-            if not leases.is_taken(RECONCILED):
+            if not leases.is_held(RECONCILED):
                 _repaired(indexer, lease)
                 leases.acquire(RECONCILED, RECONCILE_SECONDS, holder=RECONCILED)
 
@@ -244,12 +244,12 @@ class Upkeep:
         connection.close()
 
     def _bulk_round(self) -> None:
-        if not self._on_duty() or not bulk_work.is_wanted():
+        if not self._on_duty() or not bulk_work.has_work():
             return
         if self.is_alone:
             bulk_work.work(self.runtime.apply, self._stop)
         elif leases.acquire(bulk_work.LEASE, BULK_LEASE_SECONDS):
-            with leases.held(bulk_work.LEASE, BULK_LEASE_SECONDS) as lease:
+            with leases.hold(bulk_work.LEASE, BULK_LEASE_SECONDS) as lease:
                 bulk_work.work(self.runtime.apply, _WhileHeld(self._stop, lease))
 
     # --- What a stop cut off ---------------------------------------------------------------------
@@ -273,7 +273,7 @@ class Upkeep:
     def _states_round(self) -> None:
         self.runtime.prepare_reader()
         if self.runtime.engine.reader is not None:
-            token_work.make_noted(self.runtime)
+            token_work.make_for_new(self.runtime)
             if self._on_duty():
                 self._sweep_states()
 
@@ -288,10 +288,10 @@ class Upkeep:
             return
         again = STATES_AGAIN_SECONDS
         try:
-            if leases.is_taken(token_work.LEASE):
+            if leases.is_held(token_work.LEASE):
                 return
             # A command may be at it as well, so the only server takes the lease too.
-            with leases.held(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
+            with leases.hold(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
                 self._check_states(_WhileHeld(self._stop, lease))
                 token_work.make_missing(self.runtime, _WhileHeld(self._stop, lease))
             again = STATES_SECONDS
@@ -324,7 +324,7 @@ class Upkeep:
 
     def _free(self, lease: str) -> bool:
         """Whether nobody is at it: to try all the same would be refused, and logged, each time."""
-        return self.is_alone or not leases.is_taken(lease)
+        return self.is_alone or not leases.is_held(lease)
 
     def _is_news(self, what: str) -> bool:
         """Whether the log has not been told this for PAUSED_SECONDS."""
@@ -358,7 +358,7 @@ class Upkeep:
             logger.exception("background work failed; trying again")
 
 
-def _repaired(indexer: Indexer, lease: Held) -> None:
+def _repaired(indexer: Indexer, lease: HeldLease) -> None:
     """Compares the index with SQL and applies again what differs."""
     found = indexer.differences(each=lease.renew)
     if found.all:
@@ -374,7 +374,7 @@ def _repaired(indexer: Indexer, lease: Held) -> None:
 class _WhileHeld(threading.Event):
     """Set when the process stops; asking renews the lease, and LeaseLostError ends the work."""
 
-    def __init__(self, stop: threading.Event, lease: Held) -> None:
+    def __init__(self, stop: threading.Event, lease: HeldLease) -> None:
         super().__init__()
         self._stop, self._lease = stop, lease
 

@@ -15,10 +15,10 @@ import orjson
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from accounts import audit
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import Account, AuditEntry
 from core.pages import tabular
-from core.pages.paging import Place
+from core.pages.paging import DescendingKey
 from core.principal import Principal, Scope
 from core.rest.json import dumps
 from core.zones import end_of, start_of
@@ -43,7 +43,7 @@ DETAILS: Final = ("key_id", "key_prefix", "client", "request_id", "address")
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ActivityFilter:
     """Which entries are meant; what is empty leaves nothing out. `kind` is MEMORIES or one of
     audit.KINDS, `event` one of EVENTS or an audit.Action. Days are in UTC."""
 
@@ -59,7 +59,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MemoryEntry:
     """An entry as the page tells it. `state` is where its memory is: "live", "deleted", "gone";
     `is_silent` says that its words are no longer kept."""
 
@@ -76,7 +76,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class AuditDeed:
     """An entry about something else than a memory."""
 
     row: AuditEntry
@@ -87,11 +87,11 @@ Source = QuerySet[Revision] | QuerySet[AuditEntry]
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class ActivityKey:
     """Where an entry stands in the list of both tables: of what was done at the same moment, the
     audit's entries come first."""
 
-    place: Place
+    place: DescendingKey
     is_deed: bool = False
 
     def __str__(self) -> str:
@@ -99,9 +99,9 @@ class Spot:
         return f"{self.place}{_DEED if self.is_deed else ''}"
 
     @classmethod
-    def of(cls, written: str) -> "Spot | None":
+    def of(cls, written: str) -> "ActivityKey | None":
         """What `str` made of it; None for "". InvalidInputError for anything else."""
-        place = Place.of(written.removesuffix(_DEED))
+        place = DescendingKey.of(written.removesuffix(_DEED))
         return None if place is None else cls(place, written.endswith(_DEED))
 
     def older(self, model: type[Row]) -> Q:
@@ -111,7 +111,7 @@ class Spot:
         return Q(at__lte=self.place.at) if self.is_deed else Q(at__lt=self.place.at)
 
 
-def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
+def filter_revisions(principal: Principal, chosen: ActivityFilter) -> QuerySet[Revision]:
     """The entries of memories in the caller's project that are meant; scope `read`, and `admin` for
     asking by key, client or request."""
     principal.require(Scope.READ)
@@ -131,7 +131,7 @@ def revisions(principal: Principal, chosen: Chosen) -> QuerySet[Revision]:
     return rows.filter(**{name: value for name, value in wanted.items() if value})
 
 
-def _alike(chosen: Chosen, zone: tzinfo) -> dict[str, Any]:
+def _alike(chosen: ActivityFilter, zone: tzinfo) -> dict[str, Any]:
     """What is asked of both tables in the same way."""
     return {
         "account_id": chosen.account,
@@ -143,16 +143,16 @@ def _alike(chosen: Chosen, zone: tzinfo) -> dict[str, Any]:
     }
 
 
-def _sources(principal: Principal, chosen: Chosen) -> list[Source]:
+def _sources(principal: Principal, chosen: ActivityFilter) -> list[Source]:
     """The lists that the entries come from, each in an order of its own index."""
-    of_memories = revisions(principal, chosen)
+    of_memories = filter_revisions(principal, chosen)
     sources: list[Source] = []
     if chosen.kind in {"", MEMORIES} and chosen.event in {"", *EVENTS}:
         sources.append(of_memories)
     if chosen.memory or chosen.kind == MEMORIES or chosen.event in EVENTS:
         return sources
     meant = {name: value for name, value in _alike(chosen, principal.project.zone).items() if value}
-    for rows in audit.visible(principal):
+    for rows in audit.visible_entries(principal):
         found = rows.filter(**meant)
         if chosen.kind or chosen.event:
             # Each action for itself: no index has several together in the order of time.
@@ -162,25 +162,27 @@ def _sources(principal: Principal, chosen: Chosen) -> list[Source]:
     return sources
 
 
-def _actions(chosen: Chosen) -> list[Action]:
-    of_kind = audit.KINDS[chosen.kind] if chosen.kind else tuple(Action)
+def _actions(chosen: ActivityFilter) -> list[AuditAction]:
+    of_kind = audit.KINDS[chosen.kind] if chosen.kind else tuple(AuditAction)
     return [action for action in of_kind if chosen.event in {"", action}]
 
 
-def entries(
-    principal: Principal, chosen: Chosen, *, limit: int, behind: Spot | None = None
-) -> list[Entry | Deed]:
+def list_entries(
+    principal: Principal, chosen: ActivityFilter, *, limit: int, behind: ActivityKey | None = None
+) -> list[MemoryEntry | AuditDeed]:
     """At most `limit` of them, newest first, that stand behind a place in the list. As many
     statements for a thousand as for one."""
     found = _batch(_sources(principal, chosen), behind, limit)
     states = _states(principal, [row.memory_id for row in found if isinstance(row, Revision)])
     return [
-        _entry(row, states.get(row.memory_id, "gone")) if isinstance(row, Revision) else Deed(row)
+        _entry(row, states.get(row.memory_id, "gone"))
+        if isinstance(row, Revision)
+        else AuditDeed(row)
         for row in found
     ]
 
 
-def _batch(sources: Sequence[Source], behind: Spot | None, limit: int) -> list[Row]:
+def _batch(sources: Sequence[Source], behind: ActivityKey | None, limit: int) -> list[Row]:
     """The newest of all sources: of each as many as all may be, for it may have them alone."""
     found: list[Row] = []
     for rows in sources:
@@ -193,13 +195,13 @@ def _order(row: Row) -> tuple[datetime, bool, int]:
     return row.at, isinstance(row, AuditEntry), row.pk
 
 
-def place_of(entry: Entry | Deed) -> Spot:
+def position_of(entry: MemoryEntry | AuditDeed) -> ActivityKey:
     """Where it stands in the list."""
     return _spot(entry.row)
 
 
-def _spot(row: Row) -> Spot:
-    return Spot(Place(row.at, row.pk), isinstance(row, AuditEntry))
+def _spot(row: Row) -> ActivityKey:
+    return ActivityKey(DescendingKey(row.at, row.pk), isinstance(row, AuditEntry))
 
 
 def _states(principal: Principal, ids: Sequence[UUID]) -> dict[UUID, str]:
@@ -210,10 +212,10 @@ def _states(principal: Principal, ids: Sequence[UUID]) -> dict[UUID, str]:
     }
 
 
-def _entry(row: Revision, state: str) -> Entry:
+def _entry(row: Revision, state: str) -> MemoryEntry:
     old, new = row.old_text, row.new_text
     changed = old is not None and new is not None and old != new
-    return Entry(
+    return MemoryEntry(
         row=row,
         state=state,
         is_silent=old is None and new is None,
@@ -242,19 +244,19 @@ def _plain(value: Any) -> str:
     return dumps(value, orjson.OPT_SORT_KEYS).decode()
 
 
-def people(principal: Principal) -> list[tuple[UUID, str]]:
+def list_people(principal: Principal) -> list[tuple[UUID, str]]:
     """Who has done anything that the caller may see: id and name, by name; scope `read`."""
     principal.require(Scope.READ)
     of_memories = Revision.objects.filter(project_id=principal.project.id)
     acted = Q()
-    for rows in (of_memories, *audit.visible(principal)):
+    for rows in (of_memories, *audit.visible_entries(principal)):
         acted |= Q(Exists(rows.filter(account_id=OuterRef("id"))))
     found = Account.objects.filter(acted).order_by("name", "id")
     return list(found.values_list("id", "name"))
 
 
 # --- Export --------------------------------------------------------------------------------------
-def export(principal: Principal, chosen: Chosen, format_: str) -> Iterator[bytes]:
+def export(principal: Principal, chosen: ActivityFilter, format_: str) -> Iterator[bytes]:
     """All entries that are meant, newest first, in pieces of UTF-8; each that was there at the
     beginning comes once. Cells of a CSV are inert in a spreadsheet.
 
@@ -270,7 +272,7 @@ def export(principal: Principal, chosen: Chosen, format_: str) -> Iterator[bytes
 
 
 def _batches(sources: Sequence[Source]) -> Iterator[list[Row]]:
-    behind: Spot | None = None
+    behind: ActivityKey | None = None
     while found := _batch(sources, behind, BATCH):
         yield found
         behind = _spot(found[-1])

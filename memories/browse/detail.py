@@ -10,7 +10,7 @@ import numpy as np
 from core.errors import EngineError, NotFoundError
 from core.principal import Principal, Scope
 from memories import retrievals, runtime, visibility
-from memories.filters import AllOf, Condition, pushdown
+from memories.filters import AllOf, Comparison, pushdown
 from memories.models import AddInput, Memory, MemoryVector, Revision
 from memories.retrievals import Retrieval
 from memories.search.candidates import CandidateReader
@@ -26,7 +26,7 @@ _NOBODY: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HistoryEntry:
     """A revision, and in words who made it."""
 
     revision: Revision
@@ -34,7 +34,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Similar:
+class SimilarMemory:
     """A memory near another; `score` is the cosine of their vectors (-1..1)."""
 
     memory: Memory
@@ -42,19 +42,19 @@ class Similar:
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
+class MemoryDetail:
     """One memory; `history` newest first, at most SIMILAR `similar` ones, nearest first, the
     `messages` of the add that brought it, [] when they are gone, and how often searches gave it to
     agents, None for never."""
 
     memory: Memory
-    history: list[Entry]
-    similar: list[Similar]
+    history: list[HistoryEntry]
+    similar: list[SimilarMemory]
     messages: list[dict[str, Any]]
     retrieval: Retrieval | None
 
 
-def one(principal: Principal, memory_id: str | UUID) -> Detail:
+def get_detail(principal: Principal, memory_id: str | UUID) -> MemoryDetail:
     """The memory with its history, its origin and what is like it; also a deleted one that can
     still be restored, for who may review.
 
@@ -63,7 +63,7 @@ def one(principal: Principal, memory_id: str | UUID) -> Detail:
     """
     principal.require(Scope.READ)
     memory = _found(principal, memory_id)
-    return Detail(
+    return MemoryDetail(
         memory,
         _history(principal, memory),
         _similar(principal, memory),
@@ -74,19 +74,21 @@ def one(principal: Principal, memory_id: str | UUID) -> Detail:
 
 def _found(principal: Principal, memory_id: str | UUID) -> Memory:
     wanted = visibility.as_uuid(memory_id)
-    row = visibility.reachable(principal).filter(id=wanted).first()
+    row = visibility.filter_reachable(principal).filter(id=wanted).first()
     if row is None and Scope.REVIEW in principal.scopes:
-        row = visibility.restorable(principal).filter(id=wanted).first()
+        row = visibility.filter_restorable(principal).filter(id=wanted).first()
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return row
 
 
-def _history(principal: Principal, memory: Memory) -> list[Entry]:
+def _history(principal: Principal, memory: Memory) -> list[HistoryEntry]:
     rows = Revision.objects.filter(project_id=principal.project.id, memory_id=memory.id)
     newest_first = rows.select_related("account").order_by("-at", "-id")
     tells_key = Scope.ADMIN in principal.scopes
-    return [Entry(revision, _actor(revision, tells_key=tells_key)) for revision in newest_first]
+    return [
+        HistoryEntry(revision, _actor(revision, tells_key=tells_key)) for revision in newest_first
+    ]
 
 
 def _actor(revision: Revision, *, tells_key: bool) -> str:
@@ -110,9 +112,9 @@ def _messages(memory: Memory) -> list[dict[str, Any]]:
     return [message for message in messages if isinstance(message, dict)]
 
 
-def _similar(principal: Principal, memory: Memory) -> list[Similar]:
+def _similar(principal: Principal, memory: Memory) -> list[SimilarMemory]:
     try:
-        engine, index = runtime.current().pair()
+        engine, index = runtime.get_runtime().pair()
         stored = MemoryVector.objects.filter(memory_id=memory.id, model_key=engine.model_key)
         row = stored.first() if engine.model_key else None
         if row is None or row.dims != index.dims:
@@ -120,17 +122,21 @@ def _similar(principal: Principal, memory: Memory) -> list[Similar]:
         where, _ = pushdown(
             AllOf(
                 (
-                    Condition("project", "in", (str(principal.project.id),)),
+                    Comparison("project", "in", (str(principal.project.id),)),
                     visibility.limit_of(principal),
                 )
             )
         )
         vector = np.frombuffer(bytes(row.data), dtype="<f4")
-        with runtime.current().briefly():
+        with runtime.get_runtime().briefly():
             hits = index.search(vector, limit=_ASKED, where=where)
     except EngineError:
         return []
     others = [(id_, score) for id_, score in hits if id_ != memory.id]
-    rows = CandidateReader(visibility.reachable(principal)).memories([id_ for id_, _ in others])
-    near: Sequence[Similar] = [Similar(rows[i], score) for i, score in others if i in rows]
+    rows = CandidateReader(visibility.filter_reachable(principal)).memories(
+        [id_ for id_, _ in others]
+    )
+    near: Sequence[SimilarMemory] = [
+        SimilarMemory(rows[i], score) for i, score in others if i in rows
+    ]
     return list(near[:SIMILAR])

@@ -10,7 +10,7 @@ from django.db.models import Count, F, Max, QuerySet, Window
 from core.errors import InvalidInputError
 from core.principal import Principal, Scope
 from memories.models import Memory
-from memories.visibility import ENTITY_TYPES, plain_ids, reachable
+from memories.visibility import ENTITY_TYPES, filter_reachable, plain_ids
 
 PER_PAGE: Final = 50
 # Beyond this many the tabs of the others say "1,000+": who wants the exact number opens the tab.
@@ -93,7 +93,7 @@ def _groups(principal: Principal, field: str, q: str, sort: str) -> QuerySet[Mem
         raise InvalidInputError(f"Entities cannot be sorted by “{sort}”.")
     if "\0" in q:
         raise InvalidInputError("A name holds no NUL character.")
-    rows = reachable(principal).exclude(**{field: ""})
+    rows = filter_reachable(principal).exclude(**{field: ""})
     if q:
         rows = rows.filter(**{f"{field}__icontains": q})
     # Count("*"), not the id: then the index of the field holds all that is asked for.
@@ -127,7 +127,7 @@ SELECT COUNT(name) FROM seen
 
 def _distinct(principal: Principal, field: str) -> int:
     if principal.entity_limit:
-        found = reachable(principal).exclude(**{field: ""}).values(field).distinct()
+        found = filter_reachable(principal).exclude(**{field: ""}).values(field).distinct()
         number: int = found.order_by()[: COUNTED + 1].count()
         return number
     [project] = plain_ids(principal.project.id)

@@ -16,7 +16,7 @@ from memories.browse import plans
 from memories.browse.selection import Selection
 from memories.search import substring as keyword
 from memories.storage import index_only as covered
-from memories.storage.index_only import Order, Source
+from memories.storage.index_only import IndexOnlySource, Order
 
 FORMATS: Final = ("json", "jsonl", "csv")
 BATCH: Final = 1000
@@ -54,18 +54,18 @@ def export(principal: Principal, selection: Selection, format_: str) -> Iterator
     paging.refuse_meaning(selection)
     rows = paging.rows_of(principal, selection)
     if selection.q:
-        rows = rows.filter(keyword.containing(selection.q))
-    batches = _batches(Source(rows, plans.index_in_time(selection)))
+        rows = rows.filter(keyword.condition_without_index(selection.q))
+    batches = _batches(IndexOnlySource(rows, plans.index_in_time(selection)))
     return tabular.pieces(format_, _NAMES, batches, raw=_JSON, option=orjson.OPT_UTC_Z)
 
 
-def _batches(source: Source) -> Iterator[list[list[Any]]]:
+def _batches(source: IndexOnlySource) -> Iterator[list[list[Any]]]:
     """The rows, each as its values in the order of COLUMNS: ids as text, JSON as it is stored.
 
     A statement of its own for each batch, so that a slow reader holds nothing in the database.
     """
     part = source
-    while found := covered.rows(part, [*COLUMNS.values()], _OLDEST, limit=BATCH):
+    while found := covered.read_rows(part, [*COLUMNS.values()], _OLDEST, limit=BATCH):
         at, id_ = found[-1][_AT], found[-1][0]
         if isinstance(at, str):
             at, id_ = datetime.fromisoformat(at).replace(tzinfo=UTC), UUID(id_)

@@ -11,11 +11,11 @@ from django.utils import timezone
 from core.principal import Principal
 from memories.browse import pages as paging
 from memories.browse import plans
-from memories.browse.kept_counts import kept
+from memories.browse.kept_counts import cached_count
 from memories.browse.selection import EXPIRY, SOON, Selection
 from memories.models import ENTITY_FIELDS
 from memories.storage import index_only as covered
-from memories.storage.index_only import Source
+from memories.storage.index_only import IndexOnlySource
 
 # Of these there are few values: one pass counts every combination of them, and whatever the other
 # fields leave of each.
@@ -32,7 +32,7 @@ NEWEST: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Facet:
+class FacetValue:
     """A value of a field ("" is none), how many memories have it, and whether it is asked for."""
 
     value: str
@@ -42,7 +42,7 @@ class Facet:
 
 def facets(
     principal: Principal, selection: Selection, only: Sequence[str] | None = None
-) -> dict[str, list[Facet]]:
+) -> dict[str, list[FacetValue]]:
     """For each field of `only`, what values there are and how many memories have each, most first.
 
     Without `only`, for those of FACETS, but for runs only where a user, an agent, an app or a run
@@ -59,56 +59,56 @@ def facets(
         named = any(selection.fields.get(name) for name in ENTITY_FIELDS)
         only = [name for name in FACETS if name != "run_id" or named]
     asked = (tuple(selection.params()), tuple(only))
-    return kept(principal, ("facets", *asked), lambda: _counted(principal, selection, only))
+    return cached_count(principal, ("facets", *asked), lambda: _counted(principal, selection, only))
 
 
-def more_facets(principal: Principal, selection: Selection) -> dict[str, list[Facet]]:
+def more_facets(principal: Principal, selection: Selection) -> dict[str, list[FacetValue]]:
     """As `facets`, for what has no values of its own: the PERIODS of `created` and `updated`, and
     under `metadata` the keys that the newest NEWEST have, with how many of these have each (not for
     a search by words)."""
 
-    def count() -> dict[str, list[Facet]]:
+    def count() -> dict[str, list[FacetValue]]:
         found = {name: _periods(principal, selection, name) for name in ("created", "updated")}
         return found | {"metadata": _metadata_keys(principal, selection)}
 
-    return kept(principal, ("more_facets", tuple(selection.params())), count)
+    return cached_count(principal, ("more_facets", tuple(selection.params())), count)
 
 
-def _periods(principal: Principal, selection: Selection, name: str) -> list[Facet]:
+def _periods(principal: Principal, selection: Selection, name: str) -> list[FacetValue]:
     chosen = selection.fields.get(name, ())
     listed = []
     for value in PERIODS:
         asked = selection.minus(name).plus(name, value)
         rows = paging.rows_of(principal, asked)
         if asked.by_words:
-            source = replace(paging.searching(asked, rows).source, index="")
+            source = replace(paging.search_of(asked, rows).source, index="")
         else:
-            source = plans.counting(asked, rows)
-        listed.append(Facet(value, covered.count(source), value in chosen))
+            source = plans.count_in_memory_order(asked, rows)
+        listed.append(FacetValue(value, covered.count_rows(source), value in chosen))
     return listed
 
 
-def _metadata_keys(principal: Principal, selection: Selection) -> list[Facet]:
+def _metadata_keys(principal: Principal, selection: Selection) -> list[FacetValue]:
     if selection.by_words:
         return []
     asked = selection.minus("metadata")
-    source = Source(paging.rows_of(principal, asked), plans.index_in_time(asked))
-    newest = covered.rows(source, ("metadata",), paging.NEWEST, limit=NEWEST)
+    source = IndexOnlySource(paging.rows_of(principal, asked), plans.index_in_time(asked))
+    newest = covered.read_rows(source, ("metadata",), paging.NEWEST, limit=NEWEST)
     counts = Counter(
         key
         for (kept_as,) in newest
         for key in (orjson.loads(kept_as) if isinstance(kept_as, str) else kept_as)
     )
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return [Facet(key, n) for key, n in ranked[:TOP]]
+    return [FacetValue(key, n) for key, n in ranked[:TOP]]
 
 
 def _counted(
     principal: Principal, selection: Selection, only: Sequence[str]
-) -> dict[str, list[Facet]]:
+) -> dict[str, list[FacetValue]]:
     if selection.by_words:
         rows = paging.rows_of(principal, selection)
-        if not paging.searching(selection, rows).countable:
+        if not paging.search_of(selection, rows).countable:
             return {}
     found: dict[str, dict[str, int]] = {}
     few = [name for name in only if name in _FEW]
@@ -122,22 +122,24 @@ def _counted(
     return {name: _listed(found[name], selection.fields.get(name, ()), name) for name in only}
 
 
-def _listed(counts: dict[str, int], chosen: tuple[str, ...], name: str) -> list[Facet]:
+def _listed(counts: dict[str, int], chosen: tuple[str, ...], name: str) -> list[FacetValue]:
     if name == "expiry":
-        return [Facet(value, counts[value], value in chosen) for value in EXPIRY]
+        return [FacetValue(value, counts[value], value in chosen) for value in EXPIRY]
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = ranked[:TOP] + [pair for pair in ranked[TOP:] if pair[0] in chosen]
     shown += [(value, 0) for value in chosen if value not in counts]
-    return [Facet(value, count, value in chosen) for value, count in shown]
+    return [FacetValue(value, count, value in chosen) for value, count in shown]
 
 
-def _source(principal: Principal, selection: Selection, index: str, without: str = "") -> Source:
+def _source(
+    principal: Principal, selection: Selection, index: str, without: str = ""
+) -> IndexOnlySource:
     """What to count in, through `index` where SQLite has all it needs in there."""
     asked = selection.minus(without) if without else selection
     rows = paging.rows_of(principal, asked)
     if selection.by_words:
-        return replace(paging.searching(asked, rows).source, index="")
-    return plans.reading(asked, rows, index)
+        return replace(paging.search_of(asked, rows).source, index="")
+    return plans.choose_source(asked, rows, index)
 
 
 def _few(principal: Principal, selection: Selection, only: Sequence[str]) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _few(principal: Principal, selection: Selection, only: Sequence[str]) -> dic
     columns = _FEW[: deepest + 1]
     source = _source(principal, wide, "memory_facets")
     counts: dict[str, Counter[str]] = {name: Counter() for name in only}
-    for *values, n in covered.groups(source, columns):
+    for *values, n in covered.count_groups(source, columns):
         row = dict(zip(columns, values, strict=True))
         failing = [name for name, wanted in asked.items() if row[name] not in wanted]
         if not failing:
@@ -178,6 +180,6 @@ def _expiry(principal: Principal, selection: Selection) -> dict[str, int]:
     """Counts of each value of `expiry`, in one pass."""
     source = _source(principal, selection, "memory_newest", without="expiry")
     now = timezone.now()
-    total, ending, expired, soon = covered.endings(source, now, now + SOON)
+    total, ending, expired, soon = covered.count_expiring(source, now, now + SOON)
     counts = (expired, soon - expired, ending - soon, total - ending)
     return dict(zip(EXPIRY, counts, strict=True))

@@ -15,7 +15,7 @@ T = TypeVar("T")
 counts: Final[Kept[Any]] = Kept(long=0.05, least=10.0)
 
 
-def kept(principal: Principal, key: Hashable, count: Callable[[], T]) -> T:
+def cached_count(principal: Principal, key: Hashable, count: Callable[[], T]) -> T:
     """What `count` gave for this key, or gives now; one statement more.
 
     Every change of a memory writes a revision: as long as there is no newer one, counting again

@@ -15,9 +15,9 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from core.errors import EngineError, InvalidInputError
 from core.principal import Principal, Scope
 from memories import retrievals, visibility
-from memories.browse.plans import counting, index_for, ordered
+from memories.browse.plans import count_in_memory_order, index_for, ordered
 from memories.browse.selection import Selection
-from memories.filters import AllOf, Condition, to_q
+from memories.filters import AllOf, Comparison, to_q
 from memories.filters.language import mentions
 from memories.models import Memory, MemoryRetrieval, ReviewStatus
 from memories.retrievals import Retrieval
@@ -25,7 +25,7 @@ from memories.search import service as search
 from memories.search import substring as keyword
 from memories.search.candidates import CandidateReader
 from memories.storage import index_only as covered
-from memories.storage.index_only import Order, Source
+from memories.storage.index_only import IndexOnlySource, Order
 
 PER_PAGE: Final = 50
 # How far a search by meaning reaches.
@@ -55,7 +55,7 @@ _NEVER: Final = Q(expires_at__isnull=True) & Q(expiration_date__isnull=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class MemoryPage:
     """One page of a selection. `number` counts from 1 and is never beyond `pages`.
 
     `total` is exact, unless `at_least` says that there may be more: for a substring that is in more
@@ -86,13 +86,13 @@ def rows_of(principal: Principal, selection: Selection, *, without: str = "") ->
     principal.require(Scope.READ)
     if selection.deleted and without != "deleted":
         principal.require(Scope.REVIEW, "Only who may review sees deleted memories.")
-        rows = visibility.restorable(principal)
+        rows = visibility.filter_restorable(principal)
     else:
-        rows = visibility.reachable(principal)
+        rows = visibility.filter_reachable(principal)
     return rows.filter(to_q(selection.where(without=without), principal.project.zone))
 
 
-def matching(principal: Principal, selection: Selection) -> QuerySet[Memory]:
+def filter_matching(principal: Principal, selection: Selection) -> QuerySet[Memory]:
     """All memories of the selection, unsorted, for bulk actions.
 
     A search by meaning has no end, and so selects nothing: InvalidInputError.
@@ -111,9 +111,9 @@ def refuse_meaning(selection: Selection) -> None:
         )
 
 
-def page(
+def read_page(
     principal: Principal, selection: Selection, *, number: int = 1, per_page: int = PER_PAGE
-) -> Page:
+) -> MemoryPage:
     """One page of the selection in its order; a number beyond the last page is the last page's.
 
     A search by meaning has its best BEST at most; where it cannot be had, words answer, and
@@ -132,9 +132,9 @@ def page(
 
 
 # --- Lists ---------------------------------------------------------------------------------------
-def _listed(principal: Principal, selection: Selection, number: int, per_page: int) -> Page:
+def _listed(principal: Principal, selection: Selection, number: int, per_page: int) -> MemoryPage:
     rows = rows_of(principal, selection)
-    total = covered.count(counting(selection, rows))
+    total = covered.count_rows(count_in_memory_order(selection, rows))
     pages = max(1, -(-total // per_page))
     number = min(max(number, 1), pages)
     first = (number - 1) * per_page
@@ -145,7 +145,7 @@ def _listed(principal: Principal, selection: Selection, number: int, per_page: i
         found = _retrieved(principal.project.id, selection, rows, total, first, limit)
     else:
         found = _ids(selection, rows, total, first, limit)
-    return Page(_rows(rows, found), total, number, pages, per_page)
+    return MemoryPage(_rows(rows, found), total, number, pages, per_page)
 
 
 def _ids(
@@ -159,13 +159,15 @@ def _ids(
     return _window(ordered(selection, rows), order, total, first, limit)
 
 
-def _window(source: Source, order: Order, total: int, first: int, limit: int) -> list[UUID]:
+def _window(
+    source: IndexOnlySource, order: Order, total: int, first: int, limit: int
+) -> list[UUID]:
     """From whichever end is nearer."""
     if first <= total // 2:
-        return covered.ids(source, order, limit=limit, offset=first)
+        return covered.read_ids(source, order, limit=limit, offset=first)
     backwards = tuple((column, not down) for column, down in order)
     limit = min(limit, total - first)
-    return covered.ids(source, backwards, limit=limit, offset=total - first - limit)[::-1]
+    return covered.read_ids(source, backwards, limit=limit, offset=total - first - limit)[::-1]
 
 
 def _expiring(
@@ -174,11 +176,13 @@ def _expiring(
     """What expires, the soonest first, and then, newest first, what never does."""
     ending, never = rows.exclude(_NEVER), rows.filter(_NEVER)
     index = index_for(selection, "memory_newest")
-    count = covered.count(Source(ending, index))
-    found = covered.ids(Source(ending, index), _ORDERS["expiring"], limit=limit, offset=first)
+    count = covered.count_rows(IndexOnlySource(ending, index))
+    found = covered.read_ids(
+        IndexOnlySource(ending, index), _ORDERS["expiring"], limit=limit, offset=first
+    )
     if len(found) < limit:
         after, left = max(first - count, 0), limit - len(found)
-        found += _window(Source(never, index), NEWEST, total - count, after, left)
+        found += _window(IndexOnlySource(never, index), NEWEST, total - count, after, left)
     return found
 
 
@@ -188,12 +192,14 @@ def _retrieved(
     """What was ever given to agents, the most or the last first, and then, newest first, what never
     was."""
     index, order = _RETRIEVED[selection.sort]
-    given = Source(rows, index, retrieved_in=project)
-    found = covered.ids(given, order, limit=limit, offset=first)
+    given = IndexOnlySource(rows, index, retrieved_in=project)
+    found = covered.read_ids(given, order, limit=limit, offset=first)
     if len(found) < limit:
-        count = covered.count(given)
+        count = covered.count_rows(given)
         of_memory = MemoryRetrieval.objects.filter(memory_id=OuterRef("id"))
-        never = Source(rows.filter(~Exists(of_memory)), index_for(selection, "memory_newest"))
+        never = IndexOnlySource(
+            rows.filter(~Exists(of_memory)), index_for(selection, "memory_newest")
+        )
         after, left = max(first - count, 0), limit - len(found)
         found += _window(never, NEWEST, total - count, after, left)
     return found
@@ -206,23 +212,23 @@ def _rows(rows: QuerySet[Memory], wanted: Sequence[UUID]) -> list[Memory]:
 
 
 # --- Searches ------------------------------------------------------------------------------------
-def searching(selection: Selection, rows: QuerySet[Memory]) -> keyword.Search:
+def search_of(selection: Selection, rows: QuerySet[Memory]) -> keyword.SubstringSearch:
     """The substring search of a selection's text over `rows`."""
-    return keyword.Search(ordered(selection, rows), selection.q)
+    return keyword.SubstringSearch(ordered(selection, rows), selection.q)
 
 
 def _by_words(
     principal: Principal, selection: Selection, number: int, per_page: int, problem: str = ""
-) -> Page:
+) -> MemoryPage:
     rows = rows_of(principal, selection)
-    found = searching(selection, rows)
+    found = search_of(selection, rows)
     total, at_least = found.count()
     pages = max(1, -(-total // per_page))
     number = min(max(number, 1), pages)
     order = _ORDERS.get(selection.sort, NEWEST)
     first = (number - 1) * per_page
     ids = found.ids(order, limit=per_page, offset=first, total=total)
-    return Page(
+    return MemoryPage(
         _rows(rows, ids),
         *(total, number, pages, per_page, "words"),
         problem=problem,
@@ -230,14 +236,16 @@ def _by_words(
     )
 
 
-def _by_meaning(principal: Principal, selection: Selection, number: int, per_page: int) -> Page:
+def _by_meaning(
+    principal: Principal, selection: Selection, number: int, per_page: int
+) -> MemoryPage:
     principal.require(Scope.READ)
     if selection.deleted:
         return _by_words(principal, selection, number, per_page, "deleted")
     where = selection.where()
     if not mentions(where, "review_status"):
         # People see what agents do not.
-        every = Condition("review_status", "in", tuple(ReviewStatus.values))
+        every = Comparison("review_status", "in", tuple(ReviewStatus.values))
         where = AllOf((where, every))
     try:
         found = search.search_memories(
@@ -254,7 +262,7 @@ def _by_meaning(principal: Principal, selection: Selection, number: int, per_pag
     pages = max(1, -(-len(hits) // per_page))
     number = min(max(number, 1), pages)
     shown = hits[(number - 1) * per_page : number * per_page]
-    return Page(
+    return MemoryPage(
         [hit.memory for hit in shown],
         *(len(hits), number, pages, per_page, "meaning" if by_meaning else "words"),
         scores={hit.memory.id: hit.score for hit in shown} if by_meaning else {},
@@ -262,11 +270,11 @@ def _by_meaning(principal: Principal, selection: Selection, number: int, per_pag
     )
 
 
-def _by_retrieval(sort: str, hits: list[search.Hit]) -> list[search.Hit]:
+def _by_retrieval(sort: str, hits: list[search.SearchHit]) -> list[search.SearchHit]:
     """What `_ORDERS` says, for hits that are at hand."""
     given = retrievals.of([hit.memory.id for hit in hits])
 
-    def key(hit: search.Hit) -> tuple[Any, ...]:
+    def key(hit: search.SearchHit) -> tuple[Any, ...]:
         count, last_at = given.get(hit.memory.id, (0, EARLIEST))
         how_often = (count,) if sort == "most_retrieved" else ()
         return (*how_often, last_at, hit.memory.created_at, hit.memory.id)

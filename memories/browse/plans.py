@@ -6,7 +6,7 @@ from django.db.models import QuerySet
 
 from memories.browse.selection import Selection
 from memories.models import Collection, Confidence, Memory, ReviewStatus
-from memories.storage.index_only import Source
+from memories.storage.index_only import IndexOnlySource
 
 # What the indexes of the browser do not hold.
 _UNCOVERED: Final = frozenset({"metadata", "deleted"})
@@ -18,28 +18,28 @@ _LEADING: Final = {
 }
 
 
-def ordered(selection: Selection, rows: QuerySet[Memory]) -> Source:
+def ordered(selection: Selection, rows: QuerySet[Memory]) -> IndexOnlySource:
     """Where to read the ids in the order of the selection."""
-    return Source(rows, index_for(selection, _in_order(selection)))
+    return IndexOnlySource(rows, index_for(selection, _in_order(selection)))
 
 
 def _in_order(selection: Selection) -> str:
     return "memory_updated" if selection.sort == "updated" else "memory_newest"
 
 
-def counting(selection: Selection, rows: QuerySet[Memory]) -> Source:
+def count_in_memory_order(selection: Selection, rows: QuerySet[Memory]) -> IndexOnlySource:
     """Where to count. What the first columns of the index may be is all said, though it changes
     nothing: so the index is entered where the filter's rows are, instead of read from end to end.
     """
     fields = {name for name, values in selection.fields.items() if values}
     index = index_for(selection, "memory_facets")
     if "created" in fields or index != "memory_facets":
-        return Source(rows, index_for(selection, "memory_newest"))
+        return IndexOnlySource(rows, index_for(selection, "memory_newest"))
     deepest = max((at for at, name in enumerate(_LEADING) if name in fields), default=-1)
     for name in [*_LEADING][: deepest + 1]:
         if name not in fields:
             rows = rows.filter(**{f"{name}__in": _LEADING[name]})
-    return Source(rows, index)
+    return IndexOnlySource(rows, index)
 
 
 def is_covered(selection: Selection) -> bool:
@@ -47,10 +47,10 @@ def is_covered(selection: Selection) -> bool:
     return not any(values and name in _UNCOVERED for name, values in selection.fields.items())
 
 
-def reading(selection: Selection, rows: QuerySet[Memory], index: str) -> Source:
+def choose_source(selection: Selection, rows: QuerySet[Memory], index: str) -> IndexOnlySource:
     """Where to count groups: through `index`, or one that is nearer to what is selected."""
     nearer = index_for(selection, index)
-    return Source(rows, nearer if is_covered(selection) or nearer != index else "")
+    return IndexOnlySource(rows, nearer if is_covered(selection) or nearer != index else "")
 
 
 def index_in_time(selection: Selection) -> str:

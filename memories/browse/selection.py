@@ -16,7 +16,7 @@ from django.utils import timezone
 from core import names
 from core.errors import InvalidInputError
 from memories.browse.words import AGO, LABELS, WORDS
-from memories.filters import AllOf, AnyOf, Condition, Node, Not
+from memories.filters import AllOf, AnyOf, Comparison, Node, Not
 from memories.models import ENTITY_FIELDS, Confidence, ReviewStatus
 from memories.models import Collection as MemoryCollection
 
@@ -244,7 +244,7 @@ def _node(name: str, values: tuple[str, ...]) -> Node:
     if name in {"created", "updated"}:
         periods = (_period(LABELS[name], value, now) for value in values)
         return _any(
-            AllOf(tuple(Condition(f"{name}_at", op, at) for op, at in period.items()))
+            AllOf(tuple(Comparison(f"{name}_at", op, at) for op, at in period.items()))
             for period in periods
         )
     if name == "expiry":
@@ -254,9 +254,9 @@ def _node(name: str, values: tuple[str, ...]) -> Node:
     if name in ENTITY_FIELDS and "" in values:
         # None at all is a condition of its own: the others are read from indexes without it.
         named = tuple(value for value in values if value)
-        none = Condition(name, "eq", None)
-        return AnyOf((Condition(name, "in", named), none)) if named else none
-    return Condition(name, "in", values)
+        none = Comparison(name, "eq", None)
+        return AnyOf((Comparison(name, "in", named), none)) if named else none
+    return Comparison(name, "in", values)
 
 
 def _any(parts: Iterable[Node]) -> Node:
@@ -268,16 +268,16 @@ def _ended(at: datetime) -> Node:
     """Expired at that instant; a date is the last day on which the memory holds."""
     return AnyOf(
         (
-            Condition("expires_at", "lte", at.isoformat()),
-            Condition("expiration_date", "lt", at.astimezone(UTC).date().isoformat()),
+            Comparison("expires_at", "lte", at.isoformat()),
+            Comparison("expiration_date", "lt", at.astimezone(UTC).date().isoformat()),
         )
     )
 
 
 def _expiry(value: str, now: datetime) -> Node:
-    ends = AnyOf((Condition("expires_at", "exists"), Condition("expiration_date", "exists")))
+    ends = AnyOf((Comparison("expires_at", "exists"), Comparison("expiration_date", "exists")))
     if value == "never":
-        return AllOf((Condition("expires_at", "eq"), Condition("expiration_date", "eq")))
+        return AllOf((Comparison("expires_at", "eq"), Comparison("expiration_date", "eq")))
     if value == "expired":
         return _ended(now)
     if value == "soon":
@@ -291,9 +291,9 @@ def _metadata(values: tuple[str, ...]) -> Node:
         key, given, wanted = (part.strip() for part in value.partition("="))
         tests = keys.setdefault(key, [])
         if not given:
-            tests.append(Condition(key, "exists", metadata=True))
+            tests.append(Comparison(key, "exists", metadata=True))
         else:
-            tests += [Condition(key, "eq", form, metadata=True) for form in _forms(wanted)]
+            tests += [Comparison(key, "eq", form, metadata=True) for form in _forms(wanted)]
     return AllOf(tuple(_any(tests) for tests in keys.values()))
 
 

@@ -1,8 +1,17 @@
 """What the memory browser reads: pages, counts per field, and one memory with all about it."""
 
-from memories.browse.detail import Detail, Entry, Similar, one
-from memories.browse.facets import FACETS, NEWEST, Facet, facets, more_facets
-from memories.browse.pages import BEST, LAST, PER_PAGE, Page, ends_at, matching, page, rows_of
+from memories.browse.detail import HistoryEntry, MemoryDetail, SimilarMemory, get_detail
+from memories.browse.facets import FACETS, NEWEST, FacetValue, facets, more_facets
+from memories.browse.pages import (
+    BEST,
+    LAST,
+    PER_PAGE,
+    MemoryPage,
+    ends_at,
+    filter_matching,
+    read_page,
+    rows_of,
+)
 
 __all__ = [
     "BEST",
@@ -10,16 +19,16 @@ __all__ = [
     "LAST",
     "NEWEST",
     "PER_PAGE",
-    "Detail",
-    "Entry",
-    "Facet",
-    "Page",
-    "Similar",
+    "FacetValue",
+    "HistoryEntry",
+    "MemoryDetail",
+    "MemoryPage",
+    "SimilarMemory",
     "ends_at",
     "facets",
-    "matching",
+    "filter_matching",
+    "get_detail",
     "more_facets",
-    "one",
-    "page",
+    "read_page",
     "rows_of",
 ]

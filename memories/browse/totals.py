@@ -10,7 +10,7 @@ from django.utils import timezone
 from core.kept import Kept
 from core.principal import Principal, Scope
 from memories.models import ENTITY_FIELDS, ReviewStatus
-from memories.visibility import reachable
+from memories.visibility import filter_reachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Totals:
 _kept: Final[Kept[Totals]] = Kept(long=0.25)
 
 
-def totals(principal: Principal) -> Totals:
+def count_totals(principal: Principal) -> Totals:
     """Counts of all that exists for the caller; scope `read`. Two statements.
 
     Where that took long, the next ones get the same for ten times as long.
@@ -41,7 +41,7 @@ def totals(principal: Principal) -> Totals:
 
 def _count(principal: Principal) -> Totals:
     now = timezone.now()
-    found = reachable(principal)
+    found = filter_reachable(principal)
     groups = found.values("review_status").annotate(
         n=Count("id"),
         day=Count("id", filter=Q(created_at__gte=now - timedelta(days=1))),

@@ -14,8 +14,8 @@ from django.utils import timezone
 from core.principal import Principal
 from memories import visibility
 from memories.editing import change
-from memories.editing.actions import DELETE, ERASE, RESTORE, Act
-from memories.editing.authors import reviewer_of, undoer
+from memories.editing.actions import DELETE, ERASE, RESTORE, BoundAction
+from memories.editing.authors import principal_of_undo, reviewer_of
 from memories.editing.change import Changes
 from memories.models import Memory
 from memories.models.bulk import Operation, OperationItem
@@ -37,7 +37,7 @@ def rows_of(operation: Operation, items: Sequence[OperationItem]) -> dict[UUID, 
 
 def carry_out(
     operation: Operation,
-    wanted: Act,
+    wanted: BoundAction,
     items: Sequence[OperationItem],
     rows: Mapping[UUID, Memory],
     principal: Principal,
@@ -73,7 +73,7 @@ def carry_out(
 def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memory]:
     """Brings the memories of these items back that nobody has changed since; which ones."""
     rows = rows_of(operation, items)
-    principal, now = undoer(operation), timezone.now()
+    principal, now = principal_of_undo(operation), timezone.now()
     ours: list[OperationItem] = []
     left: list[int] = []
     for item in items:
@@ -85,12 +85,12 @@ def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memo
     event = {DELETE: "RESTORE", RESTORE: "DELETE"}.get(operation.action, "UPDATE")
     groups = []
     for before, group in _alike(ours, lambda item: item.before):
-        values = {name: change.from_plain(name, value) for name, value in before.items()}
+        values = {name: change.from_json(name, value) for name, value in before.items()}
         if event == "DELETE":
             values["deleted_at"] = now  # its time to be purged begins again
         groups.append(([rows[item.memory_id] for item in group], values))
     changed = [rows[item.memory_id] for item in ours]
-    change.as_before(changed)
+    change.mark_as_unchanged(changed)
     change.write_each(groups, principal=principal, event=event, at=now)
     done = OperationItem.objects.filter(id__in=[item.id for item in ours])
     done.update(state=Item.UNDONE, rev=F("rev") + 1, before={})

@@ -17,17 +17,17 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from core.database import portions
 from core.errors import ConflictError, Mem0dashError
 from core.principal import Principal
 from memories.bulk import batch as bulk_changes
-from memories.bulk.plan import Match, Planned, Survey, drift, survey_of
+from memories.bulk.plan import BulkMatch, MatchDigest, ShownPlan, describe_drift, survey_of
 from memories.editing import authors
-from memories.editing.actions import ERASE, Act, act
+from memories.editing.actions import ERASE, BoundAction, parse_action
 from memories.models import Memory
 from memories.models.bulk import ACTIVE, Operation, OperationItem
-from memories.storage.connections import streamed
+from memories.storage.connections import stream
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ Item = OperationItem.State
 Show = Callable[[list[Memory]], object]
 
 
-def begun(principal: Principal, shown: Planned, state: Operation.State) -> Operation:
+def create_operation(principal: Principal, shown: ShownPlan, state: Operation.State) -> Operation:
     """The operation's row, saved. IntegrityError when it was begun already."""
     operation = Operation(
         id=shown.id,
@@ -65,12 +65,12 @@ def begun(principal: Principal, shown: Planned, state: Operation.State) -> Opera
 
 
 # --- At once -------------------------------------------------------------------------------------
-def at_once(principal: Principal, shown: Planned) -> tuple[Operation, list[Memory]]:
+def change_at_once(principal: Principal, shown: ShownPlan) -> tuple[Operation, list[Memory]]:
     """Does it in the caller's transaction; the operation, and the changed memories for the index.
 
     ConflictError when something else matches than was shown; IntegrityError when it was begun.
     """
-    operation = begun(principal, shown, State.RUNNING)
+    operation = create_operation(principal, shown, State.RUNNING)
     matching = shown.match.rows(principal, shown.act)
     locked = list(matching.select_for_update().order_by("id")[: shown.count + 1])
     check(principal, shown, survey_of((row.id, row.rev) for row in locked))
@@ -86,10 +86,10 @@ def at_once(principal: Principal, shown: Planned) -> tuple[Operation, list[Memor
     return operation, changed
 
 
-def check(principal: Principal, shown: Planned, found: Survey) -> None:
+def check(principal: Principal, shown: ShownPlan, found: MatchDigest) -> None:
     """ConflictError, which tells the difference, unless `found` is what was shown."""
     if (found.count, found.digest) != (shown.count, shown.digest):
-        raise ConflictError(drift(principal, shown))
+        raise ConflictError(describe_drift(principal, shown))
 
 
 def begin_undo(operation: Operation, principal: Principal) -> None:
@@ -110,7 +110,7 @@ def undo_at_once(operation: Operation) -> list[Memory]:
 
 
 # --- As a job ------------------------------------------------------------------------------------
-def is_wanted() -> bool:
+def has_work() -> bool:
     """Whether there is a job to go on with."""
     return Operation.objects.filter(state__in=ACTIVE).exists()
 
@@ -131,7 +131,7 @@ def work(show: Show, stop: threading.Event = _NEVER) -> None:
             if stop.is_set():
                 return
             try:
-                show(step(id_))
+                show(run_next_batch(id_))
             except Exception as error:  # noqa: BLE001  (it rises below)
                 failed = error
             stop.wait(PAUSE_SECONDS)
@@ -139,10 +139,10 @@ def work(show: Show, stop: threading.Event = _NEVER) -> None:
             raise failed
 
 
-def step(operation_id: UUID) -> list[Memory]:
+def run_next_batch(operation_id: UUID) -> list[Memory]:
     """Does the next batch of a job, in one transaction; the changed memories, committed."""
     with transaction.atomic():
-        operation = locked(operation_id)
+        operation = lock_operation(operation_id)
         if operation.state == State.RUNNING:
             return _run_batch(operation)
         if operation.state == State.UNDOING:
@@ -153,7 +153,7 @@ def step(operation_id: UUID) -> list[Memory]:
     return []
 
 
-def locked(operation_id: UUID) -> Operation:
+def lock_operation(operation_id: UUID) -> Operation:
     """The operation, which nobody else changes until the caller's transaction ends."""
     rows = Operation.objects.select_for_update(of=("self",)).select_related("project")
     return rows.get(id=operation_id)
@@ -180,7 +180,7 @@ def _compare(operation: Operation) -> None:
     """Goes on when what was noted down is what was shown, else stops. Reads without a lock, for
     it may be a million; what came to it meanwhile shows in the count."""
     wanted, match, principal = _asked(operation)
-    shown = Planned(
+    shown = ShownPlan(
         id=operation.id,
         act=wanted,
         match=match,
@@ -191,25 +191,25 @@ def _compare(operation: Operation) -> None:
     noted = operation.items.order_by()
     problem = ""
     try:
-        pairs = streamed(noted.values_list("memory_id", "rev"), 5000)
+        pairs = stream(noted.values_list("memory_id", "rev"), 5000)
         check(principal, shown, survey_of(pairs))
     except ConflictError as error:
         problem = error.message
     with transaction.atomic():
-        if locked(operation.id).state != State.PREPARING:
+        if lock_operation(operation.id).state != State.PREPARING:
             return
         if not problem and noted.count() == operation.count:
             Operation.objects.filter(pk=operation.pk).update(state=State.RUNNING)
             return
-        finish(operation, State.STOPPED, problem or drift(principal, shown))
+        finish(operation, State.STOPPED, problem or describe_drift(principal, shown))
     portions.delete(noted, PREPARE_BATCH)
 
 
-def _asked(operation: Operation) -> tuple[Act, Match, Principal]:
+def _asked(operation: Operation) -> tuple[BoundAction, BulkMatch, Principal]:
     return (
-        act(operation.action, operation.value),
-        Match(operation.match),
-        authors.asker(operation),
+        parse_action(operation.action, operation.value),
+        BulkMatch(operation.match),
+        authors.principal_of_change(operation),
     )
 
 
@@ -259,9 +259,9 @@ def _record_erased(operation: Operation) -> None:
     operation.refresh_from_db(fields=["done"])
     if operation.done:
         audit.record(
-            Action.MEMORIES_ERASED,
+            AuditAction.MEMORIES_ERASED,
             actor=operation.actor,
             project_id=operation.project_id,
-            target=Target("operation", operation.pk, operation.project.slug),
+            target=AuditTarget("operation", operation.pk, operation.project.slug),
             details={"memories": operation.done},
         )

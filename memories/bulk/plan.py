@@ -17,10 +17,10 @@ from core.principal import Principal, Scope
 from memories import visibility
 from memories.browse import service as browse
 from memories.browse.selection import Selection
-from memories.editing.actions import ERASE, RESTORE, Act, act
-from memories.filters import Condition, to_q
+from memories.editing.actions import ERASE, RESTORE, BoundAction, parse_action
+from memories.filters import Comparison, to_q
 from memories.models import Memory, Revision
-from memories.storage.connections import streamed
+from memories.storage.connections import stream
 
 # The most ids in a list; a selection has no limit.
 MAX_IDS: Final = 1000
@@ -33,7 +33,7 @@ _FETCH: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SampleChange:
     """A memory of the sample, with what would change in words."""
 
     id: UUID
@@ -43,7 +43,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BulkPlan:
     """What a bulk change would do. `token` runs exactly this, for an hour.
 
     Of `count` memories `unchanged` are as wanted already; `sample` shows the newest of the others.
@@ -53,7 +53,7 @@ class Plan:
     value: str
     count: int
     unchanged: int
-    sample: list[Change]
+    sample: list[SampleChange]
     words: str
     token: str
     can_be_undone: bool
@@ -66,7 +66,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class BulkMatch:
     """The memories of a list of ids, of a selection, or of an entity.
 
     `kept` is what the token and the operation keep of it: {"ids": [hex, …]}, {"params": {name:
@@ -76,7 +76,7 @@ class Match:
     kept: dict[str, Any]
 
     @classmethod
-    def of_ids(cls, ids: Sequence[UUID]) -> "Match":
+    def of_ids(cls, ids: Sequence[UUID]) -> "BulkMatch":
         """InvalidInputError for none or more than MAX_IDS."""
         wanted = sorted({id_.hex for id_ in ids})
         if not wanted:
@@ -86,11 +86,11 @@ class Match:
         return cls({"ids": wanted})
 
     @classmethod
-    def of_selection(cls, selection: Selection) -> "Match":
+    def of_selection(cls, selection: Selection) -> "BulkMatch":
         return cls({"params": selection.stored()})
 
     @classmethod
-    def of_entity(cls, type_: str, id_: str) -> "Match":
+    def of_entity(cls, type_: str, id_: str) -> "BulkMatch":
         """InvalidInputError for another type than user, agent, app and run, or an empty id."""
         if type_ not in visibility.ENTITY_TYPES or not id_ or "\0" in id_:
             raise InvalidInputError("Name a user, an agent, an app or a run.")
@@ -106,7 +106,7 @@ class Match:
     def ids(self) -> list[UUID]:
         return [UUID(hex_) for hex_ in self.kept.get("ids", ())]
 
-    def require(self, principal: Principal, wanted: Act) -> None:
+    def require(self, principal: Principal, wanted: BoundAction) -> None:
         """PermissionDeniedError without the scope that the action on these needs."""
         principal.require(Scope.ADMIN if "entity" in self.kept else wanted.scope)
 
@@ -120,18 +120,18 @@ class Match:
         count = len(self.kept["ids"])
         return "1 chosen memory" if count == 1 else f"{count:,} chosen memories"
 
-    def rows(self, principal: Principal, wanted: Act) -> QuerySet[Memory]:
+    def rows(self, principal: Principal, wanted: BoundAction) -> QuerySet[Memory]:
         """The memories, unsorted: what the action cannot be about does not belong to them."""
         if (selection := self.selection) is not None:
             return _selected(principal, wanted, selection)
         if "entity" in self.kept:
             type_, id_ = self.kept["entity"]
-            return visibility.reachable(principal).filter(
-                to_q(Condition(visibility.ENTITY_TYPES[type_], "eq", id_), principal.project.zone)
+            return visibility.filter_reachable(principal).filter(
+                to_q(Comparison(visibility.ENTITY_TYPES[type_], "eq", id_), principal.project.zone)
             )
         return _named(principal, wanted).filter(id__in=self.ids)
 
-    def check_ids(self, principal: Principal, wanted: Act) -> None:
+    def check_ids(self, principal: Principal, wanted: BoundAction) -> None:
         """NotFoundError when some of the named ids are missing, or foreign, which is the same."""
         missing = len(self.ids) - self.rows(principal, wanted).count() if self.ids else 0
         if missing:
@@ -140,26 +140,26 @@ class Match:
             )
 
 
-def _named(principal: Principal, wanted: Act) -> QuerySet[Memory]:
+def _named(principal: Principal, wanted: BoundAction) -> QuerySet[Memory]:
     """The caller's memories that the action can be about, to be narrowed by ids."""
     if wanted.action == RESTORE:
-        return visibility.restorable(principal, by_id=True)
+        return visibility.filter_restorable(principal, by_id=True)
     if wanted.action != ERASE:
-        return visibility.reachable(principal, by_id=True)
+        return visibility.filter_reachable(principal, by_id=True)
     rows = Memory.objects.filter(visibility.in_project(principal.project.id))
     return rows.filter(to_q(visibility.limit_of(principal), principal.project.zone))
 
 
-def _selected(principal: Principal, wanted: Act, selection: Selection) -> QuerySet[Memory]:
+def _selected(principal: Principal, wanted: BoundAction, selection: Selection) -> QuerySet[Memory]:
     if selection.deleted and wanted.action not in {RESTORE, ERASE}:
         raise InvalidInputError("Deleted memories can be restored or erased, nothing else.")
     if not selection.deleted and wanted.action == RESTORE:
         raise InvalidInputError("Only deleted memories can be restored.")
-    return browse.matching(principal, selection).order_by()
+    return browse.filter_matching(principal, selection).order_by()
 
 
 @dataclass(slots=True)
-class Survey:
+class MatchDigest:
     """How many memories there are, how many are as wanted, and the digest of ids and revisions."""
 
     count: int = 0
@@ -178,32 +178,32 @@ class Survey:
         return f"{self.sum:032x}"
 
 
-def survey(rows: QuerySet[Memory], wanted: Act) -> Survey:
+def survey(rows: QuerySet[Memory], wanted: BoundAction) -> MatchDigest:
     """Reads all that match, without keeping it."""
-    found = Survey()
+    found = MatchDigest()
     columns = rows.values_list("id", "rev", *wanted.columns)
-    for id_, rev, *state in streamed(columns, _FETCH):
+    for id_, rev, *state in stream(columns, _FETCH):
         found.add(id_, rev)
         found.unchanged += wanted.is_same(tuple(state))
     return found
 
 
-def survey_of(pairs: Iterable[tuple[UUID, int]]) -> Survey:
+def survey_of(pairs: Iterable[tuple[UUID, int]]) -> MatchDigest:
     """As `survey`, of ids and revisions."""
-    found = Survey()
+    found = MatchDigest()
     for id_, rev in pairs:
         found.add(id_, rev)
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class ShownPlan:
     """What was shown, as its token tells it. `id` becomes that of the operation, so that it is run
     once."""
 
     id: UUID
-    act: Act
-    match: Match
+    act: BoundAction
+    match: BulkMatch
     count: int
     digest: str
     at: datetime = field(default_factory=timezone.now)
@@ -225,7 +225,7 @@ class Planned:
         )
 
 
-def planned(principal: Principal, token: str) -> Planned:
+def read_token(principal: Principal, token: str) -> ShownPlan:
     """What the token tells. ConflictError when it is too old; InvalidInputError when it is another
     caller's or none."""
     try:
@@ -238,10 +238,10 @@ def planned(principal: Principal, token: str) -> Planned:
         told = {}
     if told.get("who") != _who(principal):
         raise InvalidInputError("This plan is not valid. Nothing was done.")
-    return Planned(
+    return ShownPlan(
         id=UUID(told["id"]),
-        act=act(*told["do"]),
-        match=Match(told["match"]),
+        act=parse_action(*told["do"]),
+        match=BulkMatch(told["match"]),
         count=told["count"],
         digest=told["digest"],
         at=datetime.fromisoformat(told["at"]),
@@ -254,7 +254,7 @@ def _who(principal: Principal) -> list[str]:
     return [str(principal.project.id), str(caller), repr(sorted(limit.items()))]
 
 
-def make_plan(principal: Principal, wanted: Act, match: Match) -> Plan:
+def make_plan(principal: Principal, wanted: BoundAction, match: BulkMatch) -> BulkPlan:
     """The dry run; errors as `bulk.plan`."""
     match.require(principal, wanted)
     match.check_ids(principal, wanted)
@@ -262,13 +262,13 @@ def make_plan(principal: Principal, wanted: Act, match: Match) -> Plan:
     rows = match.rows(principal, wanted)
     found = survey(rows, wanted)
     newest = rows.exclude(wanted.same).order_by("-created_at", "-id")[:SAMPLE]
-    shown = Planned(uuid.uuid4(), wanted, match, found.count, found.digest, at)
-    return Plan(
+    shown = ShownPlan(uuid.uuid4(), wanted, match, found.count, found.digest, at)
+    return BulkPlan(
         action=wanted.action,
         value=wanted.value,
         count=found.count,
         unchanged=found.unchanged,
-        sample=[Change(row.id, row.text, *wanted.shown(row)) for row in newest],
+        sample=[SampleChange(row.id, row.text, *wanted.shown(row)) for row in newest],
         words=match.words(),
         token=shown.token(principal),
         can_be_undone=wanted.can_be_undone,
@@ -276,7 +276,7 @@ def make_plan(principal: Principal, wanted: Act, match: Match) -> Plan:
     )
 
 
-def drift(principal: Principal, shown: Planned) -> str:
+def describe_drift(principal: Principal, shown: ShownPlan) -> str:
     """What became of the match since it was shown, in a sentence."""
     rows = shown.match.rows(principal, shown.act)
     now = rows.count()

@@ -14,7 +14,7 @@ from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from core.errors import ConflictError, InvalidInputError, NotFoundError
 from core.principal import Principal, Scope
 from memories import runtime
@@ -22,15 +22,15 @@ from memories.browse.selection import Selection
 from memories.bulk import job as bulk_work
 from memories.bulk.plan import (
     MAX_IDS,
-    Change,
-    Match,
-    Plan,
-    Planned,
+    BulkMatch,
+    BulkPlan,
+    SampleChange,
+    ShownPlan,
     make_plan,
-    planned,
+    read_token,
     survey,
 )
-from memories.editing.actions import ACTIONS, ERASE, act
+from memories.editing.actions import ACTIONS, ERASE, parse_action
 from memories.models import Memory
 from memories.models.bulk import Operation
 
@@ -38,18 +38,18 @@ __all__ = [
     "ACTIONS",
     "AT_ONCE",
     "MAX_IDS",
-    "Change",
-    "Match",
+    "BulkMatch",
+    "BulkPlan",
     "Operation",
-    "Plan",
-    "Planned",
+    "SampleChange",
+    "ShownPlan",
     "cancel",
-    "counts",
+    "count_by_state",
     "entity_plan",
     "get",
     "make_plan",
     "plan",
-    "planned",
+    "read_token",
     "recent",
     "run",
     "undo",
@@ -66,26 +66,30 @@ def plan(
     selection: Selection | None = None,
     ids: Sequence[UUID] | None = None,
     value: str = "",
-) -> Plan:
+) -> BulkPlan:
     """What the action would do to all that the selection matches, or to these memories; nothing is
     changed. Either `selection` or `ids` (at most MAX_IDS).
 
     InvalidInputError; NotFoundError when some of the ids are missing or foreign; scope `review`,
     for erasing `admin`.
     """
-    wanted = act(action, value)
+    wanted = parse_action(action, value)
     if (selection is None) == (ids is None):
         raise InvalidInputError("Name a selection or ids, one of the two.")
-    match = Match.of_ids(ids) if ids is not None else Match.of_selection(selection or Selection())
+    match = (
+        BulkMatch.of_ids(ids)
+        if ids is not None
+        else BulkMatch.of_selection(selection or Selection())
+    )
     return make_plan(principal, wanted, match)
 
 
-def entity_plan(principal: Principal, type: str, id: str) -> Plan:  # noqa: A002  (as wire names it)
+def entity_plan(principal: Principal, type: str, id: str) -> BulkPlan:  # noqa: A002  (as wire names it)
     """What deleting a user, agent, app or run with all its memories would do. Scope `admin`.
 
     NotFoundError when it has none, InvalidInputError for an unknown type.
     """
-    found = make_plan(principal, act("delete"), Match.of_entity(type, id))
+    found = make_plan(principal, parse_action("delete"), BulkMatch.of_entity(type, id))
     if not found.count:
         raise NotFoundError(f"There is no {type} {id}.")
     return found
@@ -100,7 +104,7 @@ def run(principal: Principal, token: str) -> Operation:
     by now or one of them was changed: it says what. NotFoundError, InvalidInputError and
     PermissionDeniedError as `plan`.
     """
-    shown = planned(principal, token)
+    shown = read_token(principal, token)
     shown.match.require(principal, shown.act)
     before = Operation.objects.filter(id=shown.id).first()
     if before is not None:
@@ -112,11 +116,11 @@ def run(principal: Principal, token: str) -> Operation:
     try:
         with transaction.atomic():
             if shown.count > AT_ONCE:
-                return bulk_work.begun(principal, shown, Operation.State.PREPARING)
-            operation, changed = bulk_work.at_once(principal, shown)
+                return bulk_work.create_operation(principal, shown, Operation.State.PREPARING)
+            operation, changed = bulk_work.change_at_once(principal, shown)
     except IntegrityError:  # the same token, at the same time
         return Operation.objects.get(id=shown.id)
-    runtime.current().apply(changed)
+    runtime.get_runtime().apply(changed)
     return operation
 
 
@@ -124,15 +128,15 @@ def cancel(principal: Principal, operation_id: UUID | str) -> Operation:
     """Ends a job; what it has changed stays, and can be undone. ConflictError when it is over or is
     being undone; scope `review`; NotFoundError."""
     with transaction.atomic():
-        operation = bulk_work.locked(get(principal, operation_id).id)
+        operation = bulk_work.lock_operation(get(principal, operation_id).id)
         if operation.state not in {Operation.State.PREPARING, Operation.State.RUNNING}:
             raise ConflictError("It is over already: there is nothing left to cancel.")
         bulk_work.finish(operation, Operation.State.CANCELLED)
         audit.record(
-            Action.BULK_CHANGE_CANCELLED,
+            AuditAction.BULK_CHANGE_CANCELLED,
             actor=principal.actor,
             project_id=operation.project_id,
-            target=Target("bulk_change", operation.id),
+            target=AuditTarget("bulk_change", operation.id),
             details={"memories": operation.count, "action": operation.action},
         )
     return get(principal, operation_id)
@@ -147,7 +151,7 @@ def undo(principal: Principal, operation_id: UUID | str) -> Operation:
     """
     changed: list[Memory] = []
     with transaction.atomic():
-        operation = bulk_work.locked(get(principal, operation_id).id)
+        operation = bulk_work.lock_operation(get(principal, operation_id).id)
         if operation.state in {Operation.State.UNDOING, Operation.State.UNDONE}:
             return operation
         _check_undo(operation)
@@ -155,7 +159,7 @@ def undo(principal: Principal, operation_id: UUID | str) -> Operation:
         if operation.done <= AT_ONCE:
             changed = bulk_work.undo_at_once(operation)
     if changed:
-        runtime.current().apply(changed)
+        runtime.get_runtime().apply(changed)
     return get(principal, operation_id)
 
 
@@ -188,7 +192,7 @@ def recent(
     return list((rows.filter(state__in=states) if states else rows)[:limit])
 
 
-def counts(principal: Principal) -> dict[str, int]:
+def count_by_state(principal: Principal) -> dict[str, int]:
     """How many bulk changes the project has in each state. Scope `review`."""
     return dict(_visible(principal).order_by().values_list("state").annotate(Count("id")))
 

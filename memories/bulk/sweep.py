@@ -17,7 +17,7 @@ _ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """What a call found, at most PORTION of it, and how much of that it deleted: all or, in a dry
     run, none. `has_more` says that more match; `sample` holds the oldest."""
 
@@ -27,7 +27,7 @@ class Swept:
     sample: list[Memory]
 
 
-def sweep(principal: Principal, where: Node, *, confirm: bool) -> Swept:
+def sweep(principal: Principal, where: Node, *, confirm: bool) -> SweepResult:
     """Deletes the oldest memories that match, whatever their status; without `confirm` it only
     tells which. Scope `review`.
 
@@ -36,7 +36,7 @@ def sweep(principal: Principal, where: Node, *, confirm: bool) -> Swept:
     """
     principal.require(Scope.REVIEW)
     rows = (
-        visibility.reachable(principal)
+        visibility.filter_reachable(principal)
         .filter(to_q(where, principal.project.zone))
         .order_by("created_at", "id")
     )
@@ -46,11 +46,11 @@ def sweep(principal: Principal, where: Node, *, confirm: bool) -> Swept:
         found = CandidateReader(rows).memories(chosen[:SAMPLE])
         sample = [found[id_] for id_ in chosen[:SAMPLE] if id_ in found]
         if not confirm or not chosen:
-            return Swept(len(chosen), 0, has_more, sample)
+            return SweepResult(len(chosen), 0, has_more, sample)
         try:
             plan = bulk.plan(principal, "delete", ids=chosen)
             done = bulk.run(principal, plan.token)
         except (ConflictError, NotFoundError):
             continue  # one of them was changed or deleted in between: look again
-        return Swept(len(chosen), done.done, has_more, sample)
+        return SweepResult(len(chosen), done.done, has_more, sample)
     raise ConflictError("These memories are being changed by others; try again.")

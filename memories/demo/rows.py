@@ -25,7 +25,7 @@ Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class SampleAdd:
     """What one add brought, as it is today: unsaved rows, the memories' whole history, and the
     input, where one of that age is still kept."""
 
@@ -34,22 +34,22 @@ class Add:
     kept: AddInput | None
 
 
-def sample_adds(principal: Principal, now: datetime) -> list[Add]:
+def sample_adds(principal: Principal, now: datetime) -> list[SampleAdd]:
     """The whole set in the name of `principal`, always the same but for ids and dates."""
     entries: list[Entry] = json.loads(_FILE.read_text(encoding="utf-8"))
     return [_add(entry, principal, now) for entry in entries]
 
 
-def _add(entry: Entry, principal: Principal, now: datetime) -> Add:
+def _add(entry: Entry, principal: Principal, now: datetime) -> SampleAdd:
     drafts = _drafts(entry, now)
-    rows = records.build(drafts, principal=principal, batch_id=uuid4())
+    rows = records.build_memories(drafts, principal=principal, batch_id=uuid4())
     young = now - rows[0].created_at < timedelta(days=INPUT_DAYS - 1)
     kept = _input(entry, drafts[0], rows, principal) if young else None
     revisions: list[Revision] = []
     for row in rows:
         row.categories = list(entry.get("categories", []))
         revisions += _lived(row, entry, principal, now)
-    return Add(rows, revisions, kept)
+    return SampleAdd(rows, revisions, kept)
 
 
 def _moment(told: Entry, now: datetime) -> datetime:

@@ -17,7 +17,7 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from accounts.models import Project
 from core.errors import ConflictError
 from core.principal import Principal
@@ -51,7 +51,7 @@ def fill_project(principal: Principal) -> int:
     _insist_on_empty(principal)
     adds = sample_adds(replace(principal, via="internal", request_id=SIGNATURE), timezone.now())
     memories = [memory for add in adds for memory in add.memories]
-    engine = runtime.current().engine
+    engine = runtime.get_runtime().engine
     readings = _read(memories, engine)
     with _between_builds():
         # One at a time: a second one waits here, and then finds it filled.
@@ -62,12 +62,12 @@ def fill_project(principal: Principal) -> int:
         records.insert_readings(memories, readings, engine.model_key, engine.states_key)
         entries = [entry for add in adds for entry in add.revisions]
         revisions.record(entries, are_news=False)
-    runtime.current().apply(memories)
+    runtime.get_runtime().apply(memories)
     return len(memories)
 
 
 def _read(memories: Sequence[Memory], engine: Engine) -> list[Reading]:
-    texts = [records.embedded_text(memory) for memory in memories]
+    texts = [records.text_to_embed(memory) for memory in memories]
     readings: list[Reading] = []
     for at in range(0, len(texts), EMBED_BATCH):
         readings += engine.read(texts[at : at + EMBED_BATCH])
@@ -106,7 +106,7 @@ def _between_builds() -> Iterator[None]:
     the history what changed meanwhile, and the sample data's history is dated back, or gone."""
     with ExitStack() as held:
         try:
-            lease = held.enter_context(leases.held(leases.INDEX_BUILD))
+            lease = held.enter_context(leases.hold(leases.INDEX_BUILD))
         except ConflictError as error:
             raise ConflictError(
                 "The search index is being built anew; try again when that is done."
@@ -140,13 +140,13 @@ def remove_demo(principal: Principal) -> int:
         _empty(rows)
         if rows:
             audit.record(
-                Action.DEMO_REMOVED,
+                AuditAction.DEMO_REMOVED,
                 actor=principal.actor,
                 project_id=principal.project.id,
-                target=Target("project", principal.project.id, principal.project.slug),
+                target=AuditTarget("project", principal.project.id, principal.project.slug),
                 details={"memories": len(rows)},
             )
-    runtime.current().apply(rows)
+    runtime.get_runtime().apply(rows)
     return len(rows)
 
 
@@ -186,7 +186,7 @@ def drop_emptied(principal: Principal) -> int:
     return _emptied(principal).count()
 
 
-def let_go(principal: Principal) -> None:
+def drop_from_index(principal: Principal) -> None:
     """Takes what `remove_demo` has emptied out of the index, in a process that has none open.
 
     Scope `admin`. IndexUnavailableError when it cannot be opened, as while a server has the

@@ -29,7 +29,7 @@ _NEVER: Final = {"expires_at": None, "expiration_date": None}
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class BoundAction:
     """An action with its value, checked.
 
     `columns` decide whether a memory is as wanted already: `is_same` takes their values, and `same`
@@ -74,7 +74,7 @@ class Act:
         return self.action != ERASE
 
 
-def act(action: str, value: str = "") -> Act:
+def parse_action(action: str, value: str = "") -> BoundAction:
     """The action by its name. `expire` takes a day ("2026-12-01": the last one, UTC) or an instant
     in ISO 8601, `confidence` one of its words; the others take none. InvalidInputError."""
     if action not in ACTIONS:
@@ -91,7 +91,7 @@ def act(action: str, value: str = "") -> Act:
         return _setting(action, value, _expiry_of(value) if action == "expire" else _NEVER)
     if action == ERASE:
         # The row of an erased memory stays, empty, until the index has let go.
-        return Act(
+        return BoundAction(
             action=action,
             value="",
             event="ERASE",
@@ -102,7 +102,7 @@ def act(action: str, value: str = "") -> Act:
             _values={},
         )
     deletes = action == DELETE
-    return Act(
+    return BoundAction(
         action=action,
         value="",
         event=action.upper(),
@@ -114,9 +114,9 @@ def act(action: str, value: str = "") -> Act:
     )
 
 
-def _setting(action: str, value: str, values: Mapping[str, Any]) -> Act:
+def _setting(action: str, value: str, values: Mapping[str, Any]) -> BoundAction:
     wanted = tuple(values.values())
-    return Act(
+    return BoundAction(
         action=action,
         value=value,
         event="UPDATE",

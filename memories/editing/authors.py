@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from accounts.models import Account
 from accounts.queries import project_view
 from core.principal import Actor, Principal
@@ -18,7 +18,7 @@ def plain_limit(principal: Principal) -> dict[str, list[str]] | None:
     return {name: sorted(ids) for name, ids in principal.entity_limit.items()}
 
 
-def asker(operation: Operation) -> Principal:
+def principal_of_change(operation: Operation) -> Principal:
     """Who asked for it, as the history is to name them."""
     limit = operation.entity_limit
     return Principal.standing_in(
@@ -28,7 +28,7 @@ def asker(operation: Operation) -> Principal:
     )
 
 
-def undoer(operation: Operation) -> Principal:
+def principal_of_undo(operation: Operation) -> Principal:
     """Who asked to take it back."""
     by = Actor.of_plain(operation.undone_by)
     return Principal.standing_in(by, project_view(operation.project))
@@ -44,7 +44,7 @@ def reviewer_of(principal: Principal) -> str:
     return (account.name or account.email)[:255]
 
 
-def record(action: Action, principal: Principal, details: Mapping[str, Any]) -> None:
+def record(action: AuditAction, principal: Principal, details: Mapping[str, Any]) -> None:
     """What was done to the project, as far as the caller's limit reaches."""
     limit = principal.entity_limit
     within = {"only": {name: sorted(ids) for name, ids in limit.items()}} if limit else {}
@@ -53,6 +53,6 @@ def record(action: Action, principal: Principal, details: Mapping[str, Any]) -> 
         action,
         actor=principal.actor,
         project_id=principal.project.id,
-        target=Target("project", principal.project.id, slug),
+        target=AuditTarget("project", principal.project.id, slug),
         details={**details, **within},
     )

@@ -34,7 +34,7 @@ _ERASED: Final[Mapping[str, Any]] = {
 def locked(principal: Principal, memory_id: UUID) -> Memory:
     """The caller's memory, which nobody else changes until the transaction ends; NotFoundError when
     it is missing, deleted or foreign."""
-    row = visibility.reachable(principal).select_for_update().filter(id=memory_id).first()
+    row = visibility.filter_reachable(principal).select_for_update().filter(id=memory_id).first()
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return row
@@ -141,7 +141,7 @@ def _set(memories: Sequence[Memory], columns: Mapping[str, Any], at: datetime) -
         memory.rev += 1
 
 
-def as_before(memories: Sequence[Memory]) -> None:
+def mark_as_unchanged(memories: Sequence[Memory]) -> None:
     """Says that the next change takes these memories' last one back: what an earlier operation made
     of them is theirs again, and can be undone as well."""
     alike: dict[int, list[UUID]] = {}
@@ -169,7 +169,7 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date | datetime) else value
 
 
-def from_plain(field: str, value: Any) -> Any:
+def from_json(field: str, value: Any) -> Any:
     """The column's value of what JSON kept."""
     if value is None:
         return None

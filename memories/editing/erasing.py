@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from core.principal import Principal, Scope
 from memories import runtime, visibility
 from memories.editing import change, forgetting
@@ -31,8 +31,8 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
         )
         change.erase(rows, principal=principal)
         if rows:
-            record(Action.MEMORIES_ERASED, principal, {"memories": len(rows)})
-    runtime.current().apply(rows)
+            record(AuditAction.MEMORIES_ERASED, principal, {"memories": len(rows)})
+    runtime.get_runtime().apply(rows)
     return len(rows)
 
 

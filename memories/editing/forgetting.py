@@ -15,7 +15,7 @@ from memories.models import (
 )
 from memories.models.adds import message_scope
 from memories.models.bulk import Operation, OperationItem
-from memories.storage.connections import streamed
+from memories.storage.connections import stream
 
 BATCH: Final = 500
 _CONVERSATION: Final = ("user_id", "agent_id", "run_id")
@@ -62,6 +62,6 @@ def _forget_unstored(ids: Sequence[UUID]) -> None:
     unstored = AddInput.objects.filter(project_id__in=projects).exclude(
         outcome__in=[AddInput.Outcome.STORED, AddInput.Outcome.RUNNING]
     )
-    for kept in streamed(unstored, BATCH):
+    for kept in stream(unstored, BATCH):
         if any(message.get("content") in texts for message in kept.messages):
             AddInput.objects.filter(pk=kept.pk).update(messages=[], options={}, results=[])

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from core import disk, limits
 from core.database.portions import portions
 from core.errors import ConflictError, InvalidInputError
@@ -39,11 +39,11 @@ __all__ = [
 ]
 
 
-class Unset:
+class UnsetType:
     """Marks an argument that was not given, where None means "clear it"."""
 
 
-UNSET: Final = Unset()
+UNSET: Final = UnsetType()
 
 
 def update_memory(
@@ -52,7 +52,7 @@ def update_memory(
     *,
     text: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    expiration_date: date | Unset | None = UNSET,
+    expiration_date: date | UnsetType | None = UNSET,
     replace_metadata: bool = False,
     expected_rev: int | None = None,
 ) -> Memory:
@@ -63,7 +63,7 @@ def update_memory(
     EngineError when the embedder fails: then nothing has changed.
     """
     principal.require(Scope.WRITE)
-    if text is None and metadata is None and isinstance(expiration_date, Unset):
+    if text is None and metadata is None and isinstance(expiration_date, UnsetType):
         raise InvalidInputError(
             "At least one of text, metadata, or expiration_date must be provided."
         )
@@ -75,9 +75,9 @@ def update_memory(
     for _ in range(UPDATE_ATTEMPTS):
         seen = queries.find(principal, memory_id)
         reading = Reading(None)
-        engine = runtime.current().engine
+        engine = runtime.get_runtime().engine
         if text is not None and text != seen.text:
-            [reading] = engine.read([records.embedded_text(seen, text)])
+            [reading] = engine.read([records.text_to_embed(seen, text)])
         with transaction.atomic():
             memory = change.locked(principal, seen.id)
             if expected_rev not in (None, memory.rev):
@@ -92,7 +92,7 @@ def update_memory(
             if memory.text != before:
                 keys = (engine.model_key, engine.states_key)
                 records.replace_reading(memory, reading, *keys)
-        runtime.current().apply([memory])
+        runtime.get_runtime().apply([memory])
         return memory
     raise ConflictError("This memory is being changed by others; try again.")
 
@@ -102,7 +102,7 @@ def _values(
     principal: Principal,
     text: str | None,
     metadata: Mapping[str, Any] | None,
-    expiration_date: date | Unset | None,
+    expiration_date: date | UnsetType | None,
     *,
     replace: bool,
 ) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _values(
         values.update(promoted)
         if (app_id := adopted_app(given)) and principal.may_use("app_id", app_id):
             values["app_id"] = app_id
-    if not isinstance(expiration_date, Unset):
+    if not isinstance(expiration_date, UnsetType):
         values["expiration_date"] = expiration_date
     return values
 
@@ -140,24 +140,24 @@ def delete_memory(principal: Principal, memory_id: str | UUID) -> None:
     with transaction.atomic():
         memory = change.locked(principal, wanted)
         change.delete([memory], principal=principal)
-    runtime.current().apply([memory])
+    runtime.get_runtime().apply([memory])
 
 
 def delete_matching(principal: Principal, where: Node) -> int:
     """Deletes every reachable memory that matches, whatever its status; how many. Scope `admin`."""
     principal.require(Scope.ADMIN, "Admin role required.")
     total = 0
-    matching = visibility.reachable(principal).filter(to_q(where, principal.project.zone))
+    matching = visibility.filter_reachable(principal).filter(to_q(where, principal.project.zone))
     for memories in portions(matching.order_by("id"), BATCH):
         with transaction.atomic():
             # Once more through the filter: what changed meanwhile may not match any more.
             ids = [memory.id for memory in memories]
-            again = visibility.reachable(principal, by_id=True).filter(
+            again = visibility.filter_reachable(principal, by_id=True).filter(
                 to_q(where, principal.project.zone), id__in=ids
             )
             locked = list(again.select_for_update())
             change.delete(locked, principal=principal)
-        runtime.current().apply(locked)
+        runtime.get_runtime().apply(locked)
         total += len(locked)
     return total
 
@@ -169,7 +169,7 @@ def reset_project(principal: Principal) -> int:
     """
     principal.require(Scope.ADMIN, "Admin role required.")
     # Before the first portion goes: a reset that ends half-way has begun as well.
-    record(Action.PROJECT_RESET, principal, {})
+    record(AuditAction.PROJECT_RESET, principal, {})
     return delete_matching(principal, EVERYTHING)
 
 
@@ -195,5 +195,5 @@ def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
         if missing:
             raise ConflictError(f"{len(missing)} of these memories cannot be restored any more.")
         change.restore(rows, principal=principal)
-    runtime.current().apply(rows)
+    runtime.get_runtime().apply(rows)
     return [row.id for row in rows]

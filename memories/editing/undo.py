@@ -28,19 +28,19 @@ def undo_change(principal: Principal, memory_id: UUID | str, revision_id: int) -
     principal.require(Scope.WRITE)
     wanted = visibility.as_uuid(memory_id)
     revision = _revision(principal, wanted, revision_id)
-    engine = runtime.current().engine
+    engine = runtime.get_runtime().engine
     reading = Reading(None)
     new_text = revision.event == "UPDATE" and revision.old_text != revision.new_text
     if new_text and revision.old_text:
         seen = _reached(principal, wanted).get()
-        [reading] = engine.read([records.embedded_text(seen, revision.old_text)])
+        [reading] = engine.read([records.text_to_embed(seen, revision.old_text)])
     with transaction.atomic():
         memory = _reached(principal, wanted).select_for_update().get()
-        change.as_before([memory])
+        change.mark_as_unchanged([memory])
         _take_back(memory, revision, principal)
         if new_text:
             records.replace_reading(memory, reading, engine.model_key, engine.states_key)
-    runtime.current().apply([memory])
+    runtime.get_runtime().apply([memory])
     return memory
 
 
@@ -68,7 +68,7 @@ def _take_back(memory: Memory, revision: Revision, principal: Principal) -> None
     if last is None or last.id != revision.id:
         raise ConflictError("This memory was changed since: the change before cannot be undone.")
     if revision.event == "UPDATE":
-        values = {name: change.from_plain(name, pair[0]) for name, pair in revision.changes.items()}
+        values = {name: change.from_json(name, pair[0]) for name, pair in revision.changes.items()}
         known = ""
         if (text := revision.old_text) is not None:
             values["text"] = text

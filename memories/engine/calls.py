@@ -9,7 +9,7 @@ from django.utils import timezone
 from core.errors import ProviderError
 
 
-class Calls:
+class CallRecord:
     """Each attribute is written as a whole, so threads may look at any time."""
 
     def __init__(self) -> None:

@@ -41,7 +41,7 @@ class Provider:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ProviderChoice:
     """A provider with its configuration, as mem0 names the keys; secrets are in plain text here."""
 
     provider: str
@@ -256,7 +256,7 @@ def is_installed(provider: Provider) -> bool:
         return False
 
 
-def names(kind: Kind) -> list[str]:
+def list_installed(kind: Kind) -> list[str]:
     """The installed providers of this kind, in the order they are offered."""
     own = [LOCAL] if kind == "embedder" else []
     return own + [p.name for p in _ALL if _offers(p, kind) and is_installed(p)]
@@ -286,14 +286,14 @@ class Configuration:
     `late_interaction` says whether token states are kept and compared; `version` is the
     EngineConfig it came from, 0 for the environment alone."""
 
-    llm: Choice | None = None
-    fallback_llm: Choice | None = None
-    embedder: Choice | None = None
+    llm: ProviderChoice | None = None
+    fallback_llm: ProviderChoice | None = None
+    embedder: ProviderChoice | None = None
     dims: int = 0
     late_interaction: bool = True
     version: int = 0
 
-    def with_section(self, name: str, choice: Choice | None) -> "Configuration":
+    def with_section(self, name: str, choice: ProviderChoice | None) -> "Configuration":
         """This configuration with another LLM, fallback or embedder."""
         change: dict[str, Any] = {name: choice}
         return replace(self, **change)

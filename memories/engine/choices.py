@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from core.errors import InvalidInputError
 from core.outbound import check_provider_url
 from memories.engine import catalogue
-from memories.engine.catalogue import ADDRESSES, PROVIDERS, SECRETS, Choice, Kind
+from memories.engine.catalogue import ADDRESSES, PROVIDERS, SECRETS, Kind, ProviderChoice
 
 # With provider and dimensions it makes the name of the vectors' model, which has 200 characters.
 MODEL_LENGTH: Final = 170
@@ -24,9 +24,9 @@ _USUAL_PORTS: Final = {"http": 80, "https": 443}
 def check_provider(name: str, kind: Kind) -> None:
     """InvalidInputError for a provider that is not there, with what to install where that helps."""
     title = {"llm": "LLM", "embedder": "Embedder"}[kind]
-    bundled = ", ".join(catalogue.names(kind))
+    bundled = ", ".join(catalogue.list_installed(kind))
     refusal = (
-        f"{title} provider '{shown(name)}' is not bundled in this image. "
+        f"{title} provider '{shorten(name)}' is not bundled in this image. "
         f"Bundled providers: {bundled}."
     )
     if not catalogue.offers(name, kind):
@@ -35,17 +35,19 @@ def check_provider(name: str, kind: Kind) -> None:
         raise InvalidInputError(f"{refusal} To add it: pip install {PROVIDERS[name].package}")
 
 
-def check(choice: Choice, kind: Kind) -> None:
+def check(choice: ProviderChoice, kind: Kind) -> None:
     """InvalidInputError for unknown fields, wrong types, bad addresses and a missing key."""
     from memories.engine.mem0_factories import fields  # mem0 takes a second to import
 
     if unknown := choice.config.keys() - fields(choice.provider, kind):
         called = PROVIDERS[choice.provider].called
-        raise InvalidInputError(f"{kind}.config has no field '{shown(min(unknown))}' for {called}.")
+        raise InvalidInputError(
+            f"{kind}.config has no field '{shorten(min(unknown))}' for {called}."
+        )
     check_values(choice, kind)
 
 
-def check_values(choice: Choice, kind: Kind) -> None:
+def check_values(choice: ProviderChoice, kind: Kind) -> None:
     """As `check`, of fields that are known to be the provider's."""
     for key, value in choice.config.items():
         _check_value(f"{kind}.config.{key}", key, value)
@@ -61,7 +63,7 @@ def check_values(choice: Choice, kind: Kind) -> None:
         raise InvalidInputError(f"{PROVIDERS[choice.provider].called} needs an API key.")
 
 
-def lacks_key(choice: Choice) -> bool:
+def lacks_key(choice: ProviderChoice) -> bool:
     """Whether the provider itself is to be asked, and without the key that it wants. What stands at
     another address may do without one."""
     provider = PROVIDERS[choice.provider]
@@ -86,7 +88,7 @@ def _normal(address: Any) -> Any:
     return parts.scheme, parts.hostname, port, parts.path.rstrip("/"), parts.query
 
 
-def shown(text: str) -> str:
+def shorten(text: str) -> str:
     """What a caller sent, short enough to say it back."""
     return text if len(text) <= 100 else text[:100] + "…"
 

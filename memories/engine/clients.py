@@ -13,7 +13,7 @@ CONNECT_SECONDS: Final = 5.0
 ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
-def tame(client: Any, seconds: float, most: int | None = None) -> None:
+def limit_client(client: Any, seconds: float, most: int | None = None) -> None:
     """No retries and no redirects inside the SDKs, and a timeout on every call. `most` is how many
     bytes an answer may have, ANSWER_BYTES where it is not given.
 

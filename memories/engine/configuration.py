@@ -20,9 +20,9 @@ from memories.engine.catalogue import (
     NONE,
     PROVIDERS,
     SECRETS,
-    Choice,
     Configuration,
     Kind,
+    ProviderChoice,
 )
 from memories.engine.environment import from_environment, of_environment
 from memories.models.server import EngineConfig
@@ -40,13 +40,13 @@ class ChangedMeanwhileError(ConflictError):
     """Another version was made since this one was read."""
 
 
-def current() -> Configuration:
+def current_configuration() -> Configuration:
     """What is to be used now: sections that were configured, over those of the environment."""
-    row = latest()
-    return opened(row.config, row.version) if row else from_environment()
+    row = latest_row()
+    return unseal(row.config, row.version) if row else from_environment()
 
 
-def latest() -> EngineConfig | None:
+def latest_row() -> EngineConfig | None:
     """The newest version of what was configured."""
     return EngineConfig.objects.order_by("-version").first()
 
@@ -63,7 +63,7 @@ def save(configuration: Configuration, *, account_id: UUID | None, reason: str) 
     What is as the environment says is left to it. ChangedMeanwhileError when there is such a
     version already: of two changes at once, the second must not undo the first unseen.
     """
-    kept, environment = sealed(configuration), from_environment()
+    kept, environment = seal(configuration), from_environment()
     for name in SECTIONS:
         if getattr(configuration, name) == getattr(environment, name):
             del kept[name]
@@ -87,14 +87,14 @@ def save(configuration: Configuration, *, account_id: UUID | None, reason: str) 
     return replace(configuration, version=row.version)
 
 
-def sealed(configuration: Configuration) -> dict[str, Any]:
+def seal(configuration: Configuration) -> dict[str, Any]:
     """The configuration as it is stored: {section: {provider, config}} with secrets encrypted."""
     kept: dict[str, Any] = {
         "dims": configuration.dims,
         "late_interaction": configuration.late_interaction,
     }
     for name in SECTIONS:
-        choice: Choice | None = getattr(configuration, name)
+        choice: ProviderChoice | None = getattr(configuration, name)
         kept[name] = choice and {
             "provider": choice.provider,
             "config": _each_secret(choice.config, _seal),
@@ -102,7 +102,7 @@ def sealed(configuration: Configuration) -> dict[str, Any]:
     return kept
 
 
-def opened(kept: Mapping[str, Any], version: int = 0) -> Configuration:
+def unseal(kept: Mapping[str, Any], version: int = 0) -> Configuration:
     """A stored configuration with its secrets; sections that it does not speak of are the
     environment's. ConfigurationError for a provider of a later version."""
     found = replace(from_environment(), version=version)
@@ -114,7 +114,7 @@ def opened(kept: Mapping[str, Any], version: int = 0) -> Configuration:
     return replace(found, dims=kept.get("dims", 0)) if "embedder" in kept else found
 
 
-def _opened_choice(section: Mapping[str, Any] | None) -> Choice | None:
+def _opened_choice(section: Mapping[str, Any] | None) -> ProviderChoice | None:
     if section is None:
         return None
     if section["provider"] not in PROVIDERS:
@@ -122,7 +122,7 @@ def _opened_choice(section: Mapping[str, Any] | None) -> Choice | None:
             f"The stored configuration names the provider '{section['provider']}', which this "
             "version does not know."
         )
-    return Choice(section["provider"], _each_secret(section["config"], _unseal))
+    return ProviderChoice(section["provider"], _each_secret(section["config"], _unseal))
 
 
 def _each_secret(config: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -148,17 +148,17 @@ def _unseal(secret: Any) -> Any:
     return json.loads(crypto.decrypt(secret[SEALED]))
 
 
-def redacted(choice: Choice) -> dict[str, Any]:
+def redact(choice: ProviderChoice) -> dict[str, Any]:
     """The configuration of a provider as it may be shown: without any secret."""
     return _each_secret(choice.config, lambda _: REDACTED)
 
 
-def has_key(choice: Choice) -> bool:
+def has_key(choice: ProviderChoice) -> bool:
     """Whether an API key is configured."""
     return bool(choice.config.get("api_key"))
 
 
-def key_ends(choice: Choice) -> str:
+def key_ends(choice: ProviderChoice) -> str:
     """The last characters of the API key, for display; "" for a short one, and where none is."""
     return _ends(choice.config.get("api_key"))
 
@@ -169,7 +169,7 @@ def key_ends(choice: Choice) -> str:
 # --- Changes -------------------------------------------------------------------------------------
 
 
-def merged(former: Choice | None, change: Any, kind: Kind) -> Choice | None:
+def merge(former: ProviderChoice | None, change: Any, kind: Kind) -> ProviderChoice | None:
     """`former` with `change` ({provider?, config?}; None for "none") merged in, key by key.
 
     A stored secret goes only where it was meant for: another provider or address drops it, and a
@@ -181,7 +181,7 @@ def merged(former: Choice | None, change: Any, kind: Kind) -> Choice | None:
     if not isinstance(change, Mapping):
         raise InvalidInputError(f"{kind} must be an object with provider and config.")
     if unknown := set(change) - {"provider", "config"}:
-        raise InvalidInputError(f"{kind} has no field '{choices.shown(min(unknown))}'.")
+        raise InvalidInputError(f"{kind} has no field '{choices.shorten(min(unknown))}'.")
     name = change.get("provider") or (former.provider if former else None)
     if not isinstance(name, str):
         raise InvalidInputError(f"{kind}.provider is missing.")
@@ -194,7 +194,7 @@ def merged(former: Choice | None, change: Any, kind: Kind) -> Choice | None:
     base = former if former and former.provider == name else of_environment(name, kind)
     config = _merge(base.config, config, moved=_moves(base, config))
     config.setdefault("model", getattr(PROVIDERS[name], kind))
-    made = Choice(name, config)
+    made = ProviderChoice(name, config)
     choices.check(made, kind)
     return made
 
@@ -210,11 +210,11 @@ def _flat(config: Mapping[str, Any], kind: Kind) -> Mapping[str, Any]:
         raise InvalidInputError(f"{kind}.config.{NESTED} must be an object.")
     if unknown := set(nested) - set(AZURE):
         place = f"{kind}.config.{NESTED}"
-        raise InvalidInputError(f"{place} has no field '{choices.shown(min(unknown))}'.")
+        raise InvalidInputError(f"{place} has no field '{choices.shorten(min(unknown))}'.")
     return {**nested, **{key: value for key, value in config.items() if key != NESTED}}
 
 
-def _moves(base: Choice, config: Mapping[str, Any]) -> bool:
+def _moves(base: ProviderChoice, config: Mapping[str, Any]) -> bool:
     """Whether the change sends calls to another address than the one the secrets are for."""
     usual = PROVIDERS[base.provider].default_address
     return any(

@@ -20,7 +20,7 @@ class Embedder(Protocol):
         """Shape (len(texts), dims), float32."""
 
 
-class Recent(Generic[T]):
+class RecentQueries(Generic[T]):
     """What was worked out for the latest queries: agents repeat themselves."""
 
     SIZE: Final = 512

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from core.errors import Mem0dashError, ProviderError
-from memories.engine.calls import Calls
-from memories.engine.catalogue import Choice
-from memories.engine.embedders import Embedder, Recent
-from memories.readings import BAD_REPLY, QueryTokens, Reading, Vector, checked_vector
+from memories.engine.calls import CallRecord
+from memories.engine.catalogue import ProviderChoice
+from memories.engine.embedders import Embedder, RecentQueries
+from memories.readings import BAD_REPLY, QueryTokens, Reading, Vector, normalise_vector
 
 if TYPE_CHECKING:
     from memories.engine.remote import Llm  # reads settings that are not there yet
@@ -36,7 +36,7 @@ class Engine:
         self,
         embedder: Embedder | None,
         llm: "Llm | None" = None,
-        chosen: Choice | None = None,
+        chosen: ProviderChoice | None = None,
         *,
         reader: "TokenReader | None" = None,
         wants_reader: bool = False,
@@ -47,9 +47,9 @@ class Engine:
         self.reader = reader
         self.wants_reader = wants_reader or reader is not None
         # Of the embedder.
-        self.calls = Calls()
-        self._vectors_of: Recent[Vector] = Recent()
-        self._tokens_of: Recent[tuple[QueryTokens | None]] = Recent()
+        self.calls = CallRecord()
+        self._vectors_of: RecentQueries[Vector] = RecentQueries()
+        self._tokens_of: RecentQueries[tuple[QueryTokens | None]] = RecentQueries()
         self._absent: ProviderError | None = None
         self._absent_until = 0.0
         self._looking = threading.Lock()
@@ -154,7 +154,7 @@ class Engine:
             return self._checked(self._safely(lambda: ask(texts)), len(texts))
 
     def _checked(self, vectors: Iterable[Any], count: int) -> list[Vector]:
-        found = self._safely(lambda: [checked_vector(vector, self.dims) for vector in vectors])
+        found = self._safely(lambda: [normalise_vector(vector, self.dims) for vector in vectors])
         if len(found) != count:
             raise ProviderError(
                 "The embedder answered with the wrong number of vectors.", code=BAD_REPLY

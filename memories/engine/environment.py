@@ -10,7 +10,7 @@ from core.env import ConfigurationError
 from core.errors import InvalidInputError
 from core.outbound import check_provider_url
 from memories.engine import choices
-from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Configuration, Kind, ProviderChoice
 
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 
@@ -41,7 +41,7 @@ def from_environment() -> Configuration:
     )
 
 
-def _embedder_of(said: Mapping[str, str]) -> Choice | None:
+def _embedder_of(said: Mapping[str, str]) -> ProviderChoice | None:
     variable = "MEM0_EMBED_PROVIDER"
     name, model = said.get(variable), said.get("MEM0_EMBED_MODEL")
     if not name and (other := said.get("MEM0_DEFAULT_EMBEDDER_MODEL")):
@@ -55,9 +55,11 @@ def _embedder_of(said: Mapping[str, str]) -> Choice | None:
         if not dims.isdecimal() or not 0 < int(dims) <= choices.MOST_DIMS:
             raise ConfigurationError(
                 f"MEM0_EMBED_DIMS must be a whole number from 1 to {choices.MOST_DIMS}, "
-                f"not {choices.shown(dims)!r}."
+                f"not {choices.shorten(dims)!r}."
             )
-        embedder = Choice(embedder.provider, {**embedder.config, "embedding_dims": int(dims)})
+        embedder = ProviderChoice(
+            embedder.provider, {**embedder.config, "embedding_dims": int(dims)}
+        )
     return _checked(embedder, "embedder", variable)
 
 
@@ -74,7 +76,7 @@ def _hinted_llm(said: Mapping[str, str]) -> tuple[str, str]:
     return "", ""
 
 
-def _named(name: str | None, kind: Kind, variable: str) -> Choice | None:
+def _named(name: str | None, kind: Kind, variable: str) -> ProviderChoice | None:
     if not name or name.lower() in {LOCAL, NONE}:
         return None
     try:
@@ -84,7 +86,7 @@ def _named(name: str | None, kind: Kind, variable: str) -> Choice | None:
     return of_environment(name.lower(), kind)
 
 
-def _checked(choice: Choice, kind: Kind, variable: str) -> Choice:
+def _checked(choice: ProviderChoice, kind: Kind, variable: str) -> ProviderChoice:
     """The choice, when it can be used; else ConfigurationError naming what has to be set."""
     provider = PROVIDERS[choice.provider]
     if provider.address and (address := choice.config.get(provider.address)):
@@ -118,7 +120,7 @@ def _address_variable(name: str, kind: Kind) -> str | None:
     return next((variable for variable in variables if variable in said), None)
 
 
-def of_environment(name: str, kind: Kind) -> Choice:
+def of_environment(name: str, kind: Kind) -> ProviderChoice:
     """A provider with the key and the address that the environment has for it."""
     said, provider = settings.PROVIDER_ENVIRONMENT, PROVIDERS[name]
     config: dict[str, Any] = {"model": getattr(provider, kind)}
@@ -136,7 +138,7 @@ def of_environment(name: str, kind: Kind) -> Choice:
         # As in mem0, it goes before OpenAI's own key, which may be there for the embedder.
         config |= {"api_key": key, "model": "openai/gpt-5-mini"}
         config.setdefault("openai_base_url", OPENROUTER)
-    return Choice(name, config)
+    return ProviderChoice(name, config)
 
 
 def _with_scheme(address: str, variable: str) -> str:
@@ -147,5 +149,5 @@ def _with_scheme(address: str, variable: str) -> str:
     return f"http://{host}" if re.search(r":\d+$", host) else f"http://{host}:11434"
 
 
-def _with_model(choice: Choice, model: str | None) -> Choice:
-    return Choice(choice.provider, {**choice.config, "model": model}) if model else choice
+def _with_model(choice: ProviderChoice, model: str | None) -> ProviderChoice:
+    return ProviderChoice(choice.provider, {**choice.config, "model": model}) if model else choice

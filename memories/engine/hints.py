@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from core.errors import ProviderError
 from memories.engine import failures
-from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.engine.catalogue import PROVIDERS, Kind, ProviderChoice
 from memories.engine.choices import same_address
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104  (a word)
@@ -44,7 +44,7 @@ _GET_MODEL: Final = {
 }
 
 
-def hint(error: ProviderError, choice: Choice, kind: Kind) -> str:
+def hint(error: ProviderError, choice: ProviderChoice, kind: Kind) -> str:
     """One or two sentences for the person who configures this provider."""
     cause = error.cause.lower()
     who, where, model = _who(choice), _address(choice), choice.model
@@ -76,7 +76,7 @@ def hint(error: ProviderError, choice: Choice, kind: Kind) -> str:
     return f"This is an unusual failure: look at the log or the status page of {who}."
 
 
-def listing_hint(error: ProviderError, choice: Choice) -> str:
+def listing_hint(error: ProviderError, choice: ProviderChoice) -> str:
     """One or two sentences for the person who wants to see the provider's models."""
     who, where = _who(choice), _address(choice)
     if error.code == failures.AUTH and choice.config.get("api_key"):
@@ -97,7 +97,7 @@ def listing_hint(error: ProviderError, choice: Choice) -> str:
     return hint(error, choice, "llm")
 
 
-def nothing_listed(choice: Choice, kind: Kind) -> str:
+def hint_empty_list(choice: ProviderChoice, kind: Kind) -> str:
     """Of a provider that answers with a list in which there is no model of this kind."""
     what = {"llm": "chat", "embedder": "embedding"}[kind]
     model = choice.model or getattr(PROVIDERS[choice.provider], kind)
@@ -105,18 +105,18 @@ def nothing_listed(choice: Choice, kind: Kind) -> str:
     return f"{_who(choice)} lists no {what} model.{more}"
 
 
-def not_listed(choice: Choice) -> str:
+def hint_no_list(choice: ProviderChoice) -> str:
     """Of a provider that cannot be asked for its models."""
     name = " The list of its models cannot be asked for: type the model's name."
     return _GET_MODEL.get(choice.provider, name).strip()
 
 
-def _address(choice: Choice) -> str:
+def _address(choice: ProviderChoice) -> str:
     provider = PROVIDERS[choice.provider]
     return str(choice.config.get(provider.address) or provider.default_address or provider.called)
 
 
-def _who(choice: Choice) -> str:
+def _who(choice: ProviderChoice) -> str:
     """The provider, or its address where that is not the one that everybody has."""
     provider, where = PROVIDERS[choice.provider], _address(choice)
     usual = provider.default_address
@@ -144,7 +144,7 @@ def _unavailable(where: str, who: str, cause: str) -> str:
     return f"{where} cannot be reached: check the address, the network and the firewall."
 
 
-def _refused(choice: Choice, kind: Kind, cause: str) -> str:
+def _refused(choice: ProviderChoice, kind: Kind, cause: str) -> str:
     model, where = choice.model, _address(choice)
     if _REDIRECT.search(cause):
         return f"{where} sends calls elsewhere, which is not followed: configure the final address."
@@ -158,13 +158,13 @@ def _refused(choice: Choice, kind: Kind, cause: str) -> str:
     return f"{_who(choice)} refuses the request; what it said stands beside this."
 
 
-def _lacks_path(choice: Choice) -> bool:
+def _lacks_path(choice: ProviderChoice) -> bool:
     """Whether the address is that of the server alone, where the provider's own goes on."""
     usual = PROVIDERS[choice.provider].default_address
     return bool(urlsplit(usual).path) and not urlsplit(_address(choice)).path.rstrip("/")
 
 
-def _path_hint(choice: Choice) -> str:
+def _path_hint(choice: ProviderChoice) -> str:
     usual = PROVIDERS[choice.provider].default_address
     if _lacks_path(choice):
         return f"the address lacks its path, mostly {urlsplit(usual).path}"

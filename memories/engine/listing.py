@@ -8,9 +8,9 @@ from typing import Any, Final
 from django.conf import settings
 
 from memories.engine import failures, remote
-from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.engine.catalogue import PROVIDERS, Kind, ProviderChoice
 from memories.engine.choices import MODEL_LENGTH, same_address
-from memories.engine.clients import refuse_packed, tame
+from memories.engine.clients import limit_client, refuse_packed
 
 # Somebody waits, and may as well type the name.
 LISTING_SECONDS: Final = 10
@@ -42,20 +42,20 @@ _OTHERS: Final[dict[str, re.Pattern[str]]] = {
 }
 
 
-def is_listed(provider: str) -> bool:
+def can_list(provider: str) -> bool:
     """Whether this provider can be asked for its models."""
     return provider in _ROWS
 
 
-def listed(choice: Choice, kind: Kind) -> tuple[str, ...]:
+def list_models(choice: ProviderChoice, kind: Kind) -> tuple[str, ...]:
     """The names of the provider's models of this kind, the likely ones first; one call, in which
     the model of `choice` does not matter.
 
     At most MOST_NAMES, each printable and of at most MODEL_LENGTH characters. ProviderError when it
     does not answer with a list, InvalidInputError when the configuration does not fit it.
     """
-    client = remote.created(choice, kind).client
-    tame(client, min(LISTING_SECONDS, settings.PROVIDER_TIMEOUT), LISTING_BYTES)
+    client = remote.create_client(choice, kind).client
+    limit_client(client, min(LISTING_SECONDS, settings.PROVIDER_TIMEOUT), LISTING_BYTES)
     refuse_packed(client)
     rows = remote.persist(lambda: _asked(client, choice), attempts=1, seconds=LISTING_SECONDS)
     names = {
@@ -66,7 +66,7 @@ def listed(choice: Choice, kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: _order(name, kind))[:MOST_NAMES])
 
 
-def _asked(client: Any, choice: Choice) -> list[Row]:
+def _asked(client: Any, choice: ProviderChoice) -> list[Row]:
     try:
         rows = _ROWS[choice.provider](client)
         if rows is None:  # what Ollama's other API says when there is none
@@ -109,7 +109,7 @@ _ROWS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-def _name(row: Row, choice: Choice, kind: Kind) -> str:
+def _name(row: Row, choice: ProviderChoice, kind: Kind) -> str:
     """The model's name as mem0 wants it; "" where it has none that can be used."""
     name = row.get("name" if choice.provider in {"gemini", "ollama"} else "id")
     if not isinstance(name, str) or not 0 < len(name) <= MODEL_LENGTH:
@@ -122,7 +122,7 @@ def _name(row: Row, choice: Choice, kind: Kind) -> str:
     return name.removeprefix("models/") if choice.provider == "gemini" and kind == "llm" else name
 
 
-def _fits(row: Row, name: str, choice: Choice, kind: Kind) -> bool:
+def _fits(row: Row, name: str, choice: ProviderChoice, kind: Kind) -> bool:
     """Whether the model is of this kind, as far as that is certain."""
     said, is_its_own = _said(row), _is_its_own(choice)
     if said & (_CHATS | _EMBEDS | _NEITHER):
@@ -145,14 +145,14 @@ def _said(row: Row) -> set[str]:
     return {word for word in found if isinstance(word, str)}
 
 
-def _is_its_own(choice: Choice) -> bool:
+def _is_its_own(choice: ProviderChoice) -> bool:
     """Whether the provider itself is asked, not what stands at another address."""
     provider = PROVIDERS[choice.provider]
     address = choice.config.get(provider.address)
     return not address or same_address(address, provider.default_address)
 
 
-def _is_other(name: str, choice: Choice) -> bool:
+def _is_other(name: str, choice: ProviderChoice) -> bool:
     pattern = _OTHERS.get(choice.provider)
     # Behind the base of a model that was tuned stands what its owner calls it.
     base = name.split(":")[1] if name.startswith("ft:") else name

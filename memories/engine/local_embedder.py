@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from memories.engine.embedders import Embedder
-from memories.engine.local_model import DIMS, MAX_TOKENS, MODEL_KEY, prepared_model
+from memories.engine.local_model import DIMS, MAX_TOKENS, MODEL_KEY, find_prepared_model
 from memories.engine.token_reader import STATES_KEY, Projection, pieces_that_count
 from memories.readings import Pieces, QueryTokens, Reading, TokenStates, Vector
 
@@ -55,7 +55,7 @@ class LocalEmbedder:
         Does all the loading (0.2 s, 80 MiB), so that `embed` never does. Raises WeightsError when
         the model's files are damaged.
         """
-        model = prepared_model(model_dir)
+        model = find_prepared_model(model_dir)
         if model is None:
             return None
         tokenizer = Tokenizer.from_file(str(model.tokenizer))

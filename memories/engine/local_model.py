@@ -89,7 +89,7 @@ def check_weights(weights: Path) -> None:
             )
 
 
-def prepared_model(model_dir: Path) -> PreparedModel | None:
+def find_prepared_model(model_dir: Path) -> PreparedModel | None:
     """The model that `prepare` left in `model_dir`, or None when there is none of this version.
 
     Raises WeightsError when there is one and its files are damaged.
@@ -134,7 +134,7 @@ def prepare(model_dir: Path, *, progress: Callable[[str], None]) -> Path:
         progress(f"[{time.monotonic() - start:5.1f} s] {text}")
 
     try:
-        ready = prepared_model(model_dir)
+        ready = find_prepared_model(model_dir)
     except WeightsError as error:
         say(f"Building the model again: {error}")
         ready = None

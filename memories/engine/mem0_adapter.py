@@ -24,7 +24,7 @@ KEPT_MESSAGES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Extracted:
+class ExtractedMemory:
     """A memory that mem0 wants stored."""
 
     id: UUID
@@ -34,11 +34,11 @@ class Extracted:
     memory_type: str
 
 
-Write = Callable[[list[Extracted]], None]
+Write = Callable[[list[ExtractedMemory]], None]
 Find = Callable[[Vector | None, int], list[tuple[Memory, float]]]
 
 
-class Abandoned(BaseException):
+class AddAbandonedError(BaseException):
     """Embedding or storing failed in the middle of an add; what failed is its cause.
 
     No Exception, for mem0 catches those, goes on without the memory and reports success.
@@ -59,7 +59,7 @@ class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no t
 
     def insert(self, vectors: Any, payloads: Any = None, ids: Any = None) -> None:
         found = [
-            Extracted(
+            ExtractedMemory(
                 id=UUID(id_),
                 text=payload["data"],
                 reading=Reading(vector, self.read.get(payload["data"])),
@@ -72,7 +72,7 @@ class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no t
             self._write(found)
         except Exception as error:
             # mem0 would insert once more, row by row.
-            raise Abandoned from error
+            raise AddAbandonedError from error
 
     def search(self, query: Any, vectors: Any, top_k: int = 5, filters: Any = None) -> list[Any]:
         return [_record(memory, score) for memory, score in self._find(vectors, top_k)]
@@ -166,7 +166,7 @@ class _Embeddings:
         try:
             found = self._engine.read(texts)
         except Mem0dashError as error:
-            raise Abandoned from error
+            raise AddAbandonedError from error
         self._read.update((text, one.tokens) for text, one in zip(texts, found, strict=True))
         return [one.vector for one in found]
 

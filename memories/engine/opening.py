@@ -11,8 +11,8 @@ from django.utils.module_loading import import_string
 
 from core.errors import InvalidInputError, ProviderError
 from memories.engine import remote
-from memories.engine.calls import Calls
-from memories.engine.catalogue import Choice
+from memories.engine.calls import CallRecord
+from memories.engine.catalogue import ProviderChoice
 from memories.engine.embedders import Embedder
 from memories.engine.engine import Engine
 from memories.engine.local_model import WeightsError
@@ -45,9 +45,9 @@ class LazyLlm:
         self._lock = threading.Lock()
 
     @property
-    def calls(self) -> Calls | None:
+    def calls(self) -> CallRecord | None:
         """How its calls ended: without any until it is set up, None where it cannot be."""
-        return Calls() if self._made is None else getattr(self._made, "calls", None)
+        return CallRecord() if self._made is None else getattr(self._made, "calls", None)
 
     def prepare(self) -> Llm:
         with self._lock:
@@ -61,7 +61,7 @@ class LazyLlm:
         return self.prepare().generate_response(messages, response_format, **kwargs)
 
 
-def open_llm(choice: Choice | None, fallback: Choice | None) -> LazyLlm | None:
+def open_llm(choice: ProviderChoice | None, fallback: ProviderChoice | None) -> LazyLlm | None:
     """The LLM, None for none. Nothing is asked of the provider.
 
     With a `fallback`, that one is asked when the first fails at once, or cannot be set up.
@@ -69,7 +69,7 @@ def open_llm(choice: Choice | None, fallback: Choice | None) -> LazyLlm | None:
     return None if choice is None else LazyLlm(partial(_both, choice, fallback))
 
 
-def _both(choice: Choice, fallback: Choice | None) -> Llm:
+def _both(choice: ProviderChoice, fallback: ProviderChoice | None) -> Llm:
     attempts = settings.PROVIDER_ATTEMPTS
     second = _llm(fallback, attempts) if fallback is not None else None
     if second is None or isinstance(second, BrokenLlm):
@@ -77,7 +77,7 @@ def _both(choice: Choice, fallback: Choice | None) -> Llm:
     return remote.FallbackLlm(_llm(choice, 1), second)
 
 
-def _llm(choice: Choice, attempts: int) -> Llm:
+def _llm(choice: ProviderChoice, attempts: int) -> Llm:
     try:
         return remote.RemoteLlm(choice, attempts=attempts)
     except InvalidInputError as error:
@@ -86,7 +86,7 @@ def _llm(choice: Choice, attempts: int) -> Llm:
         return BrokenLlm(error.message)
 
 
-def open_embedder(choice: Choice | None, dims: int) -> Embedder | None:
+def open_embedder(choice: ProviderChoice | None, dims: int) -> Embedder | None:
     """The embedder, None for none: the local model, or a provider's whose dimensions are known and
     that can be set up."""
     if choice is None:
@@ -106,9 +106,9 @@ def open_embedder(choice: Choice | None, dims: int) -> Embedder | None:
 
 def open_engine(
     *,
-    llm: Choice | None,
-    fallback_llm: Choice | None,
-    embedder: Choice | None,
+    llm: ProviderChoice | None,
+    fallback_llm: ProviderChoice | None,
+    embedder: ProviderChoice | None,
     dims: int,
     late_interaction: bool,
     former: Engine | None = None,

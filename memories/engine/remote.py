@@ -17,9 +17,9 @@ from django.conf import settings
 from core.errors import InvalidInputError, ProviderError
 from core.http.waiting import about_to_wait
 from memories.engine import failures, replies
-from memories.engine.calls import Calls
-from memories.engine.catalogue import PROVIDERS, Choice
-from memories.engine.clients import tame
+from memories.engine.calls import CallRecord
+from memories.engine.catalogue import PROVIDERS, ProviderChoice
+from memories.engine.clients import limit_client
 from memories.readings import Vector
 from memories.storage.connections import let_go_of_connection
 
@@ -58,20 +58,20 @@ class RemoteLlm:
     """One provider's model. A passing failure is tried again until the deadline; what the model
     refuses (temperature, response_format …) is left out from then on."""
 
-    def __init__(self, choice: Choice, *, attempts: int) -> None:
+    def __init__(self, choice: ProviderChoice, *, attempts: int) -> None:
         """InvalidInputError when the configuration does not fit the provider."""
         self._choice, self._attempts = choice, attempts
-        self.calls = Calls()
-        self._llm = created(choice, "llm")
+        self.calls = CallRecord()
+        self._llm = create_client(choice, "llm")
         self._refused: set[str] = set()
         self._renames = False  # max_tokens is max_completion_tokens there
-        tame(self._llm.client, settings.PROVIDER_TIMEOUT)
+        limit_client(self._llm.client, settings.PROVIDER_TIMEOUT)
         self._leave_out_refused()
 
     def generate_response(
         self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
     ) -> str:
-        read = replies.extraction if response_format else replies.plain_text
+        read = replies.read_extraction if response_format else replies.plain_text
         with self.calls.noted():
             return persist(
                 lambda: read(self._ask(messages, response_format)),
@@ -131,7 +131,7 @@ class FallbackLlm:
 
     def __init__(self, first: Llm, second: Llm) -> None:
         self._first, self._second = first, second
-        self.calls: Calls | None = getattr(first, "calls", None)
+        self.calls: CallRecord | None = getattr(first, "calls", None)
 
     def generate_response(
         self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
@@ -152,14 +152,14 @@ class FallbackLlm:
 class RemoteEmbedder:
     """One provider's embedding model. `dims` is what it was found to answer with."""
 
-    def __init__(self, choice: Choice, dims: int) -> None:
+    def __init__(self, choice: ProviderChoice, dims: int) -> None:
         """InvalidInputError when the configuration does not fit the provider."""
         self.dims = dims
         self.model_key = model_key(choice, dims)
         self._choice = choice
-        self._embedder = created(choice, "embedder")
+        self._embedder = create_client(choice, "embedder")
         self._refused: set[str] = set()
-        tame(self._embedder.client, settings.PROVIDER_EMBED_TIMEOUT)
+        limit_client(self._embedder.client, settings.PROVIDER_EMBED_TIMEOUT)
 
     def embed(self, texts: Sequence[str]) -> Vector:
         """Shape (len(texts), dims), float32; ProviderError when the provider fails."""
@@ -184,8 +184,8 @@ class RemoteEmbedder:
         """The same with a client of its own, for the timeout of a call is its client's: also the
         first of two calls is not to last longer than somebody waits."""
         other = copy.copy(self)
-        other._embedder = created(self._choice, "embedder")
-        tame(other._embedder.client, min(QUERY_SECONDS, settings.PROVIDER_EMBED_TIMEOUT))
+        other._embedder = create_client(self._choice, "embedder")
+        limit_client(other._embedder.client, min(QUERY_SECONDS, settings.PROVIDER_EMBED_TIMEOUT))
         return other
 
     def _vectors(self, texts: list[str]) -> list[Any]:
@@ -247,7 +247,7 @@ def _array(vectors: list[Any]) -> Vector:
         raise failures.failure(failures.MALFORMED, "That is no list of vectors.") from None
 
 
-def measured(choice: Choice) -> int:
+def measure_dims(choice: ProviderChoice) -> int:
     """How many dimensions the embedder's vectors have: asked, never guessed. One call.
 
     ProviderError when it cannot be asked.
@@ -258,7 +258,7 @@ def measured(choice: Choice) -> int:
     return int(vectors.shape[1])
 
 
-def model_key(choice: Choice, dims: int) -> str:
+def model_key(choice: ProviderChoice, dims: int) -> str:
     """Names the space that vectors live in. The address is no part of it: a server may move."""
     return f"{choice.provider}/{choice.model}/{dims}"
 
@@ -294,7 +294,7 @@ def _decoded(embedding: Any) -> Any:
     return embedding
 
 
-def created(choice: Choice, kind: str) -> Any:
+def create_client(choice: ProviderChoice, kind: str) -> Any:
     """mem0's object for this provider, with its SDK's client as `client`, not tamed yet; nothing is
     asked of the provider. InvalidInputError when the configuration does not fit it."""
     # Imported here: mem0 takes a second to import, and an installation without a provider never

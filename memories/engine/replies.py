@@ -38,7 +38,7 @@ def json_object(reply: Any) -> dict[str, Any]:
     return found
 
 
-def extraction(reply: Any) -> str:
+def read_extraction(reply: Any) -> str:
     """The reply to mem0's extraction prompt as the JSON it expects, `{"memory": [{"text": …}]}`.
 
     Models that answer with a bare list, or with texts instead of objects, are understood; of
@@ -72,12 +72,14 @@ def _memory(item: Any) -> dict[str, str]:
     text = item.get("text", item.get("memory")) if isinstance(item, dict) else item
     if not isinstance(text, str):
         raise failures.failure(failures.MALFORMED, "A memory in the model's reply has no text.")
-    memory = {"text": storable(text).strip()}
+    memory = {"text": make_storable(text).strip()}
     speaker = item.get("attributed_to") if isinstance(item, dict) else None
-    return {**memory, "attributed_to": storable(speaker)} if isinstance(speaker, str) else memory
+    return (
+        {**memory, "attributed_to": make_storable(speaker)} if isinstance(speaker, str) else memory
+    )
 
 
-def storable(text: str) -> str:
+def make_storable(text: str) -> str:
     """Without what no database keeps: halves of characters, and the character 0."""
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return whole.replace("\0", "")
@@ -89,7 +91,7 @@ def _joined(reply: Any) -> str:
     if isinstance(reply, list):
         texts = (part.get("text") if isinstance(part, dict) else part for part in reply)
         reply = "".join(text for text in texts if isinstance(text, str))
-    return storable(reply).strip().lstrip("\ufeff") if isinstance(reply, str) else ""
+    return make_storable(reply).strip().lstrip("\ufeff") if isinstance(reply, str) else ""
 
 
 def _stages(text: str) -> Iterator[str]:

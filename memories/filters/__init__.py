@@ -1,6 +1,6 @@
 """One filter language: parsed from what clients send, compiled to SQL and to the index."""
 
-from memories.filters.language import EVERYTHING, AllOf, AnyOf, Condition, Node, Not
+from memories.filters.language import EVERYTHING, AllOf, AnyOf, Comparison, Node, Not
 from memories.filters.parse import parse_filters
 from memories.filters.pushdown import pushdown
 from memories.filters.sql import to_q
@@ -9,7 +9,7 @@ __all__ = [
     "EVERYTHING",
     "AllOf",
     "AnyOf",
-    "Condition",
+    "Comparison",
     "Node",
     "Not",
     "parse_filters",

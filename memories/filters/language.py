@@ -33,7 +33,7 @@ FIELDS: Final = TEXT_FIELDS | TIME_FIELDS | DATE_FIELDS | LIST_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class Comparison:
     """`field op value`. `metadata` says that the field is a metadata key, not a column: `a.b` is
     the key of that name, or the key `b` of the object that is the value of `a` (see `path`).
 
@@ -74,13 +74,13 @@ class Not:
     part: "Node"
 
 
-Node = Condition | AllOf | AnyOf | Not
+Node = Comparison | AllOf | AnyOf | Not
 EVERYTHING: Final = AllOf(())
 
 
-def conditions(node: Node, *, negated: bool = False) -> Iterator[tuple[Condition, bool]]:
+def conditions(node: Node, *, negated: bool = False) -> Iterator[tuple[Comparison, bool]]:
     """Every condition in the tree, with whether it stands under an odd number of NOTs."""
-    if isinstance(node, Condition):
+    if isinstance(node, Comparison):
         yield node, negated
     elif isinstance(node, Not):
         yield from conditions(node.part, negated=not negated)

@@ -14,7 +14,7 @@ from memories.filters.language import (
     TIME_FIELDS,
     AllOf,
     AnyOf,
-    Condition,
+    Comparison,
     Node,
     Not,
     Scalar,
@@ -88,7 +88,7 @@ class _Parser:
             return self.condition(name, "in", value)
         return self.condition(name, "eq", value)
 
-    def condition(self, name: str, op: str, value: object) -> Condition:
+    def condition(self, name: str, op: str, value: object) -> Comparison:
         self.count += 1
         if name.count(".") >= MAX_KEYS:
             raise InvalidInputError(f"Invalid filter for {name[:80]}: more than {MAX_KEYS} keys.")
@@ -128,19 +128,19 @@ def _scalar(name: str, value: object) -> Scalar:
     raise InvalidInputError(f"Invalid filter for {name}: a value must be a string, number or bool.")
 
 
-def _typed(name: str, op: str, value: Scalar | tuple[Scalar, ...]) -> Condition:
+def _typed(name: str, op: str, value: Scalar | tuple[Scalar, ...]) -> Comparison:
     """The condition on a column with its value checked, or on a metadata key."""
     values = value if isinstance(value, tuple) else (value,)
     all_text = all(isinstance(item, str) for item in values if item is not None)
     if name not in FIELDS or (
         name in _PROMOTED and op != "exists" and not all_text and value is not None
     ):
-        return Condition(name, op, value, metadata=True)
+        return Comparison(name, op, value, metadata=True)
     if op == "exists" or value is None:
-        return Condition(name, op, value)
+        return Comparison(name, op, value)
     if name in ENTITY_FIELDS and op in {"eq", "ne", "in", "nin"}:
         ids = tuple(entity_id(item, name) for item in values)
-        return Condition(name, op, ids if isinstance(value, tuple) else ids[0])
+        return Comparison(name, op, ids if isinstance(value, tuple) else ids[0])
     if name in TIME_FIELDS:
         if not all(parse_instant(item) for item in values):
             raise InvalidInputError(
@@ -153,7 +153,7 @@ def _typed(name: str, op: str, value: Scalar | tuple[Scalar, ...]) -> Condition:
         raise InvalidInputError(f"Invalid filter for {name}: the value must be a string.")
     if (name in TIME_FIELDS or name in DATE_FIELDS) and op in {"contains", "icontains"}:
         raise InvalidInputError(f"Invalid filter for {name}: {op} does not go with a time.")
-    return Condition(name, op, value)
+    return Comparison(name, op, value)
 
 
 def _is_date(value: object) -> bool:

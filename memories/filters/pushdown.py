@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from memories.filters.language import EVERYTHING, AllOf, AnyOf, Condition, Node, Not, Scalar, path
+from memories.filters.language import EVERYTHING, AllOf, AnyOf, Comparison, Node, Not, Scalar, path
 from memories.models import ENTITY_FIELDS
 
 # What the index carries with every point; everything else is checked in SQL alone.
@@ -60,10 +60,10 @@ def pushdown(node: Node) -> tuple[Node, bool]:
     return _condition(node)
 
 
-def _condition(c: Condition) -> tuple[Node, bool]:
+def _condition(c: Comparison) -> tuple[Node, bool]:
     if c.op in {"ne", "nin"}:
         return pushdown(
-            Not(Condition(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata))
+            Not(Comparison(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata))
         )
     if c.op not in {"eq", "in"}:
         return EVERYTHING, False
@@ -74,7 +74,7 @@ def _condition(c: Condition) -> tuple[Node, bool]:
         words = tuple(metadata_word(c.field, value) for value in values)
         if None in words:
             return EVERYTHING, False
-        return Condition(METADATA_WORDS, "in", words), True
+        return Comparison(METADATA_WORDS, "in", words), True
     if c.field in INDEXED_FIELDS and None not in values and "" not in values:
-        return Condition(c.field, "in", values), True
+        return Comparison(c.field, "in", values), True
     return EVERYTHING, False

@@ -14,7 +14,7 @@ from memories.filters.language import (
     TIME_FIELDS,
     AllOf,
     AnyOf,
-    Condition,
+    Comparison,
     Node,
     Not,
     Scalar,
@@ -53,17 +53,17 @@ def to_q(node: Node, zone: tzinfo) -> Q:
     return _condition(node, zone)
 
 
-def _condition(c: Condition, zone: tzinfo) -> Q:
+def _condition(c: Comparison, zone: tzinfo) -> Q:
     if c.op == "ne":
-        return ~_condition(Condition(c.field, "eq", c.value, c.metadata), zone)
+        return ~_condition(Comparison(c.field, "eq", c.value, c.metadata), zone)
     if c.op == "nin":
-        return ~_condition(Condition(c.field, "in", c.value, c.metadata), zone)
+        return ~_condition(Comparison(c.field, "in", c.value, c.metadata), zone)
     if c.op == "in":
         values = c.value if isinstance(c.value, tuple) else (c.value,)
         plain = c.field not in LIST_FIELDS | TIME_FIELDS
         if not c.metadata and plain and None not in values:
             return _indexed(c, Q(**{f"{c.field}__in": [_column_value(c.field, v) for v in values]}))
-        each = tuple(Condition(c.field, "eq", v, c.metadata) for v in values)
+        each = tuple(Comparison(c.field, "eq", v, c.metadata) for v in values)
         return to_q(AnyOf(each), zone)
     if c.metadata:
         return Q(JsonHolds("metadata", c.op, _scalar(c), key=c.field))
@@ -72,17 +72,17 @@ def _condition(c: Condition, zone: tzinfo) -> Q:
     return _column(c, zone)
 
 
-def _indexed(c: Condition, q: Q) -> Q:
+def _indexed(c: Comparison, q: Q) -> Q:
     """`q` with the condition of the field's partial index, without which SQLite passes it over."""
     return q & ~Q(**{c.field: ""}) if c.field in ENTITY_FIELDS and c.field != "user_id" else q
 
 
-def _scalar(c: Condition) -> Scalar:
+def _scalar(c: Comparison) -> Scalar:
     assert not isinstance(c.value, tuple)  # noqa: S101  (lists went with "in")
     return c.value
 
 
-def _column(c: Condition, zone: tzinfo) -> Q:
+def _column(c: Comparison, zone: tzinfo) -> Q:
     nullable = c.field in TIME_FIELDS | DATE_FIELDS
     absent = Q(**{f"{c.field}__isnull": True}) if nullable else Q(**{c.field: ""})
     if c.op == "exists":

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from core.errors import IndexUnavailableError
 from memories.index.base import Hits, Point
-from memories.index.payload import Words
+from memories.index.payload import Bm25Encoder
 
 
 class ClosedIndex:
@@ -17,7 +17,7 @@ class ClosedIndex:
     def __init__(self, dims: int, reason: str) -> None:
         self.dims = dims
         self._reason = reason
-        self._words = Words()
+        self._words = Bm25Encoder()
 
     def _refuse(self) -> NoReturn:
         raise IndexUnavailableError(self._reason)

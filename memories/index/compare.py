@@ -45,7 +45,7 @@ class Differences:
                 self.ahead.append(id_)
 
 
-def differences(
+def compare_all(
     index: VectorIndex, *, pending_too: bool = False, each: Callable[[], None] = lambda: None
 ) -> Differences:
     """Compares every point's id and revision with SQL; IndexUnavailableError may rise.
@@ -77,7 +77,7 @@ def differences(
     return sure
 
 
-def differing(index: VectorIndex, ids: Sequence[UUID]) -> list[UUID]:
+def compare_batch(index: VectorIndex, ids: Sequence[UUID]) -> list[UUID]:
     """Those of a batch that the index has in another revision than SQL, has not, or has although
     they are gone."""
     held, rows = index.revisions(ids), _wanted(Memory.objects.filter(id__in=ids))

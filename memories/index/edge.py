@@ -91,7 +91,7 @@ class EdgeIndex:
         self.path, self.dims = path, dims
         self.damage = ""
         self._is_open = True
-        self._words = fields.Words()
+        self._words = fields.Bm25Encoder()
         self._let_go_of_root = folder.hold(path.parent)
         try:
             self._shard, self.was_left_in_order = self._opened()
@@ -124,9 +124,9 @@ class EdgeIndex:
             raise
 
     def _loaded(self) -> tuple[Any, bool]:
-        in_order, damage = folder.take_note(self.path)
+        in_order, damage = folder.compare_with_record(self.path)
         damage = damage or self._wrong_config()
-        if not damage and not folder.note_opening(self.path):
+        if not damage and not folder.record_opening(self.path):
             damage = "the process that opened it died of it, more than once"
         if damage:
             raise self._damaged(damage)
@@ -135,7 +135,7 @@ class EdgeIndex:
             # What cannot be counted and read cannot be searched either.
             shard.count(edge.CountRequest(exact=True))
             shard.scroll(edge.ScrollRequest(limit=_FIRST_LOOK, with_payload=True))
-        folder.note_opened(self.path)
+        folder.record_opened(self.path)
         return shard, in_order
 
     def _wrong_config(self) -> str:
@@ -181,7 +181,7 @@ class EdgeIndex:
     def _pause_when_full(self, wanted: int) -> None:
         room = disk.room_of(self.path)
         if room.free < room.floor + wanted:
-            error = disk.full(room, room.floor + wanted)
+            error = disk.disk_full_error(room, room.floor + wanted)
             raise IndexPausedError(f"The memory index is not written: {error.message}") from error
 
     def _pause_when_read_only(self, path: Path) -> None:
@@ -224,7 +224,7 @@ class EdgeIndex:
             vectors: dict[str, Any] = {LEXICAL: self._words.document(point.text)}
             if point.vector is not None and self.dims:
                 vectors[DENSE] = point.vector.tolist()
-            rows.append(edge.Point(str(point.id), vectors, fields.payload(point)))
+            rows.append(edge.Point(str(point.id), vectors, fields.payload_of(point)))
         # Once in the journal, once in place, and pages that are not filled.
         self._pause_when_full(3 * size)
         self._shard.update(edge.UpdateOperation.upsert_points(rows))
@@ -255,7 +255,10 @@ class EdgeIndex:
         """The same where the filter lets most of many points through: first the nearest of all,
         and then the filter on these alone. To check it on every point takes five times as long as
         to find the nearest. None where it is no such filter, or too few of the nearest pass."""
-        chosen, total = fields.chosen(_FILTERS, where, now, None), self._shard.info().points_count
+        chosen, total = (
+            fields.build_filter(_FILTERS, where, now, None),
+            self._shard.info().points_count,
+        )
         if chosen is None or total < _MANY:
             return None
         share = self._shard.count(edge.CountRequest(filter=chosen, exact=False)) / total
@@ -305,7 +308,7 @@ class EdgeIndex:
         now: float | None,
         ids: Collection[UUID] | None,
     ) -> Hits:
-        chosen = fields.chosen(_FILTERS, where, now, ids)
+        chosen = fields.build_filter(_FILTERS, where, now, ids)
         request = edge.QueryRequest(
             query=query, limit=limit, filter=chosen, with_payload=False, params=_RESCORED
         )
@@ -364,7 +367,7 @@ class EdgeIndex:
             self._keep_shard()
             raise
         self._shard.close()
-        folder.note_left(self.path)
+        folder.record_closed(self.path)
 
     def abandon(self) -> None:
         if self._is_open:

@@ -44,7 +44,7 @@ class _Lock:
             self.close()
             if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                 return  # the file system knows no locks: the folder's own has to do
-            raise in_use(root, holder) from error
+            raise in_use_error(root, holder) from error
         with suppress(OSError):  # a full or read-only disk: the lock holds without it
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -116,13 +116,13 @@ def hold_folder(owner: object, path: Path) -> Callable[[], object]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         let_go()
-        raise in_use(path) from error
+        raise in_use_error(path) from error
     except OSError:
         pass  # the file system knows no locks
     return let_go
 
 
-def in_use(path: Path, holder: str = "") -> IndexInUseError:
+def in_use_error(path: Path, holder: str = "") -> IndexInUseError:
     who = f"another mem0dash (process {holder})" if holder else "another mem0dash"
     return IndexInUseError(
         f"The memory index in {path} is in use by {who}. Stop that one first: only one server may "
@@ -131,7 +131,7 @@ def in_use(path: Path, holder: str = "") -> IndexInUseError:
 
 
 # --- Whether it is as it was left ----------------------------------------------------------------
-def note_left(path: Path) -> None:
+def record_closed(path: Path) -> None:
     """Writes down what every file is like, after the index was closed."""
     files = {name: list(stamp) for name, stamp in _stamps(path).items()}
     with suppress(OSError):  # then it is compared with SQL after the next start
@@ -140,7 +140,7 @@ def note_left(path: Path) -> None:
         draft.replace(path / _LEFT)
 
 
-def take_note(path: Path) -> tuple[bool, str]:
+def compare_with_record(path: Path) -> tuple[bool, str]:
     """Whether the index was closed in an orderly way, and what is not as it was left then; "" for
     nothing. The note is gone afterwards: from now on the files change."""
     note = path / _LEFT
@@ -178,7 +178,7 @@ def _stamps(path: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def note_opening(path: Path) -> bool:
+def record_opening(path: Path) -> bool:
     """Notes that the engine is about to open it; False where earlier starts died of that."""
     marker = path / _OPENING
     try:
@@ -192,7 +192,7 @@ def note_opening(path: Path) -> bool:
     return True
 
 
-def note_opened(path: Path) -> None:
+def record_opened(path: Path) -> None:
     with suppress(OSError):
         (path / _OPENING).unlink(missing_ok=True)
 

@@ -19,9 +19,9 @@ from core import disk
 from core.errors import ConflictError, IndexUnavailableError
 from memories.index import folder, rows
 from memories.index.base import VectorIndex
-from memories.index.compare import Differences, differences
+from memories.index.compare import Differences, compare_all
 from memories.index.rows import BATCH, expiry_second
-from memories.index.tended import HEAL_SECONDS, OpenIndex, Tended
+from memories.index.tended import HEAL_SECONDS, OpenIndex, RepairingIndexer
 from memories.models import Memory
 from memories.models.server import IndexState
 
@@ -37,16 +37,16 @@ Progress = Callable[[int, int], None]
 Model = tuple[str, int]
 
 
-def silent(done: int, total: int) -> None:
+def ignore_progress(done: int, total: int) -> None:
     """A progress that nobody watches."""
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """A step of the work that nobody waits for."""
 
 
 @dataclass(slots=True)
-class Building:
+class GenerationBuild:
     """The next generation while it is made: of which model, and where."""
 
     index: VectorIndex
@@ -55,7 +55,7 @@ class Building:
     started: datetime
 
 
-class Indexer(Tended):
+class Indexer(RepairingIndexer):
     """The one writer of an index. Safe to call from any thread.
 
     A change is applied right after its commit, so that a search sees it at once; that it was
@@ -84,7 +84,7 @@ class Indexer(Tended):
     def _prepare(self, model_key: str, dims: int) -> None:
         self.swap_lock = threading.Lock()
         self._one_build = threading.Lock()
-        self._building: Building | None = None
+        self._building: GenerationBuild | None = None
         self.model_key, self.dims = model_key, dims
 
     def _ensure_state(self) -> IndexState:
@@ -132,11 +132,13 @@ class Indexer(Tended):
                 return  # they stay pending, and are drained once it is open
             for id_ in ids:
                 self._applied.pop(id_, None)
-            found = rows.read(ids, self.model_key)
+            found = rows.read_rows(ids, self.model_key)
             write(self.index, ids, found)
             if (building := self._building) is not None:
                 same = building.model[0] == self.model_key
-                write(building.index, ids, found if same else rows.read(ids, building.model[0]))
+                write(
+                    building.index, ids, found if same else rows.read_rows(ids, building.model[0])
+                )
             self._applied.update((row.id, row.rev) for row in found)
 
     def drain(self) -> int:
@@ -144,7 +146,7 @@ class Indexer(Tended):
         if self.problem:
             return 0
         with self._lock:
-            left = rows.pending().values_list("id", "rev")
+            left = rows.filter_pending().values_list("id", "rev")
             ids = [id_ for id_, rev in left[:UNSETTLED] if self._applied.get(id_) != rev]
         # A batch at a time under the lock: an add that comes in between does not wait for all.
         for at in range(0, len(ids), BATCH):
@@ -173,16 +175,16 @@ class Indexer(Tended):
                 # Where that fails, they stay unsettled.
                 self.index.flush()
             self._applied = {}
-        for rev, same in by_rev(applied).items():
+        for rev, same in group_by_rev(applied).items():
             for at in range(0, len(same), BATCH):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
 
-    def differences(self, *, each: Callable[[], None] = nothing) -> Differences:
+    def differences(self, *, each: Callable[[], None] = do_nothing) -> Differences:
         """Where the index and SQL are not the same; what is pending is on its way. `each` is called
         now and then."""
-        return differences(self.index, each=each)
+        return compare_all(self.index, each=each)
 
-    def repair(self, found: Differences, *, each: Callable[[], None] = nothing) -> None:
+    def repair(self, found: Differences, *, each: Callable[[], None] = do_nothing) -> None:
         """Applies again what differs."""
         # What is there in a later revision than SQL has would not give way to an earlier one, nor
         # would what is left of a memory that SQL, restored from a backup, has not deleted.
@@ -204,7 +206,7 @@ class Indexer(Tended):
 
     def rebuild(
         self,
-        progress: Progress = silent,
+        progress: Progress = ignore_progress,
         *,
         model: Model | None = None,
         commit: Callable[[], object] | None = None,
@@ -255,12 +257,12 @@ class Indexer(Tended):
         self._heal_at = 0.0
         return done
 
-    def _begin(self, model: Model) -> Building:
+    def _begin(self, model: Model) -> GenerationBuild:
         self._check_room(model[1])
         generation = IndexState.objects.get(pk=self.state.pk).generation + 1
         shutil.rmtree(self._path(generation), ignore_errors=True)
         fresh = self._open(self._path(generation), model[1])
-        building = Building(fresh, generation, model, timezone.now())
+        building = GenerationBuild(fresh, generation, model, timezone.now())
         with self._lock:
             self._building = building
         return building
@@ -270,24 +272,24 @@ class Indexer(Tended):
         count = Memory.objects.filter(deleted_at=None).count()
         room, wanted = disk.room_of(self._root), count * (POINT_BYTES + 5 * dims)
         if room.free < room.floor + wanted:
-            raise disk.full(room, room.floor + wanted)
+            raise disk.disk_full_error(room, room.floor + wanted)
 
-    def _give_up(self, building: Building) -> None:
+    def _give_up(self, building: GenerationBuild) -> None:
         with self._lock:
             self._building = None
         with suppress(IndexUnavailableError):
             building.index.close()
         shutil.rmtree(self._path(building.generation), ignore_errors=True)
 
-    def _copy(self, ids: Sequence[UUID], building: Building) -> int:
+    def _copy(self, ids: Sequence[UUID], building: GenerationBuild) -> int:
         with self._lock:
-            points = [row.point for row in rows.read(ids, building.model[0]) if row.point]
+            points = [row.point for row in rows.read_rows(ids, building.model[0]) if row.point]
             building.index.upsert(points)
         return len(points)
 
     def _flip(
         self,
-        building: Building,
+        building: GenerationBuild,
         commit: Callable[[], object] | None,
         swapped: Callable[[], object] | None,
     ) -> None:
@@ -303,7 +305,7 @@ class Indexer(Tended):
             old.close()
         folder.drop_others(self._root, self._path(state.generation))
 
-    def _write_down(self, building: Building) -> IndexState:
+    def _write_down(self, building: GenerationBuild) -> IndexState:
         """The flip in SQL, in the caller's transaction."""
         model_key, dims = building.model
         IndexState.objects.filter(pk=self.state.pk).update(
@@ -315,7 +317,7 @@ class Indexer(Tended):
         return IndexState.objects.get(pk=self.state.pk)
 
     def _take(
-        self, building: Building, state: IndexState, swapped: Callable[[], object] | None
+        self, building: GenerationBuild, state: IndexState, swapped: Callable[[], object] | None
     ) -> VectorIndex:
         """Goes over to the new index; the old one."""
         with self.swap_lock:
@@ -336,7 +338,7 @@ class Indexer(Tended):
                 self.index.close()
 
 
-def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.Row]) -> None:
+def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.IndexRow]) -> None:
     """Brings these memories in the index to what was read of them."""
     live = [row.point for row in found if row.point is not None]
     index.upsert(live)
@@ -344,7 +346,7 @@ def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.Row]) ->
     index.delete(set(ids) - {point.id for point in live}, gone)
 
 
-def by_rev(revisions: dict[UUID, int]) -> dict[int, list[UUID]]:
+def group_by_rev(revisions: dict[UUID, int]) -> dict[int, list[UUID]]:
     """The memories of each revision: most are in their first."""
     same: dict[int, list[UUID]] = {}
     for id_, rev in revisions.items():

@@ -43,7 +43,7 @@ class Leftovers:
         if not due:
             return
         # With the lease nobody builds, so that none of these is about to come into use.
-        with suppress(ConflictError), leases.held(leases.INDEX_BUILD):
+        with suppress(ConflictError), leases.hold(leases.INDEX_BUILD):
             live = IndexState.objects.get(pk=state.pk).generation
             for generation in due:
                 if generation != live:

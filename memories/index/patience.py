@@ -31,7 +31,7 @@ Send = Callable[[httpx.Request], httpx.Response]
 _SILENT: Final = "The memory index does not answer; try again shortly."
 
 
-class Line:
+class CallLine:
     """Calls with one purpose: `seconds` for all that one caller asks, and a breaker.
 
     `clock` gives seconds that never go back.
@@ -77,7 +77,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class _Budget:
-    line: Line
+    line: CallLine
     until: float
 
 
@@ -160,20 +160,20 @@ class _Backend(httpcore.NetworkBackend):
         return _Stream(opened, self._left)
 
 
-class Patience:
+class CallLines:
     """The lines to one server. What no line is for, background work, waits as long as the client
     does: for it there is no hurry."""
 
     def __init__(self, timeout: float) -> None:
         """`timeout`: seconds that one call may take at all."""
         self._timeout = timeout
-        self.searching = Line(timeout)
-        self.writing = Line(min(WRITE_SECONDS, timeout))
-        self.looking = Line(min(LOOK_SECONDS, timeout))
+        self.searching = CallLine(timeout)
+        self.writing = CallLine(min(WRITE_SECONDS, timeout))
+        self.looking = CallLine(min(LOOK_SECONDS, timeout))
         self._local = threading.local()
 
     @contextmanager
-    def on(self, line: Line) -> Iterator[None]:
+    def on(self, line: CallLine) -> Iterator[None]:
         """What this thread asks meanwhile is on this line; inside another one, on that one."""
         if getattr(self._local, "budget", None) is not None:
             yield

@@ -8,7 +8,7 @@ from uuid import UUID
 import qdrant_edge as edge
 
 from core.errors import IndexUnavailableError
-from memories.filters import AllOf, AnyOf, Condition, Node, Not
+from memories.filters import AllOf, AnyOf, Comparison, Node, Not
 from memories.filters.pushdown import INDEXED_FIELDS, METADATA_WORDS
 from memories.index.base import Point
 
@@ -21,7 +21,7 @@ TENANTS: Final = frozenset({"project", "user_id"})
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translating_errors() -> Iterator[None]:
     """Any failure of the index becomes IndexUnavailableError; an outage is never an empty list."""
     try:
         yield
@@ -31,7 +31,7 @@ def translated() -> Iterator[None]:
         raise IndexUnavailableError("The memory index failed.") from error
 
 
-class Words:
+class Bm25Encoder:
     """BM25 as Qdrant's own encoder makes it, here: a server need not know the language."""
 
     def __init__(self) -> None:
@@ -50,12 +50,12 @@ class Words:
         return frozenset(self._bm25.embed_query(text).indices)
 
 
-def payload(point: Point) -> dict[str, Any]:
+def payload_of(point: Point) -> dict[str, Any]:
     """What is stored beside a point's vectors."""
     return {**point.fields, REV: point.rev}
 
 
-class Dialect(Protocol):
+class FilterDialect(Protocol):
     """How one implementation writes the parts of a filter."""
 
     def match(self, field: str, texts: Sequence[str]) -> Any: ...
@@ -64,8 +64,8 @@ class Dialect(Protocol):
     def group(self, *, must: Any = None, should: Any = None, must_not: Any = None) -> Any: ...
 
 
-def chosen(
-    dialect: Dialect, where: Node, now: float | None, ids: Collection[UUID] | None
+def build_filter(
+    dialect: FilterDialect, where: Node, now: float | None, ids: Collection[UUID] | None
 ) -> Any | None:
     """The filter of a search; None where it lets everything through."""
     must = [_native(dialect, where)] if where != AllOf(()) else []
@@ -75,9 +75,9 @@ def chosen(
     return dialect.group(must=must, must_not=must_not) if must or must_not else None
 
 
-def _native(dialect: Dialect, node: Node) -> Any:
+def _native(dialect: FilterDialect, node: Node) -> Any:
     """A pushed-down node as Qdrant's filter."""
-    if isinstance(node, Condition):
+    if isinstance(node, Comparison):
         values = node.value if isinstance(node.value, tuple) else (node.value,)
         return dialect.match(node.field, [str(value) for value in values])
     if isinstance(node, Not):

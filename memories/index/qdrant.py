@@ -16,8 +16,8 @@ from core.errors import IndexUnavailableError
 from memories.filters import Node
 from memories.index import payload as fields
 from memories.index.base import Hits, Point
-from memories.index.patience import Line, Patience
-from memories.index.payload import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translated
+from memories.index.patience import CallLine, CallLines
+from memories.index.payload import EXPIRES, KEYWORDS, LEXICAL, REV, TENANTS, translating_errors
 from memories.readings import Vector
 
 DENSE: Final = "dense"
@@ -41,7 +41,7 @@ class CollectionMissingError(IndexUnavailableError):
 @contextmanager
 def _answered(name: str) -> Iterator[None]:
     """As `translated`; a collection that is not there has an error of its own."""
-    with translated():
+    with translating_errors():
         try:
             yield
         except UnexpectedResponse as error:
@@ -110,7 +110,7 @@ class Collections:
             check_compatibility=False,
             limits=limits,
         )
-        self.patience = Patience(server.timeout)
+        self.patience = CallLines(server.timeout)
         api = self._client.http.client
         api.add_middleware(self.patience.send)
         # Middleware sees an answer only when its body is there.
@@ -123,22 +123,22 @@ class Collections:
         """The index of this generation, whether it is there or not."""
         return QdrantIndex(self._client, self.name(generation), dims, self.patience)
 
-    @translated()
+    @translating_errors()
     def exists(self, generation: int) -> bool:
         return bool(self._client.collection_exists(self.name(generation)))
 
-    @translated()
+    @translating_errors()
     def generations(self) -> list[int]:
         """The generations that are there, in use or not, in their order."""
         pattern = re.compile(re.escape(self.server.collection) + r"_(\d{6,})")
         found = [pattern.fullmatch(one.name) for one in self._client.get_collections().collections]
         return sorted(int(match[1]) for match in found if match)
 
-    @translated()
+    @translating_errors()
     def drop(self, generation: int) -> None:
         self._client.delete_collection(self.name(generation))
 
-    @translated()
+    @translating_errors()
     def create(self, generation: int, dims: int) -> "QdrantIndex":
         """Makes the empty collection and what its filters need."""
         server, name = self.server, self.name(generation)
@@ -178,14 +178,14 @@ class QdrantIndex:
 
     is_remote = True
 
-    def __init__(self, client: QdrantClient, name: str, dims: int, patience: Patience) -> None:
+    def __init__(self, client: QdrantClient, name: str, dims: int, patience: CallLines) -> None:
         self.name, self.dims = name, dims
         self._client, self._patience = client, patience
-        self._words = fields.Words()
+        self._words = fields.Bm25Encoder()
         self._closed = False
 
     @contextmanager
-    def _asking(self, line: Line | None = None) -> Iterator[QdrantClient]:
+    def _asking(self, line: CallLine | None = None) -> Iterator[QdrantClient]:
         if self._closed:
             raise IndexUnavailableError("The memory index is closed.")
         with _answered(self.name), self._patience.on(line) if line else nullcontext():
@@ -212,7 +212,7 @@ class QdrantIndex:
         vectors: dict[str, Any] = {LEXICAL: sparse}
         if point.vector is not None and self.dims:
             vectors[DENSE] = point.vector.tolist()
-        payload = fields.payload(point)
+        payload = fields.payload_of(point)
         return models.PointStruct.model_construct(id=str(point.id), vector=vectors, payload=payload)
 
     def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
@@ -256,7 +256,7 @@ class QdrantIndex:
         now: float | None = None,
         ids: Collection[UUID] | None = None,
     ) -> Hits:
-        chosen = fields.chosen(_FILTERS, where, now, ids)
+        chosen = fields.build_filter(_FILTERS, where, now, ids)
         return self._queried([_request(vector.tolist(), DENSE, limit, chosen)])[0]
 
     def search_text(
@@ -280,7 +280,7 @@ class QdrantIndex:
         now: float | None = None,
         ids: Collection[UUID] | None = None,
     ) -> tuple[Hits, Hits]:
-        chosen = fields.chosen(_FILTERS, where, now, ids)
+        chosen = fields.build_filter(_FILTERS, where, now, ids)
         words = self._words.query(query)
         dense, lexical = [], []
         if vector is not None:

@@ -39,7 +39,7 @@ _COLUMNS: Final = (
 Stamp = tuple[int, int | None]
 
 
-class Row(NamedTuple):
+class IndexRow(NamedTuple):
     """What the index is to hold of one memory: `point` None for one that is deleted."""
 
     id: UUID
@@ -51,25 +51,25 @@ class Row(NamedTuple):
         return self.stamp[0]
 
 
-def read(ids: Sequence[UUID], model_key: str) -> list[Row]:
+def read_rows(ids: Sequence[UUID], model_key: str) -> list[IndexRow]:
     """The rows that there are of these, with the vectors of this model where they have one."""
     found = _with_vector(model_key).filter(id__in=ids).values_list(*_COLUMNS)
     return [_row(dict(zip(_COLUMNS, values, strict=True))) for values in found]
 
 
-def stamps(ids: Sequence[UUID], model_key: str) -> dict[UUID, Stamp]:
+def read_revisions(ids: Sequence[UUID], model_key: str) -> dict[UUID, Stamp]:
     """What `read` would find, without reading it."""
     columns = ("id", "rev", "vector__id")
     found = _with_vector(model_key).filter(id__in=ids).values_list(*columns)
     return {id_: (rev, vector_id) for id_, rev, vector_id in found}
 
 
-def pending() -> QuerySet[Memory]:
+def filter_pending() -> QuerySet[Memory]:
     """What the index has not been seen to hold."""
     return Memory.objects.filter(rev__gt=F("indexed_rev"))
 
 
-def changed(since: datetime) -> list[UUID]:
+def ids_changed_since(since: datetime) -> list[UUID]:
     """What any process changed since then; the time of a memory itself may be an import's."""
     found = Revision.objects.filter(at__gte=since)
     return list(found.values_list("memory_id", flat=True).distinct())
@@ -96,10 +96,10 @@ def _with_vector(model_key: str) -> QuerySet[Memory]:
     return Memory.objects.annotate(vector=FilteredRelation("vectors", condition=of_model))
 
 
-def _row(values: dict[str, Any]) -> Row:
+def _row(values: dict[str, Any]) -> IndexRow:
     stamp = (values["rev"], values["vector__id"])
     if values["deleted_at"] is not None:
-        return Row(values["id"], stamp, None)
+        return IndexRow(values["id"], stamp, None)
     fields: dict[str, Any] = {"project": str(values["project_id"])}
     for name in ("collection", *ENTITY_FIELDS, "actor_id", "role", "source"):
         if values[name]:
@@ -113,7 +113,7 @@ def _row(values: dict[str, Any]) -> Row:
     data = values["vector__data"]
     vector = np.frombuffer(data, dtype="<f4") if data is not None else None
     point = Point(values["id"], values["rev"], values["text"], vector, fields)
-    return Row(values["id"], stamp, point)
+    return IndexRow(values["id"], stamp, point)
 
 
 def expiry_second(expires_at: Any, expiration_date: Any) -> float | None:

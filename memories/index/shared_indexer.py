@@ -18,15 +18,23 @@ from django.utils import timezone
 from core.errors import ConflictError, IndexUnavailableError
 from memories.index import rows
 from memories.index.base import VectorIndex
-from memories.index.compare import differences, differing
-from memories.index.indexer import Building, Indexer, Model, Progress, by_rev, silent, write
+from memories.index.compare import compare_all, compare_batch
+from memories.index.indexer import (
+    GenerationBuild,
+    Indexer,
+    Model,
+    Progress,
+    group_by_rev,
+    ignore_progress,
+    write,
+)
 from memories.index.leftovers import Leftovers
 from memories.index.qdrant import Collections, QdrantIndex
 from memories.index.rows import BATCH
 from memories.models import Memory
 from memories.models.server import IndexState, Lease
 from memories.storage import leases
-from memories.storage.leases import Held
+from memories.storage.leases import HeldLease
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +58,15 @@ BEHIND_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
-class SharedBuilding(Building):
+class SharedGenerationBuild(GenerationBuild):
     """Beside what every build has: its lease, and what was brought without a vector."""
 
-    lease: Held
+    lease: HeldLease
     wordless: set[UUID] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
-class Former:
+class FormerGeneration:
     """The generation that this process searched in before."""
 
     index: VectorIndex
@@ -86,7 +94,7 @@ class SharedIndexer(Indexer):
         )
         self._insists = self._model_of(self.state) != (model_key, dims)
         self._behind_since: float | None = None
-        self._former: Former | None = None
+        self._former: FormerGeneration | None = None
         self._looked_at = -LOOK_SECONDS
         self._leftovers = Leftovers(collections)
         self.index = collections.open(self.state.generation, dims)
@@ -167,9 +175,9 @@ class SharedIndexer(Indexer):
             with suppress(IndexUnavailableError), self._writing():
                 self._bring(former.index, former.model_key, ids)
 
-    def _as_former(self) -> Former | None:
+    def _as_former(self) -> FormerGeneration | None:
         """The generation in use, which is about to go; None where nobody searches in it."""
-        return Former(self.index, self.model_key) if self.complete else None
+        return FormerGeneration(self.index, self.model_key) if self.complete else None
 
     def _has_gone_over(self, generation: int) -> bool:
         """Whether this process has left that generation, as soon as that is certain; False when it
@@ -177,7 +185,7 @@ class SharedIndexer(Indexer):
         until = time.monotonic() + FOLLOW_SECONDS
         while time.monotonic() < until:
             # In this order: the fence is there until the new generation is in use.
-            is_fenced = leases.is_taken(FENCE)
+            is_fenced = leases.is_held(FENCE)
             self.refresh()
             if self.state.generation != generation:
                 return True
@@ -218,9 +226,9 @@ class SharedIndexer(Indexer):
         written: dict[UUID, int] = {}
         todo = list(dict.fromkeys(ids))
         for _ in range(ATTEMPTS):
-            found = rows.read(todo, model_key)
+            found = rows.read_rows(todo, model_key)
             write(index, todo, found)
-            now = rows.stamps(todo, model_key)
+            now = rows.read_revisions(todo, model_key)
             before = {row.id: row.stamp for row in found}
             written.update((row.id, row.rev) for row in found)
             if wordless is not None:
@@ -239,7 +247,7 @@ class SharedIndexer(Indexer):
         marked = 0
         in_use = Exists(IndexState.objects.filter(pk=self.state.pk, generation=generation))
         fenced = Exists(Lease.objects.filter(name=FENCE, until__gt=Now()))
-        for rev, same in by_rev(written).items():
+        for rev, same in group_by_rev(written).items():
             for at in range(0, len(same), BATCH):
                 held = Memory.objects.filter(in_use, ~fenced, id__in=same[at : at + BATCH], rev=rev)
                 marked += held.update(indexed_rev=rev, claimed_until=None)
@@ -270,7 +278,7 @@ class SharedIndexer(Indexer):
         )
         free = Q(claimed_until=None) | Q(claimed_until__lt=Now())
         # First a look without a lock: most rounds find nothing.
-        left = rows.pending().filter(free).exclude(young)
+        left = rows.filter_pending().filter(free).exclude(young)
         if not left.exists():
             return []
         with transaction.atomic():
@@ -297,7 +305,7 @@ class SharedIndexer(Indexer):
         self.refresh()
         self._look_for_it()
         wanted = self._insists or self.state.wants_rebuild
-        return wanted and self._behind_since is None and not leases.is_taken(BUILD)
+        return wanted and self._behind_since is None and not leases.is_held(BUILD)
 
     def _look_for_it(self) -> None:
         """A server that has lost its data answers as an empty one would: that is no answer."""
@@ -315,7 +323,7 @@ class SharedIndexer(Indexer):
 
     def rebuild(
         self,
-        progress: Progress = silent,
+        progress: Progress = ignore_progress,
         *,
         model: Model | None = None,
         commit: Callable[[], object] | None = None,
@@ -328,7 +336,7 @@ class SharedIndexer(Indexer):
         with self._only_build():
             if self._made_by_another(model, commit, swapped):
                 return Memory.objects.filter(deleted_at=None).count()
-            with leases.held(BUILD) as lease:
+            with leases.hold(BUILD) as lease:
                 self._lease = lease
                 wanted = model or self._model_to_build()
                 return self._rebuild(progress, wanted, commit, swapped)
@@ -355,45 +363,45 @@ class SharedIndexer(Indexer):
         self._go_over(state, swapped)
         return True
 
-    def _begin(self, model: Model) -> Building:
+    def _begin(self, model: Model) -> GenerationBuild:
         started = timezone.now()
         live = IndexState.objects.get(pk=self.state.pk).generation
         # Never a number that was used: its collection may still be written to by somebody who does
         # not know yet that the lease is lost.
         generation = max([live, *self._collections.generations()]) + 1
         fresh = self._collections.create(generation, model[1])
-        self._building = SharedBuilding(fresh, generation, model, started, self._lease)
+        self._building = SharedGenerationBuild(fresh, generation, model, started, self._lease)
         return self._building
 
-    def _give_up(self, building: Building) -> None:
+    def _give_up(self, building: GenerationBuild) -> None:
         self._building = None
         # A commit may go through unheard. Where nobody can be asked, whoever sweeps drops it.
         with suppress(IndexUnavailableError, AnyDatabaseError):
             if IndexState.objects.get(pk=self.state.pk).generation != building.generation:
                 self._collections.drop(building.generation)
 
-    def _copy(self, ids: Sequence[UUID], building: Building) -> int:
-        assert isinstance(building, SharedBuilding)  # noqa: S101  (_begin makes no other)
+    def _copy(self, ids: Sequence[UUID], building: GenerationBuild) -> int:
+        assert isinstance(building, SharedGenerationBuild)  # noqa: S101  (_begin makes no other)
         building.lease.renew()
         wordless = building.wordless if building.model[1] else None
         return len(self._bring(building.index, building.model[0], ids, wordless))
 
     def _flip(
         self,
-        building: Building,
+        building: GenerationBuild,
         commit: Callable[[], object] | None,
         swapped: Callable[[], object] | None,
     ) -> None:
-        assert isinstance(building, SharedBuilding)  # noqa: S101  (_begin makes no other)
+        assert isinstance(building, SharedGenerationBuild)  # noqa: S101  (_begin makes no other)
         since = timezone.now() - LONG_TRANSACTION
         beat = building.lease.renew
-        found = differences(building.index, pending_too=True, each=beat)
+        found = compare_all(building.index, pending_too=True, each=beat)
         self._catch_up(building, found.all, beat)
-        self._catch_up(building, rows.changed(since), beat)
-        with leases.held(FENCE, FENCE_SECONDS) as fence:
+        self._catch_up(building, rows.ids_changed_since(since), beat)
+        with leases.hold(FENCE, FENCE_SECONDS) as fence:
             # From here on what changes stays pending, and whoever changes it waits for the end of
             # this: so only what is not there already.
-            self._catch_up(building, rows.changed(since), fence.renew)
+            self._catch_up(building, rows.ids_changed_since(since), fence.renew)
             embedded = rows.with_vector(building.wordless, building.model[0])
             for at in range(0, len(embedded), BATCH):
                 fence.renew()
@@ -410,11 +418,11 @@ class SharedIndexer(Indexer):
             self._insists, self._behind_since = False, None
 
     def _catch_up(
-        self, building: SharedBuilding, ids: Sequence[UUID], beat: Callable[[], None]
+        self, building: SharedGenerationBuild, ids: Sequence[UUID], beat: Callable[[], None]
     ) -> None:
         for at in range(0, len(ids), BATCH):
             beat()
-            self._copy(differing(building.index, ids[at : at + BATCH]), building)
+            self._copy(compare_batch(building.index, ids[at : at + BATCH]), building)
 
     def close(self) -> None:
         self.index.close()

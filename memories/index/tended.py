@@ -31,7 +31,7 @@ MOST_HEAL_SECONDS: Final = 3600.0
 OpenIndex = Callable[[Path, int], VectorIndex]
 
 
-class Tended:
+class RepairingIndexer:
     """The half of an Indexer that opens its index, and opens it again."""
 
     index: VectorIndex

@@ -13,7 +13,7 @@ from memories.engine.engine import Engine
 @contextmanager
 def writing() -> Iterator[None]:
     """As `without_index`, with the configured providers."""
-    engine = runtime.engine_of(configuration.current())
+    engine = runtime.engine_of(configuration.current_configuration())
     runtime.install(runtime.Runtime(engine, None))
     try:
         yield

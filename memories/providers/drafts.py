@@ -13,9 +13,17 @@ from core.errors import InvalidInputError
 from core.principal import Principal
 from memories import runtime
 from memories.engine import catalogue, configuration
-from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind, Provider
+from memories.engine.catalogue import (
+    LOCAL,
+    NONE,
+    PROVIDERS,
+    Configuration,
+    Kind,
+    Provider,
+    ProviderChoice,
+)
 from memories.engine.choices import same_address
-from memories.engine.local_model import WeightsError, prepared_model
+from memories.engine.local_model import WeightsError, find_prepared_model
 from memories.providers import service as providers
 
 # OpenAI's interface at another address: for people another provider than OpenAI.
@@ -29,7 +37,7 @@ __all__ = ["COMPATIBLE", "KINDS", "LOCAL", "NONE", "SAME", "UNNAMED"]
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ProviderOffer:
     """A provider as people choose it. `address` is its usual one, "" where it has none or a fixed
     one (`has_address` tells); `model` is what is proposed; `package` what pip would have to
     install."""
@@ -48,7 +56,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedProvider:
     """What was chosen for one kind: an offer's id, or NONE, LOCAL, SAME. An empty key keeps the
     stored one where it was stored for this provider and address."""
 
@@ -60,7 +68,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenProvider:
     """What a configuration has for one kind, without secrets. `key_ends` is "" where the key is
     short; `same` tells that an embedder is reached as the LLM is."""
 
@@ -73,9 +81,9 @@ class Chosen:
     same: bool = False
 
 
-def offers(kind: Kind) -> list[Offer]:
+def offers(kind: Kind) -> list[ProviderOffer]:
     """The providers of this kind, as a person would look for them."""
-    found: list[Offer] = []
+    found: list[ProviderOffer] = []
     for provider in PROVIDERS.values():
         if not catalogue.offers(provider.name, kind):
             continue
@@ -85,8 +93,8 @@ def offers(kind: Kind) -> list[Offer]:
     return found
 
 
-def _offer(provider: Provider, kind: Kind) -> Offer:
-    return Offer(
+def _offer(provider: Provider, kind: Kind) -> ProviderOffer:
+    return ProviderOffer(
         id=provider.name,
         provider=provider.name,
         title=provider.called,
@@ -102,7 +110,7 @@ def _offer(provider: Provider, kind: Kind) -> Offer:
     )
 
 
-def _compatible(openai: Offer) -> Offer:
+def _compatible(openai: ProviderOffer) -> ProviderOffer:
     return replace(
         openai,
         id=COMPATIBLE,
@@ -117,10 +125,10 @@ def _compatible(openai: Offer) -> Offer:
 
 def local_model_is_prepared() -> bool:
     """Whether the embedding model of this machine is there to be used."""
-    if configuration.current().embedder is None:
-        return runtime.current().engine.embedder is not None
+    if configuration.current_configuration().embedder is None:
+        return runtime.get_runtime().engine.embedder is not None
     try:
-        return prepared_model(settings.MODEL_DIR) is not None
+        return find_prepared_model(settings.MODEL_DIR) is not None
     except WeightsError:
         return False
 
@@ -128,7 +136,9 @@ def local_model_is_prepared() -> bool:
 # --- Putting it together -------------------------------------------------------------------------
 
 
-def drafted(base: Configuration, llm: Wanted | None, embedder: Wanted | None) -> Configuration:
+def make_draft(
+    base: Configuration, llm: WantedProvider | None, embedder: WantedProvider | None
+) -> Configuration:
     """`base` with this LLM and this embedder, None for the one that it has; InvalidInputError for
     what does not fit."""
     made = base
@@ -136,16 +146,16 @@ def drafted(base: Configuration, llm: Wanted | None, embedder: Wanted | None) ->
         sections = {"llm": _change(llm)}
         if llm.offer == NONE:
             sections["fallback_llm"] = None
-        made = providers.changed(_with_known_secrets(made, "llm", llm), sections)
+        made = providers.apply_sections(_with_known_secrets(made, "llm", llm), sections)
     if embedder is not None:
         known = _with_known_secrets(made, "embedder", embedder)
         same = embedder.offer == SAME
         change = _like(made.llm, embedder.model) if same else _change(embedder)
-        made = providers.changed(known, {"embedder": change})
+        made = providers.apply_sections(known, {"embedder": change})
     return made
 
 
-def _change(wanted: Wanted) -> dict[str, Any] | None:
+def _change(wanted: WantedProvider) -> dict[str, Any] | None:
     if wanted.offer in {NONE, LOCAL}:
         return None
     provider = PROVIDERS["openai" if wanted.offer == COMPATIBLE else wanted.offer]
@@ -161,23 +171,23 @@ def _change(wanted: Wanted) -> dict[str, Any] | None:
     return {"provider": provider.name, "config": config}
 
 
-def _with_known_secrets(base: Configuration, kind: Kind, wanted: Wanted) -> Configuration:
+def _with_known_secrets(base: Configuration, kind: Kind, wanted: WantedProvider) -> Configuration:
     """`base`, or with what is in use where that has this offer, and the draft another: who looks at
     another card and comes back finds the key still there."""
     known = _known(base, kind, wanted.offer)
     return base if known is None else base.with_section(kind, known)
 
 
-def _known(draft: Configuration, kind: Kind, offer: str) -> Choice | None:
+def _known(draft: Configuration, kind: Kind, offer: str) -> ProviderChoice | None:
     """What the draft has of this offer, or else what is in use; None where neither has it."""
-    for configured in (draft, configuration.current()):
-        choice: Choice | None = getattr(configured, kind)
+    for configured in (draft, configuration.current_configuration()):
+        choice: ProviderChoice | None = getattr(configured, kind)
         if choice is not None and _offer_of(choice) == offer:
             return choice
     return None
 
 
-def _like(llm: Choice | None, model: str) -> dict[str, Any]:
+def _like(llm: ProviderChoice | None, model: str) -> dict[str, Any]:
     """The embedder of the LLM's provider, with its address and key."""
     if llm is None or not catalogue.offers(llm.provider, "embedder"):
         called = f"{PROVIDERS[llm.provider].called} has" if llm else "Without a provider there are"
@@ -192,23 +202,23 @@ def _like(llm: Choice | None, model: str) -> dict[str, Any]:
     return {"provider": llm.provider, "config": {**config, "model": model}}
 
 
-def chosen(draft: Configuration, kind: Kind) -> Chosen:
+def choice_of(draft: Configuration, kind: Kind) -> ChosenProvider:
     """What the draft has for this kind."""
-    choice: Choice | None = getattr(draft, kind)
+    choice: ProviderChoice | None = getattr(draft, kind)
     if choice is None:
-        return Chosen(NONE if kind == "llm" else LOCAL)
+        return ChosenProvider(NONE if kind == "llm" else LOCAL)
     return _as_chosen(choice, draft, kind)
 
 
-def known(draft: Configuration, kind: Kind, offer: str) -> Chosen | None:
+def find_choice(draft: Configuration, kind: Kind, offer: str) -> ChosenProvider | None:
     """What there is of this offer: the draft's, or else what is in use; None for neither."""
     choice = _known(draft, kind, offer)
     return None if choice is None else _as_chosen(choice, draft, kind)
 
 
-def _as_chosen(choice: Choice, draft: Configuration, kind: Kind) -> Chosen:
+def _as_chosen(choice: ProviderChoice, draft: Configuration, kind: Kind) -> ChosenProvider:
     address = _address(choice)
-    return Chosen(
+    return ChosenProvider(
         offer=_offer_of(choice),
         model="" if choice.model == UNNAMED else choice.model,
         address=address,
@@ -219,18 +229,18 @@ def _as_chosen(choice: Choice, draft: Configuration, kind: Kind) -> Chosen:
     )
 
 
-def _address(choice: Choice) -> str:
+def _address(choice: ProviderChoice) -> str:
     return str(choice.config.get(PROVIDERS[choice.provider].address) or "")
 
 
-def _offer_of(choice: Choice) -> str:
+def _offer_of(choice: ProviderChoice) -> str:
     usual = PROVIDERS[choice.provider].default_address
     if choice.provider != "openai" or same_address(_address(choice) or usual, usual):
         return choice.provider
     return COMPATIBLE
 
 
-def _is_like(embedder: Choice, llm: Choice) -> bool:
+def _is_like(embedder: ProviderChoice, llm: ProviderChoice) -> bool:
     return (
         embedder.provider == llm.provider
         and _address(embedder) == _address(llm)
@@ -243,56 +253,56 @@ def _is_like(embedder: Choice, llm: Choice) -> bool:
 
 def seal(draft: Configuration) -> dict[str, Any]:
     """The draft as it may be kept, its secrets encrypted."""
-    return configuration.sealed(draft)
+    return configuration.seal(draft)
 
 
-def opened(kept: Any) -> Configuration:
+def unseal(kept: Any) -> Configuration:
     """A kept draft, or what is in use where there is none, or none that can be read."""
     if isinstance(kept, Mapping):
         try:
-            return configuration.opened(kept)
+            return configuration.unseal(kept)
         except (ConfigurationError, crypto.WrongEncryptionKeyError, KeyError, ValueError):
             pass  # of another version, or of a key that is no more
-    return configuration.current()
+    return configuration.current_configuration()
 
 
 # --- Trying it out, using it ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ProviderTrial:
     """What asking the providers of a draft gave; None where there is nobody to ask."""
 
-    llm: providers.Probe | None
-    embedder: providers.Probe | None
+    llm: providers.ProbeResult | None
+    embedder: providers.ProbeResult | None
 
     @property
     def ok(self) -> bool:
         return all(probe is None or probe.ok for probe in (self.llm, self.embedder))
 
 
-def tried(principal: Principal, draft: Configuration) -> Trial:
+def try_draft(principal: Principal, draft: Configuration) -> ProviderTrial:
     """One real call to each provider of the draft; the instance owner's."""
     principal.require_instance(providers.PROVIDERS_OF)
-    return Trial(
+    return ProviderTrial(
         llm=providers.probe_choice(draft.llm, "llm") if draft.llm else None,
         embedder=providers.probe_choice(draft.embedder, "embedder") if draft.embedder else None,
     )
 
 
-def use(principal: Principal, draft: Configuration, trial: Trial) -> None:
+def use_draft(principal: Principal, draft: Configuration, trial: ProviderTrial) -> None:
     """Uses the draft from now on, and keeps it. An embedder that did not answer is left out, for
     its dimensions are not known; the one so far stays.
 
     Raises what providers.configure does.
     """
     principal.require_instance(providers.PROVIDERS_OF)
-    used = configuration.current()
+    used = configuration.current_configuration()
     if trial.embedder is not None and not trial.embedder.ok:
         draft = replace(draft, embedder=used.embedder, dims=used.dims)
-    providers.use(principal, replace(draft, version=used.version), used)
+    providers.use_configuration(principal, replace(draft, version=used.version), used)
 
 
 def model_in_use() -> str:
     """What vectors are made with now, as "provider/model/dimensions"; "" for words only."""
-    return runtime.current().engine.model_key
+    return runtime.get_runtime().engine.model_key

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts import audit
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from core.errors import ConflictError, IndexUnavailableError
 from core.principal import Principal
 from memories import runtime
@@ -18,7 +18,7 @@ from memories.backfill import token_states as token_work
 from memories.engine import configuration
 from memories.engine.catalogue import Configuration
 from memories.engine.configuration import ChangedMeanwhileError
-from memories.engine.local_model import WeightsError, prepared_model
+from memories.engine.local_model import WeightsError, find_prepared_model
 from memories.engine.opening import as_reader
 from memories.providers.service import CHANGE_ATTEMPTS
 from memories.runtime import ModelState, Runtime
@@ -33,7 +33,7 @@ LATE_INTERACTION: Final = "late interaction"
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class LateInteractionStatus:
     """Whether token states are used, and whether the environment says so; the state of the model
     that reads them, also where it is not used; how many of the live memories have theirs; of how
     many memories states are kept, those in the bin as well, and the bytes they take."""
@@ -47,14 +47,14 @@ class Status:
     bytes: int
 
 
-def status(principal: Principal) -> Status:
+def status(principal: Principal) -> LateInteractionStatus:
     """How late interaction is; the instance owner's."""
     principal.require_instance(LATE_INTERACTION)
-    row = configuration.latest()
-    is_on = configuration.current().late_interaction
-    made, live = token_work.progress(_states_key())
-    kept, taken = token_work.stored()
-    return Status(
+    row = configuration.latest_row()
+    is_on = configuration.current_configuration().late_interaction
+    made, live = token_work.measure_progress(_states_key())
+    kept, taken = token_work.measure_stored()
+    return LateInteractionStatus(
         is_on=is_on,
         by_environment=row is None or "late_interaction" not in row.config,
         model=_model(is_on=is_on),
@@ -73,7 +73,7 @@ def switch(principal: Principal, on: bool) -> None:
     """
     principal.require_instance(LATE_INTERACTION)
     for attempt in range(1, CHANGE_ATTEMPTS + 1):
-        former = configuration.current()
+        former = configuration.current_configuration()
         if former.late_interaction == on:
             return
         try:
@@ -89,7 +89,11 @@ def switch(principal: Principal, on: bool) -> None:
 def _use(principal: Principal, wanted: Configuration) -> None:
     reason = f"late interaction {'on' if wanted.late_interaction else 'off'}"
 
-    action = Action.LATE_INTERACTION_ON if wanted.late_interaction else Action.LATE_INTERACTION_OFF
+    action = (
+        AuditAction.LATE_INTERACTION_ON
+        if wanted.late_interaction
+        else AuditAction.LATE_INTERACTION_OFF
+    )
 
     def commit() -> int:
         with transaction.atomic():
@@ -111,12 +115,12 @@ def drop(principal: Principal, *, seconds: float = math.inf) -> int:
     total, started = 0, time.monotonic()
     while time.monotonic() - started < seconds:
         # Each time, for somebody may switch it on meanwhile, and then they are wanted again.
-        if configuration.current().late_interaction:
+        if configuration.current_configuration().late_interaction:
             raise ConflictError("Late interaction is on: switch it off before removing its data.")
         with transaction.atomic():
             some = token_work.drop_some()
             if some and not total:
-                audit.record(Action.LATE_INTERACTION_REMOVED, actor=principal.actor)
+                audit.record(AuditAction.LATE_INTERACTION_REMOVED, actor=principal.actor)
         if not some:
             break
         total += some
@@ -126,7 +130,7 @@ def drop(principal: Principal, *, seconds: float = math.inf) -> int:
 def _running() -> Runtime | None:
     """The runtime of this process; None in a command."""
     try:
-        return runtime.current()
+        return runtime.get_runtime()
     except IndexUnavailableError:
         return None
 
@@ -153,6 +157,6 @@ def _model(*, is_on: bool) -> ModelState:
             return running.reader_state
     # Nobody has tried to load it: it is ready when it could be.
     try:
-        return "ready" if prepared_model(settings.MODEL_DIR) else "missing"
+        return "ready" if find_prepared_model(settings.MODEL_DIR) else "missing"
     except WeightsError:
         return "missing"

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from core.database import portions
 from core.errors import ConflictError, ProviderError
 from core.principal import OPERATOR, Actor, Principal
@@ -42,7 +42,7 @@ _NEVER: Final = threading.Event()
 Progress = Callable[[int, int], None]
 
 
-def running() -> Reembedding | None:
+def find_running() -> Reembedding | None:
     """The passage that is under way."""
     return Reembedding.objects.filter(state=Reembedding.State.RUNNING).first()
 
@@ -55,8 +55,8 @@ def start(principal: Principal, change: Mapping[str, Any] | None) -> Reembedding
     as `providers.configure`.
     """
     principal.require_instance(providers.PROVIDERS_OF)
-    former = configuration.current()
-    wanted = providers.with_dims(providers.changed(former, {"embedder": change}))
+    former = configuration.current_configuration()
+    wanted = providers.with_dims(providers.apply_sections(former, {"embedder": change}))
     return _begin(wanted, former, principal)
 
 
@@ -67,8 +67,8 @@ def start_back(principal: Principal) -> Reembedding:
     last = Reembedding.objects.filter(state=Reembedding.State.FLIPPED).order_by("-id").first()
     if last is None:
         raise ConflictError("There is no former embedder to go back to.")
-    former = configuration.current()
-    before = configuration.opened(last.former_config)
+    former = configuration.current_configuration()
+    before = configuration.unseal(last.former_config)
     wanted = replace(former, embedder=before.embedder, dims=last.former_dims)
     return _begin(wanted, former, principal)
 
@@ -84,15 +84,15 @@ def _begin(wanted: Configuration, former: Configuration, principal: Principal) -
     try:
         with transaction.atomic():
             job = Reembedding.objects.create(
-                config=configuration.sealed(wanted),
+                config=configuration.seal(wanted),
                 model_key=engine.model_key,
                 dims=engine.dims,
-                former_config=configuration.sealed(former),
+                former_config=configuration.seal(former),
                 former_model_key=of_index[0],
                 former_dims=of_index[1],
                 account_id=principal.account_id,
             )
-            _record(Action.REEMBEDDING_BEGUN, job, principal.actor)
+            _record(AuditAction.REEMBEDDING_BEGUN, job, principal.actor)
             return job
     except IntegrityError as error:
         raise ConflictError("The memories are being embedded anew already.") from error
@@ -108,10 +108,10 @@ def cancel(principal: Principal, *, drop_later: bool = False) -> Reembedding:
     `drop_later` a job removes them: a request is not to take that long."""
     principal.require_instance(providers.PROVIDERS_OF)
     with transaction.atomic():
-        job = running()
+        job = find_running()
         if job is None or not _end(job, Reembedding.State.CANCELLED):
             raise ConflictError("The memories are not being embedded anew.")
-        _record(Action.REEMBEDDING_CANCELLED, job, principal.actor)
+        _record(AuditAction.REEMBEDDING_CANCELLED, job, principal.actor)
         if drop_later:
             payload = {"model_key": job.model_key}
             queue.enqueue(DROP, project_id=None, principal=principal, payload=payload)
@@ -123,7 +123,7 @@ def cancel(principal: Principal, *, drop_later: bool = False) -> Reembedding:
 def drop_some(model_key: str) -> int:
     """Removes a portion of the vectors of a model that is not in use, nor about to be; how many,
     0 for none left."""
-    state, passage = IndexState.objects.first(), running()
+    state, passage = IndexState.objects.first(), find_running()
     if model_key in {state and state.model_key, passage and passage.model_key}:
         return 0
     ids = list(MemoryVector.objects.filter(model_key=model_key).values_list("id", flat=True)[:500])
@@ -134,18 +134,20 @@ def drop_former(principal: Principal) -> int:
     """Removes the vectors of every other model than the one in use: the way back then embeds
     everything again. How many; ConflictError while a passage is under way."""
     principal.require_instance(providers.PROVIDERS_OF)
-    if running() is not None:
+    if find_running() is not None:
         raise ConflictError("The memories are being embedded anew; wait for it, or cancel it.")
     state = IndexState.objects.first()
     keys = MemoryVector.objects.values_list("model_key", flat=True).distinct()
     former = [key for key in keys if state and key != state.model_key]
     for key in former:
         # Before they go, a portion at a time: a process that ends in between has begun to.
-        audit.record(Action.VECTORS_REMOVED, actor=principal.actor, target=Target("model", "", key))
+        audit.record(
+            AuditAction.VECTORS_REMOVED, actor=principal.actor, target=AuditTarget("model", "", key)
+        )
     return sum(_drop(key) for key in former)
 
 
-def progress(job: Reembedding) -> tuple[int, int]:
+def measure_progress(job: Reembedding) -> tuple[int, int]:
     """How many live memories have their new vector, of how many."""
     live = Memory.objects.filter(deleted_at=None).exclude(text="")
     made = MemoryVector.objects.filter(model_key=job.model_key, memory__deleted_at=None)
@@ -164,16 +166,16 @@ def work(
     asked again until it does; ProviderError when it refuses. ConflictError when another process is
     at it, or when the passage was cancelled.
     """
-    with leases.held(LEASE, LEASE_SECONDS) as lease:
+    with leases.hold(LEASE, LEASE_SECONDS) as lease:
         # Token states are the local model's, whatever makes the vectors: they are there already.
-        wanted = replace(configuration.opened(job.config), late_interaction=False)
+        wanted = replace(configuration.unseal(job.config), late_interaction=False)
         engine = runtime.engine_of(wanted)
         while not stop.is_set():
             found = 0
             for rows in _lacking(job.model_key):
                 _store(job, rows, engine, lease, stop)
                 found += len(rows)
-                show(*progress(job))
+                show(*measure_progress(job))
                 if stop.is_set():
                     return
             if not found:
@@ -184,11 +186,17 @@ def work(
 
 def _lacking(model_key: str) -> Iterator[list[Memory]]:
     """One pass over the memories without a vector of the model, by id."""
-    return portions.passed(vectors.lacking(model_key).order_by("id"), BATCH, lambda row: row.id)
+    return portions.passed(
+        vectors.filter_lacking(model_key).order_by("id"), BATCH, lambda row: row.id
+    )
 
 
 def _store(
-    job: Reembedding, rows: list[Memory], engine: Engine, lease: leases.Held, stop: threading.Event
+    job: Reembedding,
+    rows: list[Memory],
+    engine: Engine,
+    lease: leases.HeldLease,
+    stop: threading.Event,
 ) -> None:
     """Embeds one batch, however often the provider has to be asked."""
     pause = PAUSE_SECONDS
@@ -197,7 +205,7 @@ def _store(
         if not Reembedding.objects.filter(pk=job.pk, state=Reembedding.State.RUNNING).exists():
             raise ConflictError("The passage to another embedder was cancelled.")
         try:
-            vectors.store(rows, engine)
+            vectors.embed_and_store(rows, engine)
         except ProviderError as error:
             _note(job, f"{error.message} {error.cause}".strip())
             if error.code not in failures.PASSING:
@@ -220,12 +228,12 @@ def flip(current: Runtime) -> bool:
     """Takes the new embedder into use once all its vectors are made, in the process that holds the
     index: the index of the new model is built beside the old one, which answers until one
     transaction changes index, configuration and the passage's state. Whether it did."""
-    job = running()
+    job = find_running()
     if job is None or job.embedded_at is None or current.indexer is None:
         return False
     # The other providers may have been configured anew meanwhile.
-    target = configuration.opened(job.config)
-    wanted = replace(configuration.current(), embedder=target.embedder, dims=job.dims)
+    target = configuration.unseal(job.config)
+    wanted = replace(configuration.current_configuration(), embedder=target.embedder, dims=job.dims)
     engine = runtime.engine_of(wanted, current.engine)
 
     def commit() -> int:
@@ -235,7 +243,7 @@ def flip(current: Runtime) -> bool:
             kept = configuration.save(wanted, account_id=job.account_id, reason="embedded anew")
             # The server did it, for who began it.
             by = replace(OPERATOR, account_id=job.account_id)
-            _record(Action.REEMBEDDING_DONE, job, by)
+            _record(AuditAction.REEMBEDDING_DONE, job, by)
         return kept.version
 
     current.use(engine, commit)
@@ -243,11 +251,11 @@ def flip(current: Runtime) -> bool:
     return True
 
 
-def _record(action: Action, job: Reembedding, actor: Actor) -> None:
+def _record(action: AuditAction, job: Reembedding, actor: Actor) -> None:
     audit.record(
         action,
         actor=actor,
-        target=Target("reembedding", str(job.pk), job.model_key),
+        target=AuditTarget("reembedding", str(job.pk), job.model_key),
         details={"embedding model": [job.former_model_key or None, job.model_key]},
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.db import transaction
 
 from accounts import audit
-from accounts.audit import Action, Target
+from accounts.audit import AuditAction, AuditTarget
 from accounts.queries import instructions_of
 from accounts.services import set_instructions
 from core.errors import ConflictError, InvalidInputError, NotConfiguredError, ProviderError
@@ -25,8 +25,8 @@ from memories.engine import (
     remote,
     replies,
 )
-from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Choice, Configuration, Kind
-from memories.engine.choices import shown
+from memories.engine.catalogue import LOCAL, NONE, PROVIDERS, Configuration, Kind, ProviderChoice
+from memories.engine.choices import shorten
 from memories.engine.configuration import SECTIONS, ChangedMeanwhileError
 from memories.engine.engine import Engine
 from memories.models.server import Reembedding
@@ -45,7 +45,7 @@ PROVIDERS_OF: Final = "providers"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbeResult:
     """What one real call to a provider gave. `dims` is an embedder's, `cause` and `hint` tell what
     went wrong and what to do about it."""
 
@@ -58,7 +58,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Models:
+class ModelNames:
     """The names of a provider's models, the likely ones first; `problem` tells people why there is
     none."""
 
@@ -67,7 +67,7 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class InUse:
+class ProvidersInUse:
     """What is used now, without secrets; a section is {provider, config}."""
 
     llm: dict[str, Any]
@@ -76,13 +76,13 @@ class InUse:
     instructions: str
 
 
-def in_use(principal: Principal) -> InUse:
+def get_in_use(principal: Principal) -> ProvidersInUse:
     """The providers in use and the project's instructions; scope `read`."""
     principal.require(Scope.READ)
-    used = configuration.current()
-    engine = runtime.current().engine
+    used = configuration.current_configuration()
+    engine = runtime.get_runtime().engine
     own = {"model": engine.model_key or "none", "embedding_dims": engine.dims}
-    return InUse(
+    return ProvidersInUse(
         llm=_section(used.llm) or {"provider": NONE, "config": {}},
         embedder=_section(used.embedder) or {"provider": LOCAL, "config": own},
         fallback_llm=_section(used.fallback_llm),
@@ -90,15 +90,18 @@ def in_use(principal: Principal) -> InUse:
     )
 
 
-def _section(choice: Choice | None) -> dict[str, Any] | None:
+def _section(choice: ProviderChoice | None) -> dict[str, Any] | None:
     if choice is None:
         return None
-    return {"provider": choice.provider, "config": configuration.redacted(choice)}
+    return {"provider": choice.provider, "config": configuration.redact(choice)}
 
 
-def installed() -> dict[str, list[str]]:
+def list_installed() -> dict[str, list[str]]:
     """The names of the providers that can be chosen, by kind."""
-    return {"llm": catalogue.names("llm"), "embedder": catalogue.names("embedder")}
+    return {
+        "llm": catalogue.list_installed("llm"),
+        "embedder": catalogue.list_installed("embedder"),
+    }
 
 
 def configure(principal: Principal, change: Mapping[str, Any]) -> None:
@@ -114,7 +117,7 @@ def configure(principal: Principal, change: Mapping[str, Any]) -> None:
     principal.require_project("the configuration")
     unknown = set(change) - set(SECTIONS) - _READ_ONLY - {"custom_instructions"}
     if unknown:
-        raise InvalidInputError(f"'{shown(min(unknown))}' cannot be configured here.")
+        raise InvalidInputError(f"'{shorten(min(unknown))}' cannot be configured here.")
     instructions = change.get("custom_instructions")
     if not isinstance(instructions, str | None) or len(instructions or "") > INSTRUCTIONS_LENGTH:
         raise InvalidInputError(
@@ -134,19 +137,19 @@ def configure(principal: Principal, change: Mapping[str, Any]) -> None:
 
 def _change(principal: Principal, sections: Mapping[str, Any]) -> None:
     for attempt in range(1, CHANGE_ATTEMPTS + 1):
-        former = configuration.current()
+        former = configuration.current_configuration()
         try:
-            return use(principal, changed(former, sections), former)
+            return use_configuration(principal, apply_sections(former, sections), former)
         except ChangedMeanwhileError:
             if attempt == CHANGE_ATTEMPTS:
                 raise
 
 
-def changed(former: Configuration, sections: Mapping[str, Any]) -> Configuration:
+def apply_sections(former: Configuration, sections: Mapping[str, Any]) -> Configuration:
     """`former` with these sections merged in; InvalidInputError for what does not fit."""
     made = former
     for name, change in sections.items():
-        choice = configuration.merged(getattr(former, name), change, SECTIONS[name])
+        choice = configuration.merge(getattr(former, name), change, SECTIONS[name])
         made = made.with_section(name, choice)
     if made.fallback_llm is not None and made.llm is None:
         raise InvalidInputError(
@@ -164,7 +167,7 @@ def with_dims(wanted: Configuration) -> Configuration:
     """
     if wanted.embedder is None or wanted.dims:
         return wanted
-    dims = remote.measured(wanted.embedder)
+    dims = remote.measure_dims(wanted.embedder)
     asked = wanted.embedder.config.get("embedding_dims")
     if asked and asked != dims:
         raise InvalidInputError(
@@ -174,7 +177,7 @@ def with_dims(wanted: Configuration) -> Configuration:
     return replace(wanted, dims=dims)
 
 
-def use(principal: Principal, wanted: Configuration, former: Configuration) -> None:
+def use_configuration(principal: Principal, wanted: Configuration, former: Configuration) -> None:
     if wanted == former:
         return
     for name in ("llm", "fallback_llm"):
@@ -183,7 +186,7 @@ def use(principal: Principal, wanted: Configuration, former: Configuration) -> N
             remote.RemoteLlm(choice, attempts=1)  # refuses what cannot be set up
     if wanted.embedder != former.embedder:
         wanted = with_dims(wanted)
-    current = runtime.current()
+    current = runtime.get_runtime()
     engine = runtime.engine_of(wanted, current.engine)
     if wanted.embedder != former.embedder:
         _check_embedder(engine, current.engine)
@@ -192,9 +195,9 @@ def use(principal: Principal, wanted: Configuration, former: Configuration) -> N
         with transaction.atomic():
             kept = configuration.save(wanted, account_id=principal.account_id, reason="configured")
             audit.record(
-                Action.PROVIDERS_CONFIGURED,
+                AuditAction.PROVIDERS_CONFIGURED,
                 actor=principal.actor,
-                target=Target("providers"),
+                target=AuditTarget("providers"),
                 details=_differences(former, wanted),
             )
         return kept.version
@@ -230,7 +233,7 @@ def _told(name: str, *pair: Any) -> Any:
 def _flattened(configured: Configuration) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for section in SECTIONS:
-        choice: Choice | None = getattr(configured, section)
+        choice: ProviderChoice | None = getattr(configured, section)
         found[f"{section}.provider"] = choice.provider if choice else None
         for key, value in catalogue.walk(choice.config) if choice else ():
             if key in catalogue.SECRETS or not isinstance(value, Mapping):
@@ -256,30 +259,30 @@ def _check_embedder(engine: Engine, former: Engine) -> None:
     runtime.check_model(engine)
 
 
-def probe(principal: Principal, kind: Kind, change: Any) -> Probe:
+def probe(principal: Principal, kind: Kind, change: Any) -> ProbeResult:
     """One real call with `change` ({provider?, config?}) merged into the configured `kind`, which
     stays as it is. The instance owner's; InvalidInputError for what does not fit."""
     principal.require_instance(PROVIDERS_OF)
-    former = configuration.current()
-    choice = configuration.merged(getattr(former, kind), change, kind)
+    former = configuration.current_configuration()
+    choice = configuration.merge(getattr(former, kind), change, kind)
     if choice is None:
         raise InvalidInputError("There is nothing to ask: no provider is chosen.")
     return probe_choice(choice, kind)
 
 
-def probe_choice(choice: Choice, kind: Kind) -> Probe:
+def probe_choice(choice: ProviderChoice, kind: Kind) -> ProbeResult:
     """One real call to this provider: how long it took, or what went wrong."""
     dims, started = 0, time.perf_counter()
     try:
         if kind == "embedder":
-            dims = remote.measured(choice)
+            dims = remote.measure_dims(choice)
         else:
             llm = remote.RemoteLlm(choice, attempts=1)
             started = time.perf_counter()  # what came before was our own setting up
             llm.generate_response([{"role": "user", "content": "Answer with the one word: ready"}])
-        return Probe(ok=True, latency_ms=_since(started), dims=dims)
+        return ProbeResult(ok=True, latency_ms=_since(started), dims=dims)
     except ProviderError as error:
-        return Probe(
+        return ProbeResult(
             ok=False,
             latency_ms=_since(started),
             code=error.code,
@@ -288,26 +291,28 @@ def probe_choice(choice: Choice, kind: Kind) -> Probe:
         )
     except InvalidInputError as error:
         hint = "It was not asked: configure it anew, or install what it needs."
-        return Probe(ok=False, latency_ms=0, code=failures.REFUSED, cause=error.message, hint=hint)
+        return ProbeResult(
+            ok=False, latency_ms=0, code=failures.REFUSED, cause=error.message, hint=hint
+        )
 
 
-def models(choice: Choice, kind: Kind) -> Models:
+def models(choice: ProviderChoice, kind: Kind) -> ModelNames:
     """Asks the provider which models of this kind it has, once. Who may ask is the caller's to
     check. Never raises: `problem` tells what stands in the way."""
     try:
         if choice.provider not in PROVIDERS:
-            return Models((), "There is nothing to ask: no provider is chosen.")
+            return ModelNames((), "There is nothing to ask: no provider is chosen.")
         choices.check_provider(choice.provider, kind)
-        if not listing.is_listed(choice.provider):
-            return Models((), hints.not_listed(choice))
+        if not listing.can_list(choice.provider):
+            return ModelNames((), hints.hint_no_list(choice))
         if choices.lacks_key(choice):
-            return Models((), f"{PROVIDERS[choice.provider].called} needs an API key.")
-        names = listing.listed(choice, kind)
+            return ModelNames((), f"{PROVIDERS[choice.provider].called} needs an API key.")
+        names = listing.list_models(choice, kind)
     except ProviderError as error:
-        return Models((), hints.listing_hint(error, choice))
+        return ModelNames((), hints.listing_hint(error, choice))
     except InvalidInputError as error:
-        return Models((), error.message)
-    return Models(names, "" if names else hints.nothing_listed(choice, kind))
+        return ModelNames((), error.message)
+    return ModelNames(names, "" if names else hints.hint_empty_list(choice, kind))
 
 
 def _since(started: float) -> float:
@@ -336,7 +341,7 @@ def generate_instructions(principal: Principal, use_case: str) -> tuple[str, str
     principal.require(Scope.WRITE)
     if not use_case.strip() or len(use_case) > USE_CASE_LENGTH:
         raise InvalidInputError(f"use_case must be text of 1 to {USE_CASE_LENGTH} characters.")
-    llm = runtime.current().engine.llm
+    llm = runtime.get_runtime().engine.llm
     if llm is None:
         raise NotConfiguredError("No LLM is configured: write the instructions by hand.")
     reply = llm.generate_response(
@@ -352,4 +357,4 @@ def generate_instructions(principal: Principal, use_case: str) -> tuple[str, str
     if not isinstance(instructions, str) or not instructions.strip():
         raise failures.failure(failures.MALFORMED, "The reply holds no instructions.")
     test = test if isinstance(test, str) and test.strip() else DEFAULT_TEST_MESSAGE
-    return replies.storable(instructions).strip(), replies.storable(test).strip()
+    return replies.make_storable(instructions).strip(), replies.make_storable(test).strip()

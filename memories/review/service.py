@@ -11,7 +11,7 @@ from core.errors import ConflictError, InvalidInputError
 from core.principal import Principal
 from memories import runtime, visibility
 from memories.editing import authors, change
-from memories.editing.actions import act
+from memories.editing.actions import parse_action
 from memories.models import Memory, ReviewStatus
 
 _ACTION_FOR: Final[Mapping[str, str]] = {
@@ -55,7 +55,7 @@ def set_expiry(
 def _set(
     principal: Principal, memory_id: UUID | str, action: str, value: str, rev: int | None
 ) -> Memory:
-    wanted = act(action, value)
+    wanted = parse_action(action, value)
     principal.require(wanted.scope)
     reviewer = authors.reviewer_of(principal)
     with transaction.atomic():
@@ -65,5 +65,5 @@ def _set(
         if wanted.is_same(tuple(getattr(memory, name) for name in wanted.columns)):
             return memory
         change.write([memory], wanted.values(reviewer, timezone.now()), principal=principal)
-    runtime.current().apply([memory])
+    runtime.get_runtime().apply([memory])
     return memory

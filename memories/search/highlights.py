@@ -13,8 +13,8 @@ import numpy as np
 from core.errors import IndexUnavailableError
 from memories import runtime
 from memories.models import Memory, MemoryTokens
-from memories.readings import QueryTokens, TokenStates, text_sum, unpack
-from memories.storage.rows import embedded_text
+from memories.readings import QueryTokens, TokenStates, text_sum, unpack_states
+from memories.storage.rows import text_to_embed
 
 if TYPE_CHECKING:
     from memories.engine.token_reader import TokenReader
@@ -42,7 +42,7 @@ class Mark:
     answers: tuple[str, ...]
 
 
-def marked(query: str, memories: Sequence[Memory]) -> dict[UUID, tuple[Mark, ...]]:
+def mark_words(query: str, memories: Sequence[Memory]) -> dict[UUID, tuple[Mark, ...]]:
     """The marks of each memory that has any, in the order of its text.
 
     They come from token states that are kept: none without the local model, for memories whose
@@ -50,7 +50,7 @@ def marked(query: str, memories: Sequence[Memory]) -> dict[UUID, tuple[Mark, ...
     means no marks: what was found is shown without them. Asks no provider; one statement.
     """
     try:
-        engine = runtime.current().engine
+        engine = runtime.get_runtime().engine
     except IndexUnavailableError:
         return {}
     reader = engine.reader
@@ -72,10 +72,10 @@ def _of_each(
     made = {}
     for row in rows:
         memory = by_id[row.memory_id]
-        text = embedded_text(memory)
+        text = text_to_embed(memory)
         if not row.data or row.text_sum != text_sum(memory.text):
             continue
-        states, spans = unpack(row.data), reader.words(text)
+        states, spans = unpack_states(row.data), reader.words(text)
         if len(spans) != len(states.pieces):
             continue  # They are of another text: it was changed a moment ago.
         marks = _marks(tokens, states, spans, text)

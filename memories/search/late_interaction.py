@@ -32,7 +32,7 @@ AT_ONCE: Final = 4096
 Scores = NDArray[np.float32]
 
 
-def worth_comparing(
+def select_for_comparison(
     pool: Sequence[Candidate], first_step: Mapping[Key, float]
 ) -> Sequence[Candidate]:
     """Those whose token states `late_scores` is to have."""

@@ -16,13 +16,13 @@ from core.errors import IndexUnavailableError, InvalidInputError, ProviderError
 from core.principal import Principal, Scope
 from memories import retrievals, runtime, visibility
 from memories.engine.engine import Engine
-from memories.filters import EVERYTHING, AllOf, Condition, Node, Not, pushdown
+from memories.filters import EVERYTHING, AllOf, Comparison, Node, Not, pushdown
 from memories.index.base import Hits, VectorIndex
 from memories.models import Memory, ReviewStatus
 from memories.readings import QueryTokens, Vector
 from memories.search.candidates import CandidateReader
 from memories.search.dates import Interval, closeness, named_interval
-from memories.search.late_interaction import late_scores, worth_comparing
+from memories.search.late_interaction import late_scores, select_for_comparison
 from memories.search.ranking import Candidate, Key, Ranked, base_scores, rank, with_recency
 from memories.search.words_in_sql import WordsInSql
 
@@ -40,7 +40,7 @@ _turns = threading.BoundedSemaphore(SEARCHES_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class SearchHit:
     """A found memory, its score (0..1) and the terms that made it; and, where recency counted, the
     score (0..1) by which it stands where it does."""
 
@@ -59,11 +59,11 @@ class Recency:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchAnswer:
     """An answer, best first. `mode` says what answered: meaning and words, or words alone;
     `problem` is the code of what kept the embedder from answering."""
 
-    hits: list[Hit]
+    hits: list[SearchHit]
     mode: Literal["semantic", "keyword"]
     problem: str = ""
 
@@ -107,7 +107,7 @@ def search_memories(
     show_expired: bool = False,
     recency: Recency | None = None,
     counts: bool = True,
-) -> Found:
+) -> SearchAnswer:
     """The `top_k` best memories for `query` among those that match and that the caller may see.
 
     `threshold` (0..1) gates the cosine; a memory without it passes when it holds at least half of
@@ -120,9 +120,9 @@ def search_memories(
     principal.require(Scope.READ)
     _check(query, top_k, threshold)
     if top_k == 0:
-        return Found([], _mode(runtime.current().engine.embedder))
+        return SearchAnswer([], _mode(runtime.get_runtime().engine.embedder))
     wanted = _Wanted(top_k, threshold, show_expired, recency)
-    current = runtime.current()
+    current = runtime.get_runtime()
     try:
         found = _searched(current, principal, query, where, wanted)
     except IndexUnavailableError as error:
@@ -136,7 +136,7 @@ def search_memories(
 
 def _searched(
     current: runtime.Runtime, principal: Principal, query: str, where: Node, wanted: _Wanted
-) -> Found:
+) -> SearchAnswer:
     engine, index = current.pair()
     try:
         return _search(engine, index, principal, query, where, wanted)
@@ -154,7 +154,7 @@ def _by_words(
     where: Node,
     wanted: _Wanted,
     problem: IndexUnavailableError,
-) -> Found:
+) -> SearchAnswer:
     """What the database's own index of words finds, while there is no other; `problem` rises where
     it finds nothing, for that may be the outage's doing."""
     with _turns:
@@ -165,7 +165,7 @@ def _by_words(
         hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
     if not hits:
         raise problem
-    return Found(hits, "keyword", problem.code)
+    return SearchAnswer(hits, "keyword", problem.code)
 
 
 def _search(
@@ -175,7 +175,7 @@ def _search(
     query: str,
     where: Node,
     wanted: _Wanted,
-) -> Found:
+) -> SearchAnswer:
     vector, tokens, problem = None, None, None
     try:
         vector, tokens = engine.read_query(query)
@@ -201,7 +201,7 @@ def _search(
         hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
     if problem is not None and not hits:
         raise problem
-    return Found(hits, _mode(vector), problem.code if problem else "")
+    return SearchAnswer(hits, _mode(vector), problem.code if problem else "")
 
 
 def _mode(answering: object) -> Literal["semantic", "keyword"]:
@@ -222,11 +222,11 @@ def _check(query: str, top_k: int, threshold: float) -> None:
 
 def _prepare(principal: Principal, query: str, where: Node, wanted: _Wanted) -> _Query:
     """All but what the models make of the query."""
-    rows = visibility.visible(principal, where, show_expired=wanted.show_expired)
+    rows = visibility.filter_visible(principal, where, show_expired=wanted.show_expired)
     asked = AllOf(
         (
-            Condition("project", "in", (str(principal.project.id),)),
-            _of_status(visibility.shown_statuses(principal, where)),
+            Comparison("project", "in", (str(principal.project.id),)),
+            _of_status(visibility.statuses_for_agents(principal, where)),
             visibility.limit_of(principal),
             where,
         )
@@ -250,8 +250,8 @@ def _of_status(shown: Sequence[str]) -> Node:
     """One of these, in as few values as can say it: the index looks at each."""
     hidden = tuple(status for status in ReviewStatus.values if status not in shown)
     if len(hidden) < len(shown):
-        return Not(Condition("review_status", "in", hidden))
-    return Condition("review_status", "in", tuple(shown))
+        return Not(Comparison("review_status", "in", hidden))
+    return Comparison("review_status", "in", tuple(shown))
 
 
 def _named(index: VectorIndex, asked: _Query) -> tuple[dict[Key, float], dict[Key, float]]:
@@ -280,7 +280,7 @@ def _ranked(
     coverage = _coverage(index, asked.text, candidates)
     scores, late = base_scores(members, coverage), None
     if asked.tokens is not None:
-        compared = {c.id: c.text for c in worth_comparing(members, scores)}
+        compared = {c.id: c.text for c in select_for_comparison(members, scores)}
         for id_, states in asked.reader.tokens(compared, asked.states_key).items():
             pool[id_].tokens = states
         late = late_scores(asked.tokens, members, scores)
@@ -390,12 +390,14 @@ def _cut(
     return list(again[: wanted.top_k])
 
 
-def _hydrate(reader: CandidateReader, ranked: Sequence[tuple[Ranked, float | None]]) -> list[Hit]:
+def _hydrate(
+    reader: CandidateReader, ranked: Sequence[tuple[Ranked, float | None]]
+) -> list[SearchHit]:
     """The rows of the answer, read once more through the caller's predicate."""
     found = reader.memories([UUID(hex=r.candidate.id) for r, _ in ranked])
     by_key = {id_.hex: memory for id_, memory in found.items()}
     return [
-        Hit(by_key[r.candidate.id], r.score, r.terms, rerank)
+        SearchHit(by_key[r.candidate.id], r.score, r.terms, rerank)
         for r, rerank in ranked
         if r.candidate.id in by_key
     ]

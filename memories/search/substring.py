@@ -22,7 +22,7 @@ from memories.models import Memory
 from memories.search.candidates import CandidateReader
 from memories.storage import index_only as covered
 from memories.storage import substring_index as fulltext
-from memories.storage.index_only import Order, Source
+from memories.storage.index_only import IndexOnlySource, Order
 from memories.texts import fold
 
 REACH: Final = 200_000
@@ -36,7 +36,7 @@ SOON: Final = 0.05
 COUNTED: Final = 10_000
 
 
-def needle(text: str) -> str:
+def fold_query(text: str) -> str:
     """`text` as it is looked for; InvalidInputError when it is blank or holds a NUL character."""
     wanted = fold(text.strip())
     if not wanted:
@@ -51,28 +51,28 @@ def condition(text: str) -> Q:
 
     Exact, whatever its length: short texts read every memory. InvalidInputError as `needle`.
     """
-    wanted = needle(text)
+    wanted = fold_query(text)
     if len(wanted) >= fulltext.SHORTEST and fulltext.available():
         if connection.vendor == "sqlite":
             return Q(_IndexHolds(wanted))
         return Q(text_fold__contains=wanted)
-    return containing(text)
+    return condition_without_index(text)
 
 
-def containing(text: str) -> Q:
+def condition_without_index(text: str) -> Q:
     """As `condition`, without the index: best where all are read anyway, in their order."""
-    return Q(TextHolds("text_fold", "contains", needle(text)))
+    return Q(TextHolds("text_fold", "contains", fold_query(text)))
 
 
-class Search:
+class SubstringSearch:
     """One substring search over `rows`, as what it finds can best be counted and read.
 
     `source` is its predicate. `partial` says that it looks among the newest REACH memories alone.
     """
 
-    def __init__(self, source: Source, text: str) -> None:
+    def __init__(self, source: IndexOnlySource, text: str) -> None:
         self.text = text
-        wanted = needle(text)
+        wanted = fold_query(text)
         indexed = len(wanted) >= fulltext.SHORTEST and fulltext.available()
         self._few = self._many = self.partial = False
         self._all = source
@@ -80,7 +80,9 @@ class Search:
         if not indexed:
             reach = _reach(source)
             self.partial = reach is not None
-            rows = source.rows.filter(containing(text), *([] if reach is None else [reach]))
+            rows = source.rows.filter(
+                condition_without_index(text), *([] if reach is None else [reach])
+            )
             self.source = replace(source, rows=rows)
         elif connection.vendor == "postgresql":
             self.source = replace(source, rows=source.rows.filter(text_fold__contains=wanted))
@@ -97,9 +99,9 @@ class Search:
     def count(self) -> tuple[int, bool]:
         """How many there are, and whether there may be more than that."""
         if connection.vendor == "sqlite" and not self.partial and not self._many:
-            return covered.count(self.source), False
+            return covered.count_rows(self.source), False
         source = self._read_on() if self._many else self.source
-        found = covered.count(source, up_to=COUNTED + 1)
+        found = covered.count_rows(source, up_to=COUNTED + 1)
         return min(found, COUNTED), self.partial or found > COUNTED
 
     @property
@@ -109,9 +111,9 @@ class Search:
             return not self.count()[1]
         return not self.partial and (self._few or not self._indexed)
 
-    def _read_on(self) -> Source:
+    def _read_on(self) -> IndexOnlySource:
         """All memories in order, each looked at: soon at an end where many fit."""
-        return replace(self._all, rows=self._all.rows.filter(containing(self.text)))
+        return replace(self._all, rows=self._all.rows.filter(condition_without_index(self.text)))
 
     def ids(self, order: Order, *, limit: int, offset: int, total: int | None = None) -> list[Any]:
         """The ids from `offset` on, in order; `total` is what `count` said, where it is known."""
@@ -120,7 +122,7 @@ class Search:
             soon = offset + limit <= (total * SOON if total else 10 * limit)
             if soon:
                 source = self._read_on()
-        return covered.ids(source, order, limit=limit, offset=offset)
+        return covered.read_ids(source, order, limit=limit, offset=offset)
 
 
 def find(
@@ -142,12 +144,12 @@ def find(
     principal.require(Scope.READ)
     limits.check_query(text)
     if statuses is None:
-        rows = visibility.visible(principal, where, show_expired=show_expired)
+        rows = visibility.filter_visible(principal, where, show_expired=show_expired)
     else:
-        rows = visibility.reachable(principal).filter(
+        rows = visibility.filter_reachable(principal).filter(
             to_q(where, principal.project.zone), review_status__in=statuses
         )
-    found = Search(Source(rows, index="memory_updated"), text).ids(
+    found = SubstringSearch(IndexOnlySource(rows, index="memory_updated"), text).ids(
         (("updated_at", True), ("id", True)), limit=limit, offset=offset
     )
     by_id = CandidateReader(rows).memories(found)
@@ -167,10 +169,10 @@ def _index_finds(wanted: str) -> int:
         return int(cursor.fetchone()[0])
 
 
-def _reach(source: Source) -> Q | None:
+def _reach(source: IndexOnlySource) -> Q | None:
     """What keeps a search among the newest REACH memories; None where there are no more."""
     plain = replace(source, rows=source.rows.order_by())
-    last = covered.ids(plain, (("created_at", True), ("id", True)), limit=1, offset=REACH)
+    last = covered.read_ids(plain, (("created_at", True), ("id", True)), limit=1, offset=REACH)
     if not last:
         return None
     [at] = Memory.objects.filter(id=last[0]).values_list("created_at", flat=True)

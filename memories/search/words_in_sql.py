@@ -9,12 +9,12 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from memories.index.base import Hits
-from memories.index.payload import Words
+from memories.index.payload import Bm25Encoder
 from memories.models import Memory
 from memories.readings import Vector
 from memories.search import substring as keyword
 from memories.storage import substring_index as fulltext
-from memories.storage.index_only import Source
+from memories.storage.index_only import IndexOnlySource
 from memories.texts import fold
 
 # Of a long query, so many of its words are looked for: the longest, which are the rarest.
@@ -23,8 +23,8 @@ _WORD: Final = re.compile(r"\w+")
 
 
 @lru_cache(maxsize=1)
-def _words() -> Words:
-    return Words()
+def _words() -> Bm25Encoder:
+    return Bm25Encoder()
 
 
 class WordsInSql:
@@ -43,8 +43,8 @@ class WordsInSql:
         found: Counter[UUID] = Counter()
         newest = (("updated_at", True), ("id", True))
         for word in self._terms(query):
-            source = Source(self._rows, index="memory_updated")
-            found.update(keyword.Search(source, word).ids(newest, limit=limit, offset=0))
+            source = IndexOnlySource(self._rows, index="memory_updated")
+            found.update(keyword.SubstringSearch(source, word).ids(newest, limit=limit, offset=0))
         return [(id_, float(count)) for id_, count in found.most_common(limit)]
 
     def words(self, text: str) -> frozenset[int]:

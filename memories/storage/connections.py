@@ -18,7 +18,7 @@ def let_go_of_connection() -> None:
     sharing.let_go_if_scarce()
 
 
-def streamed(rows: QuerySet[Any, Any], size: int) -> Iterator[Any]:
+def stream(rows: QuerySet[Any, Any], size: int) -> Iterator[Any]:
     """The rows, `size` of them in memory at a time, however many there are.
 
     PostgreSQL streams inside a transaction: a cursor that outlives it is lost where a pooler gives

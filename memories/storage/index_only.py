@@ -36,7 +36,7 @@ _PROJECT: Final = MemoryRetrieval._meta.get_field("project")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class IndexOnlySource:
     """What to read: the predicate of `rows` (no joins), and on SQLite how to get at them: through
     the index named `index`, or from what the index of words finds for `words`.
 
@@ -50,7 +50,7 @@ class Source:
     retrieved_in: UUID | None = None
 
 
-def count(source: Source, *, up_to: int = 0) -> int:
+def count_rows(source: IndexOnlySource, *, up_to: int = 0) -> int:
     """How many there are; counting ends at `up_to`, where it is given."""
     limit = f" LIMIT {up_to}" if up_to else ""
     inner, params = _select("1", source)
@@ -60,7 +60,7 @@ def count(source: Source, *, up_to: int = 0) -> int:
     return int(_fetch(sql, params)[0][0])
 
 
-def ids(source: Source, order: Order, *, limit: int, offset: int = 0) -> list[UUID]:
+def read_ids(source: IndexOnlySource, order: Order, *, limit: int, offset: int = 0) -> list[UUID]:
     """The ids in `order`, and whether each of its columns goes down from the greatest: columns of
     memories, "ends" for when a memory expires, "retrievals" and "retrieved_at" for how often and
     when last it was given to an agent; or columns of RETRIEVALS, of a source that reads these."""
@@ -70,8 +70,8 @@ def ids(source: Source, order: Order, *, limit: int, offset: int = 0) -> list[UU
     return [id_ if isinstance(id_, UUID) else UUID(id_) for (id_,) in found]
 
 
-def rows(
-    source: Source, columns: Sequence[str], order: Order, *, limit: int
+def read_rows(
+    source: IndexOnlySource, columns: Sequence[str], order: Order, *, limit: int
 ) -> list[tuple[Any, ...]]:
     """Columns of the first `limit` rows in order, as the database keeps them: JSON as text, and on
     SQLite ids as 32 digits, and instants as text without their zone, which is UTC."""
@@ -83,21 +83,23 @@ def rows(
     return _fetch(f"{sql} ORDER BY {_keys(order)} LIMIT {int(limit)}", params)
 
 
-def groups(source: Source, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+def count_groups(source: IndexOnlySource, columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """Every combination of values of the columns, with how many there are of it at the end."""
     names = ", ".join(columns)
     sql, params = _select(f"{names}, count(*)", source)
     return _fetch(f"{sql} GROUP BY {names}", params)
 
 
-def most_frequent(source: Source, column: str, limit: int) -> list[tuple[str, int]]:
+def most_frequent(source: IndexOnlySource, column: str, limit: int) -> list[tuple[str, int]]:
     """The values of a column that the most rows have, with their counts."""
     sql, params = _select(f"{column}, count(*) AS n", source)
     order = f"ORDER BY n DESC, {column} LIMIT {int(limit)}"
     return _fetch(f"{sql} GROUP BY {column} {order}", params)
 
 
-def endings(source: Source, now: datetime, later: datetime) -> tuple[int, int, int, int]:
+def count_expiring(
+    source: IndexOnlySource, now: datetime, later: datetime
+) -> tuple[int, int, int, int]:
     """How many there are, how many of them expire at all, by `now`, and by `later`."""
     ended = "expires_at <= %s OR expiration_date < %s"
     columns = (
@@ -130,7 +132,9 @@ def _key(column: str) -> str:
     return column if "." in column else f"{_MEMORIES}.{column}"
 
 
-def _select(what: str, source: Source, *, with_retrievals: bool = False) -> tuple[str, list[Any]]:
+def _select(
+    what: str, source: IndexOnlySource, *, with_retrievals: bool = False
+) -> tuple[str, list[Any]]:
     """A SELECT with the predicate, and its parameters."""
     query = source.rows.query.chain()
     try:

@@ -63,7 +63,7 @@ def release(name: str) -> None:
     Lease.objects.filter(name=name, holder=HOLDER).update(until=Now())
 
 
-def is_taken(name: str) -> bool:
+def is_held(name: str) -> bool:
     """Whether anybody, this process included, holds the lease now. One whose process is known to
     be gone holds nothing: who asks before trying would otherwise wait until it runs out."""
     held = Lease.objects.filter(name=name, until__gt=Now())
@@ -76,7 +76,7 @@ def is_taken(name: str) -> bool:
     return held.exists()
 
 
-class Held:
+class HeldLease:
     """A lease that this process holds."""
 
     def __init__(self, name: str, seconds: float) -> None:
@@ -102,13 +102,13 @@ class Held:
 
 
 @contextmanager
-def held(name: str, seconds: float = SECONDS) -> Iterator[Held]:
+def hold(name: str, seconds: float = SECONDS) -> Iterator[HeldLease]:
     """Holds the lease; ConflictError when another process does. Threads of one process have to
     agree among themselves."""
     if not acquire(name, seconds):
         raise ConflictError(f"Another process is at work: {name}.")
     try:
-        yield Held(name, seconds)
+        yield HeldLease(name, seconds)
     finally:
         # What cannot be given up runs out by itself, and must not look like the work's failure.
         with suppress(AnyDatabaseError):

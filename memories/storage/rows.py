@@ -21,7 +21,7 @@ from memories.models import (
     MemoryVector,
     ReviewStatus,
 )
-from memories.readings import Reading, TokenStates, Vector, pack, text_sum
+from memories.readings import Reading, TokenStates, Vector, pack_states, text_sum
 from memories.storage import revisions
 from memories.texts import entity_id, fingerprint, fold, parse_instant
 
@@ -132,7 +132,9 @@ def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, A
     return columns
 
 
-def build(drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID) -> list[Memory]:
+def build_memories(
+    drafts: Sequence[Draft], *, principal: Principal, batch_id: uuid.UUID
+) -> list[Memory]:
     """Unsaved rows for the drafts of one add, in their order."""
     now = timezone.now()
     rows = []
@@ -181,7 +183,7 @@ def _check_ids(entities: Mapping[str, str]) -> None:
         )
 
 
-def embedded_text(memory: Memory, text: str | None = None) -> str:
+def text_to_embed(memory: Memory, text: str | None = None) -> str:
     """What the embedder reads for `memory` (or for its new `text`).
 
     A turn of a conversation carries its day, so that "what did we say on 5 March" finds it.
@@ -193,7 +195,7 @@ def embedded_text(memory: Memory, text: str | None = None) -> str:
     return f"{text} ({day.day} {day:%B %Y})"
 
 
-def insert(
+def insert_memories(
     memories: Sequence[Memory],
     readings: Sequence[Reading],
     model_key: str,
@@ -250,7 +252,7 @@ def tokens_row(memory: Memory, tokens: TokenStates, states_key: str) -> MemoryTo
         memory=memory,
         project_id=memory.project_id,
         states_key=states_key,
-        data=pack(tokens),
+        data=pack_states(tokens),
         text_sum=text_sum(memory.text),
     )
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from core.principal import Principal
 from memories import runtime
 from memories.adding import service as adding
-from memories.filters import Condition
+from memories.filters import Comparison
 from memories.search import service as search
 
 DATA = Path(__file__).parent / "data" / "finding.json"
@@ -92,14 +92,14 @@ def _add(
 
 def full(principal: Principal, user: str, query: str) -> Answer:
     """The product's own ranking."""
-    where = Condition("user_id", "eq", user)
+    where = Comparison("user_id", "eq", user)
     found = search.search_memories(principal, query, where=where, top_k=DEPTH)
     return [hit.memory.id for hit in found.hits]
 
 
 def first_step(principal: Principal, user: str, query: str) -> Answer:
     """The product's own ranking without late interaction."""
-    engine = runtime.current().engine
+    engine = runtime.get_runtime().engine
     reader, engine.reader = engine.reader, None
     try:
         return full(principal, user, query)
@@ -109,16 +109,16 @@ def first_step(principal: Principal, user: str, query: str) -> Answer:
 
 def dense_only(principal: Principal, user: str, query: str) -> Answer:
     """Cosine similarity alone."""
-    vector = runtime.current().engine.embed_query(query)
+    vector = runtime.get_runtime().engine.embed_query(query)
     assert vector is not None
-    where = Condition("user_id", "in", (user,))
-    return [i for i, _ in runtime.current().index.search(vector, limit=DEPTH, where=where)]
+    where = Comparison("user_id", "in", (user,))
+    return [i for i, _ in runtime.get_runtime().index.search(vector, limit=DEPTH, where=where)]
 
 
 def lexical_only(principal: Principal, user: str, query: str) -> Answer:
     """BM25 alone."""
-    where = Condition("user_id", "in", (user,))
-    return [i for i, _ in runtime.current().index.search_text(query, limit=DEPTH, where=where)]
+    where = Comparison("user_id", "in", (user,))
+    return [i for i, _ in runtime.get_runtime().index.search_text(query, limit=DEPTH, where=where)]
 
 
 def recall(ranker: Ranker, principal: Principal, questions: list[Question], at: int) -> float:

@@ -12,7 +12,7 @@ from django.db import connection
 
 from memories import runtime
 from memories.engine import remote
-from memories.engine.catalogue import Choice
+from memories.engine.catalogue import ProviderChoice
 from memories.engine.engine import Engine
 from memories.engine.opening import open_llm
 from memories.engine.remote import RemoteEmbedder
@@ -32,14 +32,14 @@ SENTENCES = {
 }
 
 
-def llm_at(provider: Provider, **config: Any) -> Choice:
+def llm_at(provider: Provider, **config: Any) -> ProviderChoice:
     given = {"model": "stub-chat", "api_key": KEY, "openai_base_url": provider.url}
-    return Choice("openai", {**given, "temperature": 0.1, **config})
+    return ProviderChoice("openai", {**given, "temperature": 0.1, **config})
 
 
-def embedder_at(provider: Provider, **config: Any) -> Choice:
+def embedder_at(provider: Provider, **config: Any) -> ProviderChoice:
     given = {"model": "stub-embed", "api_key": KEY, "openai_base_url": provider.url}
-    return Choice("openai", {**given, **config})
+    return ProviderChoice("openai", {**given, **config})
 
 
 def use_llm(running: runtime.Runtime, provider: Provider, fallback: Provider | None = None) -> None:

@@ -11,9 +11,9 @@ from conftest import WordEmbedder
 from memories.engine import configuration
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens
-from memories.readings import DIMS, QueryTokens, Reading, TokenStates, pack
+from memories.readings import DIMS, QueryTokens, Reading, TokenStates, pack_states
 from memories.runtime import Runtime
-from memories.storage.rows import embedded_text
+from memories.storage.rows import text_to_embed
 from memories.tests.provider import Provider
 from memories.tests.providing import embedder_at, use_embedder
 
@@ -89,7 +89,7 @@ def with_provider(running: Runtime, provider: Provider) -> None:
     """Lets `provider` make the vectors; the reader is yet to be loaded."""
     use_embedder(running, provider)
     made, choice = running.engine.embedder, embedder_at(provider)
-    wanted = replace(configuration.current(), embedder=choice, dims=provider.dims)
+    wanted = replace(configuration.current_configuration(), embedder=choice, dims=provider.dims)
     running.version = configuration.save(wanted, account_id=None, reason="test").version
     running.engine = Engine(made, chosen=choice, wants_reader=True)
 
@@ -102,4 +102,4 @@ def kept(id_: Any) -> bytes | None:
 
 def right(id_: Any) -> bytes:
     """What has to be kept of it."""
-    return pack(states(embedded_text(Memory.objects.get(id=id_))))
+    return pack_states(states(text_to_embed(Memory.objects.get(id=id_))))

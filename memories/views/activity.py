@@ -12,21 +12,21 @@ from django.urls import reverse
 from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
-from accounts.audit import KINDS, Action
+from accounts.audit import KINDS, AuditAction
 from accounts.web import PageRequest, page
 from core.errors import InvalidInputError
 from core.pages.forms import DayField, FilterForm
 from core.pages.tabular import download
 from core.principal import Principal, Scope
 from memories.browse.activity import (
-    Chosen,
-    Deed,
-    Entry,
-    Spot,
-    entries,
+    ActivityFilter,
+    ActivityKey,
+    AuditDeed,
+    MemoryEntry,
     export,
-    people,
-    place_of,
+    list_entries,
+    list_people,
+    position_of,
 )
 from memories.views import deeds
 from memories.views.browser import words
@@ -82,7 +82,7 @@ class ActivityForm(FilterForm):
         account = cast(forms.ChoiceField, self.fields["account"])
         account.choices = [
             ("", "Anyone"),
-            *((str(id_), name or "Without a name") for id_, name in people(principal)),
+            *((str(id_), name or "Without a name") for id_, name in list_people(principal)),
         ]
         if Scope.ADMIN not in principal.scopes:
             # What asks for them all the same is refused, not passed over.
@@ -92,8 +92,8 @@ class ActivityForm(FilterForm):
             for name in self.for_admins:
                 del self.fields[name]
 
-    def meant(self) -> Chosen:
-        return Chosen(**{name: value for name, value in self.cleaned_data.items() if value})
+    def meant(self) -> ActivityFilter:
+        return ActivityFilter(**{name: value for name, value in self.cleaned_data.items() if value})
 
 
 @require_safe
@@ -107,15 +107,15 @@ def activity(request: PageRequest) -> HttpResponseBase:
     if form.untidy():
         query = form.query_string()
         return redirect(f"{reverse('memories:activity')}{'?' if query else ''}{query}")
-    behind = Spot.of(request.GET.get("behind", ""))
-    found = entries(principal, form.meant(), limit=PER_PAGE + 1, behind=behind)
+    behind = ActivityKey.of(request.GET.get("behind", ""))
+    found = list_entries(principal, form.meant(), limit=PER_PAGE + 1, behind=behind)
     shown = found[:PER_PAGE]
     labels = _labels(principal, shown) if Scope.ADMIN in principal.scopes else {}
     may_manage = Scope.ADMIN in principal.scopes
     context = {
         "form": form,
         "entries": [_told(entry, labels, may_manage=may_manage) for entry in shown],
-        "older": place_of(shown[-1]) if len(found) > PER_PAGE else None,
+        "older": position_of(shown[-1]) if len(found) > PER_PAGE else None,
         "is_top": behind is None,
         "may_manage": may_manage,
         "may_review": Scope.REVIEW in principal.scopes,
@@ -124,7 +124,9 @@ def activity(request: PageRequest) -> HttpResponseBase:
     return render(request, "memories/activity.html", context)
 
 
-def _told(entry: Entry | Deed, labels: Mapping[str, str], *, may_manage: bool) -> dict[str, Any]:
+def _told(
+    entry: MemoryEntry | AuditDeed, labels: Mapping[str, str], *, may_manage: bool
+) -> dict[str, Any]:
     """An entry as the template draws it."""
     row = entry.row
     told = {
@@ -132,10 +134,10 @@ def _told(entry: Entry | Deed, labels: Mapping[str, str], *, may_manage: bool) -
         "via": _VIA.get(row.via, ""),
         "key": labels.get(row.key_prefix) or f"{row.key_prefix}…",
     }
-    if isinstance(entry, Entry):
+    if isinstance(entry, MemoryEntry):
         word, look = words.EVENTS.get(entry.row.event, (entry.row.event, ""))
         return {**told, "word": word, "look": look}
-    said = deeds.WORDS[Action(entry.row.action)]
+    said = deeds.WORDS[AuditAction(entry.row.action)]
     if entry.row.action in KINDS["sign-ins"]:
         told["via"] = ""  # a session is what it brings, by page or by the API
     elif entry.row.account_id is None:
@@ -144,13 +146,13 @@ def _told(entry: Entry | Deed, labels: Mapping[str, str], *, may_manage: bool) -
         **told,
         "word": said.word,
         "look": said.look,
-        "sentence": deeds.sentence(entry.row),
-        "who": deeds.who(entry.row),
-        "facts": list(deeds.facts(entry.row, may_manage=may_manage)),
+        "sentence": deeds.describe(entry.row),
+        "who": deeds.actor_words(entry.row),
+        "facts": list(deeds.list_facts(entry.row, may_manage=may_manage)),
     }
 
 
-def _labels(principal: Principal, shown: Iterable[Entry | Deed]) -> dict[str, str]:
+def _labels(principal: Principal, shown: Iterable[MemoryEntry | AuditDeed]) -> dict[str, str]:
     labels_of: Callable[[UUID, Iterable[str]], dict[str, str]] = import_string(settings.KEY_LABELS)
     return labels_of(principal.project.id, [entry.row.key_prefix for entry in shown])
 

@@ -10,21 +10,25 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.web import PageRequest, local_path, page
 from core.errors import EngineError, InvalidInputError, PermissionDeniedError
-from core.http.waiting import Asked, Waits, waits_for
+from core.http.waiting import IncomingRequest, ProviderWait, waits_for
 from core.principal import Scope
 from memories.adding.service import add_memories, can_extract
 from memories.browse.selection import Selection
 from memories.models import ENTITY_FIELDS
-from memories.views.browser.place import Place
+from memories.views.browser.place import BrowserAddress
 from memories.views.forms import EXTRACTED, VERBATIM, AddForm
 from memories.visibility import as_uuid
 
 
-def _waits(asked: Asked) -> Waits:
+def _waits(asked: IncomingRequest) -> ProviderWait:
     """Word for word it asks no LLM. A form in parts is not read for that."""
     if asked.method != "POST":
-        return Waits.NOBODY
-    return Waits.EMBEDDER if asked.form().get("how", ())[-1:] == [VERBATIM] else Waits.LLM
+        return ProviderWait.NOBODY
+    return (
+        ProviderWait.EMBEDDER
+        if asked.form().get("how", ())[-1:] == [VERBATIM]
+        else ProviderWait.LLM
+    )
 
 
 @waits_for(_waits)
@@ -69,7 +73,7 @@ def _store(request: PageRequest, form: AddForm) -> HttpResponse:
         return _form(request, form, status=422)
     told = "Memory added." if len(ids) == 1 else f"{len(ids)} memories added."
     messages.success(request, told)
-    return redirect(Place(Selection(), memory_id=ids[0]).url())
+    return redirect(BrowserAddress(Selection(), memory_id=ids[0]).url())
 
 
 def _metadata(given: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from accounts.audit import MANY, Action
+from accounts.audit import MANY, AuditAction
 from accounts.models import AuditEntry
 from core.templatetags.ui import exact, number
 
@@ -22,7 +22,7 @@ KINDS: Final = {
 TOLD_CHARS: Final = 300
 
 
-class Words(NamedTuple):
+class DeedWords(NamedTuple):
     """How an action is told: its name in the filter, the word and the colour of its mark, and the
     sentence, in which {who}, {what}, {owner} and {n} are replaced."""
 
@@ -33,120 +33,122 @@ class Words(NamedTuple):
 
 
 WORDS: Final = {
-    Action.KEY_MADE: Words(
+    AuditAction.KEY_MADE: DeedWords(
         "API key created", "Created", "add", "{who} made the API key ‘{what}’{owner}"
     ),
-    Action.KEY_REVOKED: Words(
+    AuditAction.KEY_REVOKED: DeedWords(
         "API key revoked", "Revoked", "delete", "{who} revoked the API key ‘{what}’{owner}"
     ),
-    Action.KEY_IMPORTED: Words(
+    AuditAction.KEY_IMPORTED: DeedWords(
         "API key imported", "Imported", "add", "{who} imported the API key ‘{what}’{owner}"
     ),
-    Action.ACCOUNT_MADE: Words(
+    AuditAction.ACCOUNT_MADE: DeedWords(
         "Account created", "Created", "add", "{who} created the owner’s account: {what}"
     ),
-    Action.ACCOUNT_CHANGED: Words(
+    AuditAction.ACCOUNT_CHANGED: DeedWords(
         "Account changed", "Changed", "update", "{who} changed the account of {what}"
     ),
-    Action.ACCOUNT_DEACTIVATED: Words(
+    AuditAction.ACCOUNT_DEACTIVATED: DeedWords(
         "Account deactivated", "Deactivated", "delete", "{who} deactivated {what}"
     ),
-    Action.ACCOUNT_ACTIVATED: Words(
+    AuditAction.ACCOUNT_ACTIVATED: DeedWords(
         "Account reactivated", "Reactivated", "add", "{who} let {what} sign in again"
     ),
-    Action.PASSWORD_CHANGED: Words(
+    AuditAction.PASSWORD_CHANGED: DeedWords(
         "Password changed", "Changed", "update", "{who} changed the password of {what}"
     ),
-    Action.PASSWORD_RESET: Words(
+    AuditAction.PASSWORD_RESET: DeedWords(
         "Password reset", "Reset", "update", "{who} reset the password of {what}"
     ),
-    Action.PASSWORD_REFUSED: Words(
+    AuditAction.PASSWORD_REFUSED: DeedWords(
         "Wrong current password", "Refused", "delete", "{who} gave a wrong current password"
     ),
-    Action.SESSION_OPENED: Words("Signed in", "Signed in", "", "{who} signed in"),
-    Action.SESSION_CLOSED: Words("Signed out", "Signed out", "", "{who} signed out"),
-    Action.SESSION_REFUSED: Words(
+    AuditAction.SESSION_OPENED: DeedWords("Signed in", "Signed in", "", "{who} signed in"),
+    AuditAction.SESSION_CLOSED: DeedWords("Signed out", "Signed out", "", "{who} signed out"),
+    AuditAction.SESSION_REFUSED: DeedWords(
         "Failed sign-in", "Refused", "delete", "Someone failed to sign in as {what}"
     ),
-    Action.SESSION_REPLAYED: Words(
+    AuditAction.SESSION_REPLAYED: DeedWords(
         "Refresh token used twice",
         "Ended",
         "delete",
         "A refresh token of {what} was used twice, so their API sessions ended",
     ),
-    Action.SETUP_REFUSED: Words(
+    AuditAction.SETUP_REFUSED: DeedWords(
         "Wrong setup token", "Refused", "delete", "Someone tried a wrong setup token"
     ),
-    Action.SETUP_STEP: Words(
+    AuditAction.SETUP_STEP: DeedWords(
         "Set-up step done", "Set up", "add", "{who} finished the set-up step ‘{what}’"
     ),
-    Action.SETUP_COMPLETED: Words("Set-up completed", "Set up", "add", "{who} completed set-up"),
-    Action.PROVIDERS_CONFIGURED: Words(
+    AuditAction.SETUP_COMPLETED: DeedWords(
+        "Set-up completed", "Set up", "add", "{who} completed set-up"
+    ),
+    AuditAction.PROVIDERS_CONFIGURED: DeedWords(
         "Providers changed", "Changed", "update", "{who} changed the model providers"
     ),
-    Action.REEMBEDDING_BEGUN: Words(
+    AuditAction.REEMBEDDING_BEGUN: DeedWords(
         "Re-embedding started", "Started", "update", "{who} started re-embedding all memories"
     ),
-    Action.REEMBEDDING_CANCELLED: Words(
+    AuditAction.REEMBEDDING_CANCELLED: DeedWords(
         "Re-embedding cancelled", "Cancelled", "", "{who} cancelled re-embedding the memories"
     ),
-    Action.REEMBEDDING_DONE: Words(
+    AuditAction.REEMBEDDING_DONE: DeedWords(
         "Re-embedding done", "Done", "add", "Re-embedding is done: search uses {what}"
     ),
-    Action.VECTORS_REMOVED: Words(
+    AuditAction.VECTORS_REMOVED: DeedWords(
         "Former vectors removed", "Removed", "delete", "{who} removed the vectors of {what}"
     ),
-    Action.LATE_INTERACTION_ON: Words(
+    AuditAction.LATE_INTERACTION_ON: DeedWords(
         "Late interaction on", "Changed", "update", "{who} turned late interaction on"
     ),
-    Action.LATE_INTERACTION_OFF: Words(
+    AuditAction.LATE_INTERACTION_OFF: DeedWords(
         "Late interaction off", "Changed", "update", "{who} turned late interaction off"
     ),
-    Action.LATE_INTERACTION_REMOVED: Words(
+    AuditAction.LATE_INTERACTION_REMOVED: DeedWords(
         "Late interaction removed", "Removed", "delete", "{who} removed late interaction’s data"
     ),
-    Action.INSTRUCTIONS_CHANGED: Words(
+    AuditAction.INSTRUCTIONS_CHANGED: DeedWords(
         "Instructions changed", "Changed", "update", "{who} changed the instructions of ‘{what}’"
     ),
-    Action.TIME_ZONE_CHANGED: Words(
+    AuditAction.TIME_ZONE_CHANGED: DeedWords(
         "Time zone changed", "Changed", "update", "{who} changed the time zone of ‘{what}’"
     ),
-    Action.PROJECT_RESET: Words(
+    AuditAction.PROJECT_RESET: DeedWords(
         "Project reset", "Reset", "delete", "{who} deleted all memories of the project ‘{what}’"
     ),
-    Action.MEMORIES_ERASED: Words(
+    AuditAction.MEMORIES_ERASED: DeedWords(
         "Memories erased", "Erased", "delete", "{who} erased {n} for good"
     ),
-    Action.DEMO_REMOVED: Words(
+    AuditAction.DEMO_REMOVED: DeedWords(
         "Sample data removed", "Removed", "delete", "{who} removed the sample data: {n}"
     ),
-    Action.JOB_CANCELLED: Words(
+    AuditAction.JOB_CANCELLED: DeedWords(
         "Job cancelled", "Cancelled", "delete", "{who} cancelled the job ‘{what}’"
     ),
-    Action.JOB_RETRIED: Words(
+    AuditAction.JOB_RETRIED: DeedWords(
         "Job retried", "Retried", "update", "{who} queued the job ‘{what}’ again"
     ),
-    Action.JOB_STARTED: Words(
+    AuditAction.JOB_STARTED: DeedWords(
         "Job run now", "Started", "update", "{who} ran the job ‘{what}’ before its time"
     ),
-    Action.BULK_CHANGE_CANCELLED: Words(
+    AuditAction.BULK_CHANGE_CANCELLED: DeedWords(
         "Bulk change cancelled", "Cancelled", "delete", "{who} cancelled a bulk change of {n}"
     ),
-    Action.ENCRYPTION_KEY_ROTATED: Words(
+    AuditAction.ENCRYPTION_KEY_ROTATED: DeedWords(
         "Encryption key rotated",
         "Rotated",
         "update",
         "{who} encrypted the stored secrets with the newest key",
     ),
-    Action.DATABASE_COPIED: Words(
+    AuditAction.DATABASE_COPIED: DeedWords(
         "Database copied", "Copied", "add", "{who} copied another database into this one"
     ),
 }
 # Of refusals that are counted together.
 _COUNTED: Final = {
-    Action.SESSION_REFUSED: "{n} more failed sign-ins within an hour, counted together",
-    Action.PASSWORD_REFUSED: "{n} more wrong current passwords within an hour, counted together",
-    Action.SETUP_REFUSED: "{n} more wrong setup tokens within an hour, counted together",
+    AuditAction.SESSION_REFUSED: "{n} more failed sign-ins within an hour, counted together",
+    AuditAction.PASSWORD_REFUSED: "{n} more wrong current passwords within an hour, counted together",
+    AuditAction.SETUP_REFUSED: "{n} more wrong setup tokens within an hour, counted together",
 }
 # Who acts without an account.
 _NAMELESS: Final = {
@@ -179,7 +181,7 @@ _UNTOLD: Final = frozenset({"owner", "memories"})
 _FOR_ADMINS: Final = frozenset({"prefix"})
 
 
-class Fact(NamedTuple):
+class DeedFact(NamedTuple):
     """A detail: its name and what it is; `before` is "" unless it became that."""
 
     name: str
@@ -188,41 +190,41 @@ class Fact(NamedTuple):
     became: bool = False
 
 
-def who(row: AuditEntry) -> str:
+def actor_words(row: AuditEntry) -> str:
     """Who did it, as people would say."""
     name = row.account.name if row.account else row.actor_label
     return name or _NAMELESS.get(row.via, "Someone")
 
 
-def sentence(row: AuditEntry) -> str:
+def describe(row: AuditEntry) -> str:
     """What was done, in one sentence without a full stop."""
-    action = Action(row.action)
+    action = AuditAction(row.action)
     if row.target_kind == MANY:
         return _COUNTED[action].format(n=number(row.count))
     owner = row.details.get("owner")
     memories = row.details.get("memories", 0)
     return WORDS[action].sentence.format(
-        who=who(row),
+        who=actor_words(row),
         what=row.target_label,
         owner=f" for {owner}" if isinstance(owner, str) and owner != row.actor_label else "",
         n="1 memory" if memories == 1 else f"{number(memories)} memories",
     )
 
 
-def facts(row: AuditEntry, *, may_manage: bool) -> Iterator[Fact]:
+def list_facts(row: AuditEntry, *, may_manage: bool) -> Iterator[DeedFact]:
     """The details in words; what is nothing is left out."""
     for name, value in row.details.items():
         if name in _UNTOLD or (name in _FOR_ADMINS and not may_manage):
             continue
         if name == "scopes":
-            yield Fact(_label(name), ", ".join(value))
+            yield DeedFact(_label(name), ", ".join(value))
         elif isinstance(value, list) and len(value) == 2:
-            yield Fact(_label(name), _told(value[1]), _told(value[0]), became=True)
+            yield DeedFact(_label(name), _told(value[1]), _told(value[0]), became=True)
         elif value is not None:
             told = f"{value}…" if name == "prefix" else _told(value)
-            yield Fact(_label(name), told)
+            yield DeedFact(_label(name), told)
         elif name == "expires_at":
-            yield Fact(_label(name), "Never")
+            yield DeedFact(_label(name), "Never")
 
 
 def _label(name: str) -> str:

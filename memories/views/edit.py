@@ -11,18 +11,18 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.web import PageRequest, local_path, page
 from core.errors import ConflictError, EngineError, InvalidInputError
-from core.http.waiting import Waits, waits_for, when_posted
+from core.http.waiting import ProviderWait, waits_for, waits_when_posted
 from core.principal import Scope
 from memories import queries
 from memories.browse.word_diff import Part, difference
 from memories.editing import service as services
 from memories.models import Memory
-from memories.views.browser.inspector import back, done
-from memories.views.forms import EditForm, unix_lines, written
+from memories.views.browser.inspector import redirect_back, report_change
+from memories.views.forms import EditForm, format_metadata, unix_lines
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class EditPreview:
     """What saving would do: to the text, and to the metadata as it is written."""
 
     text: list[Part]
@@ -37,7 +37,7 @@ class Change:
         return any(kind != "same" for kind, _ in self.metadata)
 
 
-@waits_for(when_posted(Waits.EMBEDDER))
+@waits_for(waits_when_posted(ProviderWait.EMBEDDER))
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def edit(request: PageRequest, memory_id: UUID) -> HttpResponse:
@@ -60,7 +60,7 @@ def edit(request: PageRequest, memory_id: UUID) -> HttpResponse:
 
 
 def _initial(memory: Memory) -> dict[str, Any]:
-    return {"text": memory.text, "metadata": written(memory.metadata), "rev": memory.rev}
+    return {"text": memory.text, "metadata": format_metadata(memory.metadata), "rev": memory.rev}
 
 
 def _save(request: PageRequest, memory: Memory, form: EditForm) -> HttpResponse:
@@ -80,8 +80,8 @@ def _save(request: PageRequest, memory: Memory, form: EditForm) -> HttpResponse:
         # What was written is still in the form.
         form.add_error(None, f"{error.message} Nothing was changed.")
         return _form(request, memory, form, status=error.status)
-    done(request, memory.id, "Memory changed.")
-    return back(request)
+    report_change(request, memory.id, "Memory changed.")
+    return redirect_back(request)
 
 
 def _text_of(memory: Memory, form: EditForm) -> str:
@@ -90,11 +90,11 @@ def _text_of(memory: Memory, form: EditForm) -> str:
     return memory.text if text == unix_lines(memory.text) else text
 
 
-def _change(memory: Memory, form: EditForm) -> Change:
+def _change(memory: Memory, form: EditForm) -> EditPreview:
     given = form.cleaned_data
-    return Change(
+    return EditPreview(
         text=difference(memory.text, _text_of(memory, form)),
-        metadata=difference(written(memory.metadata), written(given["metadata"])),
+        metadata=difference(format_metadata(memory.metadata), format_metadata(given["metadata"])),
     )
 
 
@@ -132,5 +132,5 @@ def _render(
     wanted = given.get("next") or reverse("memories:browse") + f"?id={memory.id}"
     context = {"memory": memory, "form": form, "next": local_path(wanted), **more}
     if "change" in more:
-        context["metadata"] = written(form.cleaned_data["metadata"])
+        context["metadata"] = format_metadata(form.cleaned_data["metadata"])
     return render(request, name, context, status=status)

@@ -69,7 +69,7 @@ class MetadataField(forms.CharField):
         """None for an object; the length is checked by the widget and by the request's limit."""
 
 
-def written(metadata: Any) -> str:
+def format_metadata(metadata: Any) -> str:
     """Metadata as the field shows it."""
     return json.dumps(metadata, ensure_ascii=False, indent=2) if metadata else ""
 

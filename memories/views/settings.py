@@ -18,7 +18,7 @@ from core.pages.forms import PageForm
 from core.pages.partial import is_partial
 from core.templatetags.ui import number
 from memories.providers import late_interaction
-from memories.providers.late_interaction import Status
+from memories.providers.late_interaction import LateInteractionStatus
 
 MANY: Final = 100_000
 # Seconds that one request spends on removing. A million memories take several requests.
@@ -41,7 +41,7 @@ class TimeZoneForm(PageForm):
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, initial={"time_zone": project.time_zone}, **kwargs)
-        places = zones.places()
+        places = zones.list_zones()
         own = project.time_zone
         # Chosen on a machine that knew it; it stays until another one is chosen.
         listed = not own or own == zones.UNIVERSAL or any(own in names for names in places.values())
@@ -134,7 +134,7 @@ def remove(request: PageRequest) -> HttpResponse:
     return redirect("dashboard:settings")
 
 
-def _told(status: Status) -> dict[str, Any]:
+def _told(status: LateInteractionStatus) -> dict[str, Any]:
     word, colour = _MODEL[status.model]
     unfinished = status.made < status.live and status.model != "missing"
     return {

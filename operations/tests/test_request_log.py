@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts.models import Account, Membership, Project, Role
 from accounts.sessions import open_session
 from core import notes
-from core.http.middleware import Handled
+from core.http.middleware import FinishedRequest
 from jobs import claims, schedules
 from jobs.models import Schedule
 from jobs.runner import run_job
@@ -455,7 +455,7 @@ def test_the_server_prunes_by_itself_every_hour(db: None) -> None:
     schedules.ensure()
     Schedule.objects.filter(kind=PRUNING.name).update(next_run_at=OLD)
     schedules.fire_due()
-    job = claims.claim([PRUNING.name], claims.Turns())
+    job = claims.claim([PRUNING.name], claims.ProjectRotation())
     assert job is not None
     run_job(job, threading.Event())
     job.refresh_from_db()
@@ -465,6 +465,6 @@ def test_the_server_prunes_by_itself_every_hour(db: None) -> None:
 
 def test_a_record_needs_nothing_of_the_request_itself(kept: Any) -> None:
     """The queue holds rows, not requests with their bodies."""
-    handled = Handled(timezone.now(), "GET", "/x", 200, 1.0, "id", "none", None)
-    request_log.record(handled)
+    handled = FinishedRequest(timezone.now(), "GET", "/x", 200, 1.0, "id", "none", None)
+    request_log.log_request(handled)
     assert [r.path for r in kept()] == ["/x"]

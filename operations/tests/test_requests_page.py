@@ -15,7 +15,7 @@ from accounts.models import Account, Membership, Project, Role
 from accounts.tests.signing import sign_in
 from operations import traffic as figures
 from operations.models import RequestLog
-from operations.traffic import Chosen, traffic
+from operations.traffic import TrafficFilter, measure_traffic
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\u202e'
 
@@ -124,7 +124,7 @@ def test_each_filter_leaves_what_it_says(
         asked(project, path="/plain")
     if other:
         asked(project, **other)
-    found = figures.newest(principal_of(project), chosen_of(params), limit=9)
+    found = figures.list_newest(principal_of(project), chosen_of(params), limit=9)
     assert [row.pk for row in found] == [wanted.pk]
     assert len(listed(signed_in, **params)) == 1
 
@@ -135,7 +135,7 @@ def principal_of(project: Project) -> Any:
     return operator_of(project.slug)
 
 
-def chosen_of(params: dict[str, str]) -> Chosen:
+def chosen_of(params: dict[str, str]) -> TrafficFilter:
     from operations.pages import RequestsForm
 
     form = RequestsForm(params)
@@ -243,7 +243,7 @@ def test_figures_are_those_of_the_rows(project: Project, alice: Account) -> None
         )
         for n in range(80)
     ]
-    found = traffic(principal_of(project), Chosen())
+    found = measure_traffic(principal_of(project), TrafficFilter())
     assert found.unit == "hour"
     assert found.all.total == 80
     assert found.all.errors == sum(row.status_code >= 400 for row in rows)
@@ -271,15 +271,24 @@ def test_longer_times_are_told_by_the_day_and_by_the_month(project: Project, set
     now = timezone.now()
     for days in (1, 20, 200):
         asked(project, created_at=now - timedelta(days=days))
-    by_day = traffic(principal_of(project), Chosen(period="30d"))
+    by_day = measure_traffic(principal_of(project), TrafficFilter(period="30d"))
     assert (by_day.unit, by_day.all.total) == ("day", 2)
     assert sum(f.total for f in by_day.slots.values()) == 2
-    by_month = traffic(principal_of(project), Chosen(since=(now - timedelta(days=399)).date()))
+    by_month = measure_traffic(
+        principal_of(project), TrafficFilter(since=(now - timedelta(days=399)).date())
+    )
     assert (by_month.unit, by_month.all.total) == ("month", 3)
     of = (now - timedelta(days=200)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     assert by_month.slots[of].total >= 1
     # However far back the address asks: the log does not reach further.
-    assert len(traffic(principal_of(project), Chosen(since=datetime(1970, 1, 1).date())).slots) < 16
+    assert (
+        len(
+            measure_traffic(
+                principal_of(project), TrafficFilter(since=datetime(1970, 1, 1).date())
+            ).slots
+        )
+        < 16
+    )
 
 
 def test_any_number_of_clients_stays_a_short_table(signed_in: Client, project: Project) -> None:
@@ -287,7 +296,7 @@ def test_any_number_of_clients_stays_a_short_table(signed_in: Client, project: P
         asked(project, client=f"made-up-{n:02}")
     for _ in range(3):
         asked(project, client="the-busy-one")
-    found = traffic(principal_of(project), Chosen())
+    found = measure_traffic(principal_of(project), TrafficFilter())
     assert len(found.clients) == figures.SHOWN_CLIENTS
     assert found.clients[0][0] == "the-busy-one"
     assert found.all.total == 63
@@ -336,11 +345,11 @@ def test_figures_that_took_long_are_good_for_a_while(project: Project, monkeypat
     monkeypatch.setattr(figures._kept, "long", -1.0)
     monkeypatch.setattr(figures._kept, "least", 3600.0)
     asked(project)
-    assert traffic(caller, Chosen()).all.total == 1
+    assert measure_traffic(caller, TrafficFilter()).all.total == 1
     asked(project)
-    assert traffic(caller, Chosen()).all.total == 1
+    assert measure_traffic(caller, TrafficFilter()).all.total == 1
     # Another question is asked anew.
-    assert traffic(caller, Chosen(method="GET")).all.total == 2
+    assert measure_traffic(caller, TrafficFilter(method="GET")).all.total == 2
 
 
 def test_where_counting_takes_long_the_log_comes_first(

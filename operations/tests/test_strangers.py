@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.tests.signing import sign_in
-from core.http.middleware import Handled
+from core.http.middleware import FinishedRequest
 from operations import request_log, strangers
 from operations.models import RefusedRequests, RequestLog
 
@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.one_form, pytest.mark.usefixtures("gathering")]
 
 def refused(number: int, address: str = "203.0.113.7", at: datetime | None = None) -> None:
     for _ in range(number):
-        request_log.record(
-            Handled(
+        request_log.log_request(
+            FinishedRequest(
                 at or timezone.now(), "GET", "/memories", 401, 1.0, "id", "none", None, "", address
             )
         )

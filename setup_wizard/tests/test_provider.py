@@ -57,7 +57,7 @@ def without_key(fields: dict[str, str]) -> dict[str, str]:
 
 def nothing_is_saved() -> bool:
     chosen = Progress.objects.filter(provider_chosen_at__isnull=False).exists()
-    return not chosen and configuration.latest() is None
+    return not chosen and configuration.latest_row() is None
 
 
 # --- Choosing ------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_without_a_provider_one_goes_on_at_once(signed_in: Client) -> None:
     answer = save(signed_in)
     assert (answer.status_code, answer["Location"]) == (302, "/setup/key")
     assert Progress.objects.get().provider_chosen_at is not None
-    assert runtime.current().engine.llm is None
+    assert runtime.get_runtime().engine.llm is None
     assert "None: word for word" in text_of(signed_in.get("/setup/key"))
 
 
@@ -96,9 +96,9 @@ def test_every_llm_answers_and_is_used(signed_in: Client, provider: Provider, of
     # The key is in the draft by now, and the field is empty.
     answer = save(signed_in, without_key(fields))
     assert (answer.status_code, answer["Location"]) == (302, "/setup/key")
-    llm = configuration.current().llm
+    llm = configuration.current_configuration().llm
     assert llm is not None and (llm.model, llm.config["api_key"]) == ("stub-chat", PROVIDER_KEY)
-    assert runtime.current().engine.llm is not None
+    assert runtime.get_runtime().engine.llm is not None
     assert "stub-chat answered in" in text_of(signed_in.get("/setup/key"))
     again = signed_in.get("/setup/provider")
     assert f'name="llm" value="{offer}" checked' in again.content.decode()
@@ -115,9 +115,9 @@ def test_every_embedder_answers_and_is_used(
     dims = 768 if offer == "gemini" else provider.dims
     assert re.search(rf"stub-embed answered in [\d,]+ ms, with {dims} dimensions", text_of(answer))
     assert save(signed_in, without_key(fields)).status_code == 302
-    used = configuration.current()
+    used = configuration.current_configuration()
     assert used.embedder is not None and (used.embedder.model, used.dims) == ("stub-embed", dims)
-    assert runtime.current().engine.dims == dims
+    assert runtime.get_runtime().engine.dims == dims
 
 
 def test_the_embedder_can_be_whom_the_llm_is_from(signed_in: Client, provider: Provider) -> None:
@@ -128,7 +128,7 @@ def test_the_embedder_can_be_whom_the_llm_is_from(signed_in: Client, provider: P
     assert "Both models answered" in text and f"with {provider.dims} dimensions" in text
     assert 'name="embedder" value="same" checked' in answer.content.decode()
     assert save(signed_in, llm_at(provider), same).status_code == 302
-    used = configuration.current()
+    used = configuration.current_configuration()
     assert used.embedder is not None and used.embedder.config["api_key"] == PROVIDER_KEY
     assert (
         'name="embedder" value="same" checked' in signed_in.get("/setup/provider").content.decode()
@@ -210,7 +210,7 @@ def test_an_llm_that_does_not_answer_is_not_saved_unless_one_insists(
     assert answer.status_code == 200 and told in text_of(answer)
     answer = save(signed_in, without_key(fields), action="save_anyway")
     assert (answer.status_code, answer["Location"]) == (302, "/setup/key")
-    llm = configuration.current().llm
+    llm = configuration.current_configuration().llm
     assert llm is not None and llm.config["api_key"] == PROVIDER_KEY
     assert "answered in" not in text_of(signed_in.get("/setup/key"))
 
@@ -236,7 +236,7 @@ def test_a_chat_model_does_not_embed(signed_in: Client, provider: Provider) -> N
 
 
 def test_saved_anyway_a_failing_embedder_is_left_out(signed_in: Client, provider: Provider) -> None:
-    before = runtime.current().engine.model_key
+    before = runtime.get_runtime().engine.model_key
     provider.embeddings.fail(500)
     fields = (llm_at(provider), embedder_at(provider))
     answer = save(signed_in, *fields)
@@ -244,13 +244,13 @@ def test_saved_anyway_a_failing_embedder_is_left_out(signed_in: Client, provider
     text = text_of(answer)
     assert f"it is left out, for its dimensions are not known: <code>{before}</code> goes" in text
     assert save(signed_in, *fields, action="save_anyway").status_code == 302
-    used = configuration.current()
+    used = configuration.current_configuration()
     assert used.llm is not None and used.embedder is None
-    assert runtime.current().engine.model_key == before
+    assert runtime.get_runtime().engine.model_key == before
     # Once it answers, it can be chosen still.
     provider.heal()
     assert save(signed_in, *fields).status_code == 302
-    assert configuration.current().embedder is not None
+    assert configuration.current_configuration().embedder is not None
 
 
 def test_where_both_fail_both_are_told(signed_in: Client, provider: Provider) -> None:
@@ -264,13 +264,13 @@ def test_another_embedder_than_that_of_stored_memories_is_refused_with_what_to_d
     signed_in: Client, provider: Provider, key: Any, as_key: Any
 ) -> None:
     as_key(key()).add("I drink tea")
-    before = runtime.current().engine.model_key
+    before = runtime.get_runtime().engine.model_key
     for action in ("save", "save_anyway"):
         answer = save(signed_in, llm_at(provider), embedder_at(provider), action=action)
         assert answer.status_code == 422
         assert "manage.py reembed" in text_of(answer)
-        assert runtime.current().engine.model_key == before
-        assert configuration.current().llm is None
+        assert runtime.get_runtime().engine.model_key == before
+        assert configuration.current_configuration().llm is None
     # With the embedder as it is, one goes on.
     assert save(signed_in, llm_at(provider)).status_code == 302
     assert as_key(key()).search("tea")

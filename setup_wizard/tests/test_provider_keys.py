@@ -130,7 +130,7 @@ def test_a_key_never_goes_to_another_address(
     assert other.requests
     assert not any(PROVIDER_KEY in str(request.headers) for request in other.requests)
     if action == "save":
-        llm = configuration.current().llm
+        llm = configuration.current_configuration().llm
         assert llm is not None and "api_key" not in llm.config
     # Nor does it come back by itself where the draft or the server has forgotten it.
     provider.reset_counts()
@@ -214,5 +214,5 @@ def test_the_llm_s_key_does_not_go_where_the_embedder_was(
     assert save(signed_in, llm_at(provider), same).status_code == 302
     assert provider.embeddings.count
     assert not any("sk-of-the-embedder" in str(r.headers) for r in provider.requests)
-    used = configuration.current().embedder
+    used = configuration.current_configuration().embedder
     assert used is not None and "api_key" not in used.config

@@ -151,7 +151,7 @@ def test_a_session_that_has_ended_takes_no_step(signed_in: Client) -> None:
     Account.objects.update(session_epoch=F("session_epoch") + 1)
     assert signed_in.get("/setup/provider")["Location"] == "/login?next=/setup/provider"
     assert signed_in.post("/setup/provider", NO_PROVIDER)["Location"] == "/login"
-    assert not configuration.latest()
+    assert not configuration.latest_row()
 
 
 def test_a_key_of_the_api_takes_no_step(signed_in: Client, key: Any) -> None:

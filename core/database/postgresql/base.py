@@ -82,6 +82,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def chunked_cursor(self) -> CursorWrapper:
         """A cursor of the server's inside a transaction. Outside of one it would belong to a
-        session, so there all rows are read at once: memories.storage.connections.streamed has
+        session, so there all rows are read at once: memories.storage.connections.stream has
         both."""
         return super().chunked_cursor() if self.in_atomic_block else self.cursor()

@@ -14,7 +14,7 @@ from django.db.backends.sqlite3 import base
 
 from core.database.sqlite3 import files
 from core.database.sqlite3.cursors import Cursor
-from core.database.sqlite3.turns import Turns, patience, turns_of
+from core.database.sqlite3.turns import WriteQueue, patience, turns_of
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     Files that are no database, damaged, or of a newer version are refused before anything touches
     them. Nothing is written to a file that is no longer where it was: it would be lost."""
 
-    turns: Turns
+    turns: WriteQueue
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -59,7 +59,7 @@ class _Waiting:
         self.bell.acquire()
 
 
-class Turns:
+class WriteQueue:
     """The line before one database file.
 
     `blocked_since` is when this process found that a stranger holds SQLite's lock (monotonic
@@ -139,12 +139,12 @@ class Turns:
         self.wrote_at = time.monotonic()
 
 
-_all: dict[str, Turns] = {}
+_all: dict[str, WriteQueue] = {}
 _all_guard = threading.Lock()
 
 
-def turns_of(database: Any) -> Turns:
+def turns_of(database: Any) -> WriteQueue:
     """The line of the file; connections that name it in different ways stand in the same one."""
     name = str(Path(str(database)).resolve())
     with _all_guard:
-        return _all.setdefault(name, Turns())
+        return _all.setdefault(name, WriteQueue())

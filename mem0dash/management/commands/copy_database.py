@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from mem0dash.management import copying
-from mem0dash.management.copying import CopyError, Table
+from mem0dash.management.copying import CopyError, TableDigest
 
 SOURCE: Final = "source"
 TARGET: Final = "target"
@@ -61,11 +61,11 @@ class Command(BaseCommand):
         for folder in folders:
             check_stopped(folder)
 
-    def _say(self, table: Table) -> None:
+    def _say(self, table: TableDigest) -> None:
         self.stdout.write(f"{table.rows:>10,}  {table.name}")
         self.stdout.flush()
 
-    def _say_next(self, copied: list[Table], *, to: bool) -> None:
+    def _say_next(self, copied: list[TableDigest], *, to: bool) -> None:
         total = sum(table.rows for table in copied)
         where = "Set DATABASE_URL to the target" if to else "DATABASE_URL is the target"
         self.stdout.write(

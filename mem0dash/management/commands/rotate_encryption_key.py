@@ -6,7 +6,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import models, transaction
 
 from accounts import audit
-from accounts.audit import Action
+from accounts.audit import AuditAction
 from accounts.models import InstanceState
 from core import crypto
 from core.principal import OPERATOR
@@ -63,7 +63,7 @@ class Command(BaseCommand):
                 self._rotate(rotation, model, column)
             already = rotation.secrets - rotation.changed
             audit.record(
-                Action.ENCRYPTION_KEY_ROTATED,
+                AuditAction.ENCRYPTION_KEY_ROTATED,
                 actor=OPERATOR,
                 details={"changed": rotation.changed, "unchanged": already},
             )

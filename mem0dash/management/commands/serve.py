@@ -36,7 +36,7 @@ class Command(BaseCommand):
 
         try:
             runtime.install(runtime.open_runtime())
-            upkeep.take_over(runtime.current())
+            upkeep.take_over(runtime.get_runtime())
         except Mem0dashError as error:
             raise ConfigurationError(error.message) from error
         collecting.start()

@@ -6,14 +6,14 @@ from pydantic import BeforeValidator, Field, StrictFloat, StrictInt, StrictStr
 
 from core import limits
 from core.errors import InvalidInputError
-from core.http.waiting import Asked, Waits
-from core.pages.paging import Cursor
+from core.http.waiting import IncomingRequest, ProviderWait
+from core.pages.paging import AscendingKey
 from core.principal import Principal
-from core.rest.bodies import Named
+from core.rest.bodies import NamedBody
 from core.rest.json import field_of
-from memories.api.messages import OrLone, Turn, listed, text_if_any
+from memories.api.messages import MessagesField, Turn, as_messages, text_if_any
 from memories.api.oss.inputs import Identifier
-from memories.filters import AllOf, Condition, Node
+from memories.filters import AllOf, Comparison, Node
 from memories.models import Confidence, ReviewStatus
 from memories.texts import entity_id
 
@@ -30,14 +30,14 @@ _FILTERS: Final = (
 )
 
 
-class _Scoped(Named):
+class _Scoped(NamedBody):
     user_id: Identifier = None
     agent_id: Identifier = None
     app_id: Identifier = None
     run_id: Identifier = None
 
 
-class _Read(Named):
+class _Read(NamedBody):
     REFUSES = "narrowing"
 
     # What narrows and is empty is refused: it would show more than was asked for.
@@ -67,7 +67,7 @@ class TranscriptMessage(Turn):
     role: Role
 
 
-Transcript = Annotated[list[TranscriptMessage], OrLone]
+Transcript = Annotated[list[TranscriptMessage], MessagesField]
 
 
 class AddMemory(_Scoped):
@@ -79,7 +79,7 @@ class AddMemory(_Scoped):
     REFUSES = "narrowing"
 
     content: Annotated[StrictStr | None, BeforeValidator(text_if_any)] = None
-    messages: Annotated[Transcript | None, BeforeValidator(listed)] = None
+    messages: Annotated[Transcript | None, BeforeValidator(as_messages)] = None
     metadata: dict[str, Any] | None = None
     expires_at: StrictStr | StrictInt | StrictFloat | None = None
     dedup: bool = True
@@ -105,9 +105,9 @@ class SearchMemories(_Read):
     recency_half_life_days: Annotated[float, Field(gt=0)] = 30.0
 
 
-def search_waits(asked: Asked) -> Waits:
+def search_waits(asked: IncomingRequest) -> ProviderWait:
     """Whom a search may wait for: by words it asks nobody."""
-    return Waits.NOBODY if field_of(asked.body, "mode") == "keyword" else Waits.QUERY
+    return ProviderWait.NOBODY if field_of(asked.body, "mode") == "keyword" else ProviderWait.QUERY
 
 
 class ListMemories(_Read):
@@ -117,14 +117,14 @@ class ListMemories(_Read):
     offset: Annotated[int, Field(ge=0, le=10_000)] = 0
     cursor: Identifier = None
 
-    def place(self) -> Cursor | None:
+    def place(self) -> AscendingKey | None:
         """Where the page begins; None for the top, or for `offset`. InvalidInputError."""
         if self.cursor and self.offset:
             raise InvalidInputError("Send either a cursor or an offset.")
-        return Cursor.of(self.cursor)
+        return AscendingKey.of(self.cursor)
 
 
-class ChangeMemory(Named):
+class ChangeMemory(NamedBody):
     """The new text of a memory, and metadata that is merged into what it has, key by key."""
 
     REFUSES = "narrowing"
@@ -150,7 +150,7 @@ def with_expiry(
     return {**(metadata or {}), "expires_at": expires_at}
 
 
-class DeleteBulk(Named):
+class DeleteBulk(NamedBody):
     """What to delete; without `confirm` it is only counted. At least one filter beside user_id."""
 
     REFUSES = "all"
@@ -207,7 +207,7 @@ def _filter(
     named = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
     if not named:
         raise InvalidInputError(NO_USER)
-    parts: list[Node] = [Condition(name, "eq", value) for name, value in named.items()]
+    parts: list[Node] = [Comparison(name, "eq", value) for name, value in named.items()]
     if source is not None:
         parts.append(_promoted("source", source, len(source) <= 100))
     if confidence is not None:
@@ -218,9 +218,9 @@ def _filter(
     return AllOf(tuple(parts))
 
 
-def _promoted(name: str, value: str, is_column: bool) -> Condition:
+def _promoted(name: str, value: str, is_column: bool) -> Comparison:
     """Equality with the field, or, for a value that no field holds, with the metadata."""
     if "\0" in value:
         raise InvalidInputError(f"Invalid {name}: cannot contain a NUL character.")
     limits.check_value(value, name)
-    return Condition(name, "eq", value, metadata=not is_column)
+    return Comparison(name, "eq", value, metadata=not is_column)

@@ -5,9 +5,9 @@ from typing import Any
 from core.rest.schemas import ERROR, MESSAGE, TEXT, TIME, UUID_TEXT, Schema, list_of, object_of
 from memories.api.oss import schemas
 from memories.api.oss.shapes import instant, memory_shape, text_hash
-from memories.bulk.sweep import Swept
+from memories.bulk.sweep import SweepResult
 from memories.models import Memory
-from memories.search.service import Hit
+from memories.search.service import SearchHit
 
 _WHOLE: Schema = {"type": "integer", "minimum": 0}
 _YES: Schema = {"type": "boolean"}
@@ -77,7 +77,7 @@ def added_shape(results: list[dict[str, Any]], duplicate_of: object | None) -> d
     return {"results": [{key: row[key] for key in ("id", "memory", "event")} for row in results]}
 
 
-def found_shape(hit: Hit) -> dict[str, Any]:
+def found_shape(hit: SearchHit) -> dict[str, Any]:
     shape = memory_shape(hit.memory, score=hit.score)
     if hit.rerank_score is not None:
         shape["rerank_score"] = hit.rerank_score
@@ -99,7 +99,7 @@ def flat_shape(memory: Memory) -> dict[str, Any]:
     return {**shape, **{k: v for k, v in memory.metadata.items() if k not in shape}}
 
 
-def swept_shape(swept: Swept, *, dry_run: bool) -> dict[str, Any]:
+def swept_shape(swept: SweepResult, *, dry_run: bool) -> dict[str, Any]:
     return {
         "matched": swept.matched,
         "deleted": swept.deleted,

@@ -13,8 +13,8 @@ from rest_framework.response import Response
 from core import limits
 from core.counters import BULK_DELETED
 from core.errors import InvalidInputError, NotFoundError
-from core.http.waiting import Waits, waits_for
-from core.pages.paging import Cursor
+from core.http.waiting import ProviderWait, waits_for
+from core.pages.paging import AscendingKey
 from core.rest.bodies import body_of
 from core.rest.views import OssView
 from memories import queries, visibility
@@ -43,7 +43,7 @@ class MemservView(OssView):
 class MemoriesView(MemservView):
     QUERY: ClassVar = {"GET": inputs.ListMemories}
 
-    @waits_for(Waits.LLM)
+    @waits_for(ProviderWait.LLM)
     @extend_schema(
         operation_id="memserv_add_memory",
         summary="Store a text or a conversation, unless it is stored already",
@@ -98,7 +98,7 @@ class MemoriesView(MemservView):
             "pagination": page,
         }
         if last is not None:
-            body["next_cursor"] = str(Cursor(last.created_at, last.id))
+            body["next_cursor"] = str(AscendingKey(last.created_at, last.id))
         return Response(body)
 
 
@@ -179,7 +179,7 @@ class MemoryView(MemservView):
             raise NotFoundError(NOT_FOUND) from None
         return Response(memory_shape(memory, score=None))
 
-    @waits_for(Waits.EMBEDDER)
+    @waits_for(ProviderWait.EMBEDDER)
     @extend_schema(
         operation_id="memserv_update_memory",
         summary="Give a memory another text, and more metadata",

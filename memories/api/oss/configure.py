@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.errors import InvalidInputError
-from core.http.waiting import Waits, waits_for
+from core.http.waiting import ProviderWait, waits_for
 from core.principal import Principal, Scope
 from core.rest.bodies import body_of, check_no_body
 from core.rest.schemas import ANY_OBJECT, MESSAGE, TEXT, TEXT_OR_NULL, answers, object_of
@@ -47,7 +47,7 @@ class ConfigureView(OssView):
     def get(self, request: Request) -> Response:
         return Response(_shape(self.caller()))
 
-    @waits_for(Waits.PROVIDERS)
+    @waits_for(ProviderWait.PROVIDERS)
     @extend_schema(
         operation_id="configure",
         summary="Change providers (instance owner) or instructions (scope admin); no entity limit",
@@ -71,11 +71,11 @@ class ProvidersView(OssView):
     )
     def get(self, request: Request) -> Response:
         self.caller().require(Scope.READ)
-        return Response(providers.installed())
+        return Response(providers.list_installed())
 
 
 class GenerateInstructionsView(OssView):
-    @waits_for(Waits.LLM)
+    @waits_for(ProviderWait.LLM)
     @extend_schema(
         operation_id="generate_instructions",
         summary="Instructions for a use case, written by the LLM (scope write)",
@@ -104,7 +104,7 @@ class ResetView(OssView):
 
 def _shape(principal: Principal) -> dict[str, Any]:
     """mem0's configuration, as far as there is something to say; a "local" embedder is our own."""
-    used = providers.in_use(principal)
+    used = providers.get_in_use(principal)
     return {
         "version": "v1.1",
         "llm": used.llm,

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError
 
 from core.errors import InvalidInputError
-from core.http.waiting import Asked, Waits
+from core.http.waiting import IncomingRequest, ProviderWait
 from core.limits import TOP_K
-from core.rest.bodies import Named
+from core.rest.bodies import NamedBody
 from core.rest.json import field_of
 from memories.api.messages import Messages
 from memories.models import ENTITY_FIELDS
@@ -29,7 +29,7 @@ def one_of(**given: int | None) -> int | None:
     return next(iter(said.values()), None)
 
 
-class MemoryCreate(Named):
+class MemoryCreate(NamedBody):
     """What to remember; word for word, unless an LLM is configured and `infer` is not false."""
 
     messages: Messages
@@ -48,23 +48,23 @@ class _Infers(BaseModel):
     infer: bool | None = None
 
 
-def add_waits(asked: Asked) -> Waits:
+def add_waits(asked: IncomingRequest) -> ProviderWait:
     """Whom an add may wait for: word for word it asks no LLM, and without a message nobody."""
     if field_of(asked.body, "messages") == []:
-        return Waits.NOBODY
+        return ProviderWait.NOBODY
     try:
         infers = _Infers(infer=field_of(asked.body, "infer")).infer
     except ValidationError:
         infers = False  # it is refused
-    return Waits.EMBEDDER if infers is False else Waits.LLM
+    return ProviderWait.EMBEDDER if infers is False else ProviderWait.LLM
 
 
-def update_waits(asked: Asked) -> Waits:
+def update_waits(asked: IncomingRequest) -> ProviderWait:
     """Whom a change may wait for: a new text is embedded, and nothing else."""
-    return Waits.NOBODY if field_of(asked.body, "text") is None else Waits.EMBEDDER
+    return ProviderWait.NOBODY if field_of(asked.body, "text") is None else ProviderWait.EMBEDDER
 
 
-class MemoryUpdate(Named):
+class MemoryUpdate(NamedBody):
     """What to change; a field that is not sent stays as it is, `expiration_date: null` clears."""
 
     text: StrictStr | None = None
@@ -72,7 +72,7 @@ class MemoryUpdate(Named):
     expiration_date: StrictStr | None = None
 
 
-class SearchRequest(Named):
+class SearchRequest(NamedBody):
     """What to find, and where. `limit` is another word for `top_k`."""
 
     REFUSES = "narrowing"

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from memories.models import Memory, Revision
-from memories.queries import Entity
-from memories.search.service import Hit
+from memories.queries import EntityTotals
+from memories.search.service import SearchHit
 
 
 def instant(moment: datetime) -> str:
@@ -62,7 +62,7 @@ def listed_shape(memory: Memory) -> dict[str, Any]:
     }
 
 
-def hit_shape(hit: Hit, *, threshold: float, explain: bool) -> dict[str, Any]:
+def hit_shape(hit: SearchHit, *, threshold: float, explain: bool) -> dict[str, Any]:
     """One found memory. The details are mem0's keys, and after them the terms of our own score."""
     shape = memory_shape(hit.memory, score=hit.score)
     if explain:
@@ -103,7 +103,7 @@ def revision_shape(revision: Revision) -> dict[str, Any]:
     }
 
 
-def entity_shape(entity: Entity) -> dict[str, Any]:
+def entity_shape(entity: EntityTotals) -> dict[str, Any]:
     return {
         "id": entity["id"],
         "type": entity["type"],

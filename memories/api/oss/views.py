@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from core import limits
 from core.errors import InvalidInputError, NotFoundError
-from core.http.waiting import Waits, waits_for
+from core.http.waiting import ProviderWait, waits_for
 from core.principal import Principal, Scope
 from core.rest.bodies import body_of, path_of
 from core.rest.schemas import MESSAGE, answers
@@ -19,7 +19,7 @@ from memories.api.headers import IDEMPOTENCY_KEY, PROBLEM_HEADER, SEARCH_HEADER,
 from memories.api.oss import inputs, schemas, shapes
 from memories.editing import service as services
 from memories.editing.service import UNSET
-from memories.filters import AllOf, Condition, Node, parse_filters
+from memories.filters import AllOf, Comparison, Node, parse_filters
 from memories.filters.language import names_an_entity
 from memories.models import ENTITY_FIELDS
 from memories.search import service as search
@@ -41,7 +41,7 @@ def _named(principal: Principal, **ids: str | None) -> Node | None:
         chosen = {"user_id": principal.project.default_user_id}
     if not chosen:
         return None
-    return AllOf(tuple(Condition(name, "eq", value) for name, value in chosen.items()))
+    return AllOf(tuple(Comparison(name, "eq", value) for name, value in chosen.items()))
 
 
 class MemoriesView(OssView):
@@ -124,7 +124,7 @@ class MemoriesView(OssView):
         # Nothing recognised is never "delete everything", and never the default user either.
         if not ids:
             raise InvalidInputError(NO_IDENTIFIER)
-        conditions = tuple(Condition(name, "eq", value) for name, value in ids.items())
+        conditions = tuple(Comparison(name, "eq", value) for name, value in ids.items())
         services.delete_matching(principal, AllOf(conditions))
         return Response({"message": "All relevant memories deleted"})
 
@@ -188,7 +188,7 @@ class HistoryView(OssView):
 
 
 class SearchView(OssView):
-    @waits_for(Waits.QUERY)
+    @waits_for(ProviderWait.QUERY)
     @extend_schema(
         operation_id="search_memories",
         summary="Find memories by meaning",
@@ -272,5 +272,5 @@ class EntityView(OssView):
         field = visibility.ENTITY_TYPES[entity_type]
         if "\0" in entity_id:
             raise InvalidInputError("NUL characters are not allowed in an id.")
-        services.delete_matching(principal, Condition(field, "eq", entity_id))
+        services.delete_matching(principal, Comparison(field, "eq", entity_id))
         return Response({"message": "Entity deleted"})

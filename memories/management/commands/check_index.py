@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from core.errors import ConflictError, IndexInUseError, IndexUnavailableError
 from memories.index.indexer import Indexer
 from memories.index.opening import open_indexer
-from memories.index.rows import pending
+from memories.index.rows import filter_pending
 from memories.models.server import IndexState
 
 SHOWN = 10
@@ -52,7 +52,7 @@ class Command(BaseCommand):
             self.stdout.write(f"The index was not built; it now holds {count:,} memories.")
             return
         found = indexer.differences()
-        waiting = pending().count()
+        waiting = filter_pending().count()
         self.stdout.write(
             f"{found.compared:,} points compared with the database; "
             f"{waiting:,} changes are on their way."

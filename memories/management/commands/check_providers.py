@@ -13,7 +13,7 @@ class Command(BaseCommand):
     help = "Makes one real call to each configured provider, and says how it went."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        used = configuration.current()
+        used = configuration.current_configuration()
         failed = False
         for name, kind in SECTIONS.items():
             choice = getattr(used, name)

@@ -64,7 +64,7 @@ class Command(BaseCommand):
     def _left_after_index(self, operator: Principal) -> int:
         """Waits until the index has let go; how many empty rows it still holds after that."""
         try:
-            demo.let_go(operator)
+            demo.drop_from_index(operator)
         except IndexUnavailableError:
             self.stdout.write("The server takes them out of its index now.")
         for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):

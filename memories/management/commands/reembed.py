@@ -56,7 +56,7 @@ class Command(BaseCommand):
             self._run(self._begun(operator, options))
 
     def _begun(self, operator: Any, options: dict[str, Any]) -> Reembedding:
-        job = reembedding.running()
+        job = reembedding.find_running()
         if options["back"]:
             return reembedding.start_back(operator)
         if options["provider"] is None:
@@ -89,7 +89,7 @@ class Command(BaseCommand):
             if job.embedded_at is not None:
                 self._flip()
             else:
-                self._show(*reembedding.progress(job))
+                self._show(*reembedding.measure_progress(job))
             time.sleep(WATCH_SECONDS)
             job.refresh_from_db()
         self._tell(job)

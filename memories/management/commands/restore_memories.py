@@ -35,7 +35,7 @@ class Command(BaseCommand):
             ids = [visibility.as_uuid(id_) for id_ in options["ids"]]
             if options["hours"] is not None:
                 since = timezone.now() - timedelta(hours=options["hours"])
-                ids = queries.deleted_since(caller, since)
+                ids = queries.ids_deleted_since(caller, since)
             if not options["dry_run"]:
                 with without_index():
                     services.restore_memories(caller, ids)

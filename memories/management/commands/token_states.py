@@ -14,10 +14,10 @@ from memories.engine.engine import Engine
 from memories.engine.local_model import WeightsError
 from memories.engine.opening import open_reader
 from memories.providers import late_interaction
-from memories.providers.late_interaction import Status
+from memories.providers.late_interaction import LateInteractionStatus
 from memories.runtime import Runtime
 from memories.storage import leases
-from memories.storage.leases import Held
+from memories.storage.leases import HeldLease
 
 WATCH_SECONDS: Final = 1.0
 MODEL: Final = {
@@ -62,9 +62,9 @@ class Command(BaseCommand):
             raise CommandError(MODEL["missing"])
         runtime = Runtime(Engine(None, reader=reader), None)
         token_work.check_texts(reader.states_key, reader)
-        while token_work.lacking(reader.states_key).exists():
+        while token_work.filter_lacking(reader.states_key).exists():
             try:
-                with leases.held(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
+                with leases.hold(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
                     shown = _Shown(self, lease, reader.states_key)
                     token_work.make_missing(runtime, gentle=False, show=shown)
             except ConflictError:
@@ -74,10 +74,10 @@ class Command(BaseCommand):
                 time.sleep(WATCH_SECONDS)
 
     def show(self, states_key: str) -> None:
-        made, live = token_work.progress(states_key)
+        made, live = token_work.measure_progress(states_key)
         self.stdout.write(f"{made:,} of {live:,}")
 
-    def _tell(self, found: Status) -> None:
+    def _tell(self, found: LateInteractionStatus) -> None:
         by = "as the environment says" if found.by_environment else "as was chosen while running"
         self.stdout.write(f"Late interaction is {'on' if found.is_on else 'off'}, {by}.")
         self.stdout.write(MODEL[found.model])
@@ -91,7 +91,7 @@ class _Shown:
     """After each batch: keeps the lease, and says now and then how far it is. LeaseLostError when
     another process has taken over, CommandError when it was switched off."""
 
-    def __init__(self, command: Command, lease: Held, states_key: str) -> None:
+    def __init__(self, command: Command, lease: HeldLease, states_key: str) -> None:
         self._command, self._lease, self._states_key = command, lease, states_key
         self._at = float("-inf")
 
@@ -104,5 +104,5 @@ class _Shown:
 
 
 def _check_on() -> None:
-    if not configuration.current().late_interaction:
+    if not configuration.current_configuration().late_interaction:
         raise CommandError("Late interaction is off: switch it on first, with --on.")

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from memories.adding import idempotency as ingest
 from memories.adding import service as adding
-from memories.adding.failed import failed_adds
+from memories.adding.failed import summarise_failed_adds
 from memories.bulk import service as bulk
 from memories.editing import service as services
 from memories.models import AddInput, Memory, Revision
@@ -305,10 +305,10 @@ def test_the_overview_counts_the_failed_adds_that_wait_for_another_attempt(
     failed(owner, "c" * 64, 8, messages=[])  # erased
     waiting = [first.id, after.id, alone.id, other.id]
     assert [one.id for one in adding.failed_adds(owner)] == waiting
-    assert failed_adds(owner).count == len(waiting)
+    assert summarise_failed_adds(owner).count == len(waiting)
     failed(owner, "b" * 64, 9, outcome=AddInput.Outcome.NOTHING_EXTRACTED)
-    assert failed_adds(owner).count == len(adding.failed_adds(owner)) == 3
-    assert ingest.waiting(owner.project.id).filter(id=first.id).count() == 0
+    assert summarise_failed_adds(owner).count == len(adding.failed_adds(owner)) == 3
+    assert ingest.filter_failed(owner.project.id).filter(id=first.id).count() == 0
 
 
 def test_an_add_that_went_well_at_the_second_attempt_is_no_failed_one(
@@ -317,7 +317,7 @@ def test_an_add_that_went_well_at_the_second_attempt_is_no_failed_one(
     embedder.error = RuntimeError("away")
     with pytest.raises(Exception, match="embed"):
         add(owner, "tea")
-    assert failed_adds(owner).count == len(adding.failed_adds(owner)) == 1
+    assert summarise_failed_adds(owner).count == len(adding.failed_adds(owner)) == 1
     embedder.error = None
     add(owner, "tea")
-    assert failed_adds(owner).count == len(adding.failed_adds(owner)) == 0
+    assert summarise_failed_adds(owner).count == len(adding.failed_adds(owner)) == 0

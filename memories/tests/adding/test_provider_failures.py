@@ -419,7 +419,7 @@ def second(extracting: runtime.Runtime, provider: Provider) -> Any:
 
 @pytest.mark.parametrize("name", ["429", "hangs", "stopped", "401", "truncated", "broken"])
 def test_the_fallback_stores_what_the_first_llm_could_not(second, post, provider, name):
-    use_embedder(runtime.current(), second)
+    use_embedder(runtime.get_runtime(), second)
     LLM_FAILURES[name][0](provider)
     assert [row["memory"] for row in post().json()["results"]] == texts() == FACTS
     assert provider.chat.count <= 1
@@ -649,7 +649,7 @@ def test_no_connection_is_kept_while_a_model_is_waited_for(
 
 
 def test_other_dialects_than_openai_end_as_clearly(engine, provider, settings, pauses, api):
-    from memories.engine.catalogue import Choice
+    from memories.engine.catalogue import ProviderChoice
     from memories.engine.opening import open_llm
 
     be_impatient(settings)
@@ -661,7 +661,7 @@ def test_other_dialects_than_openai_end_as_clearly(engine, provider, settings, p
         config = {"model": "stub-chat", "api_key": KEY, address: provider.origin}
         if name == "ollama":
             del config["api_key"]
-        engine.engine.llm = open_llm(Choice(name, config), None)
+        engine.engine.llm = open_llm(ProviderChoice(name, config), None)
         body = {"messages": TURNS, "user_id": name}
         for break_it, code in (
             (lambda: provider.chat.fail(401), "provider_auth_failed"),

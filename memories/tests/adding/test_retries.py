@@ -142,7 +142,7 @@ def test_two_attempts_at_once_store_once(transactional_db, owner, llm):
     llm.gate.clear()
     threading.Timer(0.5, llm.gate.set).start()
     answers = at_once(lambda _: adding.retry_add(owner, kept.id), range(4))
-    assert sum(isinstance(answer, adding.Added) for answer in answers) == 1
+    assert sum(isinstance(answer, adding.AddResult) for answer in answers) == 1
     assert sum(isinstance(answer, ConflictError) for answer in answers) == 3
     assert llm.calls == 2
     assert Memory.objects.count() == 1
@@ -503,11 +503,11 @@ def left_running(owner: Principal, claimed: timedelta | None) -> AddInput:
         def embed(self, texts: Any) -> Any:
             raise error
 
-    engine = runtime.current().engine
-    runtime.current().engine = Killed(engine.embedder)
+    engine = runtime.get_runtime().engine
+    runtime.get_runtime().engine = Killed(engine.embedder)
     with pytest.raises(KeyboardInterrupt):
         add(owner, infer=False, idempotency_key="k1")
-    runtime.current().engine = engine
+    runtime.get_runtime().engine = engine
     kept = AddInput.objects.get()
     AddInput.objects.update(outcome=AddInput.Outcome.RUNNING, reason="", finished_at=None)
     if claimed is not None:

@@ -13,7 +13,7 @@ from accounts.models import Account, Membership, Project, Role
 from memories import runtime
 from memories.editing import service as services
 from memories.engine import catalogue, configuration
-from memories.engine.catalogue import Choice
+from memories.engine.catalogue import ProviderChoice
 from memories.engine.engine import Engine
 from memories.models import AddInput, Memory, MemoryVector
 from memories.models.server import EngineConfig, IndexState, Reembedding
@@ -73,7 +73,7 @@ def refused(api: Any, status: int, **body: Any) -> str:
 
 def state() -> Any:
     """All that a change of configuration may change."""
-    now = runtime.current()
+    now = runtime.get_runtime()
     return (
         list(EngineConfig.objects.values_list("version", "config")),
         list(IndexState.objects.values_list("model_key", "dims", "generation")),
@@ -248,8 +248,8 @@ def test_a_wizard_posts_what_it_knows_and_that_is_enough(api: Any) -> None:
         "embedder": api.get("/configure").json()["embedder"],
     }
     configured(api, **body)
-    used = configuration.current()
-    assert used.llm == Choice("anthropic", {"model": "claude-haiku-4-5", "api_key": KEY})
+    used = configuration.current_configuration()
+    assert used.llm == ProviderChoice("anthropic", {"model": "claude-haiku-4-5", "api_key": KEY})
     assert used.embedder is None
 
 
@@ -408,9 +408,11 @@ def test_an_llm_that_cannot_be_set_up_at_the_start_fails_adds_with_the_reason(
     api: Any, owner: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its package was there when it was configured, say."""
-    broken = Choice("together", {"model": "m", "api_key": KEY})
-    configuration.save(replace(configuration.current(), llm=broken), account_id=None, reason="test")
-    runtime.current().refresh()
+    broken = ProviderChoice("together", {"model": "m", "api_key": KEY})
+    configuration.save(
+        replace(configuration.current_configuration(), llm=broken), account_id=None, reason="test"
+    )
+    runtime.get_runtime().refresh()
     body = {"messages": [{"role": "user", "content": "I drink tea"}], "user_id": "alice"}
     with caplog.at_level(logging.ERROR):
         answer = api.post("/memories", body)
@@ -430,7 +432,7 @@ def test_an_llm_that_cannot_be_set_up_at_the_start_fails_adds_with_the_reason(
 def test_a_server_starts_with_providers_that_cannot_be_set_up(
     db: None, tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = Choice("together", {"model": "m", "api_key": KEY})
+    broken = ProviderChoice("together", {"model": "m", "api_key": KEY})
     wanted = catalogue.Configuration(llm=broken, embedder=broken, dims=8)
     configuration.save(wanted, account_id=None, reason="test")
     with caplog.at_level(logging.ERROR):
@@ -445,9 +447,11 @@ def test_a_server_starts_with_providers_that_cannot_be_set_up(
 
 def test_an_embedder_that_cannot_be_set_up_leaves_search_by_words(api: Any, engine: Any) -> None:
     id_ = api.add("I drink tea")
-    broken = Choice("together", {"model": "m", "api_key": KEY})
+    broken = ProviderChoice("together", {"model": "m", "api_key": KEY})
     configuration.save(
-        replace(configuration.current(), embedder=broken, dims=8), account_id=None, reason="test"
+        replace(configuration.current_configuration(), embedder=broken, dims=8),
+        account_id=None,
+        reason="test",
     )
     engine.refresh()
     answer = api.post("/search", {"query": "tea", "user_id": "alice"})
@@ -462,19 +466,23 @@ def test_an_embedder_that_cannot_be_set_up_leaves_search_by_words(api: Any, engi
 
 def test_a_broken_fallback_does_not_take_the_llm_away(api: Any, provider: Provider) -> None:
     configured(api, llm=llm(provider))
-    broken = Choice("together", {"model": "m", "api_key": KEY})
+    broken = ProviderChoice("together", {"model": "m", "api_key": KEY})
     configuration.save(
-        replace(configuration.current(), fallback_llm=broken), account_id=None, reason="test"
+        replace(configuration.current_configuration(), fallback_llm=broken),
+        account_id=None,
+        reason="test",
     )
-    runtime.current().refresh()
+    runtime.get_runtime().refresh()
     assert extracted(api)
 
 
 def test_a_broken_llm_is_stood_in_for_by_its_fallback(api: Any, provider: Provider) -> None:
     configured(api, llm=llm(provider), fallback_llm=llm(provider, model="second"))
-    broken = Choice("together", {"model": "m", "api_key": KEY})
-    configuration.save(replace(configuration.current(), llm=broken), account_id=None, reason="test")
-    runtime.current().refresh()
+    broken = ProviderChoice("together", {"model": "m", "api_key": KEY})
+    configuration.save(
+        replace(configuration.current_configuration(), llm=broken), account_id=None, reason="test"
+    )
+    runtime.get_runtime().refresh()
     assert extracted(api)
     assert provider.chat.requests[-1].body["model"] == "second"
 
@@ -624,8 +632,8 @@ def test_an_embedder_of_the_environment_is_not_in_the_way_of_another_llm(
         "OPENAI_API_KEY": KEY,
         "MEM0_LLM_PROVIDER": "none",
     }
-    current = runtime.current()
-    current.use(runtime.engine_of(configuration.current()), lambda: 0)
+    current = runtime.get_runtime()
+    current.use(runtime.engine_of(configuration.current_configuration()), lambda: 0)
     assert current.engine.model_key == REMOTE
     provider.embeddings.fail(500)
     asked = provider.embeddings.count
@@ -667,9 +675,9 @@ def test_a_change_that_another_process_made_is_taken_up(
     api: Any, provider: Provider, engine: Any
 ) -> None:
     wanted = replace(
-        configuration.current(),
-        llm=Choice("openai", llm(provider)["config"]),
-        embedder=Choice("openai", embedder(provider)["config"]),
+        configuration.current_configuration(),
+        llm=ProviderChoice("openai", llm(provider)["config"]),
+        embedder=ProviderChoice("openai", embedder(provider)["config"]),
         dims=1536,
     )
     configuration.save(wanted, account_id=None, reason="another process")
@@ -708,7 +716,7 @@ def test_changes_at_once_all_hold(
 
     with ThreadPoolExecutor(len(changes)) as pool:
         assert list(pool.map(change, changes)) == [200] * len(changes)
-    used = configuration.current()
+    used = configuration.current_configuration()
     assert used.llm and used.fallback_llm
     assert dict(used.llm.config) == {
         "model": "first",
@@ -729,9 +737,9 @@ def test_a_change_that_always_comes_too_late_is_told(
 
     def overtaken(self: Any, engine: Any, commit: Any) -> None:
         # Somebody else commits a change after ours was put together.
-        now = configuration.current()
+        now = configuration.current_configuration()
         tries.append(now.version)
-        theirs = Choice("ollama", {"model": str(len(tries))})
+        theirs = ProviderChoice("ollama", {"model": str(len(tries))})
         configuration.save(replace(now, llm=theirs), account_id=None, reason="someone else")
         inner(self, engine, commit)
 
@@ -740,7 +748,7 @@ def test_a_change_that_always_comes_too_late_is_told(
     assert answer.status_code == 409
     assert "changed by someone else just now; try again" in answer.json()["detail"]
     assert tries == [0, 1, 2, 3, 4]
-    assert runtime.current().version == 0
+    assert runtime.get_runtime().version == 0
 
 
 # --- POST /generate-instructions ------------------------------------------------------------------
@@ -968,13 +976,13 @@ def test_every_provider_that_is_offered_can_be_set_up() -> None:
     from memories.engine import choices, remote
 
     for kind in ("llm", "embedder"):
-        for name in catalogue.names(kind):
+        for name in catalogue.list_installed(kind):
             if name == "local":
                 continue
             config = {"model": "m", "api_key": KEY}
             if name == "azure_openai":
                 config |= {"azure_endpoint": "https://a.example", "api_version": "2024-10-21"}
-            choice = Choice(name, config)
+            choice = ProviderChoice(name, config)
             choices.check(choice, kind)
             if kind == "llm":
                 assert remote.RemoteLlm(choice, attempts=1)

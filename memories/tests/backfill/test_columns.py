@@ -41,7 +41,7 @@ def fill() -> Job:
 
 
 def run(stop: threading.Event | None = None) -> Job:
-    job = claims.claim([columns.PROJECTS], claims.Turns())
+    job = claims.claim([columns.PROJECTS], claims.ProjectRotation())
     assert job is not None
     runner.run_job(job, stop or threading.Event())
     job.refresh_from_db()

@@ -38,7 +38,7 @@ def test_states_of_a_former_text_are_never_compared(owner, engine, reader):
     seen = CandidateReader.tokens(texts, reader.states_key)
     assert seen.keys() == {id_.hex for id_ in ids[1:]}
     memory = Memory.objects.get(id=ids[0])
-    assert marking.marked("green tea", [memory]) == {}
+    assert marking.mark_words("green tea", [memory]) == {}
 
 
 def test_states_of_a_former_text_are_found_and_made_anew(owner, engine, reader):

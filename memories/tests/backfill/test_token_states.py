@@ -22,10 +22,10 @@ from memories.demo import service as demo
 from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens, MemoryVector, Revision
-from memories.readings import DIMS, pack, unpack
+from memories.readings import DIMS, pack_states, unpack_states
 from memories.review import service as reviewing
 from memories.search.service import search_memories
-from memories.storage.rows import embedded_text
+from memories.storage.rows import text_to_embed
 from memories.tests.actions import add, settled
 from memories.tests.providing import use_llm
 from memories.tests.reading import local_model, reading_engine
@@ -62,14 +62,14 @@ def test_states_do_not_depend_on_the_texts_beside_and_come_with_the_usual_vector
     together = model.read(TEXTS * 5)  # so many run on several threads
     for text, found in zip(TEXTS * 5, together, strict=True):
         [alone] = model.read([text])
-        assert pack(alone.tokens) == pack(found.tokens)
+        assert pack_states(alone.tokens) == pack_states(found.tokens)
         assert np.array_equal(alone.vector, found.vector)
     assert np.array_equal(model.embed(TEXTS), np.stack([one.vector for one in together[:8]]))
 
 
 def test_states_are_unit_vectors_of_64_dimensions_one_for_each_word_piece(model):
     for text, found in zip(TEXTS, model.read(TEXTS), strict=True):
-        pieces, states = unpack(pack(found.tokens))
+        pieces, states = unpack_states(pack_states(found.tokens))
         assert states.shape == (len(pieces), DIMS)
         assert len(pieces) == len(model.words(text)) <= 254
         assert np.abs(np.linalg.norm(states, axis=1) - 1).max(initial=0) < 0.05
@@ -111,9 +111,9 @@ def test_an_add_keeps_the_states_of_what_the_embedder_reads(owner, model, spare_
         alone = add(owner, "I drink oat milk.")
         turns = add(owner, "Where do you live?", "In Lisbon.", entities={"run_id": "r"})
         for row in Memory.objects.filter(id__in=[*alone, *turns]):
-            [made] = model.read([embedded_text(row)])
-            assert kept(row.id) == pack(made.tokens)
-        assert "(" in embedded_text(Memory.objects.get(id=turns[0]))  # a turn carries its day
+            [made] = model.read([text_to_embed(row)])
+            assert kept(row.id) == pack_states(made.tokens)
+        assert "(" in text_to_embed(Memory.objects.get(id=turns[0]))  # a turn carries its day
         assert set(MemoryTokens.objects.values_list("states_key", flat=True)) == {model.states_key}
         assert running.engine.states_key == model.states_key
 

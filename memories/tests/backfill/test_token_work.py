@@ -99,9 +99,9 @@ def test_what_is_deleted_or_erased_gets_none_until_it_is_restored(owner, engine,
 def test_states_of_another_model_are_made_anew(owner, engine, reader):
     one, _ = add(owner, "green tea", "black tea")
     MemoryTokens.objects.filter(memory_id=one).update(states_key="former", data=b"of a former one")
-    assert token_work.progress(reader.states_key) == (1, 2)
+    assert token_work.measure_progress(reader.states_key) == (1, 2)
     assert token_work.make_missing(engine) == 1
-    assert token_work.progress(reader.states_key) == (2, 2)
+    assert token_work.measure_progress(reader.states_key) == (2, 2)
     assert all_right()
 
 
@@ -164,7 +164,7 @@ def test_it_rests_as_long_as_it_worked_unless_somebody_waits_for_it(owner, engin
 
 
 def test_the_pages_of_a_pass_are_read_in_the_order_of_the_ids_without_sorting(owner, engine):
-    rows = token_work.lacking("some key").order_by("id")
+    rows = token_work.filter_lacking("some key").order_by("id")
     first = Memory.objects.order_by("id").values_list("id", flat=True).first()
     plan = rows.filter(id__gt=first or "7e0f2c1e-0000-4000-8000-000000000000")[:32].explain()
     if connection.vendor == "sqlite":  # PostgreSQL decides by its statistics
@@ -173,14 +173,14 @@ def test_the_pages_of_a_pass_are_read_in_the_order_of_the_ids_without_sorting(ow
 
 
 def test_the_size_is_that_of_what_is_kept(owner, engine, reader, monkeypatch):
-    assert token_work.stored() == (0, 0)
+    assert token_work.measure_stored() == (0, 0)
     ids = add(owner, "green tea", "black", "white tea with milk")
     exact = sum(len(kept(id_) or b"") for id_ in ids)
-    assert token_work.stored()[1] == exact > 0
+    assert token_work.measure_stored()[1] == exact > 0
     monkeypatch.setattr(token_work, "SAMPLE", 1)  # of more, the sample's mean counts
     first = MemoryTokens.objects.order_by("memory_id").first()
     assert first is not None
-    assert token_work.stored() == (3, 3 * len(first.data))
+    assert token_work.measure_stored() == (3, 3 * len(first.data))
 
 
 # --- What happens while a text is read -----------------------------------------------------------
@@ -206,7 +206,7 @@ def test_a_text_that_changes_while_it_is_read_never_gets_states_of_the_old_one(
     )
     assert token_work.make_for(remote, [one]) == 0
     assert kept(one) is None
-    assert token_work.make_noted(remote) == 1  # the change was noted as well
+    assert token_work.make_for_new(remote) == 1  # the change was noted as well
     assert kept(one) == right(one)
 
 
@@ -369,7 +369,7 @@ def test_one_process_at_a_time_sweeps_and_another_goes_on_when_it_is_gone(
     work._last = {name: at - upkeep.STATES_AGAIN_SECONDS for name, at in work._last.items()}
     work._guarded(work._states_round)
     assert kept(one) == right(one)
-    assert not leases.is_taken(token_work.LEASE)
+    assert not leases.is_held(token_work.LEASE)
 
 
 def test_a_server_leaves_the_sweep_to_the_workers_but_makes_what_it_stored_itself(

@@ -82,7 +82,7 @@ def test_a_server_works_while_there_is_no_worker_and_only_follows_when_there_is_
 def test_several_workers_are_on_duty_and_seen_as_one(shared_engine):
     for _ in range(2):
         assert Upkeep(shared_engine, is_worker=True)._on_duty()
-    assert leases.is_taken(WORKERS)
+    assert leases.is_held(WORKERS)
     assert not Upkeep(shared_engine)._on_duty()
 
 
@@ -210,7 +210,7 @@ def test_a_comparison_that_failed_is_tried_again(owner, shared_engine, monkeypat
 def test_work_that_lost_its_lease_ends(shared_engine, monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", -1)
     stop = threading.Event()
-    with leases.held("embed") as lease:
+    with leases.hold("embed") as lease:
         waiting = upkeep._WhileHeld(stop, lease)
         assert not waiting.is_set()
         Lease.objects.filter(name="embed").update(holder="another")

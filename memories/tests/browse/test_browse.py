@@ -62,9 +62,9 @@ def test_pages_have_what_fits_in_order_with_an_exact_total(owner, project, query
     selection = of(f"{query}&sort={sort}")
     expected = sorted((r for r in rows if crowd.fits(r, selection)), key=KEYS[sort])
     seen = []
-    first = browse.page(owner, selection, per_page=30)
+    first = browse.read_page(owner, selection, per_page=30)
     for number in range(1, first.pages + 1):
-        page = browse.page(owner, selection, number=number, per_page=30)
+        page = browse.read_page(owner, selection, number=number, per_page=30)
         assert (page.total, page.number, page.at_least) == (len(expected), number, False)
         seen += [row.id for row in page.rows]
     assert seen == [row.id for row in expected]
@@ -75,8 +75,8 @@ def test_what_expires_comes_soonest_first_and_then_what_never_does(owner, projec
     rows = [r for r in crowd.make(project, 300) if crowd.fits(r, of(query))]
     selection = of(f"{query}&sort=expiring")
     seen = []
-    for number in range(1, browse.page(owner, selection, per_page=37).pages + 1):
-        seen += browse.page(owner, selection, number=number, per_page=37).rows
+    for number in range(1, browse.read_page(owner, selection, per_page=37).pages + 1):
+        seen += browse.read_page(owner, selection, number=number, per_page=37).rows
     assert {row.id for row in seen} == {row.id for row in rows}
     assert len(seen) == len(rows)
     times = [crowd.ends(row) or LAST for row in seen]
@@ -87,21 +87,21 @@ def test_what_expires_comes_soonest_first_and_then_what_never_does(owner, projec
 
 def test_a_number_beyond_the_last_page_is_the_last_page(owner, project):
     crowd.make(project, 30, deleted_at=None)
-    page = browse.page(owner, of(""), number=99, per_page=20)
+    page = browse.read_page(owner, of(""), number=99, per_page=20)
     assert (page.number, page.pages, len(page.rows)) == (2, 2, 10)
-    assert browse.page(owner, of(""), number=-5, per_page=20).number == 1
-    assert browse.page(owner, of("user_id=x"), number=7).pages == 1
+    assert browse.read_page(owner, of(""), number=-5, per_page=20).number == 1
+    assert browse.read_page(owner, of("user_id=x"), number=7).pages == 1
 
 
 def test_created_updated_and_metadata_count_as_filters(owner, project):
     rows = [r for r in crowd.make(project, 200) if r.deleted_at is None]
     now = timezone.now()
     recent = [r for r in rows if r.created_at >= now - timedelta(days=10)]
-    assert browse.page(owner, of("created=10d")).total == len(recent)
+    assert browse.read_page(owner, of("created=10d")).total == len(recent)
     recent = [r for r in rows if r.updated_at >= now - timedelta(hours=24) and r.source == "cli"]
-    assert browse.page(owner, of("updated=24h&source=cli")).total == len(recent)
+    assert browse.read_page(owner, of("updated=24h&source=cli")).total == len(recent)
     tea = [r for r in rows if r.metadata.get("topic") == "tea" and r.user_id == "mara"]
-    page = browse.page(owner, of("metadata=topic%3Dtea&user_id=mara"))
+    page = browse.read_page(owner, of("metadata=topic%3Dtea&user_id=mara"))
     assert {r.id for r in page.rows} == {r.id for r in tea[:50]}
     assert page.total == len(tea)
 
@@ -109,15 +109,15 @@ def test_created_updated_and_metadata_count_as_filters(owner, project):
 def test_other_projects_do_not_exist(owner, project, other_project):
     crowd.make(other_project, 30)
     for query in ("", "q=tee&mode=words", "deleted=yes", "user_id=mara"):
-        assert browse.page(owner, of(query)).total == 0
+        assert browse.read_page(owner, of(query)).total == 0
     assert all(not f.count for fs in browse.facets(owner, of("")).values() for f in fs)
 
 
 def test_an_entity_limit_holds_in_pages_and_facets(owner, project):
     rows = [r for r in crowd.make(project, 200) if r.user_id == "mara" and not r.deleted_at]
     mara = limited(owner, user_id=["mara"])
-    assert browse.page(mara, of("")).total == len(rows)
-    assert browse.page(mara, of("user_id=jonas")).total == 0
+    assert browse.read_page(mara, of("")).total == len(rows)
+    assert browse.read_page(mara, of("user_id=jonas")).total == 0
     found = browse.facets(mara, of(""))
     assert [(f.value, f.count) for f in found["user_id"]] == [("mara", len(rows))]
     assert sum(f.count for f in found["confidence"]) == len(rows)
@@ -127,20 +127,20 @@ def test_without_read_nothing_is_seen_and_without_review_nothing_deleted(owner, 
     crowd.make(project, 20)
     nobody = replace(owner, scopes=frozenset({Scope.WRITE}))
     member = replace(owner, scopes=frozenset({Scope.READ, Scope.WRITE}))
-    for ask in (browse.page, browse.facets, browse.matching):
+    for ask in (browse.read_page, browse.facets, browse.filter_matching):
         with pytest.raises(PermissionDeniedError):
             ask(nobody, of(""))
         with pytest.raises(PermissionDeniedError):
             ask(member, of("deleted=yes"))
     with pytest.raises(PermissionDeniedError):
-        browse.one(nobody, uuid.uuid4())
+        browse.get_detail(nobody, uuid.uuid4())
 
 
 def test_what_is_erased_is_in_no_list(owner, project, engine):
     [row] = crowd.make(project, 1, text="quetzalcoatl", deleted_at=None, user_id="mara")
     services.erase_memories(owner, [row.id])
     for query in ("", "deleted=yes", "q=quetzal&mode=words", "q=quetzal&mode=words&deleted=yes"):
-        assert browse.page(owner, of(query)).total == 0
+        assert browse.read_page(owner, of(query)).total == 0
 
 
 def test_a_page_takes_the_same_number_of_statements_however_many_memories(owner, project):
@@ -149,7 +149,7 @@ def test_a_page_takes_the_same_number_of_statements_however_many_memories(owner,
             ask(owner, of(query))
         return len(captured)
 
-    asks = [(browse.page, query) for query in QUERIES] + [(browse.facets, q) for q in QUERIES]
+    asks = [(browse.read_page, query) for query in QUERIES] + [(browse.facets, q) for q in QUERIES]
     crowd.make(project, 500, text="grüner tee")
     before = [statements(*ask) for ask in asks]
     crowd.make(project, 500, seed=2, text="grüner tee")
@@ -164,8 +164,8 @@ def test_every_memory_that_stays_is_seen_once_while_others_come_and_go(owner, pr
     seen: list[uuid.UUID] = []
     selection = of("user_id=stays&sort=oldest")
     number = 1
-    while number <= browse.page(owner, selection, number=number, per_page=100).pages:
-        seen += [r.id for r in browse.page(owner, selection, number=number, per_page=100).rows]
+    while number <= browse.read_page(owner, selection, number=number, per_page=100).pages:
+        seen += [r.id for r in browse.read_page(owner, selection, number=number, per_page=100).rows]
         crowd.make(
             project, 20, seed=100 + number, user_id="stays", agent_id="new",
             deleted_at=None, created_at=timezone.now() + timedelta(days=1),
@@ -186,12 +186,12 @@ def tea(api):
     ids = [api.add(f"green tea is good {n}", user_id="mara") for n in range(3)]
     api.add("the sea is blue", user_id="jonas")
     Memory.objects.filter(id=ids[2]).update(review_status="rejected", rev=2)
-    runtime.current().apply([Memory.objects.get(id=ids[2])])
+    runtime.get_runtime().apply([Memory.objects.get(id=ids[2])])
     return ids
 
 
 def test_a_search_by_meaning_says_so_and_has_scores(owner, tea):
-    page = browse.page(owner, of("q=green+tea&user_id=mara"))
+    page = browse.read_page(owner, of("q=green+tea&user_id=mara"))
     assert (page.mode, page.problem) == ("meaning", "")
     assert {str(row.id) for row in page.rows} == set(tea)
     assert set(page.scores) == {row.id for row in page.rows}
@@ -200,55 +200,55 @@ def test_a_search_by_meaning_says_so_and_has_scores(owner, tea):
 
 
 def test_a_search_by_meaning_is_narrowed_paged_and_sorted(owner, tea):
-    assert browse.page(owner, of("q=green+tea&review_status=rejected")).total == 1
-    oldest = browse.page(owner, of("q=green+tea&user_id=mara&sort=oldest"), per_page=2)
+    assert browse.read_page(owner, of("q=green+tea&review_status=rejected")).total == 1
+    oldest = browse.read_page(owner, of("q=green+tea&user_id=mara&sort=oldest"), per_page=2)
     assert [str(row.id) for row in oldest.rows] == tea[:2]
     assert (oldest.pages, oldest.total) == (2, 3)
-    assert [str(r.id) for r in browse.page(owner, of(
+    assert [str(r.id) for r in browse.read_page(owner, of(
         "q=green+tea&user_id=mara&sort=oldest"), number=2, per_page=2).rows] == tea[2:]  # fmt: skip
 
 
 def test_while_the_embedder_is_away_words_answer_and_say_why(owner, tea, engine):
     failure = ProviderError("away", code="provider_timeout")
     engine.engine.embedder.error = failure
-    page = browse.page(owner, of("q=green+tea"))
+    page = browse.read_page(owner, of("q=green+tea"))
     assert (page.mode, page.problem, page.scores) == ("words", "provider_timeout", {})
     assert {str(row.id) for row in page.rows} == set(tea)
     # Even where the index of words finds nothing: a part of a word.
-    page = browse.page(owner, of("q=reen+te"))
+    page = browse.read_page(owner, of("q=reen+te"))
     assert (page.mode, page.total) == ("words", 3)
 
 
 def test_without_an_index_words_answer(owner, tea, engine, monkeypatch):
-    monkeypatch.setattr(runtime.current(), "indexer", None)
-    page = browse.page(owner, of("q=green+tea"))
+    monkeypatch.setattr(runtime.get_runtime(), "indexer", None)
+    page = browse.read_page(owner, of("q=green+tea"))
     assert (page.mode, page.total) == ("words", 3)
     assert page.problem == "vector_store_unavailable"
 
 
 def test_deleted_memories_are_searched_by_words(owner, tea, engine):
     services.delete_memory(owner, tea[0])
-    page = browse.page(owner, of("q=green+tea&deleted=yes"))
+    page = browse.read_page(owner, of("q=green+tea&deleted=yes"))
     assert (page.mode, page.total, page.problem) == ("words", 1, "deleted")
 
 
 def test_a_search_by_meaning_selects_nothing_for_bulk_actions(owner, project):
     with pytest.raises(InvalidInputError):
-        browse.matching(owner, of("q=tea"))
+        browse.filter_matching(owner, of("q=tea"))
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_what_bulk_actions_take_is_what_the_pages_have(owner, project, query):
     rows = crowd.make(project, 300)
     expected = {row.id for row in rows if crowd.fits(row, of(query))}
-    assert set(browse.matching(owner, of(query)).values_list("id", flat=True)) == expected
-    assert browse.matching(owner, of(query)).count() == len(expected)
+    assert set(browse.filter_matching(owner, of(query)).values_list("id", flat=True)) == expected
+    assert browse.filter_matching(owner, of(query)).count() == len(expected)
 
 
 # --- One -----------------------------------------------------------------------------------------
 def test_one_memory_has_its_history_its_origin_and_what_is_like_it(owner, tea, engine):
     services.update_memory(owner, tea[0], text="green tea is very good")
-    detail = browse.one(owner, tea[0])
+    detail = browse.get_detail(owner, tea[0])
     assert detail.memory.text == "green tea is very good"
     assert [entry.revision.event for entry in detail.history] == ["UPDATE", "ADD"]
     assert all(entry.actor.startswith("Alice") for entry in detail.history)
@@ -261,24 +261,24 @@ def test_one_memory_has_its_history_its_origin_and_what_is_like_it(owner, tea, e
 
 def test_what_is_like_it_never_asks_a_model_and_may_be_missing(owner, tea, engine, monkeypatch):
     engine.engine.embedder.error = ProviderError("must not be asked")
-    assert browse.one(owner, tea[0]).similar
-    monkeypatch.setattr(runtime.current(), "indexer", None)
-    assert browse.one(owner, tea[0]).similar == []
+    assert browse.get_detail(owner, tea[0]).similar
+    monkeypatch.setattr(runtime.get_runtime(), "indexer", None)
+    assert browse.get_detail(owner, tea[0]).similar == []
 
 
 def test_what_is_like_it_stays_within_the_limit(owner, api, engine):
     mine = api.add("green tea", user_id="mara")
     other = api.add("green tea too", user_id="jonas")
-    assert [str(s.memory.id) for s in browse.one(owner, mine).similar] == [other]
-    assert browse.one(limited(owner, user_id=["mara"]), mine).similar == []
+    assert [str(s.memory.id) for s in browse.get_detail(owner, mine).similar] == [other]
+    assert browse.get_detail(limited(owner, user_id=["mara"]), mine).similar == []
 
 
 def test_a_deleted_memory_is_seen_by_who_may_review_alone(owner, tea, engine):
     services.delete_memory(owner, tea[0])
-    assert browse.one(owner, tea[0]).memory.deleted_at is not None
+    assert browse.get_detail(owner, tea[0]).memory.deleted_at is not None
     member = replace(owner, scopes=frozenset({Scope.READ, Scope.WRITE}))
     with pytest.raises(NotFoundError):
-        browse.one(member, tea[0])
+        browse.get_detail(member, tea[0])
 
 
 def test_missing_foreign_and_erased_memories_are_not_found(owner, other_project, tea, engine):
@@ -286,9 +286,9 @@ def test_missing_foreign_and_erased_memories_are_not_found(owner, other_project,
     services.erase_memories(owner, [uuid.UUID(tea[0])])
     for id_ in (foreign.id, uuid.uuid4(), "no id", tea[0]):
         with pytest.raises(NotFoundError):
-            browse.one(owner, id_)
+            browse.get_detail(owner, id_)
     with pytest.raises(NotFoundError):
-        browse.one(limited(owner, user_id=["jonas"]), tea[1])
+        browse.get_detail(limited(owner, user_id=["jonas"]), tea[1])
 
 
 def test_the_longest_ids_are_stored_and_listed_and_longer_ones_refused(owner, api):
@@ -302,7 +302,7 @@ def test_the_longest_ids_are_stored_and_listed_and_longer_ones_refused(owner, ap
     body = {"messages": [{"role": "user", "content": "tea"}], **ascii_ids}
     body["metadata"] = {"source": id_of(100, "北京烤鸭茶水")}
     assert api.post("/memories", body).status_code == 200
-    assert browse.page(owner, Selection(fields={"run_id": (ascii_ids["run_id"],)})).total == 1
+    assert browse.read_page(owner, Selection(fields={"run_id": (ascii_ids["run_id"],)})).total == 1
     wide = {name: id_of(255, "北京烤鸭茶水") for name in ascii_ids}
     refused = api.post("/memories", {**body, **wide})
     assert refused.status_code in {400, 422}

@@ -28,7 +28,7 @@ def asked(principal, key="k"):
         calls.append(key)
         return len(calls)
 
-    return kept_counts.kept(principal, key, count)
+    return kept_counts.cached_count(principal, key, count)
 
 
 @pytest.fixture(autouse=True)

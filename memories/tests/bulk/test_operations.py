@@ -57,7 +57,7 @@ def until(operation, state, engine) -> None:
     for _ in range(100):
         if now(operation).state == state:
             return
-        engine.apply(bulk_work.step(operation.id))
+        engine.apply(bulk_work.run_next_batch(operation.id))
     raise AssertionError(f"never {state}")
 
 
@@ -80,7 +80,7 @@ def test_many_are_changed_behind_the_scenes(owner, engine, small):
     assert done.finished_at is not None
     assert statuses() == {"approved": 9, "unreviewed": 1}
     assert Memory.objects.get(id=other).rev == 1
-    assert not bulk_work.is_wanted()
+    assert not bulk_work.has_work()
 
 
 def test_the_history_is_in_the_name_of_who_asked(owner, engine, small):
@@ -138,8 +138,8 @@ def test_a_job_of_2500_goes_on_after_a_kill_and_does_nothing_twice(owner, engine
 def test_a_kill_while_it_notes_down_what_matches_changes_nothing(owner, engine, small):
     add(owner, *(f"tea {n}" for n in range(9)))
     begun = begin(owner)
-    bulk_work.step(begun.id)
-    bulk_work.step(begun.id)
+    bulk_work.run_next_batch(begun.id)
+    bulk_work.run_next_batch(begun.id)
     assert OperationItem.objects.count() == 4
     assert statuses() == {"unreviewed": 9}
     work(engine)
@@ -162,7 +162,7 @@ def test_what_changes_while_it_is_noted_down_stops_it(owner, engine, small, step
     ids = add(owner, *(f"tea {n}" for n in range(9)))
     begun = begin(owner, "delete")
     for _ in range(steps):
-        bulk_work.step(begun.id)
+        bulk_work.run_next_batch(begun.id)
     services.update_memory(owner, max(ids), text="tea with milk")
     work(engine)
     stopped = bulk.get(owner, begun.id)
@@ -195,7 +195,7 @@ def test_what_others_change_before_its_turn_is_passed_over_and_counted(owner, en
     work(engine)
     done = now(begun)
     assert (done.state, done.done, done.skipped) == ("done", 7, 2)
-    live = set(visibility.reachable(owner).values_list("id", flat=True))
+    live = set(visibility.filter_reachable(owner).values_list("id", flat=True))
     assert live == {ids[7], *added}
     assert Memory.objects.get(id=ids[8]).rev == 2
 
@@ -217,12 +217,12 @@ def test_cancelling_keeps_what_is_done_and_leaves_the_rest(owner, engine, small)
     add(owner, *(f"tea {n}" for n in range(9)))
     begun = begin(owner)
     until(begun, "running", engine)
-    bulk_work.step(begun.id)
+    bulk_work.run_next_batch(begun.id)
     cancelled = bulk.cancel(owner, begun.id)
     assert (cancelled.state, cancelled.done) == ("cancelled", 2)
     work(engine)
     assert statuses() == {"approved": 2, "unreviewed": 7}
-    assert bulk_work.step(begun.id) == []
+    assert bulk_work.run_next_batch(begun.id) == []
     assert bulk.undo(owner, begun.id).undone == 2
     assert statuses() == {"unreviewed": 9}
 
@@ -230,7 +230,7 @@ def test_cancelling_keeps_what_is_done_and_leaves_the_rest(owner, engine, small)
 def test_cancelling_before_it_begins_changes_nothing(owner, engine, small):
     add(owner, *(f"tea {n}" for n in range(9)))
     begun = begin(owner)
-    bulk_work.step(begun.id)
+    bulk_work.run_next_batch(begun.id)
     assert bulk.cancel(owner, begun.id).state == "cancelled"
     work(engine)
     assert statuses() == {"unreviewed": 9}
@@ -253,8 +253,8 @@ def test_several_jobs_take_turns(owner, engine, small):
     first = begin(owner)
     second = begin(owner, selection=Selection(fields={"user_id": ("jonas",)}))
     for _ in range(6):
-        bulk_work.step(first.id)
-        bulk_work.step(second.id)
+        bulk_work.run_next_batch(first.id)
+        bulk_work.run_next_batch(second.id)
     assert now(first).done > 0
     assert now(second).done > 0
     work(engine)
@@ -266,14 +266,14 @@ def test_a_job_that_fails_does_not_hold_up_another(owner, engine, small, monkeyp
     add(owner, *(f"tea {n}" for n in range(5)), user_id="jonas")
     first = begin(owner)
     second = begin(owner, selection=Selection(fields={"user_id": ("jonas",)}))
-    step = bulk_work.step
+    step = bulk_work.run_next_batch
 
     def failing(id_):
         if id_ == first.id:
             raise RuntimeError("disk full")
         return step(id_)
 
-    monkeypatch.setattr(bulk_work, "step", failing)
+    monkeypatch.setattr(bulk_work, "run_next_batch", failing)
     for _ in range(20):
         with pytest.raises(RuntimeError):
             work(engine)
@@ -422,7 +422,7 @@ def test_a_limited_caller_s_job_stays_within_the_limit(owner, engine, small):
     begun = begin(limited, "delete", selection=Selection())
     work(engine)
     assert now(begun).done == 9
-    assert set(visibility.reachable(owner).values_list("user_id", flat=True)) == {"jonas"}
+    assert set(visibility.filter_reachable(owner).values_list("user_id", flat=True)) == {"jonas"}
 
 
 # --- In the background ---------------------------------------------------------------------------
@@ -455,7 +455,7 @@ def test_where_there_are_workers_one_of_them_does_it(owner, engine, small, quiet
     leases.Lease.objects.all().delete()
     worker._bulk_round()
     assert now(begun).state == "done"
-    assert not leases.is_taken(bulk_work.LEASE)
+    assert not leases.is_held(bulk_work.LEASE)
 
 
 def test_a_stop_ends_it_between_two_batches(owner, engine, small):

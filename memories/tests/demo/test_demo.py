@@ -299,7 +299,7 @@ def test_before_the_index_has_let_go_only_empty_rows_are_left(owner, engine, fil
     assert stored() == dict.fromkeys(stored(), 0) | {"Memory": filled}
     rows = Memory.objects.values("text", "text_fold", "source", "agent_id", "metadata", "session")
     assert {str(row) for row in rows} == {str(dict(rows[0]))}
-    assert queries.deleted_since(owner, timezone.now() - timedelta(days=365)) == []
+    assert queries.ids_deleted_since(owner, timezone.now() - timedelta(days=365)) == []
     assert demo.fill_project(owner) == filled
     settled(engine)
     assert demo.drop_emptied(owner) == 0

@@ -23,7 +23,7 @@ from memories.bulk import service as bulk
 from memories.demo import service as demo
 from memories.editing import change
 from memories.editing import service as services
-from memories.filters import Condition
+from memories.filters import Comparison
 from memories.models import Memory, Revision
 from memories.review import service as reviewing
 
@@ -228,7 +228,7 @@ def test_an_edit_moves_what_it_names_alone_and_can_be_taken_back(
 
 def test_deleting_by_a_filter_moves_nothing_else(owner: Any, tea: Any) -> None:
     before = {id_: columns(id_) for id_ in tea}
-    assert services.delete_matching(owner, Condition("user_id", "eq", "ann")) == 2
+    assert services.delete_matching(owner, Comparison("user_id", "eq", "ann")) == 2
     assert all(moved(before[id_], id_) == DELETED for id_ in tea)
     assert [[entry.event for entry in entries(id_)] for id_ in tea] == [["ADD", "DELETE"]] * 2
 
@@ -249,16 +249,16 @@ LISTENER = Subscriber(name="test", title="Test", wants=lambda project_id, kind: 
 def heard(monkeypatch: Any) -> Iterator[Callable[[uuid.UUID], list[str]]]:
     """What the subscriber was told of a memory, once it was told all."""
     monkeypatch.setattr(settings, "EVENT_SUBSCRIBERS", [f"{__name__}.LISTENER"])
-    kinds.known.cache_clear()
+    kinds.known_kinds.cache_clear()
     HEARD.clear()
 
     def of(id_: uuid.UUID) -> list[str]:
-        while (job := claims.claim([LISTENER.kind.name], claims.Turns())) is not None:
+        while (job := claims.claim([LISTENER.kind.name], claims.ProjectRotation())) is not None:
             runner.run_job(job, threading.Event())
         return [kind for memory_id, kind, _ in HEARD if memory_id == id_]
 
     yield of
-    kinds.known.cache_clear()
+    kinds.known_kinds.cache_clear()
 
 
 def test_a_subscriber_hears_of_each_change_once_and_in_order(

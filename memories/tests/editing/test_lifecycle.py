@@ -339,7 +339,7 @@ def test_a_memory_of_another_project_does_not_exist(owner, engine, stranger):
     services.delete_memory(owner, one)
     with pytest.raises(ConflictError):
         services.restore_memories(stranger, [one])
-    assert queries.deleted_since(stranger, timezone.now() - timedelta(days=1)) == []
+    assert queries.ids_deleted_since(stranger, timezone.now() - timedelta(days=1)) == []
     assert services.restore_memories(owner, [one]) == [one]
     assert events(owner, one) == ["ADD", "DELETE", "RESTORE"]
 

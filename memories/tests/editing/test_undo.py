@@ -171,7 +171,7 @@ def test_undo_of_many_is_a_job_and_goes_on_after_a_kill(owner, engine, monkeypat
     bulk_work.work(engine.apply)
     begun = bulk.undo(owner, done.id)
     assert (begun.state, begun.undone) == ("undoing", 0)
-    bulk_work.step(done.id)  # and the index did not hear of it
+    bulk_work.run_next_batch(done.id)  # and the index did not hear of it
     assert bulk.undo(owner, done.id).undone == 2
     with pytest.raises(ConflictError):
         bulk.cancel(owner, done.id)

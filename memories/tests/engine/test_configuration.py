@@ -18,8 +18,8 @@ from accounts.models import InstanceState
 from core.env import ConfigurationError
 from core.errors import InvalidInputError
 from memories.engine import configuration
-from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Choice, Configuration
-from memories.engine.configuration import ChangedMeanwhileError, merged
+from memories.engine.catalogue import PROVIDERS, SDK_VARIABLES, Configuration, ProviderChoice
+from memories.engine.configuration import ChangedMeanwhileError, merge
 from memories.engine.environment import from_environment
 from memories.models.server import EngineConfig
 
@@ -201,7 +201,7 @@ def test_the_environment_chooses_the_fallback(environment: Any) -> None:
     )
     found = from_environment()
     assert found.llm and found.llm.provider == "openai"
-    assert found.fallback_llm == Choice(
+    assert found.fallback_llm == ProviderChoice(
         "ollama", {"model": "qwen3", "ollama_base_url": "http://ollama:11434"}
     )
 
@@ -393,19 +393,19 @@ def test_reading_the_environment_does_not_import_mem0(tmp_path: Path) -> None:
 # --- What was configured -------------------------------------------------------------------------
 def saved(**sections: Any) -> Configuration:
     """These sections over what is used now, kept."""
-    made = replace(configuration.current(), **sections)
+    made = replace(configuration.current_configuration(), **sections)
     return configuration.save(made, account_id=None, reason="test")
 
 
-def openai(**config: Any) -> Choice:
-    return Choice("openai", {"model": "gpt-5-mini", "api_key": KEY, **config})
+def openai(**config: Any) -> ProviderChoice:
+    return ProviderChoice("openai", {"model": "gpt-5-mini", "api_key": KEY, **config})
 
 
 def test_what_was_configured_goes_over_the_environment(db: None, environment: Any) -> None:
     environment(ANTHROPIC_API_KEY="ant", MEM0_EMBED_PROVIDER="ollama")
-    assert configuration.current().version == 0
+    assert configuration.current_configuration().version == 0
     saved(llm=openai())
-    found = configuration.current()
+    found = configuration.current_configuration()
     assert found.llm == openai()
     assert found.embedder and found.embedder.provider == "ollama"
     assert found.version == configuration.latest_version() == 1
@@ -413,10 +413,10 @@ def test_what_was_configured_goes_over_the_environment(db: None, environment: An
 
 def test_what_was_not_configured_stays_the_environments(db: None, environment: Any) -> None:
     environment(OPENAI_API_KEY="sk-before", MEM0_EMBED_PROVIDER="ollama")
-    fallback = Choice("ollama", {"model": "qwen3"})
+    fallback = ProviderChoice("ollama", {"model": "qwen3"})
     saved(fallback_llm=fallback)
     environment(OPENAI_API_KEY="sk-after", MEM0_EMBED_PROVIDER="ollama", MEM0_EMBED_MODEL="bge-m3")
-    found = configuration.current()
+    found = configuration.current_configuration()
     assert found.fallback_llm == fallback
     assert found.llm and found.llm.config["api_key"] == "sk-after"
     assert found.embedder and found.embedder.model == "bge-m3"
@@ -425,16 +425,16 @@ def test_what_was_not_configured_stays_the_environments(db: None, environment: A
 def test_no_llm_is_a_choice_too(db: None, environment: Any) -> None:
     environment(OPENAI_API_KEY=KEY)
     saved(llm=None)
-    assert configuration.current().llm is None
+    assert configuration.current_configuration().llm is None
 
 
 def test_of_two_changes_of_the_same_version_one_is_refused(db: None, environment: Any) -> None:
-    before = configuration.current()
+    before = configuration.current_configuration()
     saved(llm=openai())
     with pytest.raises(ChangedMeanwhileError, match="try again"):
         configuration.save(before, account_id=None, reason="test")
     assert EngineConfig.objects.count() == 1
-    assert configuration.current().llm == openai()
+    assert configuration.current_configuration().llm == openai()
 
 
 def test_no_secret_is_stored_in_plain_text(db: None, environment: Any) -> None:
@@ -446,14 +446,14 @@ def test_no_secret_is_stored_in_plain_text(db: None, environment: Any) -> None:
     }
     saved(
         llm=openai(),
-        fallback_llm=Choice("azure_openai", azure),
+        fallback_llm=ProviderChoice("azure_openai", azure),
         embedder=openai(embedding_dims=8),
         dims=8,
     )
     kept = json.dumps(EngineConfig.objects.get().config)
     assert KEY not in kept
     assert "gpt-5-mini" in kept
-    found = configuration.current()
+    found = configuration.current_configuration()
     assert found.llm == openai()
     assert found.fallback_llm and found.fallback_llm.config == azure
     assert (found.embedder, found.dims) == (openai(embedding_dims=8), 8)
@@ -464,15 +464,17 @@ def test_a_provider_of_a_later_version_stops_the_start_with_a_sentence(
 ) -> None:
     EngineConfig.objects.create(config={"llm": {"provider": "acme", "config": {}}})
     with pytest.raises(ConfigurationError, match="'acme', which this version does not know"):
-        configuration.current()
+        configuration.current_configuration()
 
 
 def test_what_is_shown_holds_no_secret() -> None:
-    shown = configuration.redacted(
-        Choice("azure_openai", {"api_key": KEY, "default_headers": {"a": KEY}, "model": "m"})
+    shown = configuration.redact(
+        ProviderChoice(
+            "azure_openai", {"api_key": KEY, "default_headers": {"a": KEY}, "model": "m"}
+        )
     )
     assert shown == {"api_key": "[redacted]", "default_headers": "[redacted]", "model": "m"}
-    assert configuration.redacted(Choice("ollama", {"api_key": ""})) == {"api_key": ""}
+    assert configuration.redact(ProviderChoice("ollama", {"api_key": ""})) == {"api_key": ""}
 
 
 def test_a_configuration_and_its_parts_are_printed_without_secrets() -> None:
@@ -487,16 +489,18 @@ def test_secrets_outlive_a_new_encryption_key(db: None, environment: Any, settin
     InstanceState.objects.update(encryption_check="")
     saved(llm=openai(default_headers={"X-Team": "blue"}))
     settings.ENCRYPTION_KEYS = [new, old]
-    before = configuration.current()
+    before = configuration.current_configuration()
     call_command("rotate_encryption_key", stdout=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     settings.ENCRYPTION_KEYS = [new]
-    assert configuration.current() == before
+    assert configuration.current_configuration() == before
     assert before.llm and before.llm.config["api_key"] == KEY
 
 
 # --- Changes -------------------------------------------------------------------------------------
-def change(former: Choice | None, provider: str | None = None, **config: Any) -> dict[str, Any]:
-    made = merged(former, {"provider": provider, "config": config}, "llm")
+def change(
+    former: ProviderChoice | None, provider: str | None = None, **config: Any
+) -> dict[str, Any]:
+    made = merge(former, {"provider": provider, "config": config}, "llm")
     assert made is not None
     return dict(made.config)
 
@@ -505,8 +509,8 @@ def test_what_a_change_does_not_name_stays(environment: Any) -> None:
     former = openai(temperature=0.5)
     assert change(former, model="gpt-5-nano") == {**former.config, "model": "gpt-5-nano"}
     assert change(former, "openai") == former.config
-    assert merged(former, {"provider": "openai"}, "llm") == former
-    assert merged(former, {"config": None}, "llm") == former
+    assert merge(former, {"provider": "openai"}, "llm") == former
+    assert merge(former, {"config": None}, "llm") == former
 
 
 def test_null_and_nothing_clear_a_field(environment: Any) -> None:
@@ -524,16 +528,16 @@ def test_null_and_nothing_clear_a_field(environment: Any) -> None:
 
 
 def test_null_and_off_turn_a_section_off(environment: Any) -> None:
-    assert merged(openai(), None, "llm") is None
-    assert merged(openai(), {"provider": "none"}, "llm") is None
-    assert merged(openai(), {"provider": "local", "config": {"model": "x"}}, "embedder") is None
+    assert merge(openai(), None, "llm") is None
+    assert merge(openai(), {"provider": "none"}, "llm") is None
+    assert merge(openai(), {"provider": "local", "config": {"model": "x"}}, "embedder") is None
 
 
 def test_redacted_keeps_the_secret(environment: Any) -> None:
     former = openai()
     assert change(former, api_key="[redacted]", model="gpt-5-nano")["api_key"] == KEY
     with pytest.raises(InvalidInputError, match="no stored api_key to keep"):
-        change(Choice("ollama", {"model": "m"}), api_key="[redacted]")
+        change(ProviderChoice("ollama", {"model": "m"}), api_key="[redacted]")
 
 
 MOVES = {
@@ -628,7 +632,9 @@ AZURE = {
 def test_azures_fields_may_come_nested_as_mem0_has_them(environment: Any) -> None:
     nested = {k: v for k, v in AZURE.items() if k != "model"}
     assert change(None, "azure_openai", azure_kwargs=nested) == AZURE
-    assert change(Choice("azure_openai", AZURE), azure_kwargs={"api_version": "2025-01-01"}) == {
+    assert change(
+        ProviderChoice("azure_openai", AZURE), azure_kwargs={"api_version": "2025-01-01"}
+    ) == {
         **AZURE,
         "api_version": "2025-01-01",
     }
@@ -639,7 +645,8 @@ def test_azures_secrets_follow_to_no_other_endpoint(environment: Any, nested: bo
     def moved(**config: Any) -> dict[str, Any]:
         config = {"azure_endpoint": "https://evil.example", **config}
         return change(
-            Choice("azure_openai", AZURE), **({"azure_kwargs": config} if nested else config)
+            ProviderChoice("azure_openai", AZURE),
+            **({"azure_kwargs": config} if nested else config),
         )
 
     made = moved(api_key="new")
@@ -657,7 +664,7 @@ def test_azures_secrets_follow_to_no_other_endpoint(environment: Any, nested: bo
 
 
 def test_azures_headers_are_kept_or_sent_as_a_whole(environment: Any) -> None:
-    former = Choice("azure_openai", AZURE)
+    former = ProviderChoice("azure_openai", AZURE)
     assert change(former, default_headers="[redacted]") == AZURE
     assert change(former, default_headers={"A": "b"})["default_headers"] == {"A": "b"}
     with pytest.raises(InvalidInputError, match="as a whole"):
@@ -690,7 +697,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_a_section_that_does_not_fit_is_refused(environment: Any, mistake: str) -> None:
     sent, told = REFUSED[mistake]
     with pytest.raises(InvalidInputError) as caught:
-        merged(None, sent, "llm")
+        merge(None, sent, "llm")
     assert told in caught.value.message
     assert KEY not in caught.value.message
 
@@ -704,7 +711,7 @@ def test_a_long_name_is_not_said_back_at_length(environment: Any) -> None:
         {"provider": "azure_openai", "config": {"azure_kwargs": {long: 1}}},
     ):
         with pytest.raises(InvalidInputError) as caught:
-            merged(None, sent, "llm")
+            merge(None, sent, "llm")
         assert len(caught.value.message) < 400
 
 
@@ -784,7 +791,7 @@ def test_a_field_that_the_provider_does_not_have_is_refused(
 def test_the_same_holds_for_embedders(environment: Any, provider: str, field: str) -> None:
     config = {"model": "m", "api_key": KEY, field: "x"}
     with pytest.raises(InvalidInputError, match=f"embedder.config has no field '{field}'"):
-        merged(None, {"provider": provider, "config": config}, "embedder")
+        merge(None, {"provider": provider, "config": config}, "embedder")
 
 
 @pytest.mark.parametrize(
@@ -813,7 +820,7 @@ def test_an_address_where_no_provider_can_be_is_refused(environment: Any, addres
     with pytest.raises(InvalidInputError, match=told):
         change(None, "azure_openai", **{**AZURE, "azure_endpoint": address})
     with pytest.raises(InvalidInputError, match=told):
-        change(Choice("azure_openai", AZURE), azure_kwargs={"azure_endpoint": address})
+        change(ProviderChoice("azure_openai", AZURE), azure_kwargs={"azure_endpoint": address})
 
 
 @pytest.mark.parametrize(
@@ -830,7 +837,7 @@ def test_an_address_in_the_local_network_is_welcome(environment: Any, address: s
 def test_dimensions_are_a_number_that_an_index_can_have(environment: Any, dims: Any) -> None:
     config = {"model": "m", "api_key": KEY, "embedding_dims": dims}
     with pytest.raises(InvalidInputError, match="embedding_dims must be"):
-        merged(None, {"provider": "openai", "config": config}, "embedder")
+        merge(None, {"provider": "openai", "config": config}, "embedder")
 
 
 def test_the_key_of_the_examples_does_not_mean_the_machines_own_credentials(
@@ -850,7 +857,7 @@ def test_every_example_of_the_guide_is_accepted(environment: Any) -> None:
     assert len(examples) > 10
     for example in examples:
         for section, sent in json.loads(example.replace("…", "x")).items():
-            made = merged(None, sent, configuration.SECTIONS[section])
+            made = merge(None, sent, configuration.SECTIONS[section])
             assert (made is None) == (sent is None or sent["provider"] == "none"), example
 
 

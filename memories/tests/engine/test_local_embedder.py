@@ -26,9 +26,9 @@ from memories.engine.local_model import (
     WeightsError,
     WeightsMissingError,
     build_graph,
+    find_prepared_model,
     find_weights,
     prepare,
-    prepared_model,
 )
 from memories.management.commands.prepare_embedder import Command
 
@@ -348,7 +348,7 @@ def test_a_kill_while_writing_leaves_no_model(weights: Path, tmp_path: Path, ste
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert prepared_model(directory) is None
+    assert find_prepared_model(directory) is None
     assert LocalEmbedder.load(directory) is None
     prepare(directory, progress=quiet)
     assert LocalEmbedder.load(directory) is not None

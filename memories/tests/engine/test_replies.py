@@ -18,7 +18,7 @@ DEEP = "[" * 200_000
 
 def read(reply: Any) -> list[str]:
     """The texts of an extraction."""
-    return [memory["text"] for memory in json.loads(replies.extraction(reply))["memory"]]
+    return [memory["text"] for memory in json.loads(replies.read_extraction(reply))["memory"]]
 
 
 # --- Extractions ---------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_nothing_to_remember_is_an_answer(reply: str) -> None:
 )
 def test_what_is_no_answer_is_an_error_and_nothing_is_invented(reply: Any) -> None:
     with pytest.raises(ProviderError) as raised:
-        replies.extraction(reply)
+        replies.read_extraction(reply)
     assert raised.value.code == "provider_bad_reply"
     assert raised.value.cause
 
@@ -156,7 +156,7 @@ def test_mem0_reads_in_it_what_we_do() -> None:
     from mem0.memory.utils import remove_code_blocks
 
     said = ["Opens <think> here", "closes </think> there", "```\nfence\n```"]
-    made = replies.extraction(json.dumps({"memory": said}))
+    made = replies.read_extraction(json.dumps({"memory": said}))
     assert [m["text"] for m in json.loads(remove_code_blocks(made))["memory"]] == said
 
 
@@ -173,7 +173,7 @@ def test_the_speaker_is_kept_where_one_is_named() -> None:
             {"text": "b", "attributed_to": 5},
         ]
     }
-    assert json.loads(replies.extraction(json.dumps(reply)))["memory"] == [
+    assert json.loads(replies.read_extraction(json.dumps(reply)))["memory"] == [
         {"text": "a", "attributed_to": "user"},
         {"text": "b"},
     ]
@@ -235,14 +235,14 @@ ANYTHING = st.one_of(
 @given(ANYTHING)
 @settings(max_examples=500, deadline=None)
 def test_any_reply_is_read_or_refused(reply: Any) -> None:
-    for reader in (replies.extraction, replies.json_object, replies.plain_text):
+    for reader in (replies.read_extraction, replies.json_object, replies.plain_text):
         try:
             made = reader(reply)
         except ProviderError as error:
             assert error.code == "provider_bad_reply"
             continue
         json.dumps(made, ensure_ascii=False).encode()  # it can be written down
-        if reader is replies.extraction and isinstance(reply, str):
+        if reader is replies.read_extraction and isinstance(reply, str):
             assert all(
                 text in reply.replace("\0", "").replace("\ud800", "\ufffd") for text in read(reply)
             )
@@ -270,4 +270,4 @@ def test_a_reply_that_was_cut_off_is_never_an_answer(texts: list[str], data: Any
     made = json.dumps({"memory": [{"text": text} for text in texts]})
     at = data.draw(st.integers(0, len(made) - 1))
     with pytest.raises(ProviderError):
-        replies.extraction(made[:at])
+        replies.read_extraction(made[:at])

@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import InvalidInputError
-from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not, parse_filters
+from memories.filters import EVERYTHING, AllOf, AnyOf, Comparison, Not, parse_filters
 from memories.filters.language import OPERATORS, mentions, names_an_entity
 from memories.texts import entity_id
 
@@ -15,34 +15,34 @@ def test_an_empty_filter_lets_everything_through():
 
 
 def test_a_plain_value_is_equality_a_star_is_presence_and_a_list_is_one_of():
-    assert parse_filters({"user_id": "alice"}) == Condition("user_id", "eq", "alice")
-    assert parse_filters({"user_id": "*"}) == Condition("user_id", "exists")
-    assert parse_filters({"tag": ["a", 1]}) == Condition("tag", "in", ("a", 1), metadata=True)
-    assert parse_filters({"tag": None}) == Condition("tag", "eq", None, metadata=True)
+    assert parse_filters({"user_id": "alice"}) == Comparison("user_id", "eq", "alice")
+    assert parse_filters({"user_id": "*"}) == Comparison("user_id", "exists")
+    assert parse_filters({"tag": ["a", 1]}) == Comparison("tag", "in", ("a", 1), metadata=True)
+    assert parse_filters({"tag": None}) == Comparison("tag", "eq", None, metadata=True)
 
 
 @pytest.mark.parametrize("op", OPERATORS)
 def test_every_operator_is_understood_on_a_metadata_key(op):
     operand = ["a", "b"] if op in {"in", "nin"} else "a"
     value = tuple(operand) if isinstance(operand, list) else operand
-    assert parse_filters({"tag": {op: operand}}) == Condition("tag", op, value, metadata=True)
+    assert parse_filters({"tag": {op: operand}}) == Comparison("tag", op, value, metadata=True)
 
 
 @pytest.mark.parametrize("op", OPERATORS)
 def test_every_operator_is_understood_on_a_column(op):
     operand = ["a", "b"] if op in {"in", "nin"} else "a"
     value = tuple(operand) if isinstance(operand, list) else operand
-    assert parse_filters({"source": {op: operand}}) == Condition("source", op, value)
+    assert parse_filters({"source": {op: operand}}) == Comparison("source", op, value)
 
 
 def test_several_keys_and_several_operators_must_all_hold():
     assert parse_filters({"user_id": "a", "n": {"gte": 1, "lt": 5}}) == AllOf(
         (
-            Condition("user_id", "eq", "a"),
+            Comparison("user_id", "eq", "a"),
             AllOf(
                 (
-                    Condition("n", "gte", 1, metadata=True),
-                    Condition("n", "lt", 5, metadata=True),
+                    Comparison("n", "gte", 1, metadata=True),
+                    Comparison("n", "lt", 5, metadata=True),
                 )
             ),
         )
@@ -54,7 +54,7 @@ def test_and_or_not_nest_and_have_two_spellings(spelling):
     def name(word):
         return spelling.format(word if "$" not in spelling else word.lower())
 
-    a, b = Condition("user_id", "eq", "a"), Condition("k", "eq", 1, metadata=True)
+    a, b = Comparison("user_id", "eq", "a"), Comparison("k", "eq", 1, metadata=True)
     assert parse_filters({name("AND"): [{"user_id": "a"}, {"k": 1}]}) == AllOf((a, b))
     assert parse_filters({name("OR"): [{"user_id": "a"}, {"k": 1}]}) == AnyOf((a, b))
     assert parse_filters({name("NOT"): [{"user_id": "a"}, {"k": 1}]}) == Not(AnyOf((a, b)))
@@ -63,32 +63,34 @@ def test_and_or_not_nest_and_have_two_spellings(spelling):
 
 
 def test_a_single_object_stands_for_a_list_of_one():
-    assert parse_filters({"NOT": {"k": 1}}) == Not(AnyOf((Condition("k", "eq", 1, metadata=True),)))
+    assert parse_filters({"NOT": {"k": 1}}) == Not(
+        AnyOf((Comparison("k", "eq", 1, metadata=True),))
+    )
 
 
 @pytest.mark.parametrize("alias", ["data", "memory"])
 def test_the_text_has_aliases(alias):
-    assert parse_filters({alias: {"contains": "tea"}}) == Condition("text", "contains", "tea")
+    assert parse_filters({alias: {"contains": "tea"}}) == Comparison("text", "contains", "tea")
 
 
 def test_both_branches_on_the_same_field_are_kept():
     node = parse_filters({"AND": [{"user_id": "a"}, {"user_id": "b"}]})
-    assert node == AllOf((Condition("user_id", "eq", "a"), Condition("user_id", "eq", "b")))
+    assert node == AllOf((Comparison("user_id", "eq", "a"), Comparison("user_id", "eq", "b")))
 
 
 def test_ids_are_trimmed():
-    assert parse_filters({"user_id": " alice "}) == Condition("user_id", "eq", "alice")
+    assert parse_filters({"user_id": " alice "}) == Comparison("user_id", "eq", "alice")
 
 
 def test_a_value_that_the_column_cannot_hold_speaks_of_the_metadata():
-    assert parse_filters({"confidence": 0.7}) == Condition("confidence", "eq", 0.7, metadata=True)
+    assert parse_filters({"confidence": 0.7}) == Comparison("confidence", "eq", 0.7, metadata=True)
     assert parse_filters({"confidence": {"gt": 0.5}}).metadata
     assert not parse_filters({"confidence": "high"}).metadata
     assert not parse_filters({"source": None}).metadata
 
 
 def test_null_in_a_list_leaves_a_column_a_column():
-    assert parse_filters({"role": {"in": ["user", None]}}) == Condition(
+    assert parse_filters({"role": {"in": ["user", None]}}) == Comparison(
         "role", "in", ("user", None)
     )
 

@@ -18,7 +18,7 @@ from memories.filters import (
     EVERYTHING,
     AllOf,
     AnyOf,
-    Condition,
+    Comparison,
     Node,
     Not,
     parse_filters,
@@ -50,13 +50,13 @@ def holds(node: Node, memory: Memory, zone: tzinfo = UTC) -> bool:
     return condition_holds(node, memory, zone)
 
 
-def condition_holds(c: Condition, memory: Memory, zone: tzinfo) -> bool:
+def condition_holds(c: Comparison, memory: Memory, zone: tzinfo) -> bool:
     if c.op in {"ne", "nin"}:
-        positive = Condition(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata)
+        positive = Comparison(c.field, "eq" if c.op == "ne" else "in", c.value, c.metadata)
         return not condition_holds(positive, memory, zone)
     if c.op == "in":
         return any(
-            condition_holds(Condition(c.field, "eq", value, c.metadata), memory, zone)
+            condition_holds(Comparison(c.field, "eq", value, c.metadata), memory, zone)
             for value in c.value
         )
     if c.metadata:
@@ -77,7 +77,7 @@ def condition_holds(c: Condition, memory: Memory, zone: tzinfo) -> bool:
     return compare(c.op, stored, c.value)
 
 
-def time_holds(c: Condition, stored: datetime | date | None, zone: tzinfo) -> bool:
+def time_holds(c: Comparison, stored: datetime | date | None, zone: tzinfo) -> bool:
     if c.field in DATE_FIELDS:
         return compare(c.op, stored, c.value and date.fromisoformat(c.value))
     if isinstance(c.value, str) and len(c.value) == len("2024-03-05"):
@@ -87,7 +87,7 @@ def time_holds(c: Condition, stored: datetime | date | None, zone: tzinfo) -> bo
     return compare(c.op, stored, c.value and parse_instant(c.value))
 
 
-def metadata_holds(c: Condition, metadata: dict[str, Any]) -> bool:
+def metadata_holds(c: Comparison, metadata: dict[str, Any]) -> bool:
     found = [compare(c.op, value, c.value) for value in values_of(metadata, c.field)]
     # Absent is what is absent by either reading of the name.
     return all(found) if c.op == "eq" and c.value is None else any(found)
@@ -409,7 +409,7 @@ def test_the_index_finds_what_has_no_value_when_the_empty_one_is_asked_for(
     ]
     with stored(project, rows) as kept:
         engine.apply(kept)
-        pushed, exact = pushdown(node := Condition(field, op, ("",) if "in" in op else ""))
+        pushed, exact = pushdown(node := Comparison(field, op, ("",) if "in" in op else ""))
         vector = np.eye(64, dtype=np.float32)[0]
         hits = {id_ for id_, _ in engine.index.search(vector, limit=9, where=pushed)}
         assert in_sql(node) <= hits
@@ -439,5 +439,5 @@ def test_what_the_index_cannot_answer_is_left_to_sql():
         assert pushdown(parse_filters(one)) == (EVERYTHING, False), one
         assert pushdown(parse_filters({"NOT": one})) == (EVERYTHING, False), one
     pushed, exact = pushdown(parse_filters({"user_id": "a", "k": {"gt": 1}}))
-    assert (pushed, exact) == (AllOf((Condition("user_id", "in", ("a",)),)), False)
+    assert (pushed, exact) == (AllOf((Comparison("user_id", "in", ("a",)),)), False)
     assert pushdown(parse_filters({"OR": [{"user_id": "a"}, {"k": {"gt": 1}}]}))[0] == EVERYTHING

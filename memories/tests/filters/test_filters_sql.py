@@ -9,7 +9,7 @@ from django.db.models import Q
 
 from accounts.models import Project
 from core.errors import InvalidInputError
-from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not, parse_filters, to_q
+from memories.filters import EVERYTHING, AllOf, AnyOf, Comparison, Not, parse_filters, to_q
 from memories.models import Memory
 from memories.texts import fold
 
@@ -264,8 +264,8 @@ def test_everything_can_be_negated(store):
         (AllOf((EVERYTHING, Not(nothing))), 1),
         (AllOf((EVERYTHING, nothing)), 0),
         (AnyOf((EVERYTHING, nothing)), 1),
-        (AnyOf((nothing, Condition("user_id", "eq", "x"), EVERYTHING)), 1),
-        (Not(AnyOf((Condition("user_id", "eq", "x"), EVERYTHING))), 0),
+        (AnyOf((nothing, Comparison("user_id", "eq", "x"), EVERYTHING)), 1),
+        (Not(AnyOf((Comparison("user_id", "eq", "x"), EVERYTHING))), 0),
         (Not(AllOf((AllOf(()), AllOf(())))), 0),
         (Not(Not(EVERYTHING)), 1),
     ):
@@ -279,7 +279,7 @@ def test_everything_can_be_negated(store):
 @pytest.mark.parametrize("op", ["eq", "contains"])
 def test_conditions_that_differ_in_the_value_alone_are_not_taken_for_one(store, pair, op):
     one, two = (store(metadata={"k": [v] if op == "contains" else v}) for v in pair)
-    first, second = (to_q(Condition("k", op, v, metadata=True), UTC) for v in pair)
+    first, second = (to_q(Comparison("k", op, v, metadata=True), UTC) for v in pair)
     assert first != second
     assert Memory.objects.filter(first | second).count() == 2
     assert not Memory.objects.filter(first & second).exists()
@@ -290,8 +290,8 @@ def test_conditions_that_differ_in_the_value_alone_are_not_taken_for_one(store, 
 @pytest.mark.django_db
 def test_conditions_that_differ_in_the_key_or_the_operator_alone_are_two():
     nodes = [
-        Condition(key, op, "a", metadata=True) for key in ("k", "l") for op in ("eq", "contains")
-    ] + [Condition("text", op, "a") for op in ("gt", "gte", "contains", "icontains")]
+        Comparison(key, op, "a", metadata=True) for key in ("k", "l") for op in ("eq", "contains")
+    ] + [Comparison("text", op, "a") for op in ("gt", "gte", "contains", "icontains")]
     assert len({hash(to_q(node, UTC)) for node in nodes}) == len(nodes)
     assert to_q(nodes[0], UTC) == to_q(nodes[0], UTC)
     assert to_q(nodes[0], UTC) | Q() == to_q(nodes[0], UTC)

@@ -13,7 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from core import disk
-from core.disk import MB, Room
+from core.disk import MB, FreeSpace
 from core.errors import DiskFullError, IndexDamagedError, IndexInUseError, IndexUnavailableError
 from memories import runtime
 from memories.editing import service as services
@@ -114,15 +114,15 @@ def test_every_file_that_is_not_as_it_was_left_is_noticed(tmp_path):
             with file.open("wb") as copy:  # of the same size
                 copy.truncate(kept.stat().st_size)
             harm(file)
-            in_order, damage = folder.take_note(path)
+            in_order, damage = folder.compare_with_record(path)
             if harm is emptied and not kept.stat().st_size:
                 continue
             assert in_order and file.name in damage, (file, harm)
             file.unlink(missing_ok=True)
             kept.rename(file)
             (path / "left.json").write_bytes(note)
-    assert folder.take_note(path) == (True, "")
-    assert folder.take_note(path) == (False, "")  # it is open now
+    assert folder.compare_with_record(path) == (True, "")
+    assert folder.compare_with_record(path) == (False, "")  # it is open now
 
 
 @pytest.mark.parametrize("harm", HARMS, ids=lambda f: f.__name__)
@@ -176,7 +176,7 @@ def test_other_dimensions_are_damage_and_another_process_is_none(tmp_path):
 def test_what_kills_each_process_that_opens_it_is_damage_at_the_third_start(tmp_path):
     path = tmp_path / "000001"
     made(path)
-    assert folder.note_opening(path) and folder.note_opening(path)
+    assert folder.record_opening(path) and folder.record_opening(path)
     with pytest.raises(IndexDamagedError):
         EdgeIndex(path, 4)
 
@@ -314,7 +314,7 @@ def room(monkeypatch):
 
     def leave(megabytes: float) -> None:
         monkeypatch.setattr(
-            disk, "room_of", lambda path: Room(path, int(megabytes * MB), disk.LEAST_FLOOR)
+            disk, "room_of", lambda path: FreeSpace(path, int(megabytes * MB), disk.LEAST_FLOOR)
         )
 
     return leave

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.errors import IndexUnavailableError
-from memories.filters import EVERYTHING, AllOf, AnyOf, Condition, Not
+from memories.filters import EVERYTHING, AllOf, AnyOf, Comparison, Not
 from memories.index.base import Point, VectorIndex
 from memories.index.edge import EdgeIndex
 from memories.index.payload import EXPIRES
@@ -100,8 +100,8 @@ def test_a_point_that_is_there_is_replaced_as_a_whole(index):
     assert said(index, "coffee") == [A]
     [(_, score)] = index.search(vector(0, 1), limit=10, where=EVERYTHING)
     assert score == pytest.approx(1)
-    assert near(index, where=Condition("user_id", "in", ("alice",))) == []
-    assert near(index, where=Condition("user_id", "in", ("bob",))) == [A]
+    assert near(index, where=Comparison("user_id", "in", ("alice",))) == []
+    assert near(index, where=Comparison("user_id", "in", ("bob",))) == [A]
 
 
 def test_a_replacement_without_a_vector_takes_the_old_vector_away(index):
@@ -193,7 +193,7 @@ def test_an_index_of_words_only_keeps_no_vectors(open_index):
     index = open_index("words", dims=0)
     index.upsert([Point(A, 1, "green tea", None, {"user_id": "a"}), point(B, "tea", user_id="b")])
     assert set(said(index, "tea")) == {A, B}
-    assert said(index, "tea", where=Condition("user_id", "in", ("a",))) == [A]
+    assert said(index, "tea", where=Comparison("user_id", "in", ("a",))) == [A]
     assert index.count() == 2
     with pytest.raises(IndexUnavailableError):
         near(index)
@@ -201,7 +201,7 @@ def test_an_index_of_words_only_keeps_no_vectors(open_index):
 
 # --- Filtering -----------------------------------------------------------------------------------
 def among(name, *values):
-    return Condition(name, "in", values)
+    return Comparison(name, "in", values)
 
 
 FILTERS = {
@@ -252,12 +252,12 @@ def test_what_expired_is_hidden_from_its_second_on(index):
         assert set(search(index, now=1_000_000.4)) == {A, B}
         assert search(index, now=1_000_000.5) == [B]
         assert search(index, now=2e9) == [B]
-        assert search(index, now=2e9, where=Condition("user_id", "in", ("x",))) == []
+        assert search(index, now=2e9, where=Comparison("user_id", "in", ("x",))) == []
 
 
 def test_ids_narrow_and_no_ids_leave_nothing(index):
     index.upsert([point(A, user_id="a"), point(B, user_id="a"), point(C)])
-    where = Condition("user_id", "in", ("a",))
+    where = Comparison("user_id", "in", ("a",))
     for search in (near, lambda index, **options: said(index, "text", **options)):
         assert set(search(index, ids=[A, C, D])) == {A, C}
         assert search(index, ids=[A, C], where=where) == [A]
@@ -276,7 +276,7 @@ def test_everything_is_there_again_after_flush_and_reopening(open_index):
     again = open_index()
     assert sorted(again.scan_ids()) == [(A, 3), (C, 1)]
     assert near(again) == [A]
-    assert said(again, "tea", where=Condition("user_id", "in", ("a",))) == [A]
+    assert said(again, "tea", where=Comparison("user_id", "in", ("a",))) == [A]
     assert said(again, "words") == [C]
 
 

@@ -11,7 +11,7 @@ from django.db import connection
 from core.errors import IndexUnavailableError
 from memories import queries, runtime
 from memories.editing import service as services
-from memories.filters import Condition
+from memories.filters import Comparison
 from memories.filters.pushdown import metadata_word
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer, expiry_second
@@ -152,17 +152,17 @@ def test_the_index_holds_the_fields_that_filters_ask_for(owner, engine):
     metadata = {"source": "cli", "confidence": "high", "tag": "x", "n": 1.0, "deep": {"a": 1}}
     [one] = add(owner, "green tea", metadata={**metadata, "app_id": "shop"})
     for where, there in (
-        (Condition("project", "in", (str(owner.project.id),)), True),
-        (Condition("project", "in", (str(uuid.uuid4()),)), False),
-        (Condition("app_id", "in", ("shop",)), True),
-        (Condition("user_id", "in", ("alice",)), True),
-        (Condition("source", "in", ("cli",)), True),
-        (Condition("confidence", "in", ("high",)), True),
-        (Condition("review_status", "in", ("unreviewed",)), True),
-        (Condition("role", "in", ("user",)), True),
-        (Condition("meta", "in", (metadata_word("tag", "x"),)), True),
-        (Condition("meta", "in", (metadata_word("n", 1),)), True),
-        (Condition("meta", "in", (metadata_word("n", 2),)), False),
+        (Comparison("project", "in", (str(owner.project.id),)), True),
+        (Comparison("project", "in", (str(uuid.uuid4()),)), False),
+        (Comparison("app_id", "in", ("shop",)), True),
+        (Comparison("user_id", "in", ("alice",)), True),
+        (Comparison("source", "in", ("cli",)), True),
+        (Comparison("confidence", "in", ("high",)), True),
+        (Comparison("review_status", "in", ("unreviewed",)), True),
+        (Comparison("role", "in", ("user",)), True),
+        (Comparison("meta", "in", (metadata_word("tag", "x"),)), True),
+        (Comparison("meta", "in", (metadata_word("n", 1),)), True),
+        (Comparison("meta", "in", (metadata_word("n", 2),)), False),
     ):
         assert said(engine.index, "tea", where) == ({one} if there else set()), where
 
@@ -204,7 +204,7 @@ def test_of_two_changes_at_once_the_later_one_stays(transactional_db, owner, eng
     row = Memory.objects.get(id=one)
     assert (row.rev, row.indexed_rev) == (41, 41)
     assert list(engine.index.scan_ids()) == [(one, 41)]
-    word = Condition("meta", "in", (metadata_word("n", row.metadata["n"]),))
+    word = Comparison("meta", "in", (metadata_word("n", row.metadata["n"]),))
     assert said(engine.index, "tea", word) == {one}
 
 

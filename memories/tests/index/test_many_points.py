@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memories.filters import EVERYTHING, AllOf, Condition, Not
+from memories.filters import EVERYTHING, AllOf, Comparison, Not
 from memories.index import edge
 from memories.index.base import Point
 from memories.index.edge import EdgeIndex
@@ -17,8 +17,8 @@ COUNT = 2000
 DIMS = 96
 ASKED = 20
 
-MOST = AllOf((Condition("user_id", "in", ("a",)), Not(Condition("source", "in", ("cli",)))))
-FEW = Condition("user_id", "in", ("b",))
+MOST = AllOf((Comparison("user_id", "in", ("a",)), Not(Comparison("source", "in", ("cli",)))))
+FEW = Comparison("user_id", "in", ("b",))
 
 
 @pytest.fixture(scope="module")

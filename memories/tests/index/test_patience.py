@@ -12,7 +12,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from core.errors import IndexUnavailableError
 from memories.browse import detail
 from memories.filters import EVERYTHING
-from memories.index.patience import FAILURES, PAUSE_SECONDS, Line, Patience
+from memories.index.patience import FAILURES, PAUSE_SECONDS, CallLine, CallLines
 from memories.index.qdrant import Collections, Server
 from memories.search import service as search
 from memories.search.service import search_memories
@@ -33,14 +33,14 @@ def clock():
     return Clock()
 
 
-def failing(line: Line) -> None:
+def failing(line: CallLine) -> None:
     for _ in range(FAILURES):
         line.silent()
 
 
 # --- The breaker ---------------------------------------------------------------------------------
 def test_it_opens_after_several_failures_in_a_row_and_not_before(clock):
-    line = Line(1.0, clock)
+    line = CallLine(1.0, clock)
     for _ in range(3):
         for _ in range(FAILURES - 1):
             line.silent()
@@ -53,7 +53,7 @@ def test_it_opens_after_several_failures_in_a_row_and_not_before(clock):
 
 
 def test_after_the_pause_one_call_tries_and_the_others_do_not_wait_for_it(clock):
-    line = Line(1.0, clock)
+    line = CallLine(1.0, clock)
     failing(line)
     clock.now += PAUSE_SECONDS
     assert line.admit() is True
@@ -83,7 +83,7 @@ def test_after_the_pause_one_call_tries_and_the_others_do_not_wait_for_it(clock)
     ],
 )
 def test_what_took_its_time_and_gave_no_answer_counts(clock, error, seconds, counts):
-    patience = Patience(10.0)
+    patience = CallLines(10.0)
     patience.searching.clock = clock
 
     def send(request):
@@ -102,7 +102,7 @@ def test_what_took_its_time_and_gave_no_answer_counts(clock, error, seconds, cou
 
 
 def test_all_that_one_caller_asks_has_the_time_of_one(clock):
-    patience = Patience(10.0)
+    patience = CallLines(10.0)
     patience.writing.clock = clock
     given = []
 
@@ -127,10 +127,10 @@ def test_all_that_one_caller_asks_has_the_time_of_one(clock):
 
 
 def test_no_call_is_given_more_than_the_setting_says():
-    patience = Patience(1)
+    patience = CallLines(1)
     lines = (patience.searching, patience.writing, patience.looking)
     assert [line.seconds for line in lines] == [1, 1, 1]
-    assert Patience(60).writing.seconds + Patience(60).looking.seconds < 2.5
+    assert CallLines(60).writing.seconds + CallLines(60).looking.seconds < 2.5
 
 
 # --- A server that accepts and never answers -----------------------------------------------------
@@ -201,11 +201,11 @@ def test_health_metrics_and_pages_go_on_and_say_so(owner, client, key, silent, s
 def test_what_is_no_more_than_welcome_on_a_page_is_left_out(owner, engine, silent, qdrant):
     qdrant.tell()
     one, two = add(owner, "green tea", "green tea leaves")
-    assert [near.memory.id for near in detail.one(owner, one).similar] == [two]
+    assert [near.memory.id for near in detail.get_detail(owner, one).similar] == [two]
     qdrant.tell(hang=60, times=200)
     asked = len(silent)
     for _ in range(FAILURES + 3):
-        assert detail.one(owner, one).similar == []
+        assert detail.get_detail(owner, one).similar == []
     assert len(silent) == asked + FAILURES
 
 

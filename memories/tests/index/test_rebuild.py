@@ -11,7 +11,7 @@ from django.utils import timezone
 from core.errors import IndexUnavailableError
 from memories import runtime
 from memories.editing import service as services
-from memories.filters import EVERYTHING, Condition
+from memories.filters import EVERYTHING, Comparison
 from memories.index.edge import EdgeIndex
 from memories.index.indexer import Indexer
 from memories.models import Memory
@@ -53,7 +53,7 @@ def test_a_rebuilt_index_equals_sql_and_costs_no_embedding(owner, engine, embedd
     assert seen[-1] == (2, 2)
     assert dict(engine.index.scan_ids()) == dict.fromkeys(kept, 1)
     assert set(meant(engine.index, embedder, "green tea")) == set(kept)
-    assert said(engine.index, "tea", Condition("user_id", "in", ("alice",))) == set(kept)
+    assert said(engine.index, "tea", Comparison("user_id", "in", ("alice",))) == set(kept)
 
 
 def test_only_the_folder_in_use_is_left_after_a_rebuild(owner, engine, tmp_path, reopen, embedder):

@@ -164,15 +164,15 @@ def test_what_other_processes_change_during_a_build_is_in_the_new_index(
 
 def after_the_last_look(monkeypatch, act) -> None:
     """Has `act` done while nothing is written down as applied, too late for the one who builds."""
-    changed = rows.changed
+    changed = rows.ids_changed_since
 
     def then_more(since):
         found = changed(since)
-        if leases.is_taken(shared.FENCE):
+        if leases.is_held(shared.FENCE):
             act()
         return found
 
-    monkeypatch.setattr(rows, "changed", then_more)
+    monkeypatch.setattr(rows, "ids_changed_since", then_more)
 
 
 def test_what_others_change_after_the_last_look_stays_pending_and_is_drained(

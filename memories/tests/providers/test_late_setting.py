@@ -22,7 +22,7 @@ from memories.models import Memory, MemoryTokens
 from memories.models.server import EngineConfig, IndexState, Lease
 from memories.providers import late_interaction, reembedding
 from memories.providers import service as providers
-from memories.providers.late_interaction import Status
+from memories.providers.late_interaction import LateInteractionStatus
 from memories.tests.actions import add
 from memories.tests.providing import llm_at
 from memories.tests.token_words import (
@@ -51,7 +51,7 @@ def reader(engine: runtime.Runtime) -> WordReader:
 
 
 def on() -> bool:
-    return configuration.current().late_interaction
+    return configuration.current_configuration().late_interaction
 
 
 # --- The environment -----------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_it_is_on_unless_the_environment_says_otherwise(owner, engine, settings)
     assert on()
     settings.LATE_INTERACTION = False
     assert not on()
-    assert runtime.engine_of(configuration.current()).reader is None
+    assert runtime.engine_of(configuration.current_configuration()).reader is None
     found = late_interaction.status(owner)
     assert (found.is_on, found.by_environment) == (False, True)
 
@@ -133,7 +133,7 @@ def test_with_a_provider_the_model_is_loaded_behind_the_scenes_and_let_go_of(
 def test_the_embedder_that_becomes_the_local_one_is_the_reader_that_is_loaded(engine, provider):
     with_provider(engine, provider)
     engine.prepare_reader()
-    local = replace(configuration.current(), embedder=None, dims=0)
+    local = replace(configuration.current_configuration(), embedder=None, dims=0)
     back = runtime.engine_of(local, engine.engine)
     assert back.embedder is back.reader is Loader.made[0]
     assert Loader.loads == 1
@@ -150,7 +150,7 @@ def test_a_passage_to_another_embedder_leaves_the_states_alone(
     monkeypatch.setattr(WordReader, "model_key", "test/words-2")
     job = reembedding.start(owner, None)
     reembedding.work(job)
-    assert reembedding.progress(job) == (1, 1)
+    assert reembedding.measure_progress(job) == (1, 1)
     assert kept(one) == b"as it was"
     assert reembedding.flip(engine)
     assert engine.engine.embedder is engine.engine.reader is Loader.made[0]
@@ -181,7 +181,7 @@ def test_the_providers_stay_and_a_change_of_theirs_leaves_it_off(owner, engine, 
     change = {"provider": llm.provider, "config": dict(llm.config)}
     providers.configure(owner, {"llm": change})
     late_interaction.switch(owner, False)
-    assert configuration.current().llm == llm
+    assert configuration.current_configuration().llm == llm
     assert engine.engine.llm is not None
     providers.configure(owner, {"llm": {"config": {"temperature": 0.5}}})
     assert not on()
@@ -242,7 +242,7 @@ def test_the_status_counts_live_memories_of_all_projects(owner, other_project, e
     Memory.objects.filter(id=two).update(project=other_project)
     services.delete_memory(owner, binned)
     size = sum(len(kept(id_) or b"") for id_ in (one, two, binned))
-    assert late_interaction.status(owner) == Status(
+    assert late_interaction.status(owner) == LateInteractionStatus(
         is_on=True, by_environment=True, model="ready", made=2, live=2, kept=3, bytes=size
     )
     MemoryTokens.objects.filter(memory_id=one).delete()
@@ -312,7 +312,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a model on disk, of which the stand-in has the key."""
     from memories.engine import token_reader
 
-    monkeypatch.setattr(late_interaction, "prepared_model", lambda folder: True)
+    monkeypatch.setattr(late_interaction, "find_prepared_model", lambda folder: True)
     monkeypatch.setattr(token_reader, "STATES_KEY", WordReader.states_key)
 
 
@@ -385,7 +385,7 @@ def test_the_command_waits_for_a_server_that_is_at_it(three, prepared, monkeypat
     until = timezone.now() + timedelta(seconds=30)
     lease = Lease.objects.create(name=token_work.LEASE, holder="another", until=until)
     seen: list[int] = []
-    progress = token_work.progress
+    progress = token_work.measure_progress
 
     def watched(states_key: str) -> tuple[int, int]:
         seen.append(MemoryTokens.objects.count())
@@ -393,7 +393,7 @@ def test_the_command_waits_for_a_server_that_is_at_it(three, prepared, monkeypat
             Lease.objects.filter(pk=lease.pk).update(until=timezone.now() - timedelta(seconds=1))
         return progress(states_key)
 
-    monkeypatch.setattr(token_work, "progress", watched)
+    monkeypatch.setattr(token_work, "measure_progress", watched)
     command("--make")
     assert seen[:3] == [0, 0, 0]
     assert all(kept(id_) == right(id_) for id_ in three)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from memories.engine import catalogue, configuration, listing
-from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.engine.catalogue import PROVIDERS, Kind, ProviderChoice
 from memories.providers import service as providers
-from memories.providers.service import Models
+from memories.providers.service import ModelNames
 from memories.tests.provider import Provider
 from memories.tests.providers.test_probes import ALL as ALL_PROBED
 from memories.tests.providers.test_probes import KEY, chosen
@@ -37,7 +37,9 @@ def _impatient(settings: Any) -> None:
     settings.PROVIDER_TIMEOUT = 5
 
 
-def listed(provider: Provider, name: str = "openai", kind: Kind = "llm", **config: Any) -> Models:
+def listed(
+    provider: Provider, name: str = "openai", kind: Kind = "llm", **config: Any
+) -> ModelNames:
     return providers.models(chosen(provider, name, **config), kind)
 
 
@@ -72,7 +74,7 @@ def test_a_provider_lists_its_models(provider: Provider, name: str, kind: Kind) 
         wanted: tuple[str, ...] = (chat,) if kind == "llm" else (embedder,)
     else:
         wanted = (chat, embedder) if kind == "llm" else (embedder, chat)
-    assert listed(provider, name, kind) == Models(wanted)
+    assert listed(provider, name, kind) == ModelNames(wanted)
     assert [part.count for part in provider.parts.values()] == [0, 0, 1]
 
 
@@ -80,8 +82,8 @@ def test_groq_lists_its_models(provider: Provider, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("GROQ_BASE_URL", provider.origin)
     provider.api_key = KEY
     provider.models = ["whisper-large-v3", "llama-4-scout-17b-16e-instruct", "gemma2-9b-it"]
-    found = providers.models(Choice("groq", {"api_key": KEY}), "llm")
-    assert found == Models(("gemma2-9b-it", "llama-4-scout-17b-16e-instruct"))
+    found = providers.models(ProviderChoice("groq", {"api_key": KEY}), "llm")
+    assert found == ModelNames(("gemma2-9b-it", "llama-4-scout-17b-16e-instruct"))
 
 
 def test_no_model_has_to_be_chosen_yet(provider: Provider) -> None:
@@ -158,10 +160,10 @@ def test_what_an_answer_says_of_a_model_counts(provider: Provider) -> None:
 def test_no_model_of_the_kind_is_told(provider: Provider) -> None:
     rows(provider, {"id": "a", "type": "chat"})
     found = listed(provider, kind="embedder")
-    assert found == Models((), f"{provider.url} lists no embedding model.")
+    assert found == ModelNames((), f"{provider.url} lists no embedding model.")
     provider.heal()
     provider.listing.answer_raw('{"data": null}', content_type="application/json")
-    assert listed(provider) == Models((), f"{provider.url} lists no chat model.")
+    assert listed(provider) == ModelNames((), f"{provider.url} lists no chat model.")
     provider.heal()
     provider.models = []
     found = listed(provider, "ollama", model="")
@@ -172,13 +174,13 @@ def test_no_model_of_the_kind_is_told(provider: Provider) -> None:
 def test_who_has_no_list_is_not_asked(provider: Provider, settings: Any) -> None:
     for kind in ("llm", "embedder"):
         found = listed(provider, "azure_openai", kind)
-        assert found == Models((), "Azure asks for the name of your deployment.")
+        assert found == ModelNames((), "Azure asks for the name of your deployment.")
     assert not provider.requests
 
 
 def test_what_cannot_be_asked_is_told() -> None:
     def problem(name: str, kind: Kind = "llm", **config: Any) -> str:
-        found = providers.models(Choice(name, config), kind)
+        found = providers.models(ProviderChoice(name, config), kind)
         assert found.names == ()
         return found.problem
 
@@ -280,7 +282,7 @@ def test_an_address_without_its_path_is_told(provider: Provider) -> None:
 def test_a_metadata_address_is_never_asked() -> None:
     for name, _ in ALL:
         config = {"api_key": KEY, PROVIDERS[name].address: "http://169.254.169.254/v1"}
-        problem = providers.models(Choice(name, config), "llm").problem
+        problem = providers.models(ProviderChoice(name, config), "llm").problem
         assert "is a metadata address, which is never connected to." in problem
 
 
@@ -314,7 +316,7 @@ def test_names_that_cannot_be_used_are_left_out(provider: Provider, name: str) -
     )
     provider.listing.answer_raw(found, content_type="application/json")
     wanted = ("<script>alert(1)</script>", "good", "x" * 170, "модель")
-    assert listed(provider, name) == Models(wanted)
+    assert listed(provider, name) == ModelNames(wanted)
 
 
 def test_a_short_key_may_stand_in_a_name(provider: Provider) -> None:
@@ -350,9 +352,9 @@ def test_a_million_rows_do_not_keep_the_page_waiting(provider: Provider) -> None
     ],
 )
 def test_how_a_key_ends_is_told_of_long_ones(config: Any, has: bool, ends: str) -> None:
-    choice = Choice("openai", config)
+    choice = ProviderChoice("openai", config)
     assert configuration.has_key(choice) == has
     assert configuration.key_ends(choice) == ends
     if has:
-        kept = configuration.sealed(catalogue.Configuration(llm=choice))
+        kept = configuration.seal(catalogue.Configuration(llm=choice))
         assert kept["llm"]["config"]["api_key"]["ends"] == ends

@@ -10,9 +10,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from memories.engine import catalogue, configuration, failures
-from memories.engine.catalogue import PROVIDERS, Choice, Kind
+from memories.engine.catalogue import PROVIDERS, Kind, ProviderChoice
 from memories.providers import service as providers
-from memories.providers.service import Probe
+from memories.providers.service import ProbeResult
 from memories.tests.provider import Provider
 
 pytestmark = pytest.mark.one_form
@@ -51,16 +51,18 @@ def _impatient(settings: Any) -> None:
     settings.PROVIDER_ATTEMPTS = 1
 
 
-def chosen(provider: Provider, name: str, **config: Any) -> Choice:
+def chosen(provider: Provider, name: str, **config: Any) -> ProviderChoice:
     """This provider's dialect, at the stub."""
     made: dict[str, Any] = {"model": "stub-chat", "api_key": KEY}
     made[PROVIDERS[name].address] = provider.origin if name in ORIGIN else provider.url
     if name == "azure_openai":
         made["api_version"] = "2024-10-21"
-    return Choice(name, {**made, **config})
+    return ProviderChoice(name, {**made, **config})
 
 
-def probe(provider: Provider, name: str = "openai", kind: Kind = "llm", **config: Any) -> Probe:
+def probe(
+    provider: Provider, name: str = "openai", kind: Kind = "llm", **config: Any
+) -> ProbeResult:
     return providers.probe_choice(chosen(provider, name, **config), kind)
 
 
@@ -297,9 +299,9 @@ def test_the_provider_is_called_by_its_name_where_it_is_asked_itself() -> None:
 
     refused = failures.failure(failures.AUTH, "HTTP 401")
     for config in ({}, {"openai_base_url": "https://API.openai.com/v1/"}):
-        choice = Choice("openai", {"model": "gpt-5-mini", "api_key": KEY, **config})
+        choice = ProviderChoice("openai", {"model": "gpt-5-mini", "api_key": KEY, **config})
         assert hint(refused, choice, "llm").startswith("OpenAI does not accept the key")
-    groq = Choice("groq", {"model": "m", "api_key": KEY})
+    groq = ProviderChoice("groq", {"model": "m", "api_key": KEY})
     assert hint(refused, groq, "llm").startswith("Groq does not accept the key")
 
 
@@ -309,7 +311,7 @@ def test_no_hint_is_empty() -> None:
     for code in (*failures.MESSAGES, "something_new"):
         for name, kind in ALL:
             error = failures.ProviderError("…", code=code, cause="")
-            told = hint(error, Choice(name, {"model": "m"}), kind)
+            told = hint(error, ProviderChoice(name, {"model": "m"}), kind)
             assert len(told) > 20 and told == told.strip()
 
 
@@ -361,7 +363,7 @@ def test_the_command_fails_with_cause_and_hint(db: None, provider: Provider, set
 
 def test_the_command_tells_what_cannot_be_set_up(db: None, settings: Any) -> None:
     settings.PROVIDER_ENVIRONMENT = {}
-    broken = Choice("together", {"model": "m", "api_key": KEY})
+    broken = ProviderChoice("together", {"model": "m", "api_key": KEY})
     made = catalogue.Configuration(llm=broken, embedder=broken)
     configuration.save(made, account_id=None, reason="test")
     told, well = check_providers()

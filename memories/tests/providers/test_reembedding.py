@@ -82,8 +82,8 @@ def test_search_stays_with_the_old_model_until_the_flip_and_then_uses_the_new(
     assert found(owner, "green tea")[0] == "green tea"
     assert provider.embeddings.count == asked + 1
     job.refresh_from_db()
-    assert (job.state, reembedding.running()) == ("flipped", None)
-    assert configuration.current().embedder.model == "text-embedding-3-small"
+    assert (job.state, reembedding.find_running()) == ("flipped", None)
+    assert configuration.current_configuration().embedder.model == "text-embedding-3-small"
 
 
 def test_both_vectors_are_kept_and_the_way_back_embeds_nothing_twice(
@@ -99,7 +99,7 @@ def test_both_vectors_are_kept_and_the_way_back_embeds_nothing_twice(
     reembedding.work(back)
     reembedding.flip(engine)
     assert engine.engine.model_key == OLD
-    assert configuration.current().embedder is None
+    assert configuration.current_configuration().embedder is None
     assert MemoryVector.objects.filter(model_key=OLD).count() == 3
     assert found(owner, "white wine")[0] == "white wine"
     assert reembedding.drop_former(owner) == 3
@@ -157,11 +157,11 @@ def test_it_goes_on_where_it_was_interrupted(owner, engine, provider, change, mo
     reembedding.work(job, stop=stop, show=after_two_batches)
     job.refresh_from_db()
     assert job.embedded_at is None
-    assert reembedding.progress(job) == (4, 7)
+    assert reembedding.measure_progress(job) == (4, 7)
     assert not reembedding.flip(engine)
     texts = sum(len(r.body["input"]) for r in provider.embeddings.requests)
     reembedding.work(job)
-    assert reembedding.progress(job) == (7, 7)
+    assert reembedding.measure_progress(job) == (7, 7)
     again = sum(len(r.body["input"]) for r in provider.embeddings.requests)
     assert again - texts == 3, "what was embedded is not embedded again"
 
@@ -222,7 +222,7 @@ def test_a_flip_that_fails_changes_nothing(owner, engine, provider, change, monk
     monkeypatch.undo()
     assert engine.engine.model_key == engine.indexer.model_key == OLD
     assert IndexState.objects.get().model_key == OLD
-    assert reembedding.running() == job
+    assert reembedding.find_running() == job
     assert found(owner, "green tea") == ["green tea"]
     assert not EngineConfig.objects.exists()
     assert reembedding.flip(engine)
@@ -286,7 +286,7 @@ def test_no_secret_is_stored_in_the_clear(owner, engine, provider, change):
     kept = [*Reembedding.objects.values_list("config", "former_config")]
     kept += [*EngineConfig.objects.values_list("config", flat=True)]
     assert "sk-new-embedder-key" not in str(kept)
-    assert configuration.current().embedder.config["api_key"] == "sk-new-embedder-key"
+    assert configuration.current_configuration().embedder.config["api_key"] == "sk-new-embedder-key"
 
 
 def test_the_command_does_it_all_while_no_server_runs(

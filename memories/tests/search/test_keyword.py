@@ -55,7 +55,7 @@ def test_it_finds_what_a_plain_reading_finds(owner, project, text):
     assert {row.id for row in found} == expected
     assert set(Memory.objects.filter(keyword.condition(text), deleted_at=None).values_list(
         "id", flat=True)) == expected  # fmt: skip
-    assert browse.page(owner, words(text)).total == len(expected)
+    assert browse.read_page(owner, words(text)).total == len(expected)
     assert [(r.updated_at, r.id) for r in found] == sorted(
         ((r.updated_at, r.id) for r in found), reverse=True
     )
@@ -64,7 +64,7 @@ def test_it_finds_what_a_plain_reading_finds(owner, project, text):
 def test_letters_of_the_same_meaning_are_the_same(owner, project):
     crowd.make(project, 1, text=unicodedata.normalize("NFD", "café ＴＯＫＹＯ"), deleted_at=None)
     for text in ("CAFÉ", unicodedata.normalize("NFD", "café"), "tokyo", "ｔｏｋ"):
-        assert browse.page(owner, words(text)).total == 1, text
+        assert browse.read_page(owner, words(text)).total == 1, text
 
 
 def test_it_pages_and_obeys_filters_statuses_and_expiry(owner, project):
@@ -105,17 +105,17 @@ def test_foreign_memories_are_not_found(owner, other_project, project):
 
 def test_the_index_follows_every_kind_of_change(owner, api, engine):
     id_ = api.add("the quetzal sings")
-    assert browse.page(owner, words("quetzal")).total == 1
+    assert browse.read_page(owner, words("quetzal")).total == 1
     services.update_memory(owner, id_, text="the toucan sings")
-    assert browse.page(owner, words("quetzal")).total == 0
-    assert browse.page(owner, words("toucan")).total == 1
+    assert browse.read_page(owner, words("quetzal")).total == 0
+    assert browse.read_page(owner, words("toucan")).total == 1
     services.delete_memory(owner, id_)
-    assert browse.page(owner, words("toucan")).total == 0
-    assert browse.page(owner, words("toucan", deleted=("yes",))).total == 1
+    assert browse.read_page(owner, words("toucan")).total == 0
+    assert browse.read_page(owner, words("toucan", deleted=("yes",))).total == 1
     services.restore_memories(owner, [Memory.objects.get().id])
-    assert browse.page(owner, words("toucan")).total == 1
+    assert browse.read_page(owner, words("toucan")).total == 1
     services.erase_memories(owner, [Memory.objects.get().id])
-    assert browse.page(owner, words("toucan", deleted=("yes",))).total == 0
+    assert browse.read_page(owner, words("toucan", deleted=("yes",))).total == 0
     assert Memory.objects.filter(keyword.condition("toucan")).count() == 0
 
 
@@ -124,8 +124,8 @@ def test_what_is_purged_and_written_in_bulk_is_followed(owner, project):
     Memory.objects.filter(id__in=[r.id for r in rows[:10]]).update(
         text="kaffee", text_fold="kaffee", indexed_rev=F("rev")
     )
-    assert browse.page(owner, words("grüner")).total == 20
-    assert browse.page(owner, words("kaffee")).total == 10
+    assert browse.read_page(owner, words("grüner")).total == 20
+    assert browse.read_page(owner, words("kaffee")).total == 10
     Memory.objects.filter(text="kaffee").update(deleted_at=rows[0].created_at)
     retention.purge_deleted(project, older_than=rows[0].created_at.replace(year=9999))
     assert Memory.objects.count() == 20
@@ -147,12 +147,12 @@ def test_frequent_texts_are_read_another_way_with_the_same_result(owner, project
         monkeypatch.setattr(keyword, "FEW", few)
         monkeypatch.setattr(keyword, "MANY", many)
         monkeypatch.setattr(keyword, "COUNTED", counted)
-        page = browse.page(owner, words("tee"), per_page=10)
+        page = browse.read_page(owner, words("tee"), per_page=10)
         at_least = len(expected) > counted
         assert (page.total, page.at_least) == (min(len(expected), counted), at_least)
         seen = []
         for number in range(1, page.pages + 1):
-            seen += browse.page(owner, words("tee"), number=number, per_page=10).rows
+            seen += browse.read_page(owner, words("tee"), number=number, per_page=10).rows
         newest = sorted(expected, key=lambda r: (-r.created_at.timestamp(), -r.id.int))
         assert [r.id for r in seen] == [r.id for r in newest[: page.total]]
         if at_least or connection.vendor == "sqlite":
@@ -165,25 +165,27 @@ def test_short_texts_are_looked_for_among_the_newest_alone_and_it_is_said(
     rows = [r for r in crowd.make(project, 200) if r.deleted_at is None]
     monkeypatch.setattr(keyword, "REACH", 50)
     newest = sorted(rows, key=lambda r: (r.created_at, r.id), reverse=True)[:50]
-    page = browse.page(owner, words("te"))
+    page = browse.read_page(owner, words("te"))
     assert page.at_least
     assert {r.id for r in page.rows} == {r.id for r in newest if "te" in r.text_fold}
     # A bulk action and an export reach all the same.
-    assert browse.matching(owner, words("te")).count() == sum("te" in r.text_fold for r in rows)
+    assert browse.filter_matching(owner, words("te")).count() == sum(
+        "te" in r.text_fold for r in rows
+    )
 
 
 def test_without_an_index_it_goes_on(owner, project, monkeypatch):
     rows = [r for r in crowd.make(project, 100) if r.deleted_at is None]
     fulltext.remove()
     assert not fulltext.available()
-    page = browse.page(owner, words("tee"))
+    page = browse.read_page(owner, words("tee"))
     assert (page.total, page.at_least) == (sum("tee" in r.text_fold for r in rows), False)
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":  # which makes no index of rows still to be checked
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     assert fulltext.install()
     assert fulltext.available()
-    assert browse.page(owner, words("tee")).total == page.total
+    assert browse.read_page(owner, words("tee")).total == page.total
 
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL's index is part of the table")
@@ -196,9 +198,9 @@ def test_an_index_that_leads_astray_is_made_anew(owner, project):
     assert not fulltext.available()
     fulltext.repair()
     assert fulltext.available()
-    assert browse.page(owner, words("grüner")).total == 30
+    assert browse.read_page(owner, words("grüner")).total == 30
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO memories_words(memories_words) VALUES ('delete-all')")
-    assert browse.page(owner, words("grüner")).total == 0
+    assert browse.read_page(owner, words("grüner")).total == 0
     fulltext.repair()
-    assert browse.page(owner, words("grüner")).total == 30
+    assert browse.read_page(owner, words("grüner")).total == 30

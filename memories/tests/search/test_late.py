@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from memories.readings import DIMS, QueryTokens, TokenStates, pack, unpack, unpack_all
-from memories.search.late_interaction import late_scores, worth_comparing
+from memories.readings import DIMS, QueryTokens, TokenStates, pack_states, unpack_all, unpack_states
+from memories.search.late_interaction import late_scores, select_for_comparison
 from memories.search.ranking import Candidate, base_scores, rank
 from memories.tests.search.test_ranking import NOON, candidate, key
 
@@ -34,7 +34,7 @@ def asked(*words: str) -> QueryTokens:
 
 
 def of(name: int, *words: str, **fields) -> Candidate:
-    return candidate(name, tokens=pack(states(*words)), **fields)
+    return candidate(name, tokens=pack_states(states(*words)), **fields)
 
 
 def conversation(*said: tuple[str, ...], session: str = "a", start: int = 1) -> list[Candidate]:
@@ -56,19 +56,23 @@ def test_what_is_packed_comes_back_nearly_as_it_was():
     vectors = np.random.default_rng(1).standard_normal((40, DIMS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     pieces = np.arange(40, dtype=np.uint16) * 700
-    data = pack(TokenStates(pieces, vectors))
+    data = pack_states(TokenStates(pieces, vectors))
     assert len(data) == 40 * 66
-    back = unpack(data)
+    back = unpack_states(data)
     assert back.pieces.tolist() == pieces.tolist()
     assert (back.vectors * vectors).sum(axis=1).min() > 0.995
 
 
 def test_many_are_unpacked_as_each_is():
-    kept = [pack(states("tea", "dog")), pack(states("river")), pack(states("piano", "tea", "dog"))]
+    kept = [
+        pack_states(states("tea", "dog")),
+        pack_states(states("river")),
+        pack_states(states("piano", "tea", "dog")),
+    ]
     pieces, vectors, starts = unpack_all(kept)
     assert starts.tolist() == [0, 2, 3]
     assert pieces.tolist() == [0, 4, 3, 2, 0, 4]
-    assert np.array_equal(vectors[2:3], unpack(kept[1]).vectors)
+    assert np.array_equal(vectors[2:3], unpack_states(kept[1]).vectors)
 
 
 # --- The term ------------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ def test_of_a_huge_pool_the_best_are_compared(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("memories.search.late_interaction.MOST", 50)
     pool = [of(n, WORDS[n % 6], cosine=n / 400) for n in range(400)]
     first = base_scores(pool, 1.0)
-    compared = worth_comparing(pool, first)
+    compared = select_for_comparison(pool, first)
     assert sorted(int(c.id, 16) for c in compared) == list(range(350, 400))
     for one in pool[:350]:
         one.tokens = b""

@@ -9,7 +9,7 @@ from memories import runtime
 from memories.editing import service as services
 from memories.engine.engine import Engine
 from memories.models import Memory, MemoryTokens
-from memories.search.highlights import marked
+from memories.search.highlights import mark_words
 from memories.tests.actions import add
 from memories.tests.reading import local_model, reading_engine
 from memories.tests.spare_index import SpareIndex
@@ -34,7 +34,7 @@ def marks(owner: Any, query: str, text: str, **options: Any) -> list[tuple[str, 
     """What is marked of the text, and what it answers."""
     [id_] = add(owner, text, **options)
     memory = Memory.objects.get(id=id_)
-    found = marked(query, [memory]).get(id_, ())
+    found = mark_words(query, [memory]).get(id_, ())
     return [(memory.text[mark.start : mark.end], mark.answers) for mark in found]
 
 
@@ -93,7 +93,7 @@ def test_the_day_that_is_read_with_a_turn_is_not_of_its_text(owner: Any) -> None
         metadata={"created_at": "2024-07-11T09:00:00+00:00"},
     )
     memory = Memory.objects.get(id=id_)
-    [mark] = marked("swimming in July 2024", [memory])[id_]
+    [mark] = mark_words("swimming in July 2024", [memory])[id_]
     assert memory.text[mark.start : mark.end] == "swimming"
 
 
@@ -107,7 +107,7 @@ def test_letters_outside_ascii_do_not_shift_the_marks(owner: Any) -> None:
 
 def test_each_memory_has_its_own_marks(owner: Any) -> None:
     ids = add(owner, "Drinks tea.", "Owns a boat.", "Hates tea.")
-    found = marked("tea", list(Memory.objects.filter(id__in=ids)))
+    found = mark_words("tea", list(Memory.objects.filter(id__in=ids)))
     assert found.keys() == {ids[0], ids[2]}
 
 
@@ -117,20 +117,20 @@ def test_a_text_that_was_changed_has_no_marks_of_the_old_one(owner: Any) -> None
     before = Memory.objects.get(id=id_)
     services.update_memory(owner, id_, text="Since the summer she likes tea more than ever.")
     after = Memory.objects.get(id=id_)
-    assert [after.text[m.start : m.end] for m in marked("tea", [after])[id_]] == ["tea"]
+    assert [after.text[m.start : m.end] for m in mark_words("tea", [after])[id_]] == ["tea"]
     # Whoever read the row a moment ago holds the old text, and the new states.
-    assert marked("tea", [before]) == {}
+    assert mark_words("tea", [before]) == {}
     MemoryTokens.objects.filter(memory_id=id_).update(data=states.data)
-    assert marked("tea", [after]) == {}
+    assert mark_words("tea", [after]) == {}
 
 
 def test_without_states_of_this_model_there_are_none(owner: Any) -> None:
     [id_] = add(owner, "Drinks tea.")
     memory = Memory.objects.get(id=id_)
     MemoryTokens.objects.update(states_key="another")
-    assert marked("tea", [memory]) == {}
+    assert mark_words("tea", [memory]) == {}
     MemoryTokens.objects.all().delete()
-    assert marked("tea", [memory]) == {}
+    assert mark_words("tea", [memory]) == {}
 
 
 def test_while_it_is_off_or_fails_the_page_does_without(
@@ -138,23 +138,23 @@ def test_while_it_is_off_or_fails_the_page_does_without(
 ) -> None:
     [id_] = add(owner, "Drinks tea.")
     memory = Memory.objects.get(id=id_)
-    assert marked("tea", [memory])
+    assert mark_words("tea", [memory])
 
     def fail(query: str) -> Any:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(model, "read_query", fail)
-        assert marked("some tea", [memory]) == {}
-    assert marked("some tea", [memory])
+        assert mark_words("some tea", [memory]) == {}
+    assert mark_words("some tea", [memory])
     running.engine = Engine(model)
-    assert marked("tea", [memory]) == {}
+    assert mark_words("tea", [memory]) == {}
     runtime.install(None)
-    assert marked("tea", [memory]) == {}
+    assert mark_words("tea", [memory]) == {}
 
 
 def test_a_page_of_results_costs_one_statement(owner: Any, django_assert_num_queries: Any) -> None:
     ids = add(owner, *(f"Drinks tea number {number}" for number in range(12)))
     memories = list(Memory.objects.filter(id__in=ids))
     with django_assert_num_queries(1):
-        assert len(marked("tea", memories)) == 12
+        assert len(mark_words("tea", memories)) == 12

@@ -322,8 +322,8 @@ def test_pages_stand_in_the_order_of_retrievals(
     if "metadata" in query:
         fitting = [row for row in fitting if row.metadata.get("topic") == "code"]
     seen = []
-    for number in range(1, browse.page(owner, selection, per_page=23).pages + 1):
-        page = browse.page(owner, selection, number=number, per_page=23)
+    for number in range(1, browse.read_page(owner, selection, per_page=23).pages + 1):
+        page = browse.read_page(owner, selection, number=number, per_page=23)
         assert page.total == len(fitting)
         seen += [row.id for row in page.rows]
         assert page.retrieved == {row.id: given[row.id] for row in page.rows if row.id in given}
@@ -337,7 +337,7 @@ def test_what_a_search_by_meaning_finds_can_be_sorted_by_it(
     ids = [add(owner, f"green tea number {n}")[0] for n in range(6)]
     for number, count in ((4, 3), (1, 9)):
         given(ids[number], count, hours=number)
-    found = browse.page(owner, Selection.of(QueryDict(f"q=green+tea&sort={sort}")))
+    found = browse.read_page(owner, Selection.of(QueryDict(f"q=green+tea&sort={sort}")))
     assert found.mode == "meaning"
     first = [1, 4]  # the most, and the last
     assert [ids.index(row.id) for row in found.rows] == [*first, 5, 3, 2, 0]
@@ -350,7 +350,7 @@ def test_others_projects_are_not_in_the_order(
     crowd_given(other_project, 50)
     rows = crowd.make(project, 5, seed=7, deleted_at=None)
     for sort in SORTS:
-        page = browse.page(owner, Selection(sort=sort))
+        page = browse.read_page(owner, Selection(sort=sort))
         assert {row.id for row in page.rows} == {row.id for row in rows}
 
 
@@ -366,7 +366,7 @@ def test_the_first_page_is_read_from_an_index_without_sorting_all(
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE memories_memory, memories_memoryretrieval")
     with CaptureQueriesContext(connection) as captured:
-        browse.page(owner, Selection(sort=sort))
+        browse.read_page(owner, Selection(sort=sort))
     [asked] = [q["sql"] for q in captured if "CROSS JOIN" in q["sql"] and "ORDER BY" in q["sql"]]
     word = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
     with connection.cursor() as cursor:

@@ -55,7 +55,7 @@ def test_the_outbox_is_read_from_its_partial_index(many):
 def test_a_page_of_the_newest_is_read_from_an_index_without_sorting_all(
     owner, many, filters, index
 ):
-    rows = visibility.visible(owner, parse_filters(filters)).order_by("-created_at", "-id")
+    rows = visibility.filter_visible(owner, parse_filters(filters)).order_by("-created_at", "-id")
     plan = rows[:20].explain()
     assert index in plan
     assert "B-TREE FOR ORDER BY" not in plan
@@ -63,7 +63,7 @@ def test_a_page_of_the_newest_is_read_from_an_index_without_sorting_all(
 
 
 def test_candidates_and_the_turns_around_them_are_found_through_indexes(owner, many):
-    reader = CandidateReader(visibility.visible(owner, parse_filters({"user_id": "x7"})))
+    reader = CandidateReader(visibility.filter_visible(owner, parse_filters({"user_id": "x7"})))
     wanted = list(Memory.objects.values_list("id", flat=True)[:20])
     for read in (reader.candidates, reader.lenders):
         with CaptureQueriesContext(connection) as captured:
@@ -83,8 +83,8 @@ def test_candidates_and_the_turns_around_them_are_found_through_indexes(owner, m
 def test_named_memories_are_looked_up_by_their_ids_and_not_through_the_whole_project(owner, many):
     wanted = list(Memory.objects.values_list("id", flat=True)[:20])
     for rows in (
-        visibility.reachable(owner, by_id=True),
-        visibility.restorable(owner, by_id=True),
+        visibility.filter_reachable(owner, by_id=True),
+        visibility.filter_restorable(owner, by_id=True),
         Memory.objects.filter(visibility.in_project(owner.project.id)),
     ):
         assert "autoindex_memories_memory_1" in rows.filter(id__in=wanted).explain()
@@ -93,4 +93,4 @@ def test_named_memories_are_looked_up_by_their_ids_and_not_through_the_whole_pro
 def test_named_memories_of_another_project_do_not_exist(owner, many, other_project):
     wanted = list(Memory.objects.values_list("id", flat=True)[:20])
     Memory.objects.filter(id__in=wanted[:5]).update(project=other_project)
-    assert visibility.reachable(owner, by_id=True).filter(id__in=wanted).count() == 15
+    assert visibility.filter_reachable(owner, by_id=True).filter(id__in=wanted).count() == 15

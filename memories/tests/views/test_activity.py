@@ -16,14 +16,14 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts import audit
-from accounts.audit import Action, Target, account_target
+from accounts.audit import AuditAction, AuditTarget, account_target
 from accounts.models import Account, AuditEntry, Membership, Project, Role
 from accounts.queries import operator_of
 from accounts.tests.signing import sign_in
 from apikeys.services import create_api_key
 from core.principal import OPERATOR, Actor
 from memories.browse import activity
-from memories.browse.activity import Chosen
+from memories.browse.activity import ActivityFilter
 from memories.editing import service as services
 from memories.models import Memory, Revision
 from memories.views import deeds
@@ -327,13 +327,13 @@ def test_a_key_limited_to_some_entities_sees_their_entries_alone(
     mine = api.add("Alice's own", user_id="alice")
     api.add("Zoe's own", user_id="zoe")
     limited = replace(operator_of(project.slug), entity_limit={"user_id": frozenset({"alice"})})
-    found = activity.entries(limited, Chosen(), limit=9)
+    found = activity.list_entries(limited, ActivityFilter(), limit=9)
     assert [str(entry.row.memory_id) for entry in found] == [mine]
 
 
 # --- Beside memories -----------------------------------------------------------------------------
 def did(
-    action: Action = Action.KEY_MADE,
+    action: AuditAction = AuditAction.KEY_MADE,
     by: Account | None = None,
     project: Project | None = None,
     label: str = "laptop",
@@ -341,7 +341,9 @@ def did(
 ) -> AuditEntry:
     actor = Actor(account_id=by.id, via="session", client="Firefox") if by else OPERATOR
     project_id = project.id if project else None
-    audit.record(action, actor=actor, project_id=project_id, target=Target("", "", label), **rest)
+    audit.record(
+        action, actor=actor, project_id=project_id, target=AuditTarget("", "", label), **rest
+    )
     return AuditEntry.objects.latest("id")
 
 
@@ -359,11 +361,17 @@ def test_what_is_done_to_keys_people_and_settings_is_told_in_words(
         entity_limit={"user_id": ["bob"]},
         actor=Actor(account_id=alice.id, via="session"),
     )
-    did(Action.INSTRUCTIONS_CHANGED, alice, project, "Default", details={"instructions": ["", "x"]})
+    did(
+        AuditAction.INSTRUCTIONS_CHANGED,
+        alice,
+        project,
+        "Default",
+        details={"instructions": ["", "x"]},
+    )
     details = {"llm.model": ["gpt-4", "gpt-5"], "llm.api_key": "changed"}
-    did(Action.PROVIDERS_CONFIGURED, None, None, "", details=details)
-    audit.note(
-        Action.SESSION_OPENED,
+    did(AuditAction.PROVIDERS_CONFIGURED, None, None, "", details=details)
+    audit.record_sign_in(
+        AuditAction.SESSION_OPENED,
         actor=Actor(account_id=bob.id, via="session"),
         target=account_target(bob),
         address="192.0.2.7",
@@ -391,10 +399,10 @@ def test_what_is_done_to_keys_people_and_settings_is_told_in_words(
 def test_every_action_has_words_and_a_kind_to_filter_by(
     signed_in: Client, project: Project, alice: Account
 ) -> None:
-    for action in Action:
+    for action in AuditAction:
         did(action, alice, project, "the thing", details={"memories": 2})
     told = {}
-    for action in Action:
+    for action in AuditAction:
         [entry] = listed(signed_in, event=action)
         assert entry[1] and "{" not in entry[1]
         told[action] = entry
@@ -406,7 +414,7 @@ def test_every_action_has_words_and_a_kind_to_filter_by(
 
 def test_failures_that_were_counted_together_are_told_so(signed_in: Client) -> None:
     AuditEntry(
-        action=Action.SESSION_REFUSED, target_kind=audit.MANY, count=1200, at=timezone.now()
+        action=AuditAction.SESSION_REFUSED, target_kind=audit.MANY, count=1200, at=timezone.now()
     ).save()
     assert sentences(text_of(signed_in)) == [
         "1,200 more failed sign-ins within an hour, counted together"
@@ -416,11 +424,11 @@ def test_failures_that_were_counted_together_are_told_so(signed_in: Client) -> N
 def test_members_see_neither_others_sign_ins_nor_what_is_for_administrators(
     signed_in: Client, project: Project, alice: Account, bob: Account, charlie: Account
 ) -> None:
-    did(Action.SESSION_OPENED, alice, None, "Alice")
-    did(Action.SESSION_REFUSED, None, None, "Bob")
-    did(Action.PROVIDERS_CONFIGURED, alice, None, "")
-    did(Action.KEY_MADE, alice, project, "of Alice")
-    did(Action.SESSION_OPENED, bob, None, "Bob", address="192.0.2.9")
+    did(AuditAction.SESSION_OPENED, alice, None, "Alice")
+    did(AuditAction.SESSION_REFUSED, None, None, "Bob")
+    did(AuditAction.PROVIDERS_CONFIGURED, alice, None, "")
+    did(AuditAction.KEY_MADE, alice, project, "of Alice")
+    did(AuditAction.SESSION_OPENED, bob, None, "Bob", address="192.0.2.9")
     happened(project, new_text="Drinks tea", account=alice)
     member = sign_in(bob)
     assert sentences(text_of(member)) == ["Drinks tea", "Bob signed in"]
@@ -444,8 +452,8 @@ def test_each_filter_leaves_of_both_what_it_says(
     signed_in: Client, project: Project, alice: Account, bob: Account
 ) -> None:
     old = timezone.now() - timedelta(days=9)
-    AuditEntry(project=project, action=Action.KEY_REVOKED, target_label="old", at=old).save()
-    did(Action.KEY_MADE, bob, project, "wanted")
+    AuditEntry(project=project, action=AuditAction.KEY_REVOKED, target_label="old", at=old).save()
+    did(AuditAction.KEY_MADE, bob, project, "wanted")
     happened(project, new_text="added", account=alice, client="curl")
     told = ["Bob made the API key ‘wanted’"]
     for params in (
@@ -477,7 +485,9 @@ def test_paging_over_both_shows_each_entry_once_also_of_the_same_moment(
             expected.add(words)
         else:
             place = project if n % 2 else None
-            AuditEntry(project=place, action=Action.KEY_REVOKED, target_label=words, at=at).save()
+            AuditEntry(
+                project=place, action=AuditAction.KEY_REVOKED, target_label=words, at=at
+            ).save()
             expected.add(f"Someone revoked the API key ‘{words}’")
     seen: list[str] = []
     address: str | None = "/dashboard/activity"
@@ -485,7 +495,7 @@ def test_paging_over_both_shows_each_entry_once_also_of_the_same_moment(
         text = re.sub(r"\s+", " ", signed_in.get(address).content.decode())
         seen += sentences(text)
         happened(project, new_text="came later")
-        did(Action.KEY_MADE, alice, project, "came later")
+        did(AuditAction.KEY_MADE, alice, project, "came later")
         older = re.search(r'href="(\?[^"]*)" rel="next"', text)
         address = "/dashboard/activity" + older[1].replace("&amp;", "&") if older else None
     assert sorted(seen) == sorted(expected)
@@ -498,7 +508,9 @@ def test_both_are_exported_as_the_filter_shows_them(
     monkeypatch.setattr(activity, "BATCH", 3)
     for n in range(5):
         happened(project, new_text=f"fact {n}", account=alice)
-        did(Action.KEY_MADE, alice, project, f"=key {n}", address="192.0.2.7", details={"a": n})
+        did(
+            AuditAction.KEY_MADE, alice, project, f"=key {n}", address="192.0.2.7", details={"a": n}
+        )
     records = [json.loads(line) for line in exported(signed_in, format="jsonl").splitlines()]
     assert [record["event"] for record in records] == ["key.made", "ADD"] * 5
     assert records[0]["target"] == "=key 4" and records[0]["changes"] == {"a": 4}
@@ -521,18 +533,18 @@ def test_the_number_of_statements_does_not_grow_with_either(
         return len(caught)
 
     happened(project, account=alice)
-    did(Action.KEY_MADE, alice, project)
+    did(AuditAction.KEY_MADE, alice, project)
     text_of(signed_in)
     before = statements()
     for n in range(20):
         happened(project, account=(alice, bob)[n % 2])
-        did(Action.KEY_MADE, (alice, bob)[n % 2], project)
-        did(Action.SESSION_OPENED, (alice, bob)[n % 2])
+        did(AuditAction.KEY_MADE, (alice, bob)[n % 2], project)
+        did(AuditAction.SESSION_OPENED, (alice, bob)[n % 2])
     assert statements() == before
 
 
 def test_what_was_typed_is_inert_in_entries_as_well(signed_in: Client, project: Project) -> None:
-    row = did(Action.KEY_MADE, None, project, HOSTILE, details={HOSTILE: [HOSTILE, HOSTILE]})
+    row = did(AuditAction.KEY_MADE, None, project, HOSTILE, details={HOSTILE: [HOSTILE, HOSTILE]})
     text = text_of(signed_in)
     assert "<img" not in text and "<script>alert" not in text
     for method in ("post", "put", "patch", "delete"):

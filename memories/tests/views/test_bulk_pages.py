@@ -507,8 +507,8 @@ def test_a_large_change_is_watched_on_its_own_page(signed_in: Client, job: Opera
     partial = signed_in.get(page, headers={"HX-Request": "true"})
     assert b"<html" not in partial.content and b'id="operation"' in partial.content
     while Operation.objects.get().state == "preparing":
-        bulk_work.step(job.id)
-    bulk_work.step(job.id)
+        bulk_work.run_next_batch(job.id)
+    bulk_work.run_next_batch(job.id)
     assert "500 of 1,200" in text_of(signed_in.get(page))
     bulk_work.work(lambda rows: None)
     text = text_of(signed_in.get(page))
@@ -524,7 +524,7 @@ def test_a_large_change_is_watched_on_its_own_page(signed_in: Client, job: Opera
 def test_a_job_is_ended_and_what_it_did_is_undone(signed_in: Client, job: Operation) -> None:
     page = f"/dashboard/operations/{job.id}"
     while Operation.objects.get().done == 0:
-        bulk_work.step(job.id)
+        bulk_work.run_next_batch(job.id)
     assert signed_in.post(f"{page}/cancel")["Location"] == page
     text = text_of(signed_in.get(page))
     assert "Cancelled" in text and f'action="{page}/undo"' in text

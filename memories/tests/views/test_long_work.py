@@ -56,7 +56,7 @@ def shown(signed_in: Client, state: str = "") -> str:
 def run_waiting() -> list[Job]:
     """Does all jobs that are ready; how they stand then."""
     done = []
-    while (job := claims.claim(list(kinds.known()), claims.Turns())) is not None:
+    while (job := claims.claim(list(kinds.known_kinds()), claims.ProjectRotation())) is not None:
         run_job(job, threading.Event())
         job.refresh_from_db()
         done.append(job)
@@ -104,10 +104,10 @@ def passage(engine: Any, owner: Any) -> Reembedding:
     """Two of three memories have their new vectors, and the provider refuses the third."""
     ids = add(owner, "green tea", "black coffee", "red wine")
     job = Reembedding.objects.create(
-        config=configuration.sealed(configuration.current()),
+        config=configuration.seal(configuration.current_configuration()),
         model_key=NEW,
         dims=64,
-        former_config=configuration.sealed(configuration.current()),
+        former_config=configuration.seal(configuration.current_configuration()),
         problem="The provider has refused the key since 16:58.",
         account_id=owner.account_id,
     )
@@ -131,7 +131,7 @@ def test_re_embedding_is_listed_with_its_problem_for_the_owner_alone(signed_in, 
 
 def test_cancelling_it_answers_at_once_and_a_job_removes_its_vectors(signed_in, passage):
     signed_in.post(f"{PAGE}/reembedding/{passage.pk}/cancel")
-    assert reembedding.running() is None
+    assert reembedding.find_running() is None
     assert MemoryVector.objects.filter(model_key=NEW).count() == 2
     [job] = run_waiting()
     assert (job.state, job.result) == ("succeeded", "2 vectors removed")

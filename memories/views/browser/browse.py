@@ -18,9 +18,9 @@ from memories.browse import export as writing
 from memories.browse import service as reads
 from memories.browse.selection import DELETED, Selection
 from memories.views.browser import listing
-from memories.views.browser.inspector import inspected
-from memories.views.browser.place import Place, search_waits
-from memories.views.browser.saved import shown
+from memories.views.browser.inspector import inspector_context
+from memories.views.browser.place import BrowserAddress, search_waits
+from memories.views.browser.saved import list_shown_views
 
 # What the list's last column says, where it is not when a memory was created.
 WHEN: Final = {
@@ -37,13 +37,13 @@ WHEN: Final = {
 def browse(request: PageRequest) -> HttpResponse:
     """The list, with the memory that the address names beside it."""
     request.principal.require(Scope.READ)
-    place = Place.of(dict(request.GET.lists()))
+    place = BrowserAddress.of(dict(request.GET.lists()))
     partial = is_partial(request)
     if partial and request.htmx.target == "inspector-slot":
-        context = inspected(request, place, listed=None)
+        context = inspector_context(request, place, listed=None)
         answer = render(request, "memories/_slot.html", context)
     else:
-        context = listed(request, place)
+        context = list_context(request, place)
         place = context["place"]
         name = "memories/_answer.html" if partial else "memories/browse.html"
         answer = render(request, name, context | {"partial": partial})
@@ -52,13 +52,13 @@ def browse(request: PageRequest) -> HttpResponse:
     return answer
 
 
-def listed(request: PageRequest, place: Place) -> dict[str, Any]:
+def list_context(request: PageRequest, place: BrowserAddress) -> dict[str, Any]:
     """What the list and the inspector beside it show."""
     principal = request.principal
     selection = place.selection
-    found = reads.page(principal, selection, number=place.number)
-    place = Place(selection, found.number, place.memory_id)
-    rows = listing.rows(found, place)
+    found = reads.read_page(principal, selection, number=place.number)
+    place = BrowserAddress(selection, found.number, place.memory_id)
+    rows = listing.list_rows(found, place)
     first = (found.number - 1) * found.per_page
     return {
         "selection": selection,
@@ -66,37 +66,37 @@ def listed(request: PageRequest, place: Place) -> dict[str, Any]:
         "rows": rows,
         "first": first + 1,
         "last": first + len(rows),
-        "chips": listing.chips(place),
+        "chips": listing.filter_chips(place),
         "is_filtered": bool(selection.fields or selection.q),
         "bin_url": "" if rows else _bin_url(principal, selection),
         "retention_days": principal.project.retention_days,
         "told": selection.words(),
-        "in_search": listing.hidden(selection, "fields", "sort"),
+        "in_search": listing.hidden_fields(selection, "fields", "sort"),
         "params": selection.params(),
         "sorts": listing.sorts(place),
         "sort_word": listing.sort_word(selection),
         "when": WHEN.get(selection.sort, "Created"),
-        "pages": listing.pages(place, found),
-        "exports": listing.exports(selection),
+        "pages": listing.page_links(place, found),
+        "exports": listing.export_choices(selection),
         "filters_url": listing.filters_url(selection),
-        "clear_url": Place(Selection()).url(),
-        "views": shown(principal, selection),
+        "clear_url": BrowserAddress(Selection()).url(),
+        "views": list_shown_views(principal, selection),
         "may_select": Scope.REVIEW in principal.scopes,
         "may_add": Scope.WRITE in principal.scopes,
         "may_erase": Scope.ADMIN in principal.scopes and selection.deleted,
         "selects_all": found.mode != "meaning" and found.total > len(rows),
-        "by_words_url": listing.by_words(place),
-        "by_meaning_url": listing.by_meaning(place),
+        "by_words_url": listing.url_by_words(place),
+        "by_meaning_url": listing.url_by_meaning(place),
         "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
-    } | inspected(request, place, listed=[row.memory.id for row in rows])
+    } | inspector_context(request, place, listed=[row.memory.id for row in rows])
 
 
 def _bin_url(principal: Principal, selection: Selection) -> str:
     """Where nothing is left, the way to what was deleted; "" if there is none, or for a filter."""
     if not selection.is_everything or Scope.REVIEW not in principal.scopes:
         return ""
-    deleted = Place(Selection(fields={"deleted": (DELETED,)})).url()
-    return deleted if visibility.restorable(principal).exists() else ""
+    deleted = BrowserAddress(Selection(fields={"deleted": (DELETED,)})).url()
+    return deleted if visibility.filter_restorable(principal).exists() else ""
 
 
 @require_safe

@@ -15,8 +15,8 @@ from core.principal import Principal, Scope
 from memories.browse import service as reads
 from memories.browse.selection import DELETED, Selection
 from memories.views.browser import listing, words
-from memories.views.browser.place import Place
-from memories.views.browser.words import Field
+from memories.views.browser.place import BrowserAddress
+from memories.views.browser.words import FieldWords
 
 # What the form brings beside the fields themselves.
 OTHER: Final = "other_"
@@ -28,7 +28,7 @@ _FORM: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class FilterValue:
     """One box to tick."""
 
     value: str
@@ -38,12 +38,12 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FilterGroup:
     """A field with what can be asked of it. `more` is text that was typed, `span` two days; `note`
     stands where there is nothing to tick, or below it."""
 
-    field: Field
-    values: list[Value]
+    field: FieldWords
+    values: list[FilterValue]
     chosen: int
     span: tuple[str, str] = ("", "")
     more: str = ""
@@ -60,7 +60,7 @@ def filters(request: PageRequest) -> HttpResponse:
     problem = ""
     if "apply" in given:
         try:
-            return redirect(Place(gathered(given)).url())
+            return redirect(BrowserAddress(selection_of_form(given)).url())
         except InvalidInputError as error:
             problem = error.message
     try:
@@ -71,11 +71,11 @@ def filters(request: PageRequest) -> HttpResponse:
         selection = Selection()
     context = {
         "selection": selection,
-        "groups": groups(principal, selection, given if problem else {}),
-        "kept": listing.hidden(selection, "q", "mode", "sort"),
+        "groups": filter_groups(principal, selection, given if problem else {}),
+        "kept": listing.hidden_fields(selection, "q", "mode", "sort"),
         "problem": problem,
-        "clear_url": Place(replace(selection, fields={})).url(),
-        "browse_url": Place(selection).url(),
+        "clear_url": BrowserAddress(replace(selection, fields={})).url(),
+        "browse_url": BrowserAddress(selection).url(),
     }
     partial = is_partial(request)
     name = "memories/_filters.html" if partial else "memories/filters.html"
@@ -86,7 +86,7 @@ def filters(request: PageRequest) -> HttpResponse:
     return answer
 
 
-def gathered(given: Mapping[str, Sequence[str]]) -> Selection:
+def selection_of_form(given: Mapping[str, Sequence[str]]) -> Selection:
     """The selection that a filled-in form means; InvalidInputError for what no field can have."""
     lists: dict[str, list[str]] = {name: list(values) for name, values in given.items()}
     for field in words.FIELDS:
@@ -103,9 +103,9 @@ def gathered(given: Mapping[str, Sequence[str]]) -> Selection:
     return Selection.of(lists, beside=_FORM)
 
 
-def groups(
+def filter_groups(
     principal: Principal, selection: Selection, typed: Mapping[str, Sequence[str]]
-) -> list[Group]:
+) -> list[FilterGroup]:
     """Every field that this caller can filter by. `typed` is what a form said that did not fit."""
     counted = reads.facets(principal, selection) | reads.more_facets(principal, selection)
     made = []
@@ -118,11 +118,11 @@ def groups(
             span = (_last(typed, f"{FROM}{field.name}"), _last(typed, f"{UNTIL}{field.name}"))
         more = _last(typed, f"{OTHER}{field.name}") or more
         note = _note(field, values, counted)
-        made.append(Group(field, values, len(chosen), span, more, note))
+        made.append(FilterGroup(field, values, len(chosen), span, more, note))
     return made
 
 
-def _note(field: Field, values: Sequence[Value], counted: Mapping[str, Any]) -> str:
+def _note(field: FieldWords, values: Sequence[FilterValue], counted: Mapping[str, Any]) -> str:
     if field.name == "run_id" and field.name not in counted:
         return "There are many: choose a user, an agent or an app first, or name one."
     if field.kind == "metadata" and values:
@@ -131,8 +131,8 @@ def _note(field: Field, values: Sequence[Value], counted: Mapping[str, Any]) -> 
 
 
 def _asked(
-    field: Field, chosen: Sequence[str], counted: Mapping[str, list[reads.Facet]]
-) -> tuple[list[Value], tuple[str, str], str]:
+    field: FieldWords, chosen: Sequence[str], counted: Mapping[str, list[reads.FacetValue]]
+) -> tuple[list[FilterValue], tuple[str, str], str]:
     def word(value: str) -> str:
         told = words.value_word(field.name, value)
         return told[:1].upper() + told[1:] if field.kind == "time" or not value else told
@@ -140,23 +140,26 @@ def _asked(
     if field.kind == "time":
         counts = {facet.value: facet.count for facet in counted.get(field.name, [])}
         spans = [
-            Value(value, word(value), counts.get(value), value in chosen) for value in words.SPANS
+            FilterValue(value, word(value), counts.get(value), value in chosen)
+            for value in words.SPANS
         ]
         own = next((value for value in chosen if value not in words.SPANS), "")
         first, dots, last = own.partition("..")
         return spans, (first, last if dots else first), ""
     if field.kind == "metadata":
-        keys = [Value(f.value, f.value, f.count, f.value in chosen) for f in counted[field.name]]
+        keys = [
+            FilterValue(f.value, f.value, f.count, f.value in chosen) for f in counted[field.name]
+        ]
         known = {value.value for value in keys}
-        typed = [Value(value, value, None, True) for value in chosen if value not in known]
+        typed = [FilterValue(value, value, None, True) for value in chosen if value not in known]
         return [*typed, *keys], ("", ""), ""
     if field.name == "deleted":
         label = "Deleted, not yet removed"
-        return [Value(DELETED, label, None, DELETED in chosen)], ("", ""), ""
+        return [FilterValue(DELETED, label, None, DELETED in chosen)], ("", ""), ""
     facets = counted.get(field.name, [])
-    listed = [Value(f.value, word(f.value), f.count, f.chosen) for f in facets]
+    listed = [FilterValue(f.value, word(f.value), f.count, f.chosen) for f in facets]
     known = {value.value for value in listed}
-    listed += [Value(value, word(value), 0, True) for value in chosen if value not in known]
+    listed += [FilterValue(value, word(value), 0, True) for value in chosen if value not in known]
     return listed, ("", ""), ""
 
 

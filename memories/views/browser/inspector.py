@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST
 
 from accounts.web import PageRequest, local_path, page
 from core.errors import ConflictError, InvalidInputError, NotFoundError
-from core.http.waiting import Waits, waits_for
+from core.http.waiting import ProviderWait, waits_for
 from core.principal import Scope
 from memories import queries, visibility
 from memories.browse import service as reads
@@ -26,15 +26,15 @@ from memories.editing import service as services
 from memories.models import ENTITY_FIELDS, Confidence, Memory, ReviewStatus, Revision
 from memories.review import service as reviewing
 from memories.views.browser import marks, words
-from memories.views.browser.place import Place
-from memories.views.forms import written
+from memories.views.browser.place import BrowserAddress
+from memories.views.forms import format_metadata
 
 # How far ahead the expiry's menu offers a day.
 AHEAD: Final = (("In 7 days", 7), ("In 30 days", 30), ("In a year", 365))
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class HistoryEvent:
     """An entry of the history: what was done, by whom, and what it changed."""
 
     revision: Revision
@@ -46,7 +46,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
+class NearMemory:
     """A similar memory; `score` is the cosine of their vectors."""
 
     memory: Memory
@@ -55,7 +55,7 @@ class Near:
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class MemoryFact:
     """A labelled value of the memory, with the way to all that share it."""
 
     label: str
@@ -63,8 +63,8 @@ class Fact:
     url: str
 
 
-def inspected(
-    request: PageRequest, place: Place, *, listed: Sequence[UUID] | None
+def inspector_context(
+    request: PageRequest, place: BrowserAddress, *, listed: Sequence[UUID] | None
 ) -> dict[str, Any]:
     """What the inspector shows. `listed` are the ids beside it in their order, None where the page
     that is already there knows them. A memory that is gone, or that never was, is told as such."""
@@ -73,12 +73,12 @@ def inspected(
         return context | {"inspects": False}
     context |= {"inspects": True, "closed_url": place.url(memory_id=None)}
     try:
-        detail = reads.one(request.principal, place.memory_id)
+        detail = reads.get_detail(request.principal, place.memory_id)
     except NotFoundError:
         return context | {"detail": None}
     memory = detail.memory
     scopes = request.principal.scopes
-    marked = marks.of(place.selection, [memory]).get(memory.id, ())
+    marked = marks.marks_of(place.selection, [memory]).get(memory.id, ())
     return context | {
         "detail": detail,
         "memory": memory,
@@ -92,9 +92,9 @@ def inspected(
         "confidences": _options("confidence", Confidence.values, memory.confidence),
         "expired": visibility.has_expired(memory, timezone.now()),
         "ahead": [(label, timezone.now() + timedelta(days=days)) for label, days in AHEAD],
-        "metadata": written(memory.metadata),
+        "metadata": format_metadata(memory.metadata),
         "similar": [
-            Near(near.memory, near.score, place.url(memory_id=near.memory.id))
+            NearMemory(near.memory, near.score, place.url(memory_id=near.memory.id))
             for near in detail.similar
         ],
         "events": [_event(entry) for entry in detail.history],
@@ -106,15 +106,15 @@ def inspected(
     }
 
 
-def _facts(memory: Memory) -> list[Fact]:
+def _facts(memory: Memory) -> list[MemoryFact]:
     made = []
     for name in ENTITY_FIELDS:
         if value := getattr(memory, name):
-            url = Place(Selection(fields={name: (value,)})).url()
-            made.append(Fact(words.BY_NAME[name].label, value, url))
+            url = BrowserAddress(Selection(fields={name: (value,)})).url()
+            made.append(MemoryFact(words.BY_NAME[name].label, value, url))
     if memory.source:
-        url = Place(Selection(fields={"source": (memory.source,)})).url()
-        made.append(Fact("Source", memory.source, url))
+        url = BrowserAddress(Selection(fields={"source": (memory.source,)})).url()
+        made.append(MemoryFact("Source", memory.source, url))
     return made
 
 
@@ -122,7 +122,7 @@ def _options(field: str, values: Sequence[str], chosen: str) -> list[tuple[str, 
     return [(value, words.value_word(field, value), value == chosen) for value in values]
 
 
-def _event(entry: reads.Entry) -> Event:
+def _event(entry: reads.HistoryEntry) -> HistoryEvent:
     revision = entry.revision
     old, new = revision.old_text, revision.new_text
     if old is not None and new is not None and old != new:
@@ -131,7 +131,7 @@ def _event(entry: reads.Entry) -> Event:
         text = new if revision.event == "ADD" else None
         parts = [("same", text)] if text else []
     word, look = words.EVENTS.get(revision.event, (revision.event.capitalize(), "update"))
-    return Event(
+    return HistoryEvent(
         revision=revision,
         word=word,
         kind=look,
@@ -141,7 +141,7 @@ def _event(entry: reads.Entry) -> Event:
     )
 
 
-def _steps(place: Place, listed: Sequence[UUID] | None) -> dict[str, str]:
+def _steps(place: BrowserAddress, listed: Sequence[UUID] | None) -> dict[str, str]:
     """The addresses of the memories before and after it in the list, "" at its ends."""
     urls = {"previous_url": "", "next_url": ""}
     if listed is None or place.memory_id not in listed:
@@ -167,8 +167,10 @@ def review(request: PageRequest, memory_id: UUID) -> HttpResponse:
     """Sets the review status."""
     status = request.POST.get("status", "")
     reviewing.set_review(request.principal, memory_id, status)
-    done(request, memory_id, f"Marked as {words.value_word('review_status', status).lower()}.")
-    return back(request)
+    report_change(
+        request, memory_id, f"Marked as {words.value_word('review_status', status).lower()}."
+    )
+    return redirect_back(request)
 
 
 @require_POST
@@ -177,8 +179,8 @@ def confidence(request: PageRequest, memory_id: UUID) -> HttpResponse:
     """Sets how much the memory is to be trusted."""
     value = request.POST.get("confidence", "")
     reviewing.set_confidence(request.principal, memory_id, value)
-    done(request, memory_id, f"The confidence is {value} now.")
-    return back(request)
+    report_change(request, memory_id, f"The confidence is {value} now.")
+    return redirect_back(request)
 
 
 @require_POST
@@ -189,8 +191,10 @@ def expiry(request: PageRequest, memory_id: UUID) -> HttpResponse:
         raise InvalidInputError("The form names no last day. Nothing was changed.")
     day = request.POST["day"].strip()
     reviewing.set_expiry(request.principal, memory_id, day)
-    done(request, memory_id, f"It expires after {day}." if day else "It never expires now.")
-    return back(request)
+    report_change(
+        request, memory_id, f"It expires after {day}." if day else "It never expires now."
+    )
+    return redirect_back(request)
 
 
 @require_POST
@@ -198,8 +202,8 @@ def expiry(request: PageRequest, memory_id: UUID) -> HttpResponse:
 def delete(request: PageRequest, memory_id: UUID) -> HttpResponse:
     """Deletes it at once: whoever did that can undo it."""
     services.delete_memory(request.principal, memory_id)
-    done(request, memory_id, "Memory deleted.")
-    return back(request, closed=True)
+    report_change(request, memory_id, "Memory deleted.")
+    return redirect_back(request, closed=True)
 
 
 @require_POST
@@ -208,10 +212,10 @@ def restore(request: PageRequest, memory_id: UUID) -> HttpResponse:
     """Brings a deleted memory back as it was."""
     services.restore_memories(request.principal, [memory_id])
     messages.success(request, "Memory restored.")
-    return back(request)
+    return redirect_back(request)
 
 
-@waits_for(Waits.EMBEDDER)
+@waits_for(ProviderWait.EMBEDDER)
 @require_POST
 @page
 def undo(request: PageRequest, memory_id: UUID, revision_id: int) -> HttpResponse:
@@ -221,10 +225,10 @@ def undo(request: PageRequest, memory_id: UUID, revision_id: int) -> HttpRespons
         messages.success(request, "Undone.")
     except ConflictError as error:
         messages.error(request, error.message)
-    return back(request)
+    return redirect_back(request)
 
 
-def done(request: PageRequest, memory_id: UUID, told: str) -> None:
+def report_change(request: PageRequest, memory_id: UUID, told: str) -> None:
     """Tells what a change came to, with the way to undo it."""
     principal = request.principal
     made = [
@@ -236,10 +240,10 @@ def done(request: PageRequest, memory_id: UUID, told: str) -> None:
     messages.success(request, told, extra_tags=way)
 
 
-def back(request: PageRequest, *, closed: bool = False) -> HttpResponse:
+def redirect_back(request: PageRequest, *, closed: bool = False) -> HttpResponse:
     """To where the form was sent from; `closed` without the memory that was open there."""
     path = local_path(request.POST.get("next") or reverse("memories:browse"))
-    place = Place.at(path)
+    place = BrowserAddress.at(path)
     if closed and place is not None:
         path = replace(place, memory_id=None).url()
     return redirect(path)

@@ -13,11 +13,11 @@ from django.utils.safestring import SafeString
 from memories import visibility
 from memories.browse import service as reads
 from memories.browse.selection import Selection
-from memories.browse.service import Page
+from memories.browse.service import MemoryPage
 from memories.models import Memory
 from memories.retrievals import Retrieval
 from memories.views.browser import marks, words
-from memories.views.browser.place import Place
+from memories.views.browser.place import BrowserAddress
 
 SHOWN_LABELS: Final = 4
 # Two lines are less; more of them only make the page larger.
@@ -30,7 +30,7 @@ FORMATS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ListedMemory:
     """A memory as the list shows it: `text` cut and marked, `labels` are (text, class of the state
     or "")."""
 
@@ -46,7 +46,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Chip:
+class FilterChip:
     """A filter that is on, and the address without it."""
 
     label: str
@@ -56,7 +56,7 @@ class Chip:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LinkChoice:
     """A way to somewhere: a sort order, a format."""
 
     label: str
@@ -66,7 +66,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
+class PageLinks:
     """The ways to other pages; "" where there is none."""
 
     first: str
@@ -75,14 +75,14 @@ class Pages:
     last: str
 
 
-def rows(found: Page, place: Place) -> list[Row]:
+def list_rows(found: MemoryPage, place: BrowserAddress) -> list[ListedMemory]:
     found_by_meaning = found.rows if found.mode == "meaning" else []
-    marked = marks.of(place.selection, found_by_meaning)
+    marked = marks.marks_of(place.selection, found_by_meaning)
     shown = []
     for memory in found.rows:
         every = _labels(memory)
         shown.append(
-            Row(
+            ListedMemory(
                 memory=memory,
                 text=marks.html(memory.text, marked.get(memory.id, ()), at_most=SHOWN_LETTERS),
                 url=place.url(memory_id=memory.id),
@@ -118,7 +118,7 @@ def ends_at(memory: Memory) -> datetime | None:
     return None if found == reads.LAST else found
 
 
-def chips(place: Place) -> list[Chip]:
+def filter_chips(place: BrowserAddress) -> list[FilterChip]:
     """The filters that are on, in the order of the menu."""
     selection = place.selection
     made = []
@@ -127,7 +127,7 @@ def chips(place: Place) -> list[Chip]:
         if not values:
             continue
         made.append(
-            Chip(
+            FilterChip(
                 label=field.label,
                 told=words.values_word(field.name, values),
                 in_full=", ".join(words.value_word(field.name, value) for value in values),
@@ -137,7 +137,7 @@ def chips(place: Place) -> list[Chip]:
     return made
 
 
-def hidden(selection: Selection, *parts: str) -> list[tuple[str, str]]:
+def hidden_fields(selection: Selection, *parts: str) -> list[tuple[str, str]]:
     """The parameters of `parts` (q, mode, fields, sort) for a form that brings the others."""
     own = {name for name in ("q", "mode", "sort") if name not in parts}
     return [
@@ -147,12 +147,12 @@ def hidden(selection: Selection, *parts: str) -> list[tuple[str, str]]:
     ]
 
 
-def sorts(place: Place) -> list[Choice]:
+def sorts(place: BrowserAddress) -> list[LinkChoice]:
     """The orders that this list can stand in."""
     chosen = place.selection.sort
     by_meaning = place.selection.by_meaning
     return [
-        Choice(label, "", _listed(replace(place.selection, sort=name)), name == chosen)
+        LinkChoice(label, "", _listed(replace(place.selection, sort=name)), name == chosen)
         for name, label in words.SORTS.items()
         if name != "best" or by_meaning
     ]
@@ -162,13 +162,13 @@ def sort_word(selection: Selection) -> str:
     return words.SORTS[selection.sort]
 
 
-def pages(place: Place, found: Page) -> Pages:
+def page_links(place: BrowserAddress, found: MemoryPage) -> PageLinks:
     number, count = found.number, max(found.pages, 1)
 
     def to(wanted: int) -> str:
         return place.url(number=wanted, memory_id=None) if wanted != number else ""
 
-    return Pages(
+    return PageLinks(
         first=to(1),
         previous=to(max(1, number - 1)),
         next=to(min(count, number + 1)),
@@ -176,13 +176,13 @@ def pages(place: Place, found: Page) -> Pages:
     )
 
 
-def exports(selection: Selection) -> list[Choice]:
+def export_choices(selection: Selection) -> list[LinkChoice]:
     """The files that the selection can become; none for a search by meaning, which has no end."""
     if selection.by_meaning:
         return []
     path = reverse("memories:memories-export")
     return [
-        Choice(label, note, f"{path}?{urlencode([*selection.params(), ('format', name)])}")
+        LinkChoice(label, note, f"{path}?{urlencode([*selection.params(), ('format', name)])}")
         for name, (label, note) in FORMATS.items()
     ]
 
@@ -191,19 +191,19 @@ def filters_url(selection: Selection) -> str:
     return _with(reverse("memories:filters"), selection.params())
 
 
-def by_words(place: Place) -> str:
+def url_by_words(place: BrowserAddress) -> str:
     """The same search, for what holds the words."""
     return _listed(replace(place.selection, mode="words", sort="newest"))
 
 
-def by_meaning(place: Place) -> str:
+def url_by_meaning(place: BrowserAddress) -> str:
     """The same search, for what is like it."""
     return _listed(replace(place.selection, mode="meaning", sort="best"))
 
 
 def _listed(selection: Selection) -> str:
     """From the beginning, and with nothing open: another list has other pages."""
-    return Place(selection).url()
+    return BrowserAddress(selection).url()
 
 
 def _with(path: str, params: Sequence[tuple[str, str]]) -> str:

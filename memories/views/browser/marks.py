@@ -9,13 +9,13 @@ from django.utils.safestring import SafeString
 
 from memories.browse.selection import Selection
 from memories.models import Memory
-from memories.search.highlights import Mark, marked
+from memories.search.highlights import Mark, mark_words
 
 Marks = Mapping[UUID, Sequence[Mark]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnsweredWord:
     """A word of the search, and the words of a text that answer it; none where it stands there
     itself and alone."""
 
@@ -23,12 +23,12 @@ class Answered:
     by: tuple[str, ...]
 
 
-def of(selection: Selection, memories: Sequence[Memory]) -> Marks:
+def marks_of(selection: Selection, memories: Sequence[Memory]) -> Marks:
     """The marks of memories that a search by meaning has found; of any other list there are none.
     What is deleted is found by words alone."""
     if not selection.by_meaning or selection.deleted:
         return {}
-    return marked(selection.q, memories)
+    return mark_words(selection.q, memories)
 
 
 def html(text: str, marks: Sequence[Mark], *, at_most: int = 0) -> SafeString:
@@ -52,7 +52,7 @@ def html(text: str, marks: Sequence[Mark], *, at_most: int = 0) -> SafeString:
     return format_html_join("", "{}", ((piece,) for piece in pieces))
 
 
-def legend(selection: Selection, text: str, marks: Sequence[Mark]) -> list[Answered]:
+def legend(selection: Selection, text: str, marks: Sequence[Mark]) -> list[AnsweredWord]:
     """What answers which word of the search, in the order of the search."""
     found: dict[str, dict[str, str]] = {}
     for mark in marks:
@@ -62,5 +62,7 @@ def legend(selection: Selection, text: str, marks: Sequence[Mark]) -> list[Answe
     told = []
     for asked in sorted(found, key=selection.q.find):
         words = found[asked]
-        told.append(Answered(asked, () if [*words] == [asked.casefold()] else (*words.values(),)))
+        told.append(
+            AnsweredWord(asked, () if [*words] == [asked.casefold()] else (*words.values(),))
+        )
     return told

@@ -10,13 +10,13 @@ from django.urls import reverse
 
 from core import names
 from core.errors import InvalidInputError, NotFoundError
-from core.http.waiting import Asked, Waits
+from core.http.waiting import IncomingRequest, ProviderWait
 from memories.browse.selection import Selection
 from memories.visibility import as_uuid
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BrowserAddress:
     """What is listed, which page of it, and which memory stands open."""
 
     selection: Selection
@@ -24,7 +24,9 @@ class Place:
     memory_id: UUID | None = None
 
     @classmethod
-    def of(cls, params: Mapping[str, Sequence[str]], *, beside: Collection[str] = ()) -> "Place":
+    def of(
+        cls, params: Mapping[str, Sequence[str]], *, beside: Collection[str] = ()
+    ) -> "BrowserAddress":
         """From a QueryDict's lists; `beside` is what else a form says.
 
         InvalidInputError for what no filter has; NotFoundError for an id that is none.
@@ -36,7 +38,7 @@ class Place:
         return cls(selection, number, as_uuid(wanted) if wanted else None)
 
     @classmethod
-    def at(cls, path: str) -> "Place | None":
+    def at(cls, path: str) -> "BrowserAddress | None":
         """The place that an address of the browser names, None for any other."""
         try:
             split = urlsplit(path)
@@ -58,10 +60,10 @@ class Place:
         return f"{path}?{urlencode(params)}" if params else path
 
 
-def search_waits(asked: Asked) -> Waits:
+def search_waits(asked: IncomingRequest) -> ProviderWait:
     """Whom a list may wait for: a search by meaning needs the vector of its query."""
     if b"q=" not in asked.query:
-        return Waits.NOBODY
+        return ProviderWait.NOBODY
     params = asked.parameters()
     by_words = params.get("mode", [""])[-1] == "words"
-    return Waits.NOBODY if by_words or not any(params.get("q", ())) else Waits.QUERY
+    return ProviderWait.NOBODY if by_words or not any(params.get("q", ())) else ProviderWait.QUERY

@@ -16,8 +16,8 @@ from core.principal import Principal, Scope
 from memories.browse import saved_views
 from memories.browse.selection import Selection
 from memories.models import SavedView
-from memories.views.browser.inspector import back
-from memories.views.browser.place import Place
+from memories.views.browser.inspector import redirect_back
+from memories.views.browser.place import BrowserAddress
 from memories.views.forms import ViewForm
 
 # What the form that saves a view says beside the selection.
@@ -25,7 +25,7 @@ FORM: Final = frozenset({"csrfmiddlewaretoken", "name", "shared", "page", "id"})
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownView:
     """A view as menu and page show it. `url` is "" where this version cannot read it."""
 
     view: SavedView
@@ -36,18 +36,18 @@ class Shown:
     is_open: bool = False
 
 
-def shown(principal: Principal, selection: Selection | None = None) -> list[Shown]:
+def list_shown_views(principal: Principal, selection: Selection | None = None) -> list[ShownView]:
     """The views of the caller and of the project; `selection` is the one that is looked at."""
     made = []
     for view in saved_views.list_views(principal):
         try:
             kept = saved_views.selection_of(view)
-            url, told = Place(kept).url(), kept.words()
+            url, told = BrowserAddress(kept).url(), kept.words()
         except InvalidInputError:
             kept, url, told = None, "", "A newer or older version of the server made it."
         is_own = view.owner_id == principal.account_id
         made.append(
-            Shown(
+            ShownView(
                 view=view,
                 url=url,
                 told=told,
@@ -64,7 +64,7 @@ def shown(principal: Principal, selection: Selection | None = None) -> list[Show
 def views(request: PageRequest) -> HttpResponse:
     """All views, to rename and to delete."""
     names.check_page(request.GET, ())
-    return render(request, "memories/views.html", {"views": shown(request.principal)})
+    return render(request, "memories/views.html", {"views": list_shown_views(request.principal)})
 
 
 @require_POST
@@ -82,7 +82,7 @@ def save(request: PageRequest) -> HttpResponse:
         form.add_error("name", error.message)
         return _again(request, form, selection)
     messages.success(request, f"View “{view.name}” saved.")
-    return redirect(Place(selection).url())
+    return redirect(BrowserAddress(selection).url())
 
 
 def _again(request: PageRequest, form: ViewForm, selection: Selection) -> HttpResponse:
@@ -90,7 +90,7 @@ def _again(request: PageRequest, form: ViewForm, selection: Selection) -> HttpRe
         "form": form,
         "params": selection.params(),
         "told": selection.words(),
-        "browse_url": Place(selection).url(),
+        "browse_url": BrowserAddress(selection).url(),
         "may_share": Scope.REVIEW in request.principal.scopes,
     }
     return render(request, "memories/view_save.html", context, status=422)
@@ -118,4 +118,4 @@ def delete(request: PageRequest, view_id: int) -> HttpResponse:
     """Deletes a view; what it shows stays."""
     view = saved_views.delete(request.principal, view_id)
     messages.success(request, f"View “{view.name}” deleted.")
-    return back(request)
+    return redirect_back(request)

@@ -12,7 +12,7 @@ from memories.texts import parse_instant
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FieldWords:
     """A field of the filter: its name in the address, its words, its icon.
 
     `kind`: "values" are counted and ticked, "time" is a span, "metadata" a key with a value.
@@ -27,19 +27,19 @@ class Field:
 
 
 FIELDS: Final = (
-    Field("user_id", "User", "user", free=True),
-    Field("agent_id", "Agent", "robot", free=True),
-    Field("app_id", "App", "apps", free=True),
-    Field("run_id", "Run", "route", free=True),
-    Field("review_status", "Status", "checks"),
-    Field("confidence", "Confidence", "target"),
-    Field("source", "Source", "link", free=True),
-    Field("expiry", "Expiry", "hourglass"),
-    Field("collection", "Collection", "folders"),
-    Field("created", "Created", "calendar", kind="time"),
-    Field("updated", "Updated", "clock", kind="time"),
-    Field("metadata", "Metadata", "code", kind="metadata"),
-    Field("deleted", "Deleted", "trash"),
+    FieldWords("user_id", "User", "user", free=True),
+    FieldWords("agent_id", "Agent", "robot", free=True),
+    FieldWords("app_id", "App", "apps", free=True),
+    FieldWords("run_id", "Run", "route", free=True),
+    FieldWords("review_status", "Status", "checks"),
+    FieldWords("confidence", "Confidence", "target"),
+    FieldWords("source", "Source", "link", free=True),
+    FieldWords("expiry", "Expiry", "hourglass"),
+    FieldWords("collection", "Collection", "folders"),
+    FieldWords("created", "Created", "calendar", kind="time"),
+    FieldWords("updated", "Updated", "clock", kind="time"),
+    FieldWords("metadata", "Metadata", "code", kind="metadata"),
+    FieldWords("deleted", "Deleted", "trash"),
 )
 BY_NAME: Final = {field.name: field for field in FIELDS}
 

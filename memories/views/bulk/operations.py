@@ -15,10 +15,10 @@ from core.errors import ConflictError
 from core.pages.partial import is_partial
 from core.principal import Principal, Scope
 from memories.bulk import service as bulk
-from memories.bulk.service import Match
+from memories.bulk.service import BulkMatch
 from memories.models.bulk import Operation
 from memories.views.bulk.plan import done_words
-from memories.views.bulk.words import ACTIONS, counted, were
+from memories.views.bulk.words import ACTIONS, count_words, was_or_were
 
 SHOWN: Final = 50
 State = Operation.State
@@ -73,9 +73,9 @@ def operation_undo(request: PageRequest, operation_id: UUID) -> HttpResponse:
         return redirect(own_page)
     if found.is_active:
         return redirect(own_page)
-    told = f"Undone: {counted(found.undone)} {'is' if found.undone == 1 else 'are'} as before."
+    told = f"Undone: {count_words(found.undone)} {'is' if found.undone == 1 else 'are'} as before."
     if found.left:
-        told += f" {counted(found.left)} had been changed since, and {were(found.left)} left."
+        told += f" {count_words(found.left)} had been changed since, and {was_or_were(found.left)} left."
     (messages.warning if found.left else messages.success)(request, told)
     return redirect(local_path(back) if back else own_page)
 
@@ -99,7 +99,7 @@ def _told(found: Operation, principal: Principal) -> dict[str, Any]:
     return {
         "row": found,
         "words": words,
-        "title": f"{words.name}: {counted(found.count)}",
+        "title": f"{words.name}: {count_words(found.count)}",
         "state": word,
         "colour": colour,
         "handled": found.undone + found.left if found.state == State.UNDOING else found.handled,
@@ -130,7 +130,7 @@ def _again(found: Operation) -> list[tuple[str, str]] | None:
     if found.state != State.STOPPED:
         return None
     fields = [("action", found.action), ("value", found.value)]
-    match = Match(found.match)
+    match = BulkMatch(found.match)
     if (selection := match.selection) is not None:
         return [*fields, ("all", "1"), *selection.params()]
     return [*fields, *[("ids", str(id_)) for id_ in match.ids]] if match.ids else None

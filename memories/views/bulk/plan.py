@@ -21,8 +21,8 @@ from memories.browse.selection import Selection
 from memories.bulk import service as bulk
 from memories.models import Confidence
 from memories.models.bulk import Operation
-from memories.views.browser.place import Place
-from memories.views.bulk.words import ACTIONS, Words, counted, were
+from memories.views.browser.place import BrowserAddress
+from memories.views.bulk.words import ACTIONS, ActionWords, count_words, was_or_were
 from memories.visibility import as_uuid
 
 # Up to here a click confirms, beyond it the number has to be typed.
@@ -35,11 +35,11 @@ DAYS: Final = (("In 7 days", 7), ("In 30 days", 30), ("In 90 days", 90), ("In a 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BulkRequest:
     """What the list, or the page of the value, sent: an action on what is ticked or on all."""
 
     action: str
-    words: Words
+    words: ActionWords
     value: str
     selection: Selection | None
     ids: list[UUID] | None
@@ -47,15 +47,15 @@ class Asked:
     carried: list[tuple[str, str]]
 
     @classmethod
-    def of(cls, sent: QueryDict) -> "Asked":
+    def of(cls, sent: QueryDict) -> "BulkRequest":
         """InvalidInputError for no known action, or a filter that is none; NotFoundError for an id
         that is none."""
         action = sent.get("action", "")
         if action not in ACTIONS:
             raise InvalidInputError(f"There is no such action: {action[:40] or 'none was named'}.")
-        place = Place.of(dict(sent.lists()), beside=OWN | CARRIED)
+        place = BrowserAddress.of(dict(sent.lists()), beside=OWN | CARRIED)
         # Where the list was, its page included; the memory that stood open there may be gone.
-        back = Place.at(sent.get("next", "")) or place
+        back = BrowserAddress.at(sent.get("next", "")) or place
         ids = None if sent.get("all") == "1" else [as_uuid(id_) for id_ in sent.getlist("ids")]
         return cls(
             action=action,
@@ -77,7 +77,7 @@ def plan(request: PageRequest) -> HttpResponse:
     try:
         # The form says what is meant; what stood in the address would leave out nothing.
         names.check_page(request.GET, ())
-        asked = Asked.of(request.POST)
+        asked = BulkRequest.of(request.POST)
     except (InvalidInputError, NotFoundError) as error:
         return _refused(request, error, reverse("memories:browse"))
     if asked.ids == []:
@@ -120,7 +120,7 @@ def run(request: PageRequest) -> HttpResponse:
     principal, sent = request.principal, request.POST
     back = local_path(sent.get("back") or reverse("memories:browse"))
     try:
-        planned = bulk.planned(principal, sent.get("token", ""))
+        planned = bulk.read_token(principal, sent.get("token", ""))
     except (ConflictError, InvalidInputError) as error:
         return _refused(request, error, back)
     entity = _entity_of(planned.match)
@@ -132,20 +132,24 @@ def run(request: PageRequest) -> HttpResponse:
         operation = bulk.run(principal, sent.get("token", ""))
     except ConflictError as error:
         return _again(request, planned, back, 409, drift=error.message)
-    return ran(request, operation, back)
+    return redirect_after_run(request, operation, back)
 
 
-def ran(request: PageRequest, operation: Operation, back: str) -> HttpResponseRedirect:
+def redirect_after_run(
+    request: PageRequest, operation: Operation, back: str
+) -> HttpResponseRedirect:
     """To the operation's own page while it is at work, else back with what it came to."""
     if operation.is_active or operation.problem:
         return redirect("memories:operation", operation.id)
     told = [f"{done_words(operation)}."]
     if operation.unchanged:
         already = operation.unchanged
-        told.append(f"{counted(already)} {were(already)} so already.")
+        told.append(f"{count_words(already)} {was_or_were(already)} so already.")
     if operation.skipped:
         left = operation.skipped
-        told.append(f"{counted(left)} had been changed meanwhile, and {were(left)} left.")
+        told.append(
+            f"{count_words(left)} had been changed meanwhile, and {was_or_were(left)} left."
+        )
     undo = reverse("memories:operation-undo", args=[operation.id]) if operation.undo_until else ""
     messages.success(request, " ".join(told), extra_tags=undo)
     return redirect(back)
@@ -154,7 +158,7 @@ def ran(request: PageRequest, operation: Operation, back: str) -> HttpResponseRe
 def done_words(operation: Operation) -> str:
     """What an operation has done: "12 memories deleted"."""
     words = ACTIONS[operation.action].done
-    return words.format(n=counted(operation.done), value=operation.value)
+    return words.format(n=count_words(operation.done), value=operation.value)
 
 
 def confirmation(action: str, count: int, entity: tuple[str, str] | None) -> str:
@@ -168,7 +172,7 @@ def confirmation(action: str, count: int, entity: tuple[str, str] | None) -> str
 
 def _show(
     request: PageRequest,
-    shown: bulk.Plan,
+    shown: bulk.BulkPlan,
     *,
     back: str,
     entity: tuple[str, str] | None = None,
@@ -176,7 +180,7 @@ def _show(
     **more: Any,
 ) -> HttpResponse:
     words = ACTIONS[shown.action]
-    count = counted(shown.count)
+    count = count_words(shown.count)
     context = {
         "plan": shown,
         "words": words,
@@ -193,7 +197,7 @@ def _show(
 
 
 def _again(
-    request: PageRequest, planned: bulk.Planned, back: str, status: int, **more: Any
+    request: PageRequest, planned: bulk.ShownPlan, back: str, status: int, **more: Any
 ) -> HttpResponse:
     """A fresh look at the same action on the same match."""
     entity = _entity_of(planned.match)
@@ -205,7 +209,7 @@ def _again(
     return _show(request, shown, back=back, entity=entity, status=status, **more)
 
 
-def _ask(request: PageRequest, asked: Asked, problem: str = "") -> HttpResponse:
+def _ask(request: PageRequest, asked: BulkRequest, problem: str = "") -> HttpResponse:
     today = timezone.now().date()
     context = {
         "asked": asked,
@@ -224,13 +228,13 @@ def _refused(request: PageRequest, error: Mem0dashError, back: str) -> HttpRespo
     return render(request, "memories/bulk_refused.html", context, status=error.status)
 
 
-def _which(asked: Asked) -> str:
+def _which(asked: BulkRequest) -> str:
     if asked.ids is None:
         return asked.selection.words() if asked.selection else ""
-    return counted(len(asked.ids))
+    return count_words(len(asked.ids))
 
 
-def _entity_of(match: bulk.Match) -> tuple[str, str] | None:
+def _entity_of(match: bulk.BulkMatch) -> tuple[str, str] | None:
     kept: Sequence[str] | None = match.kept.get("entity")
     return (kept[0], kept[1]) if kept else None
 

@@ -5,7 +5,7 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class ActionWords:
     """Of one action: its name, what the button says, what it came to, what it means, its icon.
 
     `button` and `done` hold {n}, a count with its noun, and {value}. `asks` names what has to be
@@ -22,35 +22,35 @@ class Words:
 
 
 ACTIONS: Final = {
-    "approve": Words(
+    "approve": ActionWords(
         name="Approve",
         button="Approve {n}",
         done="{n} approved",
         means="They count as right, in your name and as of now.",
         icon="check",
     ),
-    "reject": Words(
+    "reject": ActionWords(
         name="Reject",
         button="Reject {n}",
         done="{n} rejected",
         means="Agents no longer find them, unless they ask for what is rejected. None is deleted.",
         icon="x",
     ),
-    "stale": Words(
+    "stale": ActionWords(
         name="Mark as stale",
         button="Mark {n} as stale",
         done="{n} marked as stale",
         means="They were right once. Agents still find them, with this status.",
         icon="hourglass",
     ),
-    "unreview": Words(
+    "unreview": ActionWords(
         name="Mark as not reviewed",
         button="Mark {n} as not reviewed",
         done="{n} marked as not reviewed",
         means="They wait for a review again; who reviewed them is taken off.",
         icon="arrow-back-up",
     ),
-    "expire": Words(
+    "expire": ActionWords(
         name="Set an expiry",
         button="Set the expiry of {n}",
         done="The expiry of {n} set to {value}",
@@ -58,14 +58,14 @@ ACTIONS: Final = {
         icon="calendar",
         asks="expiry",
     ),
-    "unexpire": Words(
+    "unexpire": ActionWords(
         name="Remove the expiry",
         button="Remove the expiry of {n}",
         done="The expiry of {n} removed",
         means="They hold until somebody changes that.",
         icon="calendar-off",
     ),
-    "confidence": Words(
+    "confidence": ActionWords(
         name="Set the confidence",
         button="Set the confidence of {n}",
         done="The confidence of {n} set to {value}",
@@ -73,7 +73,7 @@ ACTIONS: Final = {
         icon="target",
         asks="confidence",
     ),
-    "delete": Words(
+    "delete": ActionWords(
         name="Delete",
         button="Delete {n}",
         done="{n} deleted",
@@ -81,14 +81,14 @@ ACTIONS: Final = {
         icon="trash",
         is_danger=True,
     ),
-    "restore": Words(
+    "restore": ActionWords(
         name="Restore",
         button="Restore {n}",
         done="{n} restored",
         means="They are back as they were when they were deleted, and clients find them again.",
         icon="arrow-back-up",
     ),
-    "erase": Words(
+    "erase": ActionWords(
         name="Erase",
         button="Erase {n} for ever",
         done="{n} erased",
@@ -102,11 +102,11 @@ ACTIONS: Final = {
 }
 
 
-def counted(number: int) -> str:
+def count_words(number: int) -> str:
     """ "1 memory", "1,284 memories"."""
     return f"{number:,} {'memory' if number == 1 else 'memories'}"
 
 
-def were(number: int) -> str:
+def was_or_were(number: int) -> str:
     """ "was" of one, "were" of several."""
     return "was" if number == 1 else "were"
