@@ -2,7 +2,7 @@
 
 The entry is written in the transaction of the change: there is never one without the other. Signing
 in and out, and refusals, must succeed even if their entry cannot be written, and a caller without a
-credential must not fill the disk with entries: see `note` and `refuse`.
+credential must not fill the disk with entries: see `record_sign_in` and `record_refusal`.
 """
 
 import logging
@@ -174,8 +174,8 @@ def record_sign_in(
 def record_refusal(
     action: AuditAction, *, actor: Actor, target: AuditTarget = NOTHING, address: str = ""
 ) -> None:
-    """As `note`, for refusals. Anybody can cause any number of them, so the limits above apply, and
-    one entry counts the rest."""
+    """As `record_sign_in`, for refusals. Anybody can cause any number of them, so the limits above
+    apply, and one entry counts the rest."""
     try:
         with at_most(WRITING_SECONDS), transaction.atomic():
             if _has_room(target, address):

@@ -64,7 +64,7 @@ def integer(name: str, default: int, *, low: int, high: int) -> int:
 
 
 def list_of(name: str) -> list[str]:
-    """A list, as `listed` understands it."""
+    """A list, as `parse_list` understands it."""
     return parse_list(name, text(name))
 
 

@@ -1,8 +1,8 @@
 """What the models make of a text, as values: its unit vector, and the states of its tokens, which
 late interaction compares one by one.
 
-States as stored (`pack`): for each word piece 66 bytes, its id in the vocabulary as little-endian
-uint16 and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254. What lies
+States as stored (`pack_states`): for each word piece 66 bytes, its id in the vocabulary as
+little-endian uint16 and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254. What lies
 outside of −0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number does. The ids
 stand in the order of the text, which can be read from them: they are as private as the text itself.
 """
@@ -88,7 +88,7 @@ def piece_count(data: bytes) -> int:
 
 
 def unpack_states(data: bytes | memoryview) -> TokenStates:
-    """The reverse of `pack`."""
+    """The reverse of `pack_states`."""
     records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
     pieces: Pieces = np.ascontiguousarray(records[:, :2]).view("<u2")[:, 0]
     vectors: States = records[:, 2:].view(np.int8).astype(np.float32)

@@ -55,7 +55,7 @@ def filter_reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[M
 
 
 def filter_restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
-    """All deleted memories of the caller's that are not erased; `by_id` as in `reachable`."""
+    """All deleted memories of the caller that are not erased; `by_id` as in `filter_reachable`."""
     project = principal.project.id
     rows = Memory.objects.filter(
         in_project(project) if by_id else Q(project_id=project), deleted_at__isnull=False
@@ -75,7 +75,7 @@ def unexpired(now: datetime) -> Q:
 
 
 def has_expired(memory: Memory, now: datetime) -> bool:
-    """Whether `not_expired` does not hold for it."""
+    """Whether `unexpired` does not hold for it."""
     day = memory.expiration_date
     return (memory.expires_at is not None and memory.expires_at <= now) or (
         day is not None and day < now.date()
@@ -95,7 +95,7 @@ def statuses_for_agents(principal: Principal, where: Node) -> tuple[str, ...]:
 def filter_visible(
     principal: Principal, where: Node = EVERYTHING, *, show_expired: bool = False
 ) -> QuerySet[Memory]:
-    """What a search or a list may show of what is `reachable`."""
+    """What a search or a list may show of what is reachable."""
     rows = filter_reachable(principal).filter(to_q(where, principal.project.zone))
     statuses = statuses_for_agents(principal, where)
     if len(statuses) < len(ReviewStatus.values):

@@ -227,7 +227,7 @@ _kept: Final[Kept[Traffic]] = Kept(long=0.25, size=50)
 
 
 def is_quick(principal: Principal, chosen: TrafficFilter) -> bool:
-    """Whether `traffic` answers at once: its answer is there, or there is little to count."""
+    """Whether `measure_traffic` answers at once: it is kept, or there is little to count."""
     principal.require(Scope.ADMIN, "Admin role required.")
     if _kept.has(_place(principal, chosen)):
         return True

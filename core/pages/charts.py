@@ -110,7 +110,7 @@ def line_chart(
     series: Sequence[Series],
     written: Written,
 ) -> Chart:
-    """Lines that break off where there is nothing; a lone value is a dot. As `stacked`."""
+    """Lines that break off where there is nothing; a lone value is a dot. As `stacked_chart`."""
     known = [value for one in series for value in one.values if value is not None]
     top = nice_top(max(known, default=0))
     step = WIDTH / max(len(labels), 1)

@@ -72,7 +72,7 @@ class NamedBody(BaseModel):
 
 def body_of(request: Request, model: type[Model]) -> Model:
     """The body as `model`; BodyError in FastAPI's shape when it does not fit, NotUnderstoodError
-    for names that a `Named` one refuses."""
+    for names that a `NamedBody` one refuses."""
     if issubclass(model, NamedBody) and model.REFUSES == "all":
         _check_once(request)
     data = request.data

@@ -86,7 +86,7 @@ def as_messages(messages: Any) -> Any:
 
 
 class MessagesField:
-    """Publishes a list of turns as what `listed` takes: the list, one turn, or a text."""
+    """Publishes a list of turns as what `as_messages` takes: the list, one turn, or a text."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: Handler) -> dict[str, Any]:

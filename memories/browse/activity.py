@@ -45,7 +45,7 @@ DETAILS: Final = ("key_id", "key_prefix", "client", "request_id", "address")
 @dataclass(frozen=True, slots=True)
 class ActivityFilter:
     """Which entries are meant; what is empty leaves nothing out. `kind` is MEMORIES or one of
-    audit.KINDS, `event` one of EVENTS or an audit.Action. Days are in UTC."""
+    audit.KINDS, `event` one of EVENTS or an audit.AuditAction. Days are in UTC."""
 
     kind: str = ""
     event: str = ""
@@ -260,7 +260,8 @@ def export(principal: Principal, chosen: ActivityFilter, format_: str) -> Iterat
     """All entries that are meant, newest first, in pieces of UTF-8; each that was there at the
     beginning comes once. Cells of a CSV are inert in a spreadsheet.
 
-    Refuses before the first piece, as `revisions` does; InvalidInputError for an unknown format.
+    Refuses before the first piece, as `filter_revisions` does; InvalidInputError for an unknown
+    format.
     """
     tabular.check_format(format_, FORMATS)
     names = (*COLUMNS, *DETAILS) if Scope.ADMIN in principal.scopes else COLUMNS

@@ -52,7 +52,7 @@ def latest_row() -> EngineConfig | None:
 
 
 def latest_version() -> int:
-    """The version that `current` gives."""
+    """The version that `current_configuration` gives."""
     found = EngineConfig.objects.order_by("-version").values_list("version", flat=True).first()
     return found or 0
 

@@ -58,7 +58,7 @@ def read_rows(ids: Sequence[UUID], model_key: str) -> list[IndexRow]:
 
 
 def read_revisions(ids: Sequence[UUID], model_key: str) -> dict[UUID, Stamp]:
-    """What `read` would find, without reading it."""
+    """What `read_rows` would find, without reading it."""
     columns = ("id", "rev", "vector__id")
     found = _with_vector(model_key).filter(id__in=ids).values_list(*columns)
     return {id_: (rev, vector_id) for id_, rev, vector_id in found}

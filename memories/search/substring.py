@@ -49,7 +49,7 @@ def fold_query(text: str) -> str:
 def condition(text: str) -> Q:
     """Holds for memories whose text has `text` in it; for `filter`, `count` and bulk actions.
 
-    Exact, whatever its length: short texts read every memory. InvalidInputError as `needle`.
+    Exact, whatever its length: short texts read every memory. InvalidInputError as `fold_query`.
     """
     wanted = fold_query(text)
     if len(wanted) >= fulltext.SHORTEST and fulltext.available():

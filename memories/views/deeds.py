@@ -147,7 +147,9 @@ WORDS: Final = {
 # Of refusals that are counted together.
 _COUNTED: Final = {
     AuditAction.SESSION_REFUSED: "{n} more failed sign-ins within an hour, counted together",
-    AuditAction.PASSWORD_REFUSED: "{n} more wrong current passwords within an hour, counted together",
+    AuditAction.PASSWORD_REFUSED: (
+        "{n} more wrong current passwords within an hour, counted together"
+    ),
     AuditAction.SETUP_REFUSED: "{n} more wrong setup tokens within an hour, counted together",
 }
 # Who acts without an account.

@@ -75,7 +75,8 @@ def operation_undo(request: PageRequest, operation_id: UUID) -> HttpResponse:
         return redirect(own_page)
     told = f"Undone: {count_words(found.undone)} {'is' if found.undone == 1 else 'are'} as before."
     if found.left:
-        told += f" {count_words(found.left)} had been changed since, and {was_or_were(found.left)} left."
+        left = count_words(found.left)
+        told += f" {left} had been changed since, and {was_or_were(found.left)} left."
     (messages.warning if found.left else messages.success)(request, told)
     return redirect(local_path(back) if back else own_page)
 
