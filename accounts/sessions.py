@@ -47,8 +47,8 @@ def sign_in(
     """Checks e-mail address and password, sent from `address` by `visitor`; returns the account.
 
     `browser` is what `remember_browser` gave when the account was signed in there before. There,
-    the failures of others do not count: nobody can shut an account's owner out by failing for long, be
-    it from the same address. Elsewhere a right password has to wait as well after too many wrong
+    the failures of others do not count: nobody can shut an account's owner out by failing for long,
+    be it from the same address. Elsewhere a right password has to wait as well after too many wrong
     ones, for checking it is what guessing consists of; right ones are not counted.
     InvalidCredentialError in the same words, after the same work, for an unknown address, a wrong
     password and a deactivated account; RateLimitedError after too many of them.

@@ -2,9 +2,10 @@
 late interaction compares one by one.
 
 States as stored (`pack_states`): for each word piece 66 bytes, its id in the vocabulary as
-little-endian uint16 and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254. What lies
-outside of −0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number does. The ids
-stand in the order of the text, which can be read from them: they are as private as the text itself.
+little-endian uint16 and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254.
+What lies outside of −0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number
+does. The ids stand in the order of the text, which can be read from them: they are as private as
+the text itself.
 """
 
 import zlib
