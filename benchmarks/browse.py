@@ -27,7 +27,7 @@ FIVE = (
 PAGES: list[tuple[str, str, int]] = [
     ("first page", "", 1),
     ("page 1000", "", 1000),
-    ("last page", "", 10**9),
+    ("last page", "", 999_999_999),
     ("last updated first, page 1000", "sort=updated", 1000),
     ("soonest to expire", "sort=expiring", 1),
     ("unreviewed, page 1000", "review_status=unreviewed", 1000),
