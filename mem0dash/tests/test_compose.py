@@ -37,8 +37,8 @@ def read_by_settings() -> set[str]:
             and isinstance(node.func.value, ast.Name)
             and node.func.value.id == "env"
         ):
-            # Only what these read: `listed` and `kept_secret` name theirs first, then a value.
-            first = node.args if node.func.attr in {"either", "taken"} else node.args[:1]
+            # Only what these read: `parse_list` and `load_secret` name theirs first, then a value.
+            first = node.args if node.func.attr in {"text_of_either", "take_out"} else node.args[:1]
             asked |= {a.value for a in first if isinstance(a, ast.Constant)}
     return asked
 
