@@ -120,7 +120,7 @@ def test_counts_that_took_long_are_good_for_a_while(
     assert tile(text_of(signed_in), "Memories")[0] == "1"
     api.add("two")
     assert tile(text_of(signed_in), "Memories")[0] == "1"
-    clock[0] += 18
+    clock[0] += 20
     assert tile(text_of(signed_in), "Memories")[0] == "2"
 
 
@@ -289,7 +289,7 @@ def test_an_embedder_that_fails_is_told_until_it_answers(
 ) -> None:
     choice = ProviderChoice("openai", {"model": "small", "api_key": "k"})
     kept = told.configuration.Configuration(embedder=choice, dims=64)
-    monkeypatch.setattr(told.configuration, "current", lambda: kept)
+    monkeypatch.setattr(told.configuration, "current_configuration", lambda: kept)
     embedder.error = ProviderError(
         "Provider rejected.", code="provider_auth_failed", cause="HTTP 401: no"
     )
@@ -308,7 +308,7 @@ def test_an_embedder_that_fails_is_told_until_it_answers(
 
 def test_a_language_model_that_cannot_be_set_up_is_told(engine: Any, monkeypatch: Any) -> None:
     kept = told.configuration.Configuration(llm=ProviderChoice("ollama", {"model": "llama3.1"}))
-    monkeypatch.setattr(told.configuration, "current", lambda: kept)
+    monkeypatch.setattr(told.configuration, "current_configuration", lambda: kept)
     found = part("Language model")
     assert (found.state, found.word, found.detail) == ("warn", "Not ready", "Ollama · llama3.1")
 

@@ -288,7 +288,7 @@ SDKS = {
     **dict.fromkeys(("mem0", "openai", "anthropic", "ollama", "google", "groq"), "memories/engine"),
     "qdrant_client": "memories/index",
     "qdrant_edge": "memories/index",
-    "psycopg": "",
+    "psycopg": "core/database/postgresql",
 }
 
 

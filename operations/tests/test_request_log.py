@@ -309,7 +309,7 @@ def test_the_server_starts_and_stops_the_log(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(asgi, "Upkeep", Upkeep)
     monkeypatch.setattr(asgi, "Runner", Runner)
-    monkeypatch.setattr(asgi.runtime, "current", lambda: None)
+    monkeypatch.setattr(asgi.runtime, "get_runtime", lambda: None)
     monkeypatch.setattr(asgi.notes, "start", lambda: told.append("log starts"))
     monkeypatch.setattr(asgi.notes, "stop", lambda: told.append("log stops"))
 

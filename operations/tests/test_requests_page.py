@@ -319,7 +319,7 @@ def test_the_number_of_statements_does_not_grow(
     signed_in: Client, project: Project, alice: Account, monkeypatch: Any
 ) -> None:
     # How all parts are is asked anew every ten seconds.
-    monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
+    monkeypatch.setattr("dashboard.shell.count_problems", lambda: 0)
 
     def statements() -> int:
         with CaptureQueriesContext(connection) as caught:

@@ -225,7 +225,7 @@ def test_the_number_of_statements_does_not_grow(
     signed_in: Client, project: Project, alice: Account, bob: Account, monkeypatch: Any
 ) -> None:
     # How all parts are is asked anew every ten seconds.
-    monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
+    monkeypatch.setattr("dashboard.shell.count_problems", lambda: 0)
 
     def statements() -> int:
         with CaptureQueriesContext(connection) as caught:
@@ -525,7 +525,7 @@ def test_both_are_exported_as_the_filter_shows_them(
 def test_the_number_of_statements_does_not_grow_with_either(
     signed_in: Client, project: Project, alice: Account, bob: Account, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
+    monkeypatch.setattr("dashboard.shell.count_problems", lambda: 0)
 
     def statements() -> int:
         with CaptureQueriesContext(connection) as caught:

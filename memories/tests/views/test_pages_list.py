@@ -95,7 +95,7 @@ def test_the_list_takes_as_many_statements_for_fifty_as_for_three(
     signed_in: Client, few: list[UUID], project: Project, monkeypatch: Any
 ) -> None:
     # The frame looks after the server's parts every few seconds.
-    monkeypatch.setattr("dashboard.shell.needing_attention", lambda: 0)
+    monkeypatch.setattr("dashboard.shell.count_problems", lambda: 0)
     signed_in.get(LIST)
     with CaptureQueriesContext(connection) as small:
         signed_in.get(LIST)
