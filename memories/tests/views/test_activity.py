@@ -42,7 +42,7 @@ def text_of(signed_in: Client, expected: int = 200, /, **params: Any) -> str:
 def entries_of(text: str) -> list[tuple[str, str]]:
     """(what, the text as it is marked up), in the order of the page."""
     pattern = r'<span class="op [a-z]*">([\w ]+)</span>.*?<p class="entry-text[^>]*>(.*?)</p>'
-    return re.findall(pattern, text)
+    return [(what, said.strip()) for what, said in re.findall(pattern, text)]
 
 
 def listed(signed_in: Client, **params: Any) -> list[tuple[str, str]]:

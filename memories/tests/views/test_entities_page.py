@@ -59,7 +59,9 @@ def signed_in(some: None, alice: Account) -> Client:
 
 
 def names(answer: Any) -> list[str]:
-    found = re.findall(r'<td class="c-name">.*?<bdi>(.*?)</bdi>', answer.content.decode())
+    found = re.findall(
+        r'<td class="c-name">.*?<bdi>(.*?)</bdi>', answer.content.decode(), re.DOTALL
+    )
     return [html.unescape(name) for name in found]
 
 
@@ -99,7 +101,7 @@ def test_names_are_sorted_both_ways(signed_in: Client) -> None:
 
 def test_the_tabs_show_how_many_there_are(signed_in: Client) -> None:
     text = signed_in.get(PATH, {"type": "agent"}).content.decode()
-    found = re.findall(r'class="tab".*?</svg>(\w+)<span class="n">(.*?)</span>', text)
+    found = re.findall(r'class="tab".*?</svg>(\w+)<span class="n">(.*?)</span>', text, re.DOTALL)
     assert found == [("Users", "3"), ("Agents", "1"), ("Apps", "0"), ("Runs", "0")]
     assert names(signed_in.get(PATH, {"type": "agent"})) == ["opencode"]
     assert "No apps yet" in signed_in.get(PATH, {"type": "app"}).content.decode()
