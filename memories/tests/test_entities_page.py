@@ -60,7 +60,7 @@ def browser(some: None, alice: Account) -> Client:
 
 
 def names(answer: Any) -> list[str]:
-    found = re.findall(r'<td class="c-name">.*?<bdi>(.*?)</bdi>', answer.content.decode())
+    found = re.findall(r'<td class="c-name">.*?<bdi>(.*?)</bdi>', answer.content.decode(), re.S)
     return [html.unescape(name) for name in found]
 
 
@@ -100,7 +100,7 @@ def test_names_are_sorted_both_ways(browser: Client) -> None:
 
 def test_the_tabs_show_how_many_there_are(browser: Client) -> None:
     text = browser.get(PATH, {"type": "agent"}).content.decode()
-    found = re.findall(r'class="tab".*?</svg>(\w+)<span class="n">(.*?)</span>', text)
+    found = re.findall(r'class="tab".*?</svg>(\w+)<span class="n">(.*?)</span>', text, re.S)
     assert found == [("Users", "3"), ("Agents", "1"), ("Apps", "0"), ("Runs", "0")]
     assert names(browser.get(PATH, {"type": "agent"})) == ["opencode"]
     assert "No apps yet" in browser.get(PATH, {"type": "app"}).content.decode()
