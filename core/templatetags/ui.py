@@ -1,12 +1,13 @@
 """Pieces that templates of all rooms use: icons, numbers, times."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django import template
 from django.templatetags.static import static
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from core.pages.forms import FilterForm
@@ -23,6 +24,14 @@ def icon(name: str, extra: str = "") -> SafeString:
         static("icons.svg"),
         name,
     )
+
+
+@register.filter
+def marked(parts: Iterable[tuple[str, str]]) -> SafeString:
+    """A text in parts of ("same", "ins" or "del", text), with the changes as <ins> and <del>."""
+    tags = {"ins": "<ins>{}</ins>", "del": "<del>{}</del>"}
+    told = (format_html(tags.get(kind, "{}"), text) for kind, text in parts)
+    return format_html_join("", "{}", ((part,) for part in told))
 
 
 @register.filter
