@@ -26,9 +26,9 @@ for user, count in (("mara", {MANY}), ("jonas", {OTHERS})):
     for at in range(0, count, 1000):
         texts = (f"{{user}} said sentence {{n}}" for n in range(at, at + 1000))
         drafts = [records.Draft(text=text, entities={{"user_id": user}}) for text in texts]
-        rows = records.build(drafts, principal=operator, batch_id=uuid.uuid4())
+        rows = records.build_memories(drafts, principal=operator, batch_id=uuid.uuid4())
         with transaction.atomic():
-            records.insert(rows, [records.Reading(None)] * 1000, "", "", principal=operator)
+            records.insert_memories(rows, [records.Reading(None)] * 1000, "", "", principal=operator)
 """
 BEGIN: Final = """
 from accounts.queries import operator_of

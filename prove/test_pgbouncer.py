@@ -35,9 +35,9 @@ operator = operator_of("default")
 for at in range(0, {MANY}, 1000):
     texts = (f"mara said sentence {{n}}" for n in range(at, at + 1000))
     drafts = [records.Draft(text=text, entities={{"user_id": "mara"}}) for text in texts]
-    rows = records.build(drafts, principal=operator, batch_id=uuid.uuid4())
+    rows = records.build_memories(drafts, principal=operator, batch_id=uuid.uuid4())
     with transaction.atomic():
-        records.insert(rows, [records.Reading(None)] * 1000, "", "", principal=operator)
+        records.insert_memories(rows, [records.Reading(None)] * 1000, "", "", principal=operator)
 """
 # Twelve dry runs, four at a time, and the run of what the last one showed.
 BULK: Final = """

@@ -49,12 +49,12 @@ opened.close()
 COMPARE = """
 from memories.engine.opening import open_reader
 from memories.models import MemoryTokens
-from memories.storage.rows import embedded_text
-from memories.readings import pack
+from memories.storage.rows import text_to_embed
+from memories.readings import pack_states
 reader = open_reader()
 rows = list(MemoryTokens.objects.select_related("memory"))
-found = reader.read([embedded_text(row.memory) for row in rows])
-same = [bytes(row.data) == pack(one.tokens) for row, one in zip(rows, found)]
+found = reader.read([text_to_embed(row.memory) for row in rows])
+same = [bytes(row.data) == pack_states(one.tokens) for row, one in zip(rows, found)]
 print(len(rows), sum(same))
 """
 

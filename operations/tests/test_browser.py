@@ -42,7 +42,7 @@ RequestLog.objects.bulk_create(rows)
 DEEDS = f"""
 from dataclasses import replace
 from accounts import audit
-from accounts.audit import Action, Target, account_target
+from accounts.audit import AuditAction, AuditTarget, account_target
 from accounts.models import Account, Project
 from apikeys.services import create_api_key
 from core.principal import OPERATOR, Actor
@@ -50,20 +50,21 @@ project, owner = Project.objects.get(), Account.objects.get()
 actor = Actor(account_id=owner.id, via="session", client="Mozilla/5.0 (X11; Linux) Firefox/140.0")
 create_api_key(owner=owner, project=project, label="laptop", actor=actor,
     entity_limit={{"user_id": ["mara", "jonas"]}})
-ghost = Target("account", "", "ghost@example.org")
+ghost = AuditTarget("account", "", "ghost@example.org")
 for n in range(9):
-    audit.refuse(Action.SESSION_REFUSED, actor=Actor(client="curl/8.5"), target=ghost,
-        address="203.0.113.7")
-audit.record(Action.PROVIDERS_CONFIGURED, actor=actor, details={{
+    audit.record_refusal(AuditAction.SESSION_REFUSED, actor=Actor(client="curl/8.5"),
+        target=ghost, address="203.0.113.7")
+audit.record(AuditAction.PROVIDERS_CONFIGURED, actor=actor, details={{
     "llm.model": ["gpt-5-mini", "gpt-5"], "llm.api_key": "changed",
     "llm.openai_base_url": [None, "https://llm.example.org/v1"]}})
 told = ["Remember what people eat.", "Remember what people eat, and " * 40]
-audit.record(Action.INSTRUCTIONS_CHANGED, actor=actor, project_id=project.id,
-    target=Target("project", project.id, project.name), details={{"instructions": told}})
-audit.record(Action.KEY_REVOKED, actor=OPERATOR, project_id=project.id,
-    target=Target("key", "", {HOSTILE!r}), details={{"prefix": "m0sk_Qd7x2Ka"}})
-audit.record(Action.PROJECT_RESET, actor=replace(actor, via="api_key", key_prefix="m0sk_Qd7x2Ka"),
-    project_id=project.id, target=Target("project", project.id, "default"))
+audit.record(AuditAction.INSTRUCTIONS_CHANGED, actor=actor, project_id=project.id,
+    target=AuditTarget("project", project.id, project.name), details={{"instructions": told}})
+audit.record(AuditAction.KEY_REVOKED, actor=OPERATOR, project_id=project.id,
+    target=AuditTarget("key", "", {HOSTILE!r}), details={{"prefix": "m0sk_Qd7x2Ka"}})
+audit.record(AuditAction.PROJECT_RESET,
+    actor=replace(actor, via="api_key", key_prefix="m0sk_Qd7x2Ka"),
+    project_id=project.id, target=AuditTarget("project", project.id, "default"))
 """
 
 
