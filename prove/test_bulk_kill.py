@@ -28,7 +28,8 @@ for user, count in (("mara", {MANY}), ("jonas", {OTHERS})):
         drafts = [records.Draft(text=text, entities={{"user_id": user}}) for text in texts]
         rows = records.build_memories(drafts, principal=operator, batch_id=uuid.uuid4())
         with transaction.atomic():
-            records.insert_memories(rows, [records.Reading(None)] * 1000, "", "", principal=operator)
+            nothing_read = [records.Reading(None)] * 1000
+            records.insert_memories(rows, nothing_read, "", "", principal=operator)
 """
 BEGIN: Final = """
 from accounts.queries import operator_of
