@@ -29,8 +29,8 @@ READ_ONLY: Final = (
 )
 LOST: Final = (
     "The database file was deleted, moved, replaced or emptied while the server was running. "
-    "Nothing can be saved until the file is back in its place, or until a backup is restored and "
-    "the server restarted."
+    "The server saves nothing until you put the file back, or restore a backup and restart the "
+    "server."
 )
 SILENT: Final = (
     "The database server does not answer. Nothing of this request is certain to be saved. Try "

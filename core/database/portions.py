@@ -18,8 +18,8 @@ def portions(rows: QuerySet[Any, T], size: int) -> Iterator[list[T]]:
 def passed(
     rows: QuerySet[Any, T], size: int, key: Callable[[T], object] = lambda row: row
 ) -> Iterator[list[T]]:
-    """One pass over the rows, which are in the order of their primary keys: one that began anew
-    each time would read past all that is done. `key` gives the primary key of what `rows` gives."""
+    """Goes over the rows once, in the order of their primary keys, and reads none of them twice.
+    `key` gives the primary key of what `rows` gives."""
     last: object = None
     while portion := list((rows if last is None else rows.filter(pk__gt=last))[:size]):
         yield portion
@@ -29,7 +29,7 @@ def passed(
 def delete(
     rows: QuerySet[Any, Any], size: int, beat: Callable[[int], object] = lambda total: None
 ) -> int:
-    """Deletes the rows; how many. `beat` hears after each portion how many it were so far."""
+    """Deletes the rows and returns how many. Calls `beat` after each portion with that number."""
     total = 0
     for ids in portions(rows.values_list("pk", flat=True), size):
         rows.filter(pk__in=ids).delete()

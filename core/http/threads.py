@@ -48,8 +48,8 @@ class ThreadPool:
         return self._taken >= self._most
 
     async def run(self, work: Callable[[], T], receive: Receive | None = None) -> T | None:
-        """What `work` gives in a thread; None where the client, of whom `receive` tells, hung up
-        before there was one."""
+        """Runs `work` in a thread and returns its result. Returns None if the client hung up before
+        a thread was free; `receive` tells of that."""
         if self._places is not None:
             return await self._run_in_place(self._places, work, receive)
         queues = self.are_taken

@@ -141,7 +141,7 @@ def again(kept: AddInput) -> Iterator[Claim]:
             mine = AddInput.objects.filter(pk=kept.pk, outcome=AddInput.Outcome.FAILED).update(
                 outcome=AddInput.Outcome.RUNNING, reason="", code="", cause=""
             )
-            # Its own digest, not one made anew: identical is what the first caller sends again.
+            # The stored digest: a first caller who sends the request again must match this one.
             lease = claims.lease_from(timezone.now())
             if not mine or not claims.insert(kept.digest or kept.pk.hex, kept, lease):
                 raise ConflictError("This add is under way already.")

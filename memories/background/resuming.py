@@ -16,7 +16,7 @@ from memories.models import AddInput
 
 logger = logging.getLogger(__name__)
 
-# Should it be what stops the server, it may not do so for ever.
+# If the add itself stops the server, it must not do so after every start.
 ATTEMPTS: Final = 3
 PORTION: Final = 50
 GIVEN_UP: Final = "The server stopped each time when this was tried."

@@ -54,8 +54,8 @@ def purge_all(beat: Callable[[int], object] = _nobody) -> int:
 def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> int:
     """Removes what bulk changes kept for an undo whose time is over; how many notes.
 
-    That they were made, by whom, when and of how many memories, stays for the audit; what they
-    were looked for by does not, for it may be the words of a memory.
+    The audit keeps who made each change, when, and how many memories it touched. The search that
+    found them goes, because it may contain the words of a memory.
     """
     over = Operation.objects.filter(
         Q(undo_until__lt=now) | Q(undo_until=None, finished_at__lt=now - timedelta(days=INPUT_DAYS))

@@ -1,4 +1,4 @@
-"""Erases memories at once and for ever, one by one or all that a key has added."""
+"""Erases memories at once, without an undo: single ones, or all that a key has added."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -15,7 +15,7 @@ from memories.models import AddInput, Memory
 
 
 def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
-    """Removes text, vector, kept input and the texts in the history at once and for ever.
+    """Removes text, vector, kept input and the texts in the history at once, without an undo.
 
     Who did what and when stays in the history. Live and deleted memories alike; ids that are not
     in the caller's reach are passed over. How many were erased; scope `admin`.

@@ -114,7 +114,7 @@ def _values(
         given = {k: v for k, v in metadata.items() if k not in records.RESERVED_METADATA}
         values["metadata"] = given if replace else {**memory.metadata, **given}
         limits.check_metadata(values["metadata"])
-        # What stands there as before is not said anew: it may have been reviewed since.
+        # Only changed keys set columns: a reviewer may have changed the others since.
         new = {k: v for k, v in metadata.items() if memory.metadata.get(k) != v}
         records.check_times(new)
         if replace:

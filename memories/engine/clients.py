@@ -9,7 +9,7 @@ from typing import Any, Final
 from memories.engine import failures
 
 CONNECT_SECONDS: Final = 5.0
-# No answer of a model is as large; what goes on for ever is none.
+# No answer of a model is as large as this. A longer one would never end.
 ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 

@@ -135,7 +135,7 @@ def of_environment(name: str, kind: Kind) -> ProviderChoice:
             if value := said.get(f"{own}AZURE_{variable}"):
                 config[field] = value
     if name == "openai" and kind == "llm" and (key := said.get("OPENROUTER_API_KEY")):
-        # As in mem0, it goes before OpenAI's own key, which may be there for the embedder.
+        # mem0 prefers this key too. OpenAI's own key may be set for the embedder alone.
         config |= {"api_key": key, "model": "openai/gpt-5-mini"}
         config.setdefault("openai_base_url", OPENROUTER)
     return ProviderChoice(name, config)

@@ -67,7 +67,8 @@ class Projection:
 def orthonormal_matrix() -> Array:
     """float32 [384, 64], its columns orthonormal: random signs, made orthogonal.
 
-    The signs come from a hash, for no generator of random numbers promises the same ones for ever.
+    The signs come from a hash, because no random number generator promises the same
+    numbers in all versions.
     """
     bits = hashlib.shake_256(_SEED).digest(DIMS * STATE_DIMS // 8)
     signs = np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(DIMS, STATE_DIMS) * 2.0 - 1.0

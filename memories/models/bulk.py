@@ -55,7 +55,7 @@ class Operation(ActedModel):
     undone_by = models.JSONField(default=dict)
     created_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
-    # Null: not finished, nothing to undo, or for ever (erase).
+    # Null: not finished, nothing to undo, or no undo (erase).
     undo_until = models.DateTimeField(null=True)
 
     class Meta:

@@ -26,7 +26,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--scope", action="append", choices=[*Scope], help="may be repeated; read and write"
         )
-        parser.add_argument("--days", type=int, default=90, help="valid for DAYS; 0 is for ever")
+        parser.add_argument("--days", type=int, default=90, help="it ends after DAYS; 0: never")
         for name in LIMITABLE:
             option = f"--only-{name.replace('_', '-')}"
             parser.add_argument(option, action="append", help=f"limit it to this {name}")

@@ -61,7 +61,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _check_before_opening(self, path: Path) -> None:
         """SQLite would make an empty file where the database was, or a log where the log was."""
-        # What nobody has open may have been made anew.
+        # If no connection has the file open, a new file in its place is fine.
         if not self.turns.open:
             return
         found = files.identity_of(str(path))
