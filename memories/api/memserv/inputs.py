@@ -25,9 +25,8 @@ NO_FILTER = (
 NO_USER = "Provide a user_id: neither MEM0_DEFAULT_USER_ID nor the project names a default one."
 
 Limit = Annotated[int, Field(ge=1, le=100)]
-_FILTERS: Final = (
-    *("user_id", "agent_id", "app_id", "run_id", "source", "confidence", "review_status"),
-)
+_IDS: Final = ("user_id", "agent_id", "app_id", "run_id")
+_FILTERS: Final = (*_IDS, "source", "confidence", "review_status")
 
 
 class _Scoped(NamedBody):
@@ -37,10 +36,9 @@ class _Scoped(NamedBody):
     run_id: Identifier = None
 
 
-class _Read(NamedBody):
-    REFUSES = "narrowing"
+class _Filtered(NamedBody):
+    """What narrows. An empty filter is refused: it would let through more than was asked for."""
 
-    # What narrows and is empty is refused: it would show more than was asked for.
     user_id: StrictStr | None = None
     agent_id: StrictStr | None = None
     app_id: StrictStr | None = None
@@ -48,7 +46,6 @@ class _Read(NamedBody):
     source: StrictStr | None = None
     confidence: StrictStr | None = None
     review_status: StrictStr | None = None
-    exclude_expired: bool = False
 
     def check_filters(self) -> None:
         """InvalidInputError for a filter that is empty."""
@@ -56,6 +53,12 @@ class _Read(NamedBody):
             value = getattr(self, name)
             if value is not None and not value.strip():
                 raise InvalidInputError(f"The filter {name} is empty. Name it, or leave it out.")
+
+
+class _Read(_Filtered):
+    REFUSES = "narrowing"
+
+    exclude_expired: bool = False
 
 
 Role = Literal["user", "assistant", "system", "developer", "tool", "function"]
@@ -150,19 +153,11 @@ def with_expiry(
     return {**(metadata or {}), "expires_at": expires_at}
 
 
-class DeleteBulk(NamedBody):
+class DeleteBulk(_Filtered):
     """What to delete; without `confirm` it is only counted. At least one filter beside user_id."""
 
     REFUSES = "all"
 
-    # An empty filter is no wider one: it is refused.
-    user_id: StrictStr | None = None
-    agent_id: StrictStr | None = None
-    app_id: StrictStr | None = None
-    run_id: StrictStr | None = None
-    source: StrictStr | None = None
-    confidence: StrictStr | None = None
-    review_status: StrictStr | None = None
     confirm: bool = False
 
 
@@ -175,46 +170,34 @@ def read_filter(principal: Principal, asked: _Read) -> Node:
     """Which memories a read is about; InvalidInputError where it names nobody and there is no
     default user, or where a filter is empty."""
     asked.check_filters()
-    ids = {"user_id": owner_of(principal, asked.user_id)}
-    ids |= {name: getattr(asked, name) for name in ("agent_id", "app_id", "run_id")}
-    return _filter(ids, asked.source, asked.confidence, asked.review_status)
+    return _filter(principal, asked)
 
 
 def delete_filter(principal: Principal, asked: DeleteBulk) -> Node:
     """Which memories are to be deleted; InvalidInputError where no filter beside the user stands
     there, or an empty one."""
-    filters = {name: getattr(asked, name) for name in asked.model_fields_set - {"confirm"}}
-    if not any(value is not None for name, value in filters.items() if name != "user_id"):
+    if all(getattr(asked, name) is None for name in _FILTERS if name != "user_id"):
         raise InvalidInputError(NO_FILTER)
-    for name, value in filters.items():
-        if value is not None and not value.strip():
-            raise InvalidInputError(f"The filter {name} is empty.")
-    ids = {
-        "user_id": owner_of(principal, asked.user_id),
-        "agent_id": asked.agent_id,
-        "app_id": asked.app_id,
-        "run_id": asked.run_id,
-    }
-    return _filter(ids, asked.source, asked.confidence, asked.review_status)
+    asked.check_filters()
+    return _filter(principal, asked)
 
 
-def _filter(
-    ids: dict[str, str | None],
-    source: str | None,
-    confidence: str | None,
-    review_status: str | None,
-) -> Node:
+def _filter(principal: Principal, asked: _Filtered) -> Node:
+    ids = {name: getattr(asked, name) for name in _IDS}
+    ids["user_id"] = owner_of(principal, asked.user_id)
     named = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
     if not named:
         raise InvalidInputError(NO_USER)
     parts: list[Node] = [Comparison(name, "eq", value) for name, value in named.items()]
-    if source is not None:
-        parts.append(_promoted("source", source, len(source) <= 100))
-    if confidence is not None:
-        parts.append(_promoted("confidence", confidence, confidence in Confidence.values))
-    if review_status is not None:
-        known = review_status in ReviewStatus.values
-        parts.append(_promoted("review_status", review_status, known))
+    if asked.source is not None:
+        parts.append(_promoted("source", asked.source, len(asked.source) <= 100))
+    if asked.confidence is not None:
+        parts.append(
+            _promoted("confidence", asked.confidence, asked.confidence in Confidence.values)
+        )
+    if asked.review_status is not None:
+        known = asked.review_status in ReviewStatus.values
+        parts.append(_promoted("review_status", asked.review_status, known))
     return AllOf(tuple(parts))
 
 

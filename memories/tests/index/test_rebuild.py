@@ -180,6 +180,16 @@ def test_a_rebuild_that_is_asked_for_during_a_rebuild_is_not_forgotten(owner, en
     assert engine.indexer.rebuild_wanted()
 
 
+def lose_index(engine, tmp_path, embedder):
+    """The folder of the index is emptied, and the server opens it as a new one."""
+    engine.index.close()
+    shutil.rmtree(tmp_path / "index")
+    (tmp_path / "index").mkdir()
+    engine.indexer = Indexer(
+        tmp_path / "index", embedder.model_key, embedder.dims, open_index=EdgeIndex
+    )
+
+
 # --- Opening -------------------------------------------------------------------------------------
 def test_opening_an_index_that_is_whole_asks_for_no_rebuild(owner, engine, reopen):
     [one] = add(owner, "green tea")
@@ -192,13 +202,8 @@ def test_a_lost_folder_is_rebuilt_and_nothing_is_asked_of_the_embedder(
 ):
     [one] = add(owner, "green tea")
     settled(engine)
-    engine.index.close()
-    shutil.rmtree(tmp_path / "index")
-    (tmp_path / "index").mkdir()
     embedder.batches.clear()
-    engine.indexer = Indexer(
-        tmp_path / "index", embedder.model_key, embedder.dims, open_index=EdgeIndex
-    )
+    lose_index(engine, tmp_path, embedder)
     assert engine.indexer.rebuild_wanted()
     engine.tick()
     assert meant(engine.index, embedder, "green tea") == [one]
@@ -210,12 +215,7 @@ def test_a_lost_folder_is_rebuilt_and_nothing_is_asked_of_the_embedder(
 def test_until_a_lost_index_is_rebuilt_a_search_is_no_empty_list(owner, engine, tmp_path, embedder):
     [one] = add(owner, "green tea")
     settled(engine)
-    engine.index.close()
-    shutil.rmtree(tmp_path / "index")
-    (tmp_path / "index").mkdir()
-    engine.indexer = Indexer(
-        tmp_path / "index", embedder.model_key, embedder.dims, open_index=EdgeIndex
-    )
+    lose_index(engine, tmp_path, embedder)
     try:
         found = search_memories(owner, "green tea")
     except IndexUnavailableError:
@@ -228,12 +228,7 @@ def test_a_restart_before_a_lost_index_is_rebuilt_makes_no_empty_list_of_it_eith
 ):
     [one] = add(owner, "green tea")
     settled(engine)
-    engine.index.close()
-    shutil.rmtree(tmp_path / "index")
-    (tmp_path / "index").mkdir()
-    engine.indexer = Indexer(
-        tmp_path / "index", embedder.model_key, embedder.dims, open_index=EdgeIndex
-    )
+    lose_index(engine, tmp_path, embedder)
     reopen()
     with suppress(IndexUnavailableError):
         assert [hit.memory.id for hit in search_memories(owner, "green tea").hits] == [one]
