@@ -87,8 +87,8 @@ def page_number(written: str, *, most: int = 999_999_999) -> int:
     else: another page than the one asked for is no answer."""
     is_number = written.isascii() and written.isdigit() and len(written) < 10
     if not (is_number and 1 <= int(written) <= most):
-        upto = f"1 to {most:,}" if most < 999_999_999 else "a number from 1 on"
-        raise InvalidInputError(f"Invalid filter: `page` must be {upto}.")
+        upto = f"from 1 to {most:,}" if most < 999_999_999 else "of 1 or more"
+        raise InvalidInputError(f"Invalid filter: page must be a whole number {upto}.")
     return int(written)
 
 

@@ -87,8 +87,9 @@ def _insist_on_empty(principal: Principal) -> None:
         )
     in_bin = there.exclude(deleted_at=None).count()
     told = f", {in_bin:,} of them deleted, which can still be restored" if in_bin else ""
+    memories = f"{count:,} {'memory' if count == 1 else 'memories'}{told}"
     raise ConflictError(
-        f"Project {slug!r} holds {count:,} memories{told}: sample data goes into an empty project."
+        f"Project {slug!r} holds {memories}: sample data goes into an empty project."
     )
 
 

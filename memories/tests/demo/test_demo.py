@@ -189,7 +189,7 @@ def test_the_api_finds_lists_and_filters_it(api, owner):
 def test_a_project_with_a_memory_is_refused(owner, engine):
     add(owner, "green tea")
     before = stored()
-    with pytest.raises(ConflictError, match=r"'default' holds 1 memories: sample data goes into"):
+    with pytest.raises(ConflictError, match=r"'default' holds 1 memory: sample data goes into"):
         demo.fill_project(owner)
     assert stored() == before
 
