@@ -186,6 +186,8 @@ def test_refreshing_replaces_the_overview_and_keeps_the_focus(lived_in: Site) ->
     refresh.focus()
     page.keyboard.press("Enter")
     page.locator(".tile-n", has_text="4").first.wait_for()
+    # Until htmx has put everything in its place, the page is paler.
+    page.locator(".htmx-request").first.wait_for(state="detached")
     assert refresh.evaluate("e => e === document.activeElement")
     assert page.locator("#overview").count() == 1
     kept = page.evaluate("JSON.stringify([{...sessionStorage}, {...localStorage}])")

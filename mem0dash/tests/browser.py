@@ -16,6 +16,11 @@ from prove.server import Server
 EMAIL: Final = "owner@example.org"
 PASSWORD: Final = "long enough"
 SCREENSHOTS: Final = ROOT / ".artifacts" / "screenshots"
+# Waits for what fades or moves, but for what goes on until an answer comes.
+SETTLED: Final = """async () => {
+  const ends = document.getAnimations().filter(a => isFinite(a.effect.getComputedTiming().endTime));
+  await Promise.allSettled(ends.map(a => a.finished));
+}"""
 SIZES: Final = {1440: 900, 390: 844}
 THEMES: Final = ("light", "dark")
 FLAGS: Final = [
@@ -130,6 +135,7 @@ class Visit:
         """Looks at the page as it is shown, and keeps a picture of it."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.evaluate("document.fonts.ready")
+        self.page.evaluate(SETTLED)
         path = SCREENSHOTS / f"{name}.png"
         self.page.screenshot(path=path, full_page=True, scale="css")
         self.assert_sound(name)
@@ -139,6 +145,8 @@ class Visit:
         violation that axe finds."""
         from axe_playwright_python.sync_playwright import Axe
 
+        # Of a colour on its way from one theme to the other the contrast says nothing.
+        self.page.evaluate(SETTLED)
         overflow = self.page.evaluate(
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
