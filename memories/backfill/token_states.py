@@ -21,7 +21,7 @@ from memories.engine import configuration
 from memories.models import Memory, MemoryTokens
 from memories.readings import text_sum, unpack_states
 from memories.runtime import Runtime
-from memories.storage import rows as records
+from memories.storage.rows import insert_tokens, text_to_embed, tokens_row
 
 if TYPE_CHECKING:
     from memories.engine.token_reader import TokenReader
@@ -107,22 +107,22 @@ def make_for(runtime: Runtime, ids: Collection[UUID]) -> int:
 def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
     """Reads these memories and keeps the states of those that still say the same."""
     disk.check_room()
-    texts = [records.text_to_embed(row) for row in rows]
+    texts = [text_to_embed(row) for row in rows]
     found = reader.read(texts)
     with transaction.atomic():
         if not configuration.current_configuration().late_interaction:
             return 0  # switched off meanwhile: what is kept may just be being removed
         # By id, as bulk changes lock them: two that lock the same rows never wait for each other.
         locked = Memory.objects.select_for_update().filter(id__in=[row.id for row in rows])
-        now = {row.id: records.text_to_embed(row) for row in locked.order_by("id")}
+        now = {row.id: text_to_embed(row) for row in locked.order_by("id")}
         kept = [
-            records.tokens_row(row, reading.tokens, reader.states_key)
+            tokens_row(row, reading.tokens, reader.states_key)
             for row, text, reading in zip(rows, texts, found, strict=True)
             # Whoever changed the text has taken the old states away; revisions do not tell, for
             # they count other changes too.
             if reading.tokens is not None and now.get(row.id) == text
         ]
-        records.insert_tokens(kept)
+        insert_tokens(kept)
     return len(kept)
 
 
@@ -160,7 +160,7 @@ def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
     for row in page:
         now = text_sum(row.memory.text)
         if row.text_sum is None and reader is not None and row.memory_id in data:
-            pieces = reader.pieces(records.text_to_embed(row.memory))
+            pieces = reader.pieces(text_to_embed(row.memory))
             same = np.array_equal(unpack_states(data[row.memory_id]).pieces, pieces)
             row.text_sum = now
             (right if same else wrong).append(row)

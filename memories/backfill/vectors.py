@@ -12,7 +12,7 @@ from core import disk
 from memories.engine.engine import Engine
 from memories.models import Memory
 from memories.runtime import Runtime
-from memories.storage import rows as records
+from memories.storage.rows import insert_readings, text_to_embed
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def embed_and_store(rows: Sequence[Memory], engine: Engine) -> None:
     DiskFullError, before the embedder is asked.
     """
     disk.check_room(len(rows) * 4 * engine.dims)
-    made = engine.read([records.text_to_embed(row) for row in rows])
+    made = engine.read([text_to_embed(row) for row in rows])
     with transaction.atomic():
         # A text that changed meanwhile got its vector with the change.
         current = dict(
@@ -70,7 +70,7 @@ def embed_and_store(rows: Sequence[Memory], engine: Engine) -> None:
             for row, reading in zip(rows, made, strict=True)
             if current.get(row.id) == row.rev
         ]
-        records.insert_readings(
+        insert_readings(
             [row for row, _ in same],
             [reading for _, reading in same],
             engine.model_key,
