@@ -250,8 +250,8 @@ def check_model(engine: Engine) -> None:
         other = MemoryVector.objects.exclude(model_key=engine.model_key).first()
         former_model = f"{other.model_key} ({other.dims} dimensions)" if other else "another model"
         raise ConflictError(
-            f"{count:,} stored memories were embedded with {former_model}, the configured embedder is "
-            f"{engine.model_key} ({engine.dims}). Vectors of two models cannot be compared: "
+            f"{count:,} stored memories were embedded with {former_model}, the configured embedder "
+            f"is {engine.model_key} ({engine.dims}). Vectors of two models cannot be compared: "
             "keep the former embedder, or change it with manage.py reembed, which makes the new "
             "vectors while search goes on."
         )
