@@ -128,8 +128,8 @@ def park(kind: str, *, reason: str, retry_after: float) -> None:
     row = Parked.objects.filter(kind=kind).first()
     if row is None:
         until = queue.seconds_from_now(max(PARK_SECONDS[0], retry_after))
-        made = Parked(kind=kind, until=until, reason=reason)
-        Parked.objects.bulk_create([made], ignore_conflicts=True)
+        first = Parked(kind=kind, until=until, reason=reason)
+        Parked.objects.bulk_create([first], ignore_conflicts=True)
         return
     wait = max(PARK_SECONDS[min(row.times, len(PARK_SECONDS) - 1)], retry_after)
     # Several jobs may meet the same outage at once. Only the first one counts.
