@@ -156,7 +156,7 @@ def _charts(figures: Traffic) -> list[Chart]:
             Series("Refused (4xx)", "warn", [f.statuses[4] for f in of]),
             Series("Failed (5xx)", "bad", [f.statuses[5] for f in of]),
         ],
-        written=lambda value: f"{value:,.0f}",
+        format_value=lambda value: f"{value:,.0f}",
     )
     times = line_chart(
         "times",
@@ -168,7 +168,7 @@ def _charts(figures: Traffic) -> list[Chart]:
             Series("50 % within", "info", [f.p50 for f in of]),
             Series("95 % within", "warn", [f.p95 for f in of]),
         ],
-        written=duration,
+        format_value=duration,
     )
     return [counts, times]
 
