@@ -36,7 +36,7 @@ class FreeSpace:
         """Whether the index may not be written any more."""
         return self.free < self.floor
 
-    def holds(self, size: int = 0) -> bool:
+    def fits(self, size: int = 0) -> bool:
         """Whether so many bytes can be stored and the index can still follow and be flushed."""
         return self.free >= 2 * self.floor + size
 
@@ -69,7 +69,7 @@ def check_room(size: int = 0) -> None:
     """Raises DiskFullError if `size` more bytes of memories do not fit. Deletes need no check,
     because the reserve is for them."""
     for folder in folders():
-        if not (room := room_of(folder)).holds(size):
+        if not (room := room_of(folder)).fits(size):
             raise disk_full_error(room, 2 * room.floor + size)
 
 
@@ -93,7 +93,7 @@ def _megabytes(size: int) -> str:
 def write_refused_error() -> DiskFullError:
     """The error for a write that the disk refused."""
     for folder in folders():
-        if not (room := room_of(folder)).holds():
+        if not (room := room_of(folder)).fits():
             return disk_full_error(room, 2 * room.floor)
     free = _megabytes(room_of((settings.DATABASE_FILE or settings.DATA_DIR).parent).free)
     return DiskFullError(
@@ -137,7 +137,7 @@ def tend_reserve(*, may_make: bool = True) -> None:
         if path.exists():
             if room.is_low:
                 path.unlink(missing_ok=True)
-        elif may_make and room.holds(room.floor + size):
+        elif may_make and room.fits(room.floor + size):
             _allocate(path, size)
 
 

@@ -94,7 +94,7 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
     form = RequestsForm(request.GET, time_zone=principal.project.time_zone)
     if not form.is_valid():
         return render(request, "operations/requests.html", {"form": form}, status=422)
-    if form.untidy():
+    if form.has_empty_parameters():
         query = form.query_string()
         return redirect(f"{reverse('requests-page')}{'?' if query else ''}{query}")
     traffic_filter = form.traffic_filter()

@@ -21,14 +21,14 @@ class BodyBudget:
     def __init__(self) -> None:
         self.held = 0
 
-    def take(self, size: int) -> bool:
+    def reserve(self, size: int) -> bool:
         """Reserves `size` bytes if they fit; whether they do."""
         if size > 0 and self.held + size > settings.MAX_BODIES_BYTES:
             return False
         self.held += size
         return True
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         self.held -= size
 
 
@@ -95,7 +95,7 @@ async def _read(
                 await _drain(body, size, most, receive, clock)
             return
         needed = max(0, size - limits.OPEN_BODY_BYTES) - body.held
-        if not room.take(needed):
+        if not room.reserve(needed):
             body.refusal = Refusal(503, _BUSY, code="busy", retry_after=5, close=more)
             return
         body.held += needed
@@ -130,7 +130,7 @@ def _too_large(most: int, *, close: bool) -> Refusal:
 
 def release(body: Body) -> None:
     """Frees the budget of a body that is no longer needed."""
-    room.give_back(body.held)
+    room.release(body.held)
     body.held = 0
 
 

@@ -89,26 +89,26 @@ class FilterForm(PageForm):
             raise forms.ValidationError(error.message) from error
         return cleaned
 
-    def chosen(self) -> dict[str, str]:
+    def active_values(self) -> dict[str, str]:
         """The non-empty fields, with their values in the address. Call after `is_valid`."""
         values = {name: str(self.data.get(name, "")).strip() for name in self.fields}
         return {name: value for name, value in values.items() if value and self.cleaned_data[name]}
 
     def query_string(self, **changes: str) -> str:
         """The query string of the same list with `changes`; "" removes a field."""
-        values = self.chosen() | changes
+        values = self.active_values() | changes
         return urlencode({name: value for name, value in values.items() if value})
 
     def chips(self) -> Iterator[FormChip]:
         """The active filters, in the order of the fields."""
         if not self.is_valid():
             return
-        for name, value in self.chosen().items():
+        for name, value in self.active_values().items():
             field = self.fields[name]
             label = dict(field.choices).get(value, value) if hasattr(field, "choices") else value
             yield FormChip(str(field.label), str(label), self.query_string(**{name: ""}))
 
-    def untidy(self) -> bool:
+    def has_empty_parameters(self) -> bool:
         """Whether the address has empty fields, as a form without a script sends them."""
         return any(name in self.data and not self.data[name] for name in self.fields)
 

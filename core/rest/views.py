@@ -19,7 +19,7 @@ class OssView(APIView):
     # A view of the OSS dialect, whose errors have that dialect's shapes. (A docstring would be
     # published with every route.)
 
-    # What each method understands in its address: read by `asked`, published, and everything else
+    # What each method understands in its address: read by `read_query`, published, and everything else
     # refused. A method that is not named here understands nothing.
     QUERY: ClassVar[Mapping[str, type[BaseModel]]] = {}
     # For routes whose answer no parameter could narrow: ignores what monitors and sign-ins add.
@@ -31,7 +31,7 @@ class OssView(APIView):
         if not self.PASSES_NAMES_OVER and hasattr(self, method.lower()):
             check_names(request, self.QUERY.get("GET" if method == "HEAD" else method))
 
-    def asked(self, model: type[Query]) -> Query:
+    def read_query(self, model: type[Query]) -> Query:
         """The query as the model that is declared for this method; BodyError."""
         assert model in self.QUERY.values()  # noqa: S101  (undeclared names are refused)
         return query_of(self.request, model)

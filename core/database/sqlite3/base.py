@@ -146,11 +146,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
             raise
         if len(self._files) == 1:
             self._note_log()
-        self.turns.passed()
+        self.turns.note_passed()
         if writer is not None and writer.description is not None:
             self._writer = writer
         elif writer is not None:
-            self.turns.wrote()
+            self.turns.note_written()
         self._settle()
         return result
 
@@ -166,7 +166,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
                     if not is_busy(error):
                         raise
                     if has_turn:
-                        self.turns.blocked()
+                        self.turns.note_blocked()
                     if not again or time.monotonic() >= until:
                         raise
         finally:
@@ -200,7 +200,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self.check_files()
             super()._commit()  # type: ignore[misc]  # the stubs leave it out
             if self.connection is not None:
-                self.turns.wrote()
+                self.turns.note_written()
         finally:
             self._settle()
 

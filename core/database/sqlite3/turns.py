@@ -122,7 +122,7 @@ class WriteQueue:
                 self._holder, self._thread, first.is_on = first.who, first.thread, True
                 first.bell.release()
 
-    def blocked(self) -> None:
+    def note_blocked(self) -> None:
         """Notes that another program holds SQLite's lock, and sends the whole queue away."""
         with self._guard:
             if self.blocked_since is None:
@@ -130,11 +130,11 @@ class WriteQueue:
             while self._line:
                 self._line.popleft().bell.release()
 
-    def passed(self) -> None:
+    def note_passed(self) -> None:
         """Notes that SQLite has granted the lock."""
         self.blocked_since = None
 
-    def wrote(self) -> None:
+    def note_written(self) -> None:
         """Notes that a write has reached the disk."""
         self.wrote_at = time.monotonic()
 
