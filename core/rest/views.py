@@ -19,8 +19,8 @@ class OssView(APIView):
     # A view of the OSS dialect, whose errors have that dialect's shapes. (A docstring would be
     # published with every route.)
 
-    # What each method understands in its address: read by `read_query`, published, and everything else
-    # refused. A method that is not named here understands nothing.
+    # The query of each method: read by `read_query`, published, and checked for unknown names. A
+    # method that is not listed takes no parameters.
     QUERY: ClassVar[Mapping[str, type[BaseModel]]] = {}
     # For routes whose answer no parameter could narrow: ignores what monitors and sign-ins add.
     PASSES_NAMES_OVER: ClassVar[bool] = False
