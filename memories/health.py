@@ -72,15 +72,17 @@ class ProviderCondition:
 
 def provider_conditions() -> list[ProviderCondition]:
     """The LLM and the embedder of this process, with the outcome of their latest calls."""
-    used, current = configuration.current_configuration(), _runtime()
+    configured, current = configuration.current_configuration(), _runtime()
     engine = current.engine if current else None
     llm = engine.llm if engine else None
     calls = getattr(llm, "calls", None)
     return [
-        _condition("llm", used.llm, calls, usable=used.llm is None or calls is not None),
+        _condition(
+            "llm", configured.llm, calls, usable=configured.llm is None or calls is not None
+        ),
         _condition(
             "embedder",
-            used.embedder,
+            configured.embedder,
             engine.calls if engine else None,
             usable=engine is not None and engine.embedder is not None,
             local_model=engine.model_key if engine else "",

@@ -91,13 +91,13 @@ class _Facts:
         if not accepted:
             return
         drafts = [_draft(self.template, item) for item in accepted]
-        added = build_memories(drafts, principal=self.principal, batch_id=self.claim.kept.pk)
+        memories = build_memories(drafts, principal=self.principal, batch_id=self.claim.kept.pk)
         readings = [item.reading for item in accepted]
         keys = (self.engine.model_key, self.engine.states_key)
         with transaction.atomic():
-            insert_memories(added, readings, *keys, principal=self.principal)
-            self.claim.finish(_results_of([*self.rows, *added]))
-        self.rows += added
+            insert_memories(memories, readings, *keys, principal=self.principal)
+            self.claim.finish(_results_of([*self.rows, *memories]))
+        self.rows += memories
 
 
 def _results_of(rows: Sequence[Memory]) -> Results:

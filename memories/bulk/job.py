@@ -242,8 +242,10 @@ def finish(operation: Operation, state: Operation.State, problem: str = "") -> N
     values: dict[str, Any] = {"state": state, "problem": problem}
     if state != State.UNDONE:
         values["finished_at"] = now
-        done = Operation.objects.filter(pk=operation.pk).values_list("done", flat=True).get()
-        if done and operation.action != ERASE:
+        changed_count = (
+            Operation.objects.filter(pk=operation.pk).values_list("done", flat=True).get()
+        )
+        if changed_count and operation.action != ERASE:
             days = operation.project.retention_days
             values["undo_until"] = operation.created_at + timedelta(days=days)
     Operation.objects.filter(pk=operation.pk).update(**values)

@@ -43,7 +43,9 @@ def erase_added_with(principal: Principal, *, key_id: UUID) -> int:
     inputs = AddInput.objects.filter(project_id=principal.project.id, key_id=key_id)
     # First, because erasing removes the entities of the conversations.
     forgetting.forget_conversations(inputs)
-    added = Memory.objects.filter(project_id=principal.project.id, batch_id__in=inputs.values("id"))
-    erased = erase_memories(principal, added.values_list("id", flat=True))
+    memories = Memory.objects.filter(
+        project_id=principal.project.id, batch_id__in=inputs.values("id")
+    )
+    erased = erase_memories(principal, memories.values_list("id", flat=True))
     inputs.exclude(outcome=AddInput.Outcome.RUNNING).delete()
     return erased

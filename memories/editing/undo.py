@@ -85,6 +85,8 @@ def _take_back(memory: Memory, revision: Revision, principal: Principal) -> None
 def _whole_fingerprint(memory: Memory, text: str) -> str:
     """The fingerprint of the memory's whole add if it was added with this text, so that the same
     add finds it again; else ""."""
-    added = Revision.objects.filter(memory_id=memory.id, event="ADD", new_text=text)
-    input_ = AddInput.objects.filter(pk__in=[memory.batch_id]).first() if added.exists() else None
+    revisions = Revision.objects.filter(memory_id=memory.id, event="ADD", new_text=text)
+    input_ = (
+        AddInput.objects.filter(pk__in=[memory.batch_id]).first() if revisions.exists() else None
+    )
     return str(input_.options.get("fingerprint", "")) if input_ else ""

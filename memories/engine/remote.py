@@ -71,10 +71,10 @@ class RemoteLlm:
     def generate_response(
         self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
     ) -> str:
-        read = replies.read_extraction if response_format else replies.plain_text
+        parse = replies.read_extraction if response_format else replies.plain_text
         with self.calls.noting():
             return persist(
-                lambda: read(self._ask(messages, response_format)),
+                lambda: parse(self._ask(messages, response_format)),
                 attempts=self._attempts,
                 seconds=settings.PROVIDER_DEADLINE,
             )

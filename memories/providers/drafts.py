@@ -295,10 +295,10 @@ def use_draft(principal: Principal, draft: Configuration, trial: ProviderTrial) 
     Raises what providers.configure does.
     """
     principal.require_instance(providers.PROVIDERS_OF)
-    used = configuration.current_configuration()
+    previous = configuration.current_configuration()
     if trial.embedder is not None and not trial.embedder.ok:
-        draft = replace(draft, embedder=used.embedder, dims=used.dims)
-    providers.use_configuration(principal, replace(draft, version=used.version), used)
+        draft = replace(draft, embedder=previous.embedder, dims=previous.dims)
+    providers.use_configuration(principal, replace(draft, version=previous.version), previous)
 
 
 def model_in_use() -> str:

@@ -79,13 +79,13 @@ class ProvidersInUse:
 def get_in_use(principal: Principal) -> ProvidersInUse:
     """The providers in use and the project's instructions; scope `read`."""
     principal.require(Scope.READ)
-    used = configuration.current_configuration()
+    current = configuration.current_configuration()
     engine = runtime.get_runtime().engine
     own = {"model": engine.model_key or "none", "embedding_dims": engine.dims}
     return ProvidersInUse(
-        llm=_section(used.llm) or {"provider": NONE, "config": {}},
-        embedder=_section(used.embedder) or {"provider": LOCAL, "config": own},
-        fallback_llm=_section(used.fallback_llm),
+        llm=_section(current.llm) or {"provider": NONE, "config": {}},
+        embedder=_section(current.embedder) or {"provider": LOCAL, "config": own},
+        fallback_llm=_section(current.fallback_llm),
         instructions=instructions_of(principal.project.id),
     )
 
