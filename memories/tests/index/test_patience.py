@@ -140,7 +140,7 @@ def engine(shared_engine):
 
 
 @pytest.fixture
-def record_silence(engine, collections, qdrant, monkeypatch):
+def silent(engine, collections, qdrant, monkeypatch):
     """Calls the tests with what reached the server; nobody waits long."""
     for line in (collections.patience.searching, collections.patience.writing):
         monkeypatch.setattr(line, "seconds", 0.2)
