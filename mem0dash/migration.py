@@ -156,5 +156,7 @@ def _who_has_it(holder: BaseDatabaseWrapper) -> str:
     if row is None:
         return "It has just ended."
     pid, name, address, state = row
-    description = f"{name or 'it gives no name'}, from {address or 'this machine'}, {state or 'unknown'}"
-    return f"{description}; PostgreSQL's process {pid}."
+    session = (
+        f"{name or 'it gives no name'}, from {address or 'this machine'}, {state or 'unknown'}"
+    )
+    return f"{session}; PostgreSQL's process {pid}."
