@@ -27,7 +27,8 @@ _ENDS: Final = {
     " coalesce(date(expiration_date, '+1 day'), '9999'))",
     "postgresql": "least(expires_at, (expiration_date + 1)::timestamp AT TIME ZONE 'UTC')",
 }
-# How often and when last a search returned the memory, from another table; never sorts first.
+# How often and when last a search returned the memory, from another table. "Never" is the smallest
+# value.
 _RETRIEVED: Final = {
     "retrievals": f"coalesce({RETRIEVALS}.count, 0)",
     "retrieved_at": f"coalesce({RETRIEVALS}.last_at, '0001-01-01')",
