@@ -57,7 +57,7 @@ def record(entries: Iterable[Revision], *, are_news: bool = True) -> None:
     revisions = Revision.objects.bulk_create(entries)
     if not are_news or not outbox.subscribers():
         return
-    # By id, for each publication locks a lane of its memory.
+    # In id order, because each publication locks a lane of its memory.
     for revision in sorted(revisions, key=lambda row: row.memory_id):
         outbox.publish(
             _kind(revision),
