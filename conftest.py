@@ -190,7 +190,7 @@ def collections(qdrant: QdrantServer, _all_collections: Any) -> Iterator[Any]:
     yield made
     qdrant.tell()
     for line in (patience.searching, patience.writing, patience.looking):
-        line.answered()
+        line.record_answer()
     for generation in made.generations():
         made.drop(generation)
 

@@ -1,4 +1,4 @@
-"""The columns that say who did something, the same in every table that has them."""
+"""The columns that name an actor, the same in every table that has them."""
 
 from functools import cache
 from typing import Any
@@ -24,17 +24,17 @@ class ActedModel(models.Model):
 
     @property
     def actor(self) -> Actor:
-        """Who did it, as far as the table keeps it."""
-        found = {name: getattr(self, name, None) for name in ACTOR_FIELDS}
-        return Actor(**{name: value for name, value in found.items() if value})
+        """The actor, as far as the table has columns for it."""
+        values = {name: getattr(self, name, None) for name in ACTOR_FIELDS}
+        return Actor(**{name: value for name, value in values.items() if value})
 
     @classmethod
     def columns(cls, actor: Actor) -> dict[str, Any]:
         """The actor as values of this table's columns."""
-        return {name: getattr(actor, name) for name in _kept(cls)}
+        return {name: getattr(actor, name) for name in _own_fields(cls)}
 
 
 @cache
-def _kept(model: type[ActedModel]) -> tuple[str, ...]:
+def _own_fields(model: type[ActedModel]) -> tuple[str, ...]:
     there = {column.attname for column in model._meta.concrete_fields}
     return tuple(name for name in ACTOR_FIELDS if name in there)

@@ -110,9 +110,9 @@ class RegisterView(OpenView):
     )
     def post(self, request: Request) -> Response:
         body = body_of(request, Register)
-        sent = request.headers.get("X-Setup-Token") or body.setup_token or ""
+        token = request.headers.get("X-Setup-Token") or body.setup_token or ""
         address, actor = _subject(request), visitor(request._request)
-        setup.require_setup_token(sent, address=address, visitor=actor)
+        setup.require_setup_token(token, address=address, visitor=actor)
         try:
             owner = services.register_owner(
                 email=body.email,
@@ -180,10 +180,10 @@ class MeView(OssView):
         principal = self.caller()
         account = account_of(principal)
         services.require_whole_account(principal, account)
-        made = services.update_account(
+        updated = services.update_account(
             account, name=body.name, email=body.email, actor=principal.actor
         )
-        return Response(self._shape(made))
+        return Response(self._shape(updated))
 
     def _shape(self, account: Account) -> dict[str, Any]:
         return {

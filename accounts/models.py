@@ -59,7 +59,7 @@ class Project(models.Model):
     slug = models.SlugField(max_length=60, unique=True)
     name = models.CharField(max_length=150)
     description = models.TextField(blank=True)
-    # Used where a call names no user, agent, app or run.
+    # For calls that name no user, agent, app or run.
     default_user_id = models.CharField(max_length=255, blank=True)
     instructions = models.TextField(blank=True)
     categories = models.JSONField(default=list, blank=True)
@@ -104,7 +104,7 @@ class RefreshToken(models.Model):
 
 
 class Attempt(models.Model):
-    """The number of attempts in a span of time; accounts.throttle says what `key` is."""
+    """The number of attempts in a period; accounts.throttle defines `key`."""
 
     key = models.CharField(max_length=64)
     # Seconds since 1970.
@@ -123,7 +123,8 @@ class Attempt(models.Model):
 class InstanceState(models.Model):
     """One row about this installation. Set-up is closed by this row, not by whether accounts exist.
 
-    `encryption_check` is a known word encrypted with ENCRYPTION_KEY: it tells a wrong key at start.
+    `encryption_check` is a known word encrypted with ENCRYPTION_KEY, to detect a wrong key at the
+    start.
     """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
@@ -139,7 +140,7 @@ class InstanceState(models.Model):
 
 
 class UnchangingRows(models.QuerySet["AuditEntry"]):
-    """Rows that are written once. accounts.audit alone removes them, when they are old."""
+    """Rows that are written once. Only accounts.audit removes them, when they are old."""
 
     def update(self, **values: Any) -> NoReturn:
         raise TypeError(UNCHANGING)
@@ -152,7 +153,7 @@ UNCHANGING = "An entry of the audit is never changed or deleted."
 
 
 class AuditEntry(ActedModel):
-    """One thing that was done, tried or refused: who, when, to what. No code edits an entry.
+    """One action that was done, tried or refused: actor, time, target. No code edits an entry.
 
     `action` is one of accounts.audit.AuditAction. An entry about the whole instance has no project.
     """
@@ -160,7 +161,8 @@ class AuditEntry(ActedModel):
     project = models.ForeignKey(
         Project, models.SET_NULL, null=True, db_index=False, related_name="+"
     )
-    # It stays when the account is deleted. `actor_label` is its name at that time, "" without one.
+    # The id stays when the account is deleted. `actor_label` is its name at the time of the action,
+    # "" without an account.
     account = models.ForeignKey(
         Account, models.DO_NOTHING, null=True, db_index=False, db_constraint=False, related_name="+"
     )
@@ -172,10 +174,9 @@ class AuditEntry(ActedModel):
     target_label = models.CharField(max_length=254, blank=True)
     # What changed, as {field: [before, after]}, and other details; never a secret.
     details = models.JSONField(default=dict)
-    # The client's address, as accounts.throttle.address_subject gives it; "" where it has no
-    # meaning.
+    # The client's address from accounts.throttle.address_subject; "" where it has no meaning.
     address = models.CharField(max_length=45, blank=True)
-    # More than 1 only where one entry counts several refusals.
+    # More than 1 only if one entry counts several refusals.
     count = models.PositiveIntegerField(default=1)
     at = models.DateTimeField()
 

@@ -46,11 +46,11 @@ def operator_of(slug: str) -> Principal:
     )
 
 
-def project_named(wanted: str) -> Project | None:
-    """The project with this id or slug, Default for none; None when there is no such project."""
-    projects = Project.objects.filter(slug=wanted or DEFAULT_PROJECT)
-    with contextlib.suppress(ValueError):  # what is no id is a slug
-        projects = Project.objects.filter(id=UUID(wanted)) if wanted else projects
+def project_named(id_or_slug: str) -> Project | None:
+    """The project with this id or slug, Default for ""; None if there is no such project."""
+    projects = Project.objects.filter(slug=id_or_slug or DEFAULT_PROJECT)
+    with contextlib.suppress(ValueError):  # not an id: a slug
+        projects = Project.objects.filter(id=UUID(id_or_slug)) if id_or_slug else projects
     return projects.first()
 
 
@@ -80,7 +80,7 @@ def scopes_in(account: Account, project_id: UUID) -> frozenset[Scope]:
 
 
 def role_name(account: Account, project_id: UUID | None = None) -> str:
-    """The role as the dialects tell it: in this project or in Default; "member" for none."""
+    """The role as the dialects name it, in this project or in Default; "member" for none."""
     if account.is_owner:
         return "admin"
     if project_id is None:
@@ -90,7 +90,7 @@ def role_name(account: Account, project_id: UUID | None = None) -> str:
 
 
 def account_of(principal: Principal) -> Account:
-    """Whose account a caller acts on: its own, or the oldest one for ADMIN_API_KEY and
+    """The account that a caller acts on: its own, or the oldest one for ADMIN_API_KEY and
     AUTH_DISABLED, which have none. InvalidCredentialError while there is no account."""
     accounts = Account.objects.filter(is_active=True)
     if principal.account_id is not None:
@@ -103,11 +103,11 @@ def account_of(principal: Principal) -> Account:
 
 def instructions_of(project_id: UUID) -> str:
     """The project's instructions for extracting memories."""
-    found = Project.objects.filter(id=project_id).values_list("instructions", flat=True)
-    return found.first() or ""
+    instructions = Project.objects.filter(id=project_id).values_list("instructions", flat=True)
+    return instructions.first() or ""
 
 
 def names_of(ids: Iterable[UUID | None]) -> dict[UUID, str]:
     """The names of these accounts; a deleted account has none."""
-    wanted = {id_ for id_ in ids if id_ is not None}
-    return dict(Account.objects.filter(id__in=wanted).values_list("id", "name"))
+    account_ids = {id_ for id_ in ids if id_ is not None}
+    return dict(Account.objects.filter(id__in=account_ids).values_list("id", "name"))

@@ -33,13 +33,13 @@ _CHECK_WORD = "mem0dash"
 
 
 def ensure_instance(*, using: str = DEFAULT_DB_ALIAS) -> None:
-    """Makes the instance row and the project `Default` where they are missing."""
+    """Makes the instance row and the project `Default` if they are missing."""
     InstanceState.objects.using(using).get_or_create(id=1)
     Project.objects.using(using).get_or_create(slug=DEFAULT_PROJECT, defaults={"name": "Default"})
 
 
 def check_encryption_key() -> None:
-    """Raises ConfigurationError when ENCRYPTION_KEY is not the one this database was made with."""
+    """Raises ConfigurationError if ENCRYPTION_KEY is not the key of this database."""
     state = InstanceState.objects.get(id=1)
     if not state.encryption_check:
         InstanceState.objects.filter(id=1, encryption_check="").update(
@@ -56,7 +56,7 @@ def check_encryption_key() -> None:
 
 
 def normalise_email(email: str) -> str:
-    """`email` as it is stored: trimmed and in lower case; InvalidInputError when it is none."""
+    """`email` as it is stored: trimmed and in lower case; InvalidInputError if it is invalid."""
     email = email.strip().lower()
     if len(email) > EMAIL_LENGTH:
         raise InvalidInputError(f"An e-mail address has at most {EMAIL_LENGTH} characters.")
@@ -73,7 +73,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_password(password: str, account: Account) -> None:
-    # In the words of the dialects; Django checks everything else about a password.
+    # With the dialects' message; Django checks everything else about a password.
     if len(password) < PASSWORD_LENGTH:
         raise InvalidInputError(f"Password must be at least {PASSWORD_LENGTH} characters.")
     try:
@@ -126,7 +126,7 @@ def complete_setup(*, actor: Actor = OPERATOR) -> None:
 def register_owner(
     *, email: str, name: str, password: str, actor: Actor = OPERATOR, address: str = ""
 ) -> Account:
-    """Makes the first owner and closes set-up; takes and raises what create_owner does."""
+    """Makes the first owner and closes set-up; arguments and errors as `create_owner`."""
     with transaction.atomic():
         account = create_owner(
             email=email, name=name, password=password, actor=actor, address=address
@@ -136,8 +136,8 @@ def register_owner(
 
 
 def ensure_owner() -> None:
-    """Makes the owner that OWNER_EMAIL and OWNER_PASSWORD name, while there is none; set-up is
-    closed with that. ConfigurationError for an unusable value."""
+    """Makes the owner of OWNER_EMAIL and OWNER_PASSWORD if there is none, which closes set-up.
+    ConfigurationError for an unusable value."""
     if not settings.OWNER_EMAIL or not setup.needs_setup():
         return
     try:
@@ -151,8 +151,8 @@ def ensure_owner() -> None:
 
 
 def require_whole_account(principal: Principal, account: Account) -> None:
-    """Raises PermissionDeniedError for a key with fewer scopes than its owner: such a key may not
-    change the account."""
+    """Raises PermissionDeniedError for a key with fewer scopes than its owner, which may not change
+    the account."""
     if principal.via != "api_key":
         return
     everything = scopes_in(account, principal.project.id)
@@ -174,17 +174,17 @@ def update_account(
     if email is not None and email.strip():
         changes["email"] = normalise_email(email)
     if changes:
-        told = {
+        differences = {
             field: [getattr(account, field), value]
             for field, value in changes.items()
             if getattr(account, field) != value
         }
         try:
             with transaction.atomic():
-                if told:  # First: the entry must name the account by its old name.
+                if differences:  # First, because the entry must have the account's old name.
                     target = account_target(account)
                     audit.record(
-                        AuditAction.ACCOUNT_CHANGED, actor=actor, target=target, details=told
+                        AuditAction.ACCOUNT_CHANGED, actor=actor, target=target, details=differences
                     )
                 Account.objects.filter(pk=account.pk).update(**changes)
         except IntegrityError:
@@ -257,7 +257,7 @@ def _set_password(account: Account, password: str, action: AuditAction, actor: A
 def set_time_zone(principal: Principal, name: str) -> None:
     """Sets the time zone of the caller's project: an IANA name, or "" for the instance's.
 
-    Scope `admin`, without an entity limit; InvalidInputError for what is no zone.
+    Scope `admin`, without an entity limit; InvalidInputError for an unknown zone.
     """
     principal.require_project("the time zone")
     if name and zones.find_zone(name) is None:
@@ -278,16 +278,16 @@ def set_time_zone(principal: Principal, name: str) -> None:
 
 def set_instructions(*, project_id: UUID, instructions: str, actor: Actor) -> None:
     """Sets the project's instructions for extracting memories; "" for none."""
-    wanted = instructions.strip()
+    new_text = instructions.strip()
     with transaction.atomic():
         project = Project.objects.select_for_update(no_key=True).get(id=project_id)
-        if project.instructions == wanted:
+        if project.instructions == new_text:
             return
-        Project.objects.filter(id=project_id).update(instructions=wanted)
+        Project.objects.filter(id=project_id).update(instructions=new_text)
         audit.record(
             AuditAction.INSTRUCTIONS_CHANGED,
             actor=actor,
             project_id=project_id,
             target=AuditTarget("project", project_id, project.name),
-            details={"instructions": [project.instructions, wanted]},
+            details={"instructions": [project.instructions, new_text]},
         )

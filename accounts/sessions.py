@@ -1,7 +1,7 @@
-"""Signing in, and REST sessions: a short access token, a refresh token that is good for one use.
+"""Signing in, and REST sessions with a short-lived access token and a single-use refresh token.
 
-Both are JWTs in the shape of mem0's own server, with the account's session epoch added to the
-access token: whatever raises the epoch ends every older session on its next request.
+Both are JWTs in the shape of mem0's own server. The access token also has the account's session
+epoch: raising the epoch ends every older session on its next request.
 """
 
 import secrets
@@ -46,12 +46,12 @@ def sign_in(
 ) -> Account:
     """Checks e-mail address and password, sent from `address` by `visitor`; returns the account.
 
-    `browser` is what `remember_browser` gave when the account was signed in there before. There,
-    the failures of others do not count: nobody can shut an account's owner out by failing for long,
-    be it from the same address. Elsewhere a right password has to wait as well after too many wrong
-    ones, for checking it is what guessing consists of; right ones are not counted.
-    InvalidCredentialError in the same words, after the same work, for an unknown address, a wrong
-    password and a deactivated account; RateLimitedError after too many of them.
+    `browser` is the cookie from `remember_browser` if the account has signed in there before.
+    Failures of others do not count there, so nobody can shut out an account's owner by failing, not
+    even from the same address. Elsewhere even a right password has to wait after too many wrong
+    ones, because guessing consists of checks; right ones are not counted. InvalidCredentialError
+    with the same message, after the same work, for an unknown address, a wrong password and a
+    deactivated account; RateLimitedError after too many of them.
     """
     email = email.strip().lower()
     account = Account.objects.filter(email=email, is_active=True).first()
@@ -83,24 +83,23 @@ def _count_attempt(
 ) -> list[throttle.CountedAttempt]:
     if account is not None and (nonce := _nonce(browser, account)):
         return [throttle.take(throttle.WRONG_PASSWORDS_KNOWN, nonce)]
-    counted: list[throttle.CountedAttempt] = []
+    attempts: list[throttle.CountedAttempt] = []
     try:
         for limit, subject in (
             (throttle.LOGIN, address),
             (throttle.WRONG_PASSWORDS_HERE, f"{email} {address}"),
             (throttle.WRONG_PASSWORDS, email),
         ):
-            counted.append(throttle.take(limit, subject))
+            attempts.append(throttle.take(limit, subject))
     except throttle.RateLimitedError:
-        for attempt in counted:
+        for attempt in attempts:
             throttle.give_back(attempt)
         raise
-    return counted
+    return attempts
 
 
 def remember_browser(account: Account, browser: str = "") -> str:
-    """The cookie by which this browser is recognised for the account; `browser` is its cookie
-    now."""
+    """The cookie that identifies this browser for the account; `browser` is its present cookie."""
     nonce = _nonce(browser, account) or secrets.token_urlsafe(12)
     return signing.dumps([str(account.pk), nonce], salt=_KNOWN)
 
@@ -115,7 +114,7 @@ def _nonce(browser: str, account: Account) -> str:
 
 
 def open_session(account: Account) -> Tokens:
-    """A new pair of tokens, of the epoch that `account` was read with."""
+    """A new pair of tokens for the epoch of `account`."""
     now = timezone.now()
     RefreshToken.objects.filter(account=account, expires_at__lte=now).delete()
     row = RefreshToken.objects.create(
@@ -142,16 +141,16 @@ def open_session(account: Account) -> Tokens:
 
 
 def refresh_session(token: str, *, address: str = "", visitor: Actor = NOBODY) -> Tokens:
-    """A new pair of tokens for a refresh token, which this uses up.
+    """A new pair of tokens for a refresh token, which is used up.
 
-    A token that comes a second time was copied: every refresh token of the account's present
-    sessions ends with it. InvalidCredentialError for whatever does not hold.
+    A token that is used twice was copied, so every refresh token of the account's present sessions
+    is revoked. InvalidCredentialError for an invalid token.
     """
     claims = _claims(token, "refresh")
     account_id, jti = _uuid(claims.get("sub")), _uuid(claims.get("jti"))
     with transaction.atomic():
-        # The lock makes uses and replays of one account queue up: a replay also ends the token
-        # that a use at the same moment is making.
+        # The lock serialises uses and replays of one account, so that a replay also revokes the
+        # token of a concurrent use.
         account = Account.objects.select_for_update().filter(id=account_id).first()
         if account is None or not account.is_active:
             raise InvalidCredentialError(NO_ACCOUNT)
@@ -169,7 +168,7 @@ def refresh_session(token: str, *, address: str = "", visitor: Actor = NOBODY) -
 
 
 def account_of_access_token(token: str) -> Account:
-    """Whose access token this is, as the account is now; InvalidCredentialError."""
+    """The account of an access token, in its present state; InvalidCredentialError."""
     claims = _claims(token, "access")
     account = Account.objects.filter(id=_uuid(claims.get("sub"))).first()
     if account is None or not account.is_active:
@@ -183,7 +182,7 @@ def _encode(claims: dict[str, Any]) -> str:
     return jwt.encode(claims, settings.JWT_SECRET, algorithm=ALGORITHM)
 
 
-def _claims(token: str, wanted: str) -> dict[str, Any]:
+def _claims(token: str, token_type: str) -> dict[str, Any]:
     if len(token) > LONGEST_TOKEN:
         raise InvalidCredentialError(INVALID)
     try:
@@ -195,7 +194,7 @@ def _claims(token: str, wanted: str) -> dict[str, Any]:
         )
     except jwt.InvalidTokenError:
         raise InvalidCredentialError(INVALID) from None
-    if claims["type"] != wanted:
+    if claims["type"] != token_type:
         raise InvalidCredentialError(WRONG_TYPE)
     return claims
 

@@ -25,7 +25,7 @@ HOW_TO_REGISTER: Final = (
 
 
 class SetupClosedError(PermissionDeniedError):
-    """There is an owner already."""
+    """The instance has an owner already."""
 
 
 def needs_setup() -> bool:
@@ -41,8 +41,8 @@ def is_complete() -> bool:
 def offer_setup_token() -> str | None:
     """Makes a setup token while there is no owner, and removes it after that.
 
-    The token when this server made and keeps it; None when it is SETUP_TOKEN, which the operator
-    knows, or when set-up is closed.
+    Returns the token if the server generated it; None if SETUP_TOKEN is set, which the operator
+    knows, or if set-up is closed.
     """
     if not needs_setup():
         forget_setup_token()
@@ -52,20 +52,20 @@ def offer_setup_token() -> str | None:
     return env.load_secret("SETUP_TOKEN", _path(), make=secrets.token_urlsafe(32))
 
 
-def is_setup_token(sent: str) -> bool:
-    """Whether `sent` is the token, compared in constant time; never while there is none."""
-    expected = settings.SETUP_TOKEN or _kept()
-    return bool(expected) and hmac.compare_digest(sent.encode(), expected.encode())
+def is_setup_token(token: str) -> bool:
+    """Whether `token` is the setup token, compared in constant time; False while there is none."""
+    expected = settings.SETUP_TOKEN or _read_token()
+    return bool(expected) and hmac.compare_digest(token.encode(), expected.encode())
 
 
-def require_setup_token(sent: str, *, address: str, visitor: Actor = NOBODY) -> None:
-    """Lets the caller through who sends the setup token while the instance has no owner.
+def require_setup_token(token: str, *, address: str, visitor: Actor = NOBODY) -> None:
+    """Accepts the setup token while the instance has no owner.
 
-    SetupClosedError once somebody does, PermissionDeniedError for another text, RateLimitedError
-    after too many of either from this address (throttle.address_subject). Who has the token passes
-    whatever others there have tried, and as often as a password does not suit.
+    SetupClosedError once there is an owner, PermissionDeniedError for a wrong token,
+    RateLimitedError after too many of either from this address (throttle.address_subject). The
+    right token always passes, whatever others at the address have tried.
     """
-    if needs_setup() and is_setup_token(sent.strip()):
+    if needs_setup() and is_setup_token(token.strip()):
         return
     throttle.take(throttle.REGISTER, address)
     if not needs_setup():
@@ -76,7 +76,7 @@ def require_setup_token(sent: str, *, address: str, visitor: Actor = NOBODY) -> 
 
 
 def forget_setup_token() -> None:
-    """Removes the kept token."""
+    """Removes the stored token."""
     # On a read-only disk the file stays. The token no longer opens anything.
     with suppress(OSError):
         _path().unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def _path() -> Path:
     return Path(settings.DATA_DIR) / TOKEN_FILE
 
 
-def _kept() -> str:
+def _read_token() -> str:
     try:
         return _path().read_text(encoding="utf-8").strip()
     except FileNotFoundError:

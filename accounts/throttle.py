@@ -1,8 +1,8 @@
 """Counts attempts in the database, so that limits hold across processes and restarts.
 
-Attempts fall into buckets of whole seconds since 1970; a limit looks at as many of them as its
-period covers. One bucket as long as the period is a fixed window, many short ones a sliding window.
-Neither an address nor an e-mail address is stored: a row is named by a keyed digest of both.
+Attempts are counted in buckets of whole seconds since 1970; a limit sums the buckets of its period.
+One bucket as long as the period is a fixed window, many short ones are a sliding window. Neither
+addresses nor e-mail addresses are stored: the key of a row is a keyed digest of limit and subject.
 """
 
 import ipaddress
@@ -41,12 +41,12 @@ class Limit:
         return f"{self.most} per {minutes} minute{'' if minutes == 1 else 's'}"
 
 
-# For an address, whatever account it tries. Only failures count.
+# Per address, whatever account it tries. Only failures count.
 REGISTER: Final = Limit("register", 5, 60, 60)
 LOGIN: Final = Limit("login", 10, 60, 60)
 REFRESH: Final = Limit("refresh", 20, 60, 60)
-# Of an account: from one address, and from all of them together. The first is lower, so that who
-# keeps failing at one address leaves the account's owner, at another, room to sign in.
+# Per account: from one address, and from all together. The first is lower, so that failures at one
+# address leave the account's owner at another one room to sign in.
 WRONG_PASSWORDS_HERE: Final = Limit("wrong-passwords-here", 10, 900, 60)
 WRONG_PASSWORDS: Final = Limit("wrong-passwords", 14, 900, 60)
 # For a browser in which the account signed in before. Failures elsewhere do not count there.
@@ -58,7 +58,7 @@ WRONG_SETUP_TOKENS: Final = Limit("wrong-setup-tokens", 10, 900, 60)
 
 @dataclass(frozen=True, slots=True)
 class CountedAttempt:
-    """An attempt that was counted; `left` is how many more there may be now."""
+    """A counted attempt; `left` is how many more are allowed now."""
 
     key: str
     starts: int
@@ -66,31 +66,33 @@ class CountedAttempt:
 
 
 def take(limit: Limit, subject: str) -> CountedAttempt:
-    """Counts an attempt of `subject`; RateLimitedError, and no count, when it is one too many.
+    """Counts an attempt of `subject`; RateLimitedError if it is beyond the limit, and then it does
+    not count.
 
-    Counting comes before looking: of any number of attempts at once no more than the limit pass.
+    The attempt is counted before the check, so that no more than the limit pass, however many come
+    at once.
     """
     now = int(time.time())
-    taken = CountedAttempt(_key(limit, subject), now - now % limit.bucket)
-    counts = {taken.starts: _add_one(taken)}
+    attempt = CountedAttempt(_key(limit, subject), now - now % limit.bucket)
+    counts = {attempt.starts: _add_one(attempt)}
     if limit.bucket < limit.seconds:
         older = Attempt.objects.filter(
-            key=taken.key, starts__gt=now - limit.seconds, starts__lt=taken.starts
+            key=attempt.key, starts__gt=now - limit.seconds, starts__lt=attempt.starts
         )
         counts.update(older.values_list("starts", "count"))
     total = sum(counts.values())
     if total > limit.most:
         # A refused attempt does not count, so retrying does not make the wait longer.
-        give_back(taken)
+        give_back(attempt)
         raise RateLimitedError(
             f"Rate limit exceeded: {limit}", retry_after=_wait(limit, counts, total - 1, now)
         )
-    return replace(taken, left=limit.most - total)
+    return replace(attempt, left=limit.most - total)
 
 
-def give_back(taken: CountedAttempt) -> None:
+def give_back(attempt: CountedAttempt) -> None:
     """Removes an attempt from the count, such as one that succeeded."""
-    Attempt.objects.filter(key=taken.key, starts=taken.starts, count__gt=0).update(
+    Attempt.objects.filter(key=attempt.key, starts=attempt.starts, count__gt=0).update(
         count=F("count") - 1
     )
 
@@ -117,18 +119,20 @@ def _key(limit: Limit, subject: str) -> str:
     return salted_hmac("accounts.throttle", value, algorithm="sha256").hexdigest()
 
 
-def _add_one(taken: CountedAttempt) -> int:
+def _add_one(attempt: CountedAttempt) -> int:
     """The count of the bucket with this attempt in it, in one statement."""
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO accounts_attempt (key, starts, count) VALUES (%s, %s, 1) "
             "ON CONFLICT (key, starts) DO UPDATE SET count = accounts_attempt.count + 1 "
             "RETURNING count",
-            [taken.key, taken.starts],
+            [attempt.key, attempt.starts],
         )
-        count = int(cursor.fetchall()[0][0])  # all: SQLite ends the statement with its last row
-    if count == 1:  # a new bucket: now and then enough to clear away the old ones
-        Attempt.objects.filter(starts__lt=taken.starts - KEEP_SECONDS).delete()
+        count = int(
+            cursor.fetchall()[0][0]
+        )  # fetch all, because SQLite ends the statement with its last row
+    if count == 1:  # a new bucket: often enough to delete old ones
+        Attempt.objects.filter(starts__lt=attempt.starts - KEEP_SECONDS).delete()
     return count
 
 

@@ -52,21 +52,21 @@ def login(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         if find_signed_in(request) is not None:
             return HttpResponseRedirect(after)
-        return _shown(request, LoginForm(), after)
+        return _render_form(request, LoginForm(), after)
     form = LoginForm(request.POST)
     try:
         if not form.is_valid():
-            return _shown(request, form, after, status=422)
+            return _render_form(request, form, after, status=422)
         address = throttle.address_subject(client_address(request))
-        return _signed_in(request, form, address, after)
+        return _sign_in(request, form, address, after)
     except RateLimitedError as error:
         form.add_error(None, f"Too many attempts. Try again in {_wait(error.retry_after or 60)}.")
-        answer = _shown(request, form, after, status=429)
+        answer = _render_form(request, form, after, status=429)
         answer.headers["Retry-After"] = str(error.retry_after)
         return answer
     except InvalidCredentialError:
         form.add_error(None, WRONG)
-        return _shown(request, form, after, status=422)
+        return _render_form(request, form, after, status=422)
 
 
 @require_POST
@@ -84,25 +84,27 @@ def logout(request: HttpRequest) -> HttpResponse:
     return redirect(settings.LOGIN_URL)
 
 
-def _shown(request: HttpRequest, form: LoginForm, after: str, *, status: int = 200) -> HttpResponse:
+def _render_form(
+    request: HttpRequest, form: LoginForm, after: str, *, status: int = 200
+) -> HttpResponse:
     context = {"form": form, "next": after, "needs_setup": setup.needs_setup()}
     return render(request, "accounts/login.html", context, status=status)
 
 
-def _signed_in(request: HttpRequest, form: LoginForm, address: str, after: str) -> HttpResponse:
-    known = request.COOKIES.get(KNOWN_COOKIE, "")
+def _sign_in(request: HttpRequest, form: LoginForm, address: str, after: str) -> HttpResponse:
+    cookie = request.COOKIES.get(KNOWN_COOKIE, "")
     account = sessions.sign_in(
         email=form.cleaned_data["email"],
         password=form.cleaned_data["password"],
         address=address,
-        browser=known,
+        browser=cookie,
         visitor=visitor(request),
     )
     start_session(request, account)
     answer = HttpResponseRedirect(after)
     answer.set_cookie(
         KNOWN_COOKIE,
-        sessions.remember_browser(account, known),
+        sessions.remember_browser(account, cookie),
         max_age=KNOWN_SECONDS,
         path=resolve_url(settings.LOGIN_URL),
         secure=settings.SESSION_COOKIE_SECURE,

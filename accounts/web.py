@@ -1,4 +1,4 @@
-"""Who is behind a page: `page` gives a view the signed-in account and its principal."""
+"""The decorator `page`, which gives a view the signed-in account and its principal."""
 
 from collections.abc import Callable
 from functools import update_wrapper
@@ -26,8 +26,8 @@ P = ParamSpec("P")
 
 
 class PageRequest(HttpRequest):
-    """A request as views behind `page` get it. `account` is None while AUTH_DISABLED is set and
-    nobody is signed in."""
+    """The request of views with `page`. `account` is None if AUTH_DISABLED is set and nobody is
+    signed in."""
 
     account: Account | None
     project: Project
@@ -42,8 +42,8 @@ PageView = Callable[Concatenate[PageRequest, P], HttpResponseBase]
 def page(view: PageView[P]) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
     """Calls `view` for a signed-in account, and sends everybody else to set-up or sign-in.
 
-    `@require_safe` or `@require_POST` stands above it. PermissionDeniedError for an account that is
-    a member of no project.
+    Put `@require_safe` or `@require_POST` above it. PermissionDeniedError for an account that is a
+    member of no project.
     """
 
     def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
@@ -54,7 +54,7 @@ def page(view: PageView[P]) -> Callable[Concatenate[HttpRequest, P], HttpRespons
             return redirect_browser(request, sign_in_url(request))
         return view(identify(request, account), *args, **kwargs)
 
-    # Not as a decorator: the type of its result does not allow another request class.
+    # Not as a decorator, because its result type does not allow another request class.
     update_wrapper(guarded, view)
     return guarded
 
@@ -72,23 +72,23 @@ def start_session(request: HttpRequest, account: Account) -> None:
     open_browser_session(request, account, backend=settings.AUTHENTICATION_BACKENDS[0])
 
 
-def local_path(wanted: str | None) -> str:
-    """`wanted` if it is a path of this server, else the overview."""
+def local_path(path: str | None) -> str:
+    """`path` if it is a path of this server, else the overview."""
     # No host is allowed, so a URL that names any host fails, however it is written.
-    safe = url_has_allowed_host_and_scheme(wanted or "", allowed_hosts=None)
-    if wanted and wanted.startswith("/") and safe:
-        return wanted
+    safe = url_has_allowed_host_and_scheme(path or "", allowed_hosts=None)
+    if path and path.startswith("/") and safe:
+        return path
     return resolve_url(settings.LOGIN_REDIRECT_URL)
 
 
 def identify(request: HttpRequest, account: Account | None) -> PageRequest:
     """Adds account and principal to the request; PermissionDeniedError for a member of no
     project."""
-    known = cast(PageRequest, request)
-    known.account = account
-    known.principal = _principal(known)
-    known.auth_type = known.principal.via  # type: ignore[attr-defined]  # for the request log
-    return known
+    page_request = cast(PageRequest, request)
+    page_request.account = account
+    page_request.principal = _principal(page_request)
+    page_request.auth_type = page_request.principal.via  # type: ignore[attr-defined]  # for the request log
+    return page_request
 
 
 def _principal(request: PageRequest) -> Principal:
@@ -119,7 +119,7 @@ def visitor(request: HttpRequest) -> Actor:
 
 
 def sign_in_url(request: HttpRequest) -> str:
-    """The sign-in page, which leads back to where the request wanted to go."""
+    """The URL of the sign-in page, which leads back to the requested page."""
     url = resolve_url(settings.LOGIN_URL)
     if request.method != "GET" or request.headers.get("HX-Request") == "true":
         return url

@@ -92,8 +92,8 @@ class ApiKeyView(OssView):
         principal = self.caller()
         account = account_of(principal)
         try:
-            wanted = UUID(key_id)
+            id_ = UUID(key_id)
         except ValueError:
             raise NotFoundError("API key not found.") from None
-        services.revoke_own_api_key(principal, account, key_id=wanted)
+        services.revoke_own_api_key(principal, account, key_id=id_)
         return Response({"message": "API key revoked."})

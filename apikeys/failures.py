@@ -25,15 +25,16 @@ from core.http.middleware import client_address
 logger = logging.getLogger(__name__)
 
 DETAIL: Final = "Too many failed authentication attempts; try again later."
-# What stands below these is limited, each for itself: path -> the limit's name.
+# Paths below these have separate limits: path -> the limit's name.
 SURFACES: Final = {"/api/v1/": "failures-rest"}
 KNOWN: Final = 10_000
-# How long a refusal waits for others that write, to be counted.
+# How long counting a refusal may wait for other writers.
 COUNTING_SECONDS: Final = 1.0
 
 
 class WaitingRoom:
-    """Who has to wait until when, as this process knows it; seconds since 1970."""
+    """The addresses that have to wait, and until when (seconds since 1970), as this process knows
+    them."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[str, str], float] = {}
@@ -44,17 +45,17 @@ class WaitingRoom:
         if not self._until:  # nearly always
             return 0
         until = self._until.get((surface, address_subject(address)), 0.0)
-        left = until - time.time()
-        return max(1, round(left)) if left > 0 else 0
+        seconds = until - time.time()
+        return max(1, round(seconds)) if seconds > 0 else 0
 
     def put(self, surface: str, address: str, seconds: float) -> None:
         """Makes the address wait from now on."""
         now = time.time()
         with self._lock:
             if len(self._until) >= KNOWN:
-                # Those that are over, and at the worst the oldest: the database knows all of them.
-                kept = sorted((until, who) for who, until in self._until.items() if until > now)
-                self._until = {who: until for until, who in kept[-KNOWN // 2 :]}
+                # Drop expired entries, and if need be the oldest. The database has all of them.
+                newest = sorted((until, who) for who, until in self._until.items() if until > now)
+                self._until = {who: until for until, who in newest[-KNOWN // 2 :]}
             self._until[surface, address_subject(address)] = now + seconds
 
     def clear(self) -> None:
@@ -81,9 +82,9 @@ class FailureLimitMiddleware:
         if response.status_code != 401:
             return response
         address = client_address(request)
-        # Who has to wait is not counted: whoever keeps trying does not shut the door for longer.
-        left = waiting.seconds_left(surface, address) or _count(surface, address)
-        return _refusal(left) if left else response
+        # A waiting address is not counted again, so further tries do not prolong its wait.
+        seconds = waiting.seconds_left(surface, address) or _count(surface, address)
+        return _refusal(seconds) if seconds else response
 
 
 def _surface(path: str) -> str:
@@ -91,22 +92,22 @@ def _surface(path: str) -> str:
 
 
 def _count(surface: str, address: str) -> int:
-    """Counts a failure; the seconds to wait where it is one too many, else 0."""
+    """Counts a failure; returns the seconds to wait if it is beyond the limit, else 0."""
     seconds = settings.RATE_LIMIT_AUTH_WINDOW_SECONDS
     limit = Limit(surface, settings.RATE_LIMIT_AUTH_FAILURES, seconds, seconds)
     try:
         with at_most(COUNTING_SECONDS):
-            taken = take(limit, address_subject(address))
+            attempt = take(limit, address_subject(address))
     except RateLimitedError as error:
-        # It failed elsewhere before: another process has counted that.
+        # Another process has counted earlier failures of this address.
         wait = error.retry_after or seconds
         waiting.put(surface, address, wait)
         return wait
     except AnyDatabaseError:
         logger.warning("a failed authentication could not be counted", exc_info=True)
         return 0
-    if taken.left == 0:
-        waiting.put(surface, address, max(1.0, taken.starts + seconds - time.time()))
+    if attempt.left == 0:
+        waiting.put(surface, address, max(1.0, attempt.starts + seconds - time.time()))
     return 0
 
 

@@ -7,8 +7,8 @@ from core.principal import Actor
 
 
 def record(action: AuditAction, row: ApiKey, actor: Actor) -> None:
-    """An entry about this key, in the caller's transaction: what it may do, whose it is, and its
-    first characters, which are no secret."""
+    """Records an entry about this key in the caller's transaction, with its scopes, its owner and
+    its prefix, which is not secret."""
     details = {
         "prefix": row.prefix,
         "owner": row.owner.name or row.owner.email,

@@ -1,9 +1,9 @@
-"""Keys from mem0's own server, which keeps them as bcrypt hashes.
+"""Keys from mem0's own server, which stores them as bcrypt hashes.
 
-Verifying one takes a good part of a second, and is done once for each key: from then on the key has
-a digest as every other. An unknown key gets so far only when an imported key that was never used
-has its first 12 characters. After some wrong ones, the next have to queue for one verification at a
-time: the right key still passes, and guessing keeps one thread busy at most.
+Verifying one takes a good part of a second and happens once per key; after that the key has a
+digest like every other. An unknown key is verified only if an unused imported key has the same
+first 12 characters. After some wrong keys, the next ones queue for a single verification at a time,
+so that the right key still passes and guessing occupies at most one thread.
 """
 
 import logging
@@ -37,14 +37,14 @@ PREFIX_LENGTH: Final = 12
 HASH_PATTERN: Final = re.compile(r"\$2[aby]\$(?:0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}")
 WRONG_KEYS_OF_ADDRESS: Final = Limit("wrong-imported-keys", 10, 60, 60)
 WRONG_KEYS_OF_PREFIX: Final = Limit("wrong-imported-prefix", 60, 60, 60)
-# More rows than one share a prefix only by a rare accident.
+# Two rows with the same prefix are rare.
 MOST_ROWS: Final = 3
-# Verifications at the same time in this process: the other threads stay free for other requests.
+# Concurrent verifications in this process; the other threads stay free for other requests.
 _slots: Final = threading.BoundedSemaphore(2)
 SLOT_SECONDS: Final = 5.0
-# How long a request with such a key waits for others that write, each time.
+# How long each write of such a request waits for other writers.
 WRITING_SECONDS: Final = 1.0
-# The same for those beyond a limit, and how many of them may wait for it.
+# The slot for requests beyond a limit, and how many of them may wait for it.
 _late_slot: Final = threading.BoundedSemaphore(1)
 _late_places: Final = threading.BoundedSemaphore(3)
 
@@ -60,10 +60,10 @@ def import_api_key(
     last_used_at: datetime | None,
     actor: Actor = OPERATOR,
 ) -> ApiKey:
-    """Takes over a key of mem0's own server: with all its owner's scopes and without an end.
+    """Imports a key of mem0's own server, with all its owner's scopes and without an expiry.
 
-    A key that was imported before is left as it is and given back. InvalidInputError for a prefix
-    or a hash that cannot be one, and for an owner without a role in the project.
+    A key that was imported before is returned unchanged. InvalidInputError for an invalid prefix or
+    hash, and for an owner without a role in the project.
     """
     if len(prefix) != PREFIX_LENGTH or not HASH_PATTERN.fullmatch(bcrypt_hash):
         raise InvalidInputError(
@@ -74,11 +74,11 @@ def import_api_key(
     if not scopes:
         raise InvalidInputError("The owner of an imported key needs a role in the project.")
     with transaction.atomic():
-        # Rows with the owner's lock, so that two imports at once make one key.
+        # Under the owner's lock, so that two imports at once make one key.
         Account.objects.select_for_update().get(pk=owner.pk)
-        known = ApiKey.objects.filter(prefix=prefix, bcrypt=bcrypt_hash).first()
-        if known is not None:
-            return known
+        existing = ApiKey.objects.filter(prefix=prefix, bcrypt=bcrypt_hash).first()
+        if existing is not None:
+            return existing
         row = ApiKey.objects.create(
             owner=owner,
             project=project,
@@ -89,7 +89,7 @@ def import_api_key(
             scopes=sorted(scopes),
             last_used_at=last_used_at,
         )
-        # The field sets itself when a row is made.
+        # auto_now_add overwrites the value on creation.
         ApiKey.objects.filter(pk=row.pk).update(created_at=created_at)
         history.record(AuditAction.KEY_IMPORTED, row, actor)
     row.refresh_from_db()
@@ -97,21 +97,21 @@ def import_api_key(
 
 
 def adopt(key: str, digest: str, *, address: str) -> UUID | None:
-    """The imported key that `key` is; it has its digest from now on, where that can be written.
+    """Finds the imported row of `key` and stores the key's digest if the database can be written.
 
-    RateLimitedError when there have been too many wrong keys or too many verifications run.
+    RateLimitedError after too many wrong keys, or while too many verifications run.
     """
     prefix = key[:PREFIX_LENGTH]
     unused = Q(prefix=prefix, digest=None, revoked_at=None)
     # Or one that another request has verified since this one looked.
     rows = ApiKey.objects.filter(unused | Q(digest=digest))
     candidates = list(rows.values_list("id", "bcrypt", "digest")[:MOST_ROWS])
-    if known := [key_id for key_id, _, found in candidates if found == digest]:
-        return known[0]
+    if adopted := [key_id for key_id, _, key_digest in candidates if key_digest == digest]:
+        return adopted[0]
     if not candidates:
         return None
     with at_most(WRITING_SECONDS):
-        attempts, limited = _counted(address, prefix)
+        attempts, limited = _count_attempt(address, prefix)
         try:
             right = _right_one(key, candidates, limited)
         except RateLimitedError:
@@ -119,25 +119,27 @@ def adopt(key: str, digest: str, *, address: str) -> UUID | None:
             raise
         if right is not None:
             _give_back(attempts)
-            _keep(right, digest, key[-4:])
+            _store_digest(right, digest, key[-4:])
         elif limited is not None:
             raise limited
     return right
 
 
-def _keep(key_id: UUID, digest: str, last4: str) -> None:
+def _store_digest(key_id: UUID, digest: str, last4: str) -> None:
     try:
         with transaction.atomic():
             ApiKey.objects.filter(id=key_id, digest=None).update(digest=digest, last4=last4)
     except IntegrityError:
-        pass  # the same key stands in two rows, and the other one has its digest
+        pass  # two rows have the same key, and the other one has its digest
     except AnyDatabaseError:
         logger.warning("a key is verified again with its next use", exc_info=True)
 
 
-def _counted(address: str, prefix: str) -> tuple[list[CountedAttempt], RateLimitedError | None]:
-    """The attempts, where they can be counted, and the limit that this one is beyond. A right key
-    holds also while nothing can be written: the slots bound what wrong ones cost."""
+def _count_attempt(
+    address: str, prefix: str
+) -> tuple[list[CountedAttempt], RateLimitedError | None]:
+    """Counts the attempt; returns the counted attempts and the exceeded limit, if any. A right key
+    works even if nothing can be written; the slots bound the cost of wrong ones."""
     attempts: list[CountedAttempt] = []
     try:
         attempts.append(throttle.take(WRONG_KEYS_OF_ADDRESS, throttle.address_subject(address)))
@@ -153,7 +155,8 @@ def _counted(address: str, prefix: str) -> tuple[list[CountedAttempt], RateLimit
 def _right_one(
     key: str, candidates: list[tuple[UUID, str, str | None]], limited: RateLimitedError | None
 ) -> UUID | None:
-    """The id of the row that the key opens; RateLimitedError where too many are being verified."""
+    """The id of the row that matches the key; RateLimitedError while too many are being
+    verified."""
     if limited is None:
         return next((key_id for key_id, stored, _ in candidates if _verify(key, stored)), None)
     if not _late_places.acquire(blocking=False):
@@ -170,7 +173,7 @@ def _right_one(
 
 
 def _give_back(attempts: list[CountedAttempt]) -> None:
-    with suppress(OperationalError):  # they end by themselves
+    with suppress(OperationalError):  # attempts expire by themselves
         for attempt in attempts:
             throttle.give_back(attempt)
 

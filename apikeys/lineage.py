@@ -1,4 +1,5 @@
-"""Which key made which. Revoking a key revokes those that it made; a key can revoke no others."""
+"""Which key made which. Revoking a key also revokes the keys that it made; a key cannot revoke
+others."""
 
 from typing import Any, Final
 from uuid import UUID
@@ -11,7 +12,7 @@ from apikeys import history
 from apikeys.models import ApiKey
 from core.principal import Actor
 
-# A revoked key has no live ones below it, so the way down stops there.
+# A revoked key has no live descendants, so the descent stops there.
 _LIVE_BELOW: Final = """
 WITH RECURSIVE tree (id) AS (
     SELECT id FROM apikeys_apikey WHERE id = %s AND revoked_at IS NULL
@@ -32,19 +33,18 @@ SELECT id FROM line
 
 
 def list_live_below(key_id: UUID) -> list[UUID]:
-    """The key and all that it made, directly or through others, as far as they are not revoked."""
+    """The live keys among this key and its descendants."""
     return _ids(_LIVE_BELOW, key_id)
 
 
 def is_below(key_id: UUID, maker_id: UUID) -> bool:
-    """Whether `key_id` is `maker_id`, or was made by it, directly or through others."""
+    """Whether `key_id` is `maker_id` or one of its descendants."""
     return maker_id in _ids(_ABOVE, key_id)
 
 
 def revoke_with_descendants(key_id: UUID, *, actor: Actor) -> int:
-    """Revokes the key and all that it made, each with an entry of the audit; how many. For a
-    transaction that holds the lock of their owner: otherwise one of them may make another one
-    meanwhile."""
+    """Revokes the key and its descendants, each with an audit entry; how many. The caller's
+    transaction holds the owner's lock, so that none of them can make another key meanwhile."""
     rows = ApiKey.objects.filter(id__in=list_live_below(key_id), revoked_at=None)
     ended = list(rows.select_related("owner").order_by("created_at", "id"))
     rows.update(revoked_at=timezone.now())
@@ -55,5 +55,5 @@ def revoke_with_descendants(key_id: UUID, *, actor: Actor) -> int:
 
 def _ids(statement: str, key_id: UUID) -> list[UUID]:
     pk: Any = ApiKey._meta.pk
-    wanted = pk.get_db_prep_value(key_id, connection)
-    return [row.id for row in ApiKey.objects.raw(statement, [wanted])]
+    db_id = pk.get_db_prep_value(key_id, connection)
+    return [row.id for row in ApiKey.objects.raw(statement, [db_id])]

@@ -45,7 +45,7 @@ class ApiKey(models.Model):
             ),
         )
         indexes = (
-            # Nearly empty, so that a look into it for an unknown key costs next to nothing.
+            # Nearly empty, so that a lookup of an unknown key costs next to nothing.
             models.Index(
                 fields=["prefix"],
                 name="imported_key_prefix",

@@ -28,7 +28,7 @@ from core.errors import (
 from core.principal import ALL_SCOPES, OPERATOR, Actor, Principal, ProjectView, Scope, Via
 
 PREFIX: Final = "m0sk_"
-# For secret scanners as well: docs/api-keys.md publishes it.
+# Secret scanners use this pattern too; docs/api-keys.md publishes it.
 KEY_PATTERN: Final = re.compile(r"m0sk_[A-Za-z0-9_-]{43}")
 LIMITABLE: Final = ("user_id", "agent_id", "app_id", "run_id")
 # Live keys of one account in one project.
@@ -51,18 +51,18 @@ def create_api_key(
     maker: Principal | None = None,
     actor: Actor | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its plain text, which is nowhere kept. `actor` makes it, where that is not the
-    `maker`; None is the operator at the command line.
+    """Creates a key; returns it with its plain text, which is stored nowhere. `actor` is who makes
+    it, by default the `maker`, or the operator at the command line if that is None.
 
-    `scopes` None gives all that the owner (and the `maker`, who makes it) has. A key needs scope
-    `write` to make another one, never gives it more than it has, and never lets it last longer:
-    PermissionDeniedError. InvalidInputError for a bad label or limit; ConflictError when the owner
-    has MOST_KEYS live keys in the project; InvalidCredentialError when the maker was revoked since.
+    `scopes` None grants all scopes of the owner and the `maker`. A key needs scope `write` to make
+    another one, and can grant neither more scopes than it has nor a later expiry:
+    PermissionDeniedError. InvalidInputError for a bad label or limit; ConflictError if the owner
+    has MOST_KEYS live keys in the project; InvalidCredentialError if the maker has been revoked.
     """
     label = label.strip()
     if not label or len(label) > 150:
         raise InvalidInputError("A key needs a label of 1 to 150 characters.")
-    wanted = _granted(owner, project, scopes, maker)
+    granted = _check_scopes(owner, project, scopes, maker)
     key = PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
         _lock(owner)
@@ -74,9 +74,9 @@ def create_api_key(
             prefix=key[:12],
             last4=key[-4:],
             digest=digest_of(key),
-            scopes=sorted(wanted),
-            expires_at=_checked_end(expires_at, maker),
-            entity_limit=_checked_limit(entity_limit, maker),
+            scopes=sorted(granted),
+            expires_at=_expiry_of_new(expires_at, maker),
+            entity_limit=_limit_of_new(entity_limit, maker),
             made_by=maker.key_id if maker else None,
             made_via=maker.via if maker else "",
         )
@@ -84,7 +84,7 @@ def create_api_key(
     return row, key
 
 
-def _granted(
+def _check_scopes(
     owner: Account,
     project: Project,
     scopes: Collection[Scope] | None,
@@ -100,17 +100,17 @@ def _granted(
         maker.require(Scope.WRITE)
     if not most:
         raise PermissionDeniedError("This account has no rights in the project to give to a key.")
-    wanted = most if scopes is None else frozenset(scopes)
-    if not wanted:
+    requested = most if scopes is None else frozenset(scopes)
+    if not requested:
         raise InvalidInputError("A key needs at least one scope.")
-    if not wanted <= most:
+    if not requested <= most:
         raise PermissionDeniedError("A key cannot be given more than its maker has.")
-    return wanted
+    return requested
 
 
 def _lock(owner: Account) -> None:
-    """Until the transaction ends, nobody else makes or revokes keys of this account: a key that is
-    being revoked makes no other one meanwhile, and two that come at once count each other."""
+    """Locks the account's keys until the transaction ends, so that a key cannot make another one
+    while it is revoked, and concurrent creations count each other."""
     Account.objects.select_for_update(no_key=True).get(pk=owner.pk)
 
 
@@ -124,19 +124,19 @@ def _check_count(owner: Account, project: Project) -> None:
         )
 
 
-def _checked_end(wanted: datetime | None, maker: Principal | None) -> datetime | None:
-    """When the new key expires: as wanted, but not after the key that makes it."""
+def _expiry_of_new(requested: datetime | None, maker: Principal | None) -> datetime | None:
+    """The expiry of the new key: the requested one, but not later than its maker's."""
     if maker is None or maker.key_id is None:
-        return wanted
+        return requested
     alive = ApiKey.objects.filter(id=maker.key_id, revoked_at=None)
     row = alive.values_list("expires_at").first()
     if row is None:  # revoked since the request began
         raise InvalidCredentialError("Invalid API key.")
     [latest] = row
-    return min(wanted, latest) if wanted and latest else wanted or latest
+    return min(requested, latest) if requested and latest else requested or latest
 
 
-def _checked_limit(
+def _limit_of_new(
     limit: Mapping[str, Collection[str]] | None, maker: Principal | None
 ) -> dict[str, list[str]] | None:
     if limit is not None:
@@ -156,9 +156,9 @@ def _checked_limit(
 
 
 def revoke_api_key(*, key_id: UUID, owner: Account, actor: Actor = OPERATOR) -> int:
-    """Ends the key and every key that it made, directly or through others, at once; how many.
+    """Revokes the key and all its descendants at once; how many.
 
-    NotFoundError when it is not the owner's, InvalidInputError when it has been revoked before.
+    NotFoundError if it is not the owner's; InvalidInputError if it is revoked already.
     """
     with transaction.atomic():
         _lock(owner)
@@ -170,8 +170,8 @@ def revoke_api_key(*, key_id: UUID, owner: Account, actor: Actor = OPERATOR) -> 
 
 
 def revoke_made_via(via: Via, *, owner: Account | None = None, actor: Actor = OPERATOR) -> int:
-    """Ends all keys that callers of this kind made (of one account, or of all), each with what it
-    made; how many. For what cannot be revoked key by key: a static key that leaked, sessions."""
+    """Revokes all keys that this kind of caller made (for one account or for all), with their
+    descendants; how many. For cases such as a leaked static key, or sessions."""
     rows = ApiKey.objects.filter(made_via=via, revoked_at=None).select_related("owner")
     ended = 0
     for row in rows if owner is None else rows.filter(owner=owner):
@@ -184,8 +184,7 @@ def revoke_made_via(via: Via, *, owner: Account | None = None, actor: Actor = OP
 def own_api_keys(principal: Principal, owner: Account) -> list[ApiKey]:
     """The owner's live keys in the caller's project, newest first.
 
-    For a key, those that it did not make, itself or through others, do not exist. A session reaches
-    all of its account's.
+    A key sees only itself and its descendants. A session sees all keys of its account.
     """
     rows = ApiKey.objects.filter(owner=owner, project_id=principal.project.id, revoked_at=None)
     if principal.key_id is not None:
@@ -194,14 +193,15 @@ def own_api_keys(principal: Principal, owner: Account) -> list[ApiKey]:
 
 
 def create_own_api_key(principal: Principal, owner: Account, *, label: str) -> tuple[ApiKey, str]:
-    """A key with all that the caller has, and its plain text; raises what create_api_key does."""
+    """Creates a key with all scopes of the caller; returns it with its plain text. Errors as
+    `create_api_key`."""
     project = Project.objects.get(id=principal.project.id)
     return create_api_key(owner=owner, project=project, label=label, maker=principal)
 
 
 def revoke_own_api_key(principal: Principal, owner: Account, *, key_id: UUID) -> None:
-    """Ends one of the owner's keys in the caller's project, with what it made. A key ends itself
-    and what it made; raises what revoke_api_key does."""
+    """Revokes one of the owner's keys in the caller's project, with its descendants. A key can
+    revoke only itself and its descendants. Errors as `revoke_api_key`."""
     mine = ApiKey.objects.filter(id=key_id, owner=owner, project_id=principal.project.id)
     maker_id = principal.key_id
     if not mine.exists() or not (maker_id is None or lineage.is_below(key_id, maker_id)):
@@ -211,7 +211,7 @@ def revoke_own_api_key(principal: Principal, owner: Account, *, key_id: UUID) ->
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A key as a request needs it, read in one statement with its owner, project and role."""
+    """A key with the owner, project and role that a request needs, read in one statement."""
 
     id: UUID
     prefix: str
@@ -227,8 +227,8 @@ class FoundKey:
     project: ProjectView
 
 
-# By hand: composing this with the ORM costs eight times what the database takes for it, and every
-# request pays it.
+# Raw SQL: the ORM takes eight times as long to compose it as the database to run it, and every
+# request needs it.
 _FIND_SQL: Final = """
 SELECT k.*, o.is_active AS owner_is_active, o.is_owner AS owner_is_owner, m.role AS role,
        p.slug AS project_slug, p.default_user_id, p.hide_unreviewed, p.retention_days,
@@ -240,15 +240,15 @@ LEFT JOIN accounts_membership m ON m.account_id = k.owner_id AND m.project_id = 
 WHERE {} = %s
 """
 _FIND_BY_DIGEST: Final = _FIND_SQL.format("k.digest")
-# One that has been adopted just now, and whose digest could not be written yet.
+# For a key that was adopted just now, whose digest may not be stored yet.
 _FIND_BY_ID: Final = _FIND_SQL.format("k.id")
 
 
 def find_api_key(key: str, *, address: str = "") -> FoundKey | None:
-    """What a well-formed key opens, None for an unknown one; no query for any other text.
+    """The row of a key, None for an unknown one; runs no query for malformed text.
 
-    The first use of an imported key is verified at some cost, which is limited for each `address`:
-    RateLimitedError beyond that.
+    The first use of an imported key needs an expensive verification, which is limited per
+    `address`: RateLimitedError.
     """
     if not KEY_PATTERN.fullmatch(key):
         return None
@@ -283,18 +283,18 @@ def find_api_key(key: str, *, address: str = "") -> FoundKey | None:
     )
 
 
-def principal_of(found: FoundKey, *, request_id: str, client: str) -> Principal:
-    """What the key may do now: its scopes, cut down to its owner's current role."""
-    most = ALL_SCOPES if found.owner_is_owner else ROLE_SCOPES.get(found.role, frozenset())
+def principal_of(key: FoundKey, *, request_id: str, client: str) -> Principal:
+    """The principal of a key: its scopes, limited to its owner's current role."""
+    most = ALL_SCOPES if key.owner_is_owner else ROLE_SCOPES.get(key.role, frozenset())
     return Principal(
-        project=found.project,
-        scopes=found.scopes & most,
+        project=key.project,
+        scopes=key.scopes & most,
         via="api_key",
-        account_id=found.owner_id,
-        is_owner=found.owner_is_owner,
-        key_id=found.id,
-        key_prefix=found.prefix,
-        entity_limit=found.entity_limit,
+        account_id=key.owner_id,
+        is_owner=key.owner_is_owner,
+        key_id=key.id,
+        key_prefix=key.prefix,
+        entity_limit=key.entity_limit,
         request_id=request_id,
         client=client,
     )

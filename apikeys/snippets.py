@@ -27,7 +27,7 @@ def user_id_of(email: str) -> str:
 def snippets(*, base_url: str, key: str, user_id: str) -> tuple[Snippet, ...]:
     """Adding and finding a memory of `user_id` with `key`, at `base_url` without a slash.
 
-    None of the three may hold quotes; keys, URLs that a browser came by and user_id_of hold none.
+    None of the three may contain quotes. Keys, the URLs of browsers and `user_id_of` contain none.
     """
     add = {"messages": [{"role": "user", "content": _FACT}], "user_id": user_id}
     find = {"query": _QUESTION, "filters": {"user_id": user_id}}

@@ -1,4 +1,4 @@
-"""Keeps when each key was last used, off the path of the requests."""
+"""Stores when each key was last used, in the background."""
 
 import logging
 from datetime import datetime, timedelta
@@ -15,12 +15,12 @@ from core import notes
 
 logger = logging.getLogger(__name__)
 
-# A key's last use is as exact as this, however often it is used.
+# The precision of a key's last use.
 RESOLUTION: Final = timedelta(minutes=1)
 
 
 def store_uses(uses: dict[UUID, datetime]) -> int:
-    """Writes the last uses, those that are newer by a minute than what is there."""
+    """Writes those last uses that are at least a minute newer than the stored ones."""
     with transaction.atomic():
         for key_id, at in uses.items():
             stale = Q(last_used_at=None) | Q(last_used_at__lte=at - RESOLUTION)
@@ -32,8 +32,8 @@ uses: Final = notes.Notes("last uses of keys", store_uses)
 
 
 def note_use(key_id: UUID, last_used_at: datetime | None) -> None:
-    """Takes note that the key is used now, at most once a minute. Where no notes are kept, as in a
-    command, it is written at once if that is possible."""
+    """Notes that the key is used now, at most once a minute. Where no notes are kept, as in a
+    command, it is written at once if possible."""
     now = timezone.now()
     if last_used_at is not None and last_used_at > now - RESOLUTION:
         return

@@ -1,1 +1,1 @@
-"""What every app stands on; it imports none of them."""
+"""The foundation of all apps; it imports none of them."""

@@ -1,4 +1,4 @@
-"""What every app stands on, as an application: it brings the tags of templates."""
+"""The foundation as an application, which provides the template tags."""
 
 from django.apps import AppConfig
 

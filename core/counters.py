@@ -4,9 +4,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # that is how the library has it
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library is untyped
 
-# The metrics of this process. The library's own registry tells of Python and the platform as well.
+# The metrics of this process. The library's own registry also describes Python and the platform.
 registry: Final = CollectorRegistry()
 
 BULK_DELETED: Final = Counter(

@@ -27,7 +27,7 @@ def encrypt(secret: str) -> str:
 
 
 def decrypt(token: str) -> str:
-    """The secret behind `token`; WrongEncryptionKeyError when none of the keys opens it."""
+    """The secret in `token`; WrongEncryptionKeyError if none of the keys decrypts it."""
     try:
         return _fernet(_keys()).decrypt(token.encode()).decode()
     except InvalidToken as error:
@@ -35,9 +35,9 @@ def decrypt(token: str) -> str:
 
 
 def reencrypt(token: str) -> str:
-    """The same secret under the first key; `token` itself when that is what it is under.
+    """The same secret under the first key; `token` itself if it is under that key already.
 
-    WrongEncryptionKeyError when none of the keys opens it.
+    WrongEncryptionKeyError if none of the keys decrypts it.
     """
     try:
         _fernet(_keys()[:1]).decrypt(token.encode())

@@ -1,7 +1,7 @@
-"""Free disk space, and what is refused when it runs out.
+"""Free disk space, and the refusal of writes when it runs out.
 
-The embedded index writes to memory-mapped files with holes: where no block is left for a hole, the
-kernel ends the whole process with SIGBUS. So the room is looked at before each such write.
+The embedded index writes to sparse memory-mapped files. If no block is left for a hole, the kernel
+kills the whole process with SIGBUS, so the free space is checked before each such write.
 """
 
 import os
@@ -16,8 +16,8 @@ from core.errors import DiskFullError, ReadOnlyError
 from core.folders import is_read_only
 
 MB: Final = 1 << 20
-# Mapped writes stop below a tenth of the file system, within these bounds: other programs fill the
-# disk while one write is under way, and the smallest write of the index touches a few dozen pages.
+# Mapped writes stop below a tenth of the file system, within these bounds, because other programs
+# may fill the disk during a write, and the index's smallest write touches a few dozen pages.
 LEAST_FLOOR: Final = 8 * MB
 MOST_FLOOR: Final = 64 * MB
 RESERVE_NAME: Final = "reserve"
@@ -36,41 +36,41 @@ class FreeSpace:
         """Whether the index may not be written any more."""
         return self.free < self.floor
 
-    def holds(self, wanted: int = 0) -> bool:
-        """Whether so many bytes can be stored, and the index can still follow and go to disk."""
-        return self.free >= 2 * self.floor + wanted
+    def fits(self, size: int = 0) -> bool:
+        """Whether so many bytes can be stored and the index can still follow and be flushed."""
+        return self.free >= 2 * self.floor + size
 
 
 def room_of(folder: Path) -> FreeSpace:
-    """The room there is for `folder`, which may be about to be made. About 3 µs."""
+    """The free space for `folder`, which may not exist yet. About 3 µs."""
     while True:
         try:
-            found = os.statvfs(folder)
+            stat = os.statvfs(folder)
             break
         except FileNotFoundError:
             folder = folder.parent
-    if not found.f_blocks:  # some file systems do not tell
+    if not stat.f_blocks:  # some file systems do not report it
         return FreeSpace(folder, 1 << 60, LEAST_FLOOR)
-    total, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    total, free = stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize
     return FreeSpace(folder, free, min(max(total // 10, LEAST_FLOOR), MOST_FLOOR))
 
 
 def folders() -> list[Path]:
-    """Where this process writes memories on its own machine: none in the distributed form."""
-    found = []
+    """The folders where this process writes memories: none in the distributed form."""
+    result = []
     if settings.DATABASE_FILE is not None:
-        found.append(settings.DATABASE_FILE.parent)
-    if not settings.QDRANT_URL and settings.DATA_DIR not in found:
-        found.append(settings.DATA_DIR)
-    return found
+        result.append(settings.DATABASE_FILE.parent)
+    if not settings.QDRANT_URL and settings.DATA_DIR not in result:
+        result.append(settings.DATA_DIR)
+    return result
 
 
-def check_room(wanted: int = 0) -> None:
-    """Raises DiskFullError if `wanted` more bytes of memories do not fit. Deletes need no such
-    check: the reserve is for them."""
+def check_room(size: int = 0) -> None:
+    """Raises DiskFullError if `size` more bytes of memories do not fit. Deletes need no check,
+    because the reserve is for them."""
     for folder in folders():
-        if not (room := room_of(folder)).holds(wanted):
-            raise disk_full_error(room, 2 * room.floor + wanted)
+        if not (room := room_of(folder)).fits(size):
+            raise disk_full_error(room, 2 * room.floor + size)
 
 
 def is_low() -> bool:
@@ -93,7 +93,7 @@ def _megabytes(size: int) -> str:
 def write_refused_error() -> DiskFullError:
     """The error for a write that the disk refused."""
     for folder in folders():
-        if not (room := room_of(folder)).holds():
+        if not (room := room_of(folder)).fits():
             return disk_full_error(room, 2 * room.floor)
     free = _megabytes(room_of((settings.DATABASE_FILE or settings.DATA_DIR).parent).free)
     return DiskFullError(
@@ -103,7 +103,7 @@ def write_refused_error() -> DiskFullError:
 
 
 def check() -> None:
-    """settings.HEALTH_CHECKS: raises StorageError when memories cannot be stored."""
+    """settings.HEALTH_CHECKS: raises StorageError if memories cannot be stored."""
     check_room()
     for folder in folders():
         if is_read_only(folder):
@@ -122,10 +122,10 @@ _tending = threading.Lock()
 
 
 def tend_reserve(*, may_make: bool = True) -> None:
-    """Keeps a file that gives its room to deletes once the disk is full, and takes it back later.
+    """Keeps a file whose space is given to deletes once the disk is full, and reclaimed later.
 
-    A start that may be refused gives it alone. SQLite needs room even to delete: for its journal,
-    and at the start for shared memory.
+    At a start that may still be refused, it only frees the space (`may_make`). SQLite needs space
+    even for deletes: for its journal, and at the start for shared memory.
     """
     if settings.DATABASE_FILE is None:
         return
@@ -137,7 +137,7 @@ def tend_reserve(*, may_make: bool = True) -> None:
         if path.exists():
             if room.is_low:
                 path.unlink(missing_ok=True)
-        elif may_make and room.holds(room.floor + size):
+        elif may_make and room.fits(room.floor + size):
             _allocate(path, size)
 
 

@@ -1,4 +1,4 @@
-"""Reads settings from environment variables, loudly: a wrong value names its variable."""
+"""Reads settings from environment variables. An error for a wrong value names the variable."""
 
 import os
 import re
@@ -6,12 +6,12 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# Every name that was asked for. Tests and proofs leave them out of what they inherit.
+# Every variable that was read. Tests and proofs remove them from the environment that they inherit.
 asked: set[str] = set()
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
-# An IPv6 address in brackets is no list.
+# An IPv6 address in brackets is not a list.
 _ADDRESS = re.compile(r"\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]")
 
 
@@ -74,19 +74,19 @@ def parse_list(name: str, value: str) -> list[str]:
     inside = value.strip()
     if re.fullmatch(r"\[.*\]", inside, re.DOTALL) and not _ADDRESS.match(inside):
         inside = inside[1:-1]
-    found = [word for word in re.split(r"[,;\s]+", inside) if word]
-    words = [w[1:-1] if len(w) > 1 and w[0] == w[-1] and w[0] in "\"'" else w for w in found]
+    parts = [word for word in re.split(r"[,;\s]+", inside) if word]
+    words = [w[1:-1] if len(w) > 1 and w[0] == w[-1] and w[0] in "\"'" else w for w in parts]
     if any(not word or re.search(r"[\"'{}“”‘’„«»]", word) for word in words):
         raise ConfigurationError(f"{name} must be a list with commas between its words.")
     return words
 
 
 def take_out(*names: str) -> dict[str, str]:
-    """Takes these variables out of the environment; returns the values of those that were set."""
-    found = {name: text(name) for name in names}
+    """Removes these variables from the environment; returns the values of those that were set."""
+    values = {name: text(name) for name in names}
     for name in names:
         os.environ.pop(name, None)
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def origin(name: str) -> str:
@@ -109,9 +109,9 @@ def origin(name: str) -> str:
 def load_secret(name: str, path: Path, *, make: str, keep: bool = True) -> str:
     """The secret `name` from the environment, or the one kept in `path` (mode 0600).
 
-    `make` is the value that is kept when there is neither; without `keep` it is given back alone.
-    Two processes that start at once agree on one value: the file is linked into place, and the
-    first link wins.
+    `make` is the value to store if there is neither; without `keep` it is returned but not stored.
+    Two processes that start at once agree on one value, because the file is linked into place and
+    the first link wins.
     """
     value = text(name)
     if value:

@@ -85,7 +85,7 @@ class StorageError(EngineError):
 
 
 class DiskFullError(StorageError):
-    """Too little room is left to store anything; the message has the figure."""
+    """Too little space is left to store anything; the message has the figure."""
 
     code = "disk_full"
 
@@ -110,13 +110,13 @@ class DatastoreBusyError(DatastoreUnavailableError):
 
 
 class DatastoreSilentError(DatastoreUnavailableError):
-    """The database's server takes connections and does not answer."""
+    """The database's server accepts connections but does not answer."""
 
     status = 503
 
 
 class DatastoreLostError(DatastoreUnavailableError):
-    """The file of the database is no longer where it was opened: what is written would be lost."""
+    """The file of the database was moved or deleted while open; writes would be lost."""
 
     status = 503
     code = "datastore_lost"

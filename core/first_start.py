@@ -1,28 +1,28 @@
-"""Whether this database was set up before: then a lost encryption key may not be made again."""
+"""Whether this database was set up before; then a lost encryption key must not be replaced."""
 
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-# What accounts.services.check_encryption_key keeps: "" until the first start has come so far.
+# The column is set by accounts.services.check_encryption_key, and "" until the first start.
 _UNKNOWN: Final = "the database cannot be asked whether it holds secrets that only this key opens"
 _QUESTION: Final = "SELECT encryption_check FROM accounts_instancestate"
 
 
 def lost_key(database: Mapping[str, Any], file: Path | None, key: Path) -> str:
-    """Why the encryption key may not be made: the database holds something encrypted although the
-    file `key` is not there, or nobody knows whether it does. "" where it may.
+    """Why the encryption key must not be generated: the file `key` is missing although the database
+    has encrypted data, or may have. "" if it may be generated.
 
-    Asked with the drivers themselves: Django's settings are not read yet.
+    Uses the drivers directly, because Django's settings are not loaded yet.
     """
     if key.exists():
         return ""
-    held = _ask_sqlite(file) if file is not None else _ask_postgresql(database)
-    if not held:
+    why = _ask_sqlite(file) if file is not None else _ask_postgresql(database)
+    if not why:
         return ""
     return (
-        f"ENCRYPTION_KEY is not set and {key} is gone, but {held}. Restore the file from a backup, "
+        f"ENCRYPTION_KEY is not set and {key} is gone, but {why}. Restore the file from a backup, "
         "or set ENCRYPTION_KEY; nothing has been changed."
     )
 
@@ -63,5 +63,5 @@ def _ask_postgresql(database: Mapping[str, Any]) -> str:
 
 
 def _told(rows: list[Any]) -> str:
-    held = any(row[0] for row in rows)
-    return "the database holds secrets that only this key opens" if held else ""
+    has_secrets = any(row[0] for row in rows)
+    return "the database holds secrets that only this key opens" if has_secrets else ""

@@ -9,45 +9,46 @@ _REFUSED = frozenset({errno.EPERM, errno.EROFS, errno.EACCES})
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether the kernel refuses to write there: mounted so, immutable, or another user's."""
+    """Whether the kernel refuses writes there: a read-only mount, immutable, or another user's."""
     try:
         if os.statvfs(path).f_flag & os.ST_RDONLY or not os.access(path, os.W_OK):
             return True
-        # Root may write anywhere but where a file is immutable, which only an attempt tells. The
-        # times stay what they were.
-        found = path.stat()
-        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        # Root may write everywhere except to immutable files, which only an attempt shows. This
+        # attempt leaves the times as they are.
+        stat = path.stat()
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     except OSError as error:
         return error.errno in _REFUSED
     return False
 
 
 def is_read_only_file(path: Path) -> bool:
-    """Whether a file is there that no user could write now: its file system is mounted so, or it,
-    or its folder, is immutable. A file that merely belongs to somebody else is not meant."""
+    """Whether the file exists and no user can write it: a read-only mount, or the file or its
+    folder is immutable. A file that only belongs to another user does not count."""
     if not path.is_file():
         return False
     return any(_is_fixed(place) for place in (path, path.parent))
 
 
 def _is_fixed(place: Path) -> bool:
-    """Whether no user could write there now."""
+    """Whether no user can write there now."""
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return True
-    found = place.stat()
-    if os.access(place, os.W_OK) or os.geteuid() not in {0, found.st_uid}:
+    stat = place.stat()
+    if os.access(place, os.W_OK) or os.geteuid() not in {0, stat.st_uid}:
         return False
     try:
-        # An owner may set the times of what has no right to write, but not of what is immutable.
-        os.utime(place, ns=(found.st_atime_ns, found.st_mtime_ns))
+        # An owner may set the times of a file without write permission, but not of an immutable
+        # one.
+        os.utime(place, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     except OSError as error:
         return error.errno in _REFUSED
     return False
 
 
 def unwritable(folder: Path) -> str:
-    """Why this process cannot write in `folder`, as a sentence with what to do; "" where it can, or
-    where nobody can: a disk that can only be read is another matter."""
+    """Why this process cannot write in `folder`, as a sentence with the remedy; "" if it can, or if
+    nobody can (a read-only disk is handled elsewhere)."""
     if os.access(folder, os.W_OK | os.X_OK) or _is_fixed(folder):
         return ""
     me, owner = os.geteuid(), folder.stat().st_uid
@@ -62,7 +63,7 @@ def unwritable(folder: Path) -> str:
 
 
 def unmakeable(folder: Path, error: OSError) -> str:
-    """Why `folder` could not be made."""
+    """Why `folder` could not be created."""
     above = folder
     while not above.exists() and above != above.parent:
         above = above.parent
@@ -72,8 +73,8 @@ def unmakeable(folder: Path, error: OSError) -> str:
 
 
 def unusable_database(path: Path) -> str:
-    """Why SQLite could not write the database `path`, or the files beside it; "" where it can, and
-    on a disk that can only be read."""
+    """Why SQLite cannot write the database `path` or the files beside it; "" if it can, or on a
+    read-only disk."""
     if not path.parent.is_dir():
         return f"The folder {path.parent} does not exist. Make it first."
     if why := unwritable(path.parent):
@@ -101,15 +102,15 @@ def tighten(path: Path) -> None:
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         file = path.with_name(name)
         try:
-            found = file.stat()
-            if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+            stat = file.stat()
+            if stat.st_uid == os.geteuid() and stat.st_mode & 0o077:
                 file.chmod(0o600)
         except OSError:
-            continue  # not there, or on a disk that can only be read
+            continue  # missing, or on a read-only disk
 
 
 def _name(uid: int) -> str:
-    """`mem0dash (uid 10001)`, or `uid 10001` where the machine has no name for it."""
+    """`mem0dash (uid 10001)`, or `uid 10001` if the machine has no name for it."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:

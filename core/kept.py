@@ -1,4 +1,4 @@
-"""Answers that took long, for as long as they are good."""
+"""A cache of answers that took long to compute."""
 
 import time
 from collections import OrderedDict
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """Answers by what was asked.
+    """Answers by key.
 
-    One that took longer than `long` seconds is given again for `times` as long, and at least for
-    `least` seconds. There are at most `size`: those that were made longest ago go first.
+    An answer that took longer than `long` seconds is reused for `times` its duration, and at least
+    for `least` seconds. At most `size` answers are cached; the oldest are dropped first.
     """
 
     def __init__(
@@ -24,13 +24,12 @@ class Kept(Generic[T]):
         self._lock = Lock()
 
     def get(self, key: Hashable, ask: Callable[[], T], *, state: Hashable = None) -> T:
-        """The answer that is there, or the one that `ask` gives now. One of another `state` is not
-        good any more."""
+        """The cached answer, or a new one from `ask`. An answer of another `state` is stale."""
         started = time.monotonic()
         with self._lock:
-            found = self._found.get(key)
-        if found is not None and found[0] == state and started < found[1]:
-            return found[2]
+            entry = self._found.get(key)
+        if entry is not None and entry[0] == state and started < entry[1]:
+            return entry[2]
         answer = ask()
         now = time.monotonic()
         if (took := now - started) > self.long:
@@ -42,9 +41,9 @@ class Kept(Generic[T]):
         return answer
 
     def has(self, key: Hashable) -> bool:
-        """Whether there is an answer that is good."""
-        found = self._found.get(key)
-        return found is not None and time.monotonic() < found[1]
+        """Whether a valid answer is cached."""
+        entry = self._found.get(key)
+        return entry is not None and time.monotonic() < entry[1]
 
     def __len__(self) -> int:
         return len(self._found)

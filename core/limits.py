@@ -6,7 +6,7 @@ from typing import Any, Final
 from core.errors import InvalidInputError
 
 # --- What comes over the wire ---------------------------------------------------------------------
-# A request's head: its line and its headers; and what stands around the pieces of a chunked body.
+# A request's head (its line and headers), and the framing of a chunked body.
 HEAD_BYTES: Final = 64 * 1024
 # A body without a credential, such as the sign-in form.
 OPEN_BODY_BYTES: Final = 64 * 1024
@@ -17,7 +17,7 @@ BODY_RATE: Final = 16 * 1024
 # A client that reads fewer bytes of an answer in CLIENT_SECONDS has stopped reading.
 READ_BYTES: Final = 16 * 1024
 
-# --- What an input says ---------------------------------------------------------------------------
+# --- Inputs ---------------------------------------------------------------------------------------
 MESSAGES: Final = 1_000
 TEXT_LETTERS: Final = 1_000_000
 PROMPT_LETTERS: Final = 100_000
@@ -28,13 +28,13 @@ METADATA_KEYS: Final = 1_000
 METADATA_LETTERS: Final = 256 * 1024
 METADATA_DEPTH: Final = 20
 
-# --- What an answer holds -------------------------------------------------------------------------
+# --- Answers --------------------------------------------------------------------------------------
 TOP_K: Final = 100_000
 ENTITIES: Final = 10_000
 
 
 def check_messages(messages: Sized) -> None:
-    """InvalidInputError for more messages than one add may bring."""
+    """InvalidInputError for too many messages in one add."""
     if len(messages) > MESSAGES:
         raise InvalidInputError(
             f"An add can have at most {MESSAGES:,} messages; this one has {len(messages):,}."

@@ -1,4 +1,5 @@
-"""Logs as JSON lines; context travels as `extra`, never as text, and never holds a secret."""
+"""Logs as JSON lines. Context is passed as `extra`, never in the text, and never contains a
+secret."""
 
 import json
 import logging
@@ -12,14 +13,14 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
     "taskName",
-    "request",  # Django's, whose text holds the query string
+    "request",  # Django's, whose text contains the query string
 }
-# What JSON allows as it is, but a terminal takes for commands and some readers for line ends.
+# Characters that JSON allows unescaped but that terminals or readers interpret.
 _CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
 class JsonFormatter(logging.Formatter):
-    """One line per record: time (UTC), level, logger, message, and whatever came as `extra`."""
+    """One line per record: time (UTC), level, logger, message, and `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -35,5 +36,5 @@ class JsonFormatter(logging.Formatter):
             text = orjson.dumps(line, default=str).decode()
         except TypeError:  # such as a number beyond 64 bits or half of a character
             text = json.dumps(line, default=str)
-        # They can stand in strings alone, where an escape says the same.
+        # They occur only in strings, where an escape is equivalent.
         return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

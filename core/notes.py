@@ -1,8 +1,8 @@
-"""Notes of what requests leave behind, written off their path.
+"""Notes of requests, written to the database in the background.
 
-No request waits for such a write: it leaves a note. One thread per process writes the notes that
-have gathered, once a second or when a batch is full. While the database is away or the disk full
-they wait; what does not fit any more is counted and dropped.
+Requests leave notes instead of waiting for a write. One thread per process writes the gathered
+notes, once a second or when a batch is full. During an outage of the database, or while the disk is
+full, they wait; notes beyond the limit are counted and dropped.
 """
 
 import logging
@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# The thread looks this often whether there is something to write.
+# How often the thread looks for notes to write.
 LOOK_SECONDS: Final = 1.0
 # How long notes that could not be written wait for the next attempt, at most.
 RETRY_SECONDS: Final = 30.0
 
 
 class Notes(Generic[K, V]):
-    """Notes of one kind, each under what it is about.
+    """Notes of one kind, each under a key.
 
-    `store` writes a batch and returns how many it had to leave out. An error of the database makes
-    the batch wait, without what `store` has taken out of it. Of two notes about the same the newer
-    one counts, or what `join` makes of the old and the new. At most `size` of them wait.
+    `store` writes a batch and returns how many it dropped. After a database error the batch waits,
+    without the notes that `store` has removed from it. `join` merges two notes with the same key;
+    by default the newer one counts. At most `size` notes wait.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Notes(Generic[K, V]):
         return len(self._kept) + len(self._notes)
 
     def put(self, key: K, note: V) -> None:
-        """Takes the note or counts it as dropped; never waits."""
+        """Queues the note or counts it as dropped; never waits."""
         with self._guard:
             if key in self._notes:
                 self._notes[key] = self._join(self._notes[key], note)
@@ -78,11 +78,10 @@ class Notes(Generic[K, V]):
             _full.set()
 
     def write(self) -> bool:
-        """Writes all that wait, in one thread; False when that was not possible now, and they are
-        kept."""
+        """Writes all waiting notes, in one thread; False if that failed and they still wait."""
         self._tell_dropped()
         if self.count and disk.is_low():
-            return False  # what room there is is for deletes
+            return False  # the remaining space is for deletes
         while self._kept or self._take_batch():
             try:
                 left_out = self.store(self._kept)
@@ -90,7 +89,7 @@ class Notes(Generic[K, V]):
                 extra = {"notes": len(self._kept), "cause": str(error).strip()[:300]}
                 logger.warning("%s not written; trying again", self.name, extra=extra)
                 return False
-            except Exception:  # whatever it was, the thread goes on: the next batch may go well
+            except Exception:  # the thread must go on, the next batch may succeed
                 logger.exception("%s not written", self.name)
                 self._drop(len(self._kept))
                 self._kept = {}
@@ -100,12 +99,12 @@ class Notes(Generic[K, V]):
         return True
 
     def write_if_due(self) -> None:
-        """Writes when it is time, or a batch is full; after a failure not before its time."""
+        """Writes when it is due or a batch is full; after a failure only when it is due."""
         now = time.monotonic()
         if now < self._due and not self._has_batch():
             return
-        written = self.write()
-        self._wait = self._seconds if written else min(self._wait * 2, RETRY_SECONDS)
+        succeeded = self.write()
+        self._wait = self._seconds if succeeded else min(self._wait * 2, RETRY_SECONDS)
         self._due = now + self._wait
 
     def end(self) -> None:

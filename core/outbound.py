@@ -1,7 +1,7 @@
-"""Where this process may connect to: never to a cloud's metadata service, whoever opens the socket.
+"""Restricts outbound connections: never to a cloud's metadata service, whoever opens the socket.
 
-Providers are reached by the SDKs that mem0 brings, each with sockets of its own, and a name may
-resolve to another address each time. So what is checked is the address that a socket connects to.
+The SDKs of providers open their own sockets, and a name may resolve to another address each time.
+So the check is on the address that a socket connects to.
 """
 
 import errno
@@ -19,8 +19,8 @@ from core.errors import InvalidInputError
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Link-local addresses, and what clouds have elsewhere. Who reaches a metadata service gets the
-# credentials of the machine.
+# Link-local addresses, and clouds' other addresses. A metadata service hands out the machine's
+# credentials.
 _NETWORKS: Final = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -48,29 +48,30 @@ _URL_LENGTH: Final = 2000
 
 
 class MetadataAddressError(PermissionError):
-    """This address is never connected to. An OSError, so that clients treat it as unreachable."""
+    """Connections to this address are refused. An OSError, so that clients treat it as
+    unreachable."""
 
 
 def _embedded(address: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
     """The IPv4 addresses that gateways may read from an IPv6 address."""
     number = int(address)
-    low, found = number & 0xFFFFFFFF, []
+    low, numbers = number & 0xFFFFFFFF, []
     if any(address in net for net in (*_WRAPPED, *_NAT64)):
-        found.append(low)
+        numbers.append(low)
     if address in _NAT64[1]:
         # RFC 6052 puts it around bits 64 to 71 when the prefix has 48 bits.
-        found.append(((number >> 64 & 0xFFFF) << 16) | (number >> 40 & 0xFFFF))
+        numbers.append(((number >> 64 & 0xFFFF) << 16) | (number >> 40 & 0xFFFF))
     if address in _SIX_TO_FOUR:
-        found.append(number >> 80 & 0xFFFFFFFF)
+        numbers.append(number >> 80 & 0xFFFFFFFF)
     if address in _TEREDO:
-        found.append(low ^ 0xFFFFFFFF)
+        numbers.append(low ^ 0xFFFFFFFF)
     if number >> 32 & 0xFFFFFFFF in {0x00005EFE, 0x02005EFE}:  # ISATAP, RFC 5214
-        found.append(low)
-    return [ipaddress.IPv4Address(number) for number in found]
+        numbers.append(low)
+    return [ipaddress.IPv4Address(number) for number in numbers]
 
 
 def is_metadata(address: _Address) -> bool:
-    """Whether a metadata service answers there, in any of the forms that lead to it."""
+    """Whether the address, in any of its forms, belongs to a metadata service."""
     forms: list[_Address] = [address]
     if isinstance(address, ipaddress.IPv6Address):
         forms += _embedded(address)
@@ -79,18 +80,18 @@ def is_metadata(address: _Address) -> bool:
 
 @lru_cache(maxsize=1024)
 def _refusal(host: str) -> str:
-    """Why a socket must not connect to `host`, an address as sockets take it; "" when it may."""
+    """Why a socket must not connect to `host`, an address as sockets take it; "" if it may."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        # The name has been resolved already, out of our sight. HTTP clients resolve first and
-        # connect to what they got.
+        # The socket would resolve this name unseen. HTTP clients resolve names first and connect to
+        # the address.
         return "" if host in {"localhost", ""} else f"{host} has to be resolved before connecting."
     return f"{host} is a metadata address." if is_metadata(address) else ""
 
 
 def check_address(host: Any) -> None:
-    """Raises MetadataAddressError when a socket must not connect to `host`."""
+    """Raises MetadataAddressError if a socket must not connect to `host`."""
     if isinstance(host, bytes | bytearray):
         host = bytes(host).decode("ascii", "replace")
     if isinstance(host, str) and (reason := _refusal(host)):
@@ -98,9 +99,9 @@ def check_address(host: Any) -> None:
 
 
 def _hook(check: Callable[[Any], None]) -> Callable[[str, tuple[Any, ...]], None]:
-    # Every audit event of the process comes here, `id()` among them, so this compares one word:
-    # with it an event costs 0.15 µs more, opening a connection 1 µs of its 9 (at the least). What
-    # it needs is in the closure: at the interpreter's end modules go before the last events.
+    # Every audit event of the process comes here, even `id()`, so this only compares one word: 0.15
+    # µs per event, and 1 µs of the 9 or more that a connection takes. Everything it needs is in the
+    # closure, because at exit modules are gone before the last events.
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "socket.connect":
             address = args[1]
@@ -115,7 +116,7 @@ _installed = False
 
 
 def install() -> None:
-    """Guards all connections that this process opens from now on; there is no way back."""
+    """Checks all connections that this process opens from now on. This cannot be undone."""
     global _installed
     if not _installed:
         _installed = True
@@ -124,7 +125,7 @@ def install() -> None:
 
 
 def _guard_uvloop() -> None:
-    """uvloop connects in C, which no audit hook sees: there names are resolved and checked here."""
+    """Patches uvloop, which connects in C unseen by audit hooks: resolves and checks names here."""
     try:
         import uvloop
     except ImportError:
@@ -136,12 +137,12 @@ def _guard_uvloop() -> None:
     ) -> Any:
         if host is None:
             return await connect(self, factory, host, port, **options)
-        given = {key: options[key] for key in ("family", "proto", "flags") if key in options}
-        found = await self.getaddrinfo(host, port, type=socket.SOCK_STREAM, **given)
+        hints = {key: options[key] for key in ("family", "proto", "flags") if key in options}
+        addresses = await self.getaddrinfo(host, port, type=socket.SOCK_STREAM, **hints)
         if options.get("ssl"):
             options.setdefault("server_hostname", host)
         failure = OSError(f"{host} has no address.")
-        for *_, address in found:
+        for *_, address in addresses:
             try:
                 check_address(address[0])
                 return await connect(self, factory, address[0], address[1], **options)
@@ -152,7 +153,7 @@ def _guard_uvloop() -> None:
     uvloop.Loop.create_connection = create_connection  # type: ignore[assignment, method-assign]
 
 
-# --- The one HTTP client of our own --------------------------------------------------------------
+# --- Our own HTTP client -------------------------------------------------------------------------
 def call(
     method: str,
     url: str,
@@ -163,9 +164,9 @@ def call(
 ) -> tuple[int, str]:
     """One request, without redirects, proxies or retries: the answer's status and text.
 
-    Status 0 and what went wrong where no answer came within `timeout` seconds.
+    Returns status 0 and the error if no answer came within `timeout` seconds.
     """
-    import httpx  # takes a tenth of a second, which the start does not wait for
+    import httpx  # imported here, because it takes a tenth of a second
 
     try:
         with httpx.Client(trust_env=False, timeout=timeout) as client:
@@ -177,13 +178,13 @@ def call(
 
 # --- URLs that people enter ----------------------------------------------------------------------
 def check_provider_url(url: str) -> None:
-    """Raises InvalidInputError with a sentence when no provider can be meant by `url`.
+    """Raises InvalidInputError with a sentence if `url` cannot be a provider's.
 
-    Addresses of the local network and of this machine are fine: models run there.
+    Addresses of the local network and of this machine are allowed, because models run there.
     """
     if len(url) > _URL_LENGTH:
         raise InvalidInputError(f"A provider's URL has at most {_URL_LENGTH} characters.")
-    # urlsplit drops some of these silently, others are read differently by different clients.
+    # urlsplit drops some of these silently, and clients interpret others differently.
     if re.search(r"[\s\\\x00-\x20\x7f]", url) or not url.isprintable():
         raise InvalidInputError("A provider's URL holds no spaces, backslashes or control signs.")
     try:

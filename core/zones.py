@@ -1,4 +1,4 @@
-"""Time zones by their IANA names, and when a day begins and ends in one."""
+"""Time zones by their IANA names, and the start and end of a day in one."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ REGIONS: Final = (
     *("Africa", "America", "Antarctica", "Arctic", "Asia"),
     *("Atlantic", "Australia", "Europe", "Indian", "Pacific"),
 )
-# Without what lies beside the zones in their folder: `localtime`, `posix/…`, paths.
+# Excludes the other entries of the zones' folder: `localtime`, `posix/…`, paths.
 _NAME: Final = re.compile(r"[A-Z][A-Za-z0-9+_-]{0,31}(/[A-Z][A-Za-z0-9+_-]{0,31}){0,2}", re.ASCII)
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
@@ -22,9 +22,9 @@ _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 @lru_cache(maxsize=64)
 def find_zone(name: str) -> tzinfo | None:
-    """The zone of that name; None for what is none, or where this machine does not know it."""
+    """The zone of that name; None if it is invalid or this machine does not know it."""
     if name == UNIVERSAL:
-        return UTC  # also on a machine without a database of zones
+        return UTC  # even on a machine without a database of zones
     if not _NAME.fullmatch(name):
         return None
     try:
@@ -35,7 +35,7 @@ def find_zone(name: str) -> tzinfo | None:
 
 @lru_cache(maxsize=64)
 def zone_named(name: str) -> tzinfo:
-    """The zone of that name, which was known when it was chosen; UTC, with a warning, where this
+    """The zone of that name, which was valid when it was chosen; UTC, with a warning, if this
     machine does not know it."""
     zone = find_zone(name)
     if zone is None:
@@ -46,18 +46,18 @@ def zone_named(name: str) -> tzinfo:
 
 @cache
 def list_zones() -> dict[str, list[str]]:
-    """What people choose from: the names of each region, sorted; none on a machine without a
+    """The zones to choose from: the sorted names of each region; none on a machine without a
     database of zones."""
-    found: dict[str, list[str]] = {}
+    by_region: dict[str, list[str]] = {}
     for name in sorted(available_timezones()):
         region, slash, _ = name.partition("/")
         if slash and region in REGIONS:
-            found.setdefault(region, []).append(name)
-    return found
+            by_region.setdefault(region, []).append(name)
+    return by_region
 
 
 def start_of(day: date, zone: tzinfo) -> datetime:
-    """Its first moment there, in UTC; at the ends of the calendar, the end."""
+    """The start of the day in the zone, as UTC; clamped at the ends of the calendar."""
     try:
         return datetime.combine(day, time(), zone).astimezone(UTC)
     except OverflowError:
@@ -65,8 +65,8 @@ def start_of(day: date, zone: tzinfo) -> datetime:
 
 
 def end_of(day: date, zone: tzinfo) -> datetime:
-    """The first moment after it there, in UTC. Where clocks are changed, that is 23 or 25 hours
-    after its start."""
+    """The end of the day in the zone, as UTC: 23 or 25 hours after its start when the clocks
+    change."""
     try:
         return start_of(day + timedelta(days=1), zone)
     except OverflowError:

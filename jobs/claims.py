@@ -1,4 +1,4 @@
-"""How processes claim jobs: which work is due, whose turn it is, what dead processes left."""
+"""How processes claim jobs: due work, turns of projects, jobs of dead processes."""
 
 import time
 from collections.abc import Collection, Iterator
@@ -52,7 +52,7 @@ class ProjectRotation:
     """Round robin over projects, for one process: one project's import starves no other."""
 
     def __init__(self) -> None:
-        # The one that has waited longest first.
+        # The project that has waited longest comes first.
         self._order: list[UUID | None] = []
         self._asked_at = float("-inf")
 
@@ -62,13 +62,13 @@ class ProjectRotation:
             yield from list(self._order)
         pairs = list(ready.order_by().values_list("priority", "project_id").distinct())
         urgent = min((priority for priority, _ in pairs), default=0)
-        found = {project for priority, project in pairs if priority == urgent}
-        known = [project for project in self._order if project in found]
-        self._order = [*(found - set(known)), *known]
+        urgent_projects = {project for priority, project in pairs if priority == urgent}
+        in_order = [project for project in self._order if project in urgent_projects]
+        self._order = [*(urgent_projects - set(in_order)), *in_order]
         self._asked_at = time.monotonic()
         yield from list(self._order)
 
-    def took(self, project_id: UUID | None) -> None:
+    def move_back(self, project_id: UUID | None) -> None:
         """Moves the project behind the others."""
         self._order.remove(project_id)
         self._order.append(project_id)
@@ -83,7 +83,7 @@ def claim(names: Collection[str], turns: ProjectRotation) -> Job | None:
     for project_id in turns.of(ready):
         mine = ready.filter(project_id=project_id) if project_id else ready.filter(project=None)
         if (job := _take(mine.order_by("priority", "run_at", "id"))) is not None:
-            turns.took(project_id)
+            turns.move_back(project_id)
             return job
     return None
 
@@ -128,8 +128,8 @@ def park(kind: str, *, reason: str, retry_after: float) -> None:
     row = Parked.objects.filter(kind=kind).first()
     if row is None:
         until = queue.seconds_from_now(max(PARK_SECONDS[0], retry_after))
-        made = Parked(kind=kind, until=until, reason=reason)
-        Parked.objects.bulk_create([made], ignore_conflicts=True)
+        first = Parked(kind=kind, until=until, reason=reason)
+        Parked.objects.bulk_create([first], ignore_conflicts=True)
         return
     wait = max(PARK_SECONDS[min(row.times, len(PARK_SECONDS) - 1)], retry_after)
     # Several jobs may meet the same outage at once. Only the first one counts.

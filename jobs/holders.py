@@ -19,10 +19,10 @@ def _place() -> str:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """A process's state, and when it was started: a number may be given to another one."""
+    """A process's state and start time, which tells it from a later process with the same id."""
     # The name before the last parenthesis may hold anything.
-    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    fields = told.rpartition(")")[2].split()
+    content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    fields = content.rpartition(")")[2].split()
     return fields[0], fields[19]
 
 
@@ -40,18 +40,17 @@ HOLDER: Final = holder_of(os.getpid())
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this place that is no more: nobody waits for it. In
-    doubt it lives."""
+    """Whether the holder is a dead process of this place. In doubt it counts as alive."""
     place, _, process = holder.partition(":")
     pid, _, started = process.partition(":")
     if not PLACE or place != PLACE or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)
-        state, begun = _stat(int(pid))
+        state, started_now = _stat(int(pid))
     except ProcessLookupError:
         return True
     except (OSError, IndexError):
         return False
-    # One that was killed and that its parent has not taken note of is still listed.
-    return state in {"Z", "X"} or started not in {"", begun}
+    # A killed process stays listed until its parent reaps it.
+    return state in {"Z", "X"} or started not in {"", started_now}

@@ -52,6 +52,6 @@ class Kind:
 @cache
 def known_kinds() -> Mapping[str, Kind]:
     """All kinds, by name: those of settings.JOB_KINDS, and one for each subscriber to events."""
-    found: list[Kind] = [import_string(path) for path in settings.JOB_KINDS]
-    found += [import_string(path).kind for path in settings.EVENT_SUBSCRIBERS]
-    return {kind.name: kind for kind in found}
+    all_kinds: list[Kind] = [import_string(path) for path in settings.JOB_KINDS]
+    all_kinds += [import_string(path).kind for path in settings.EVENT_SUBSCRIBERS]
+    return {kind.name: kind for kind in all_kinds}

@@ -1,6 +1,6 @@
-"""Work that one process at a time does: who holds a lease renews it, who is gone loses it.
+"""Leases for work that one process at a time does: the holder renews its lease or loses it.
 
-Times are the database's, so that the clocks of the machines need not agree.
+Times come from the database, so that the machines' clocks need not agree.
 """
 
 import time
@@ -23,17 +23,17 @@ _RENEW_SECONDS: Final = 5.0
 
 
 class LeaseLostError(ConflictError):
-    """The lease ran out, and with it the right to go on."""
+    """The lease ran out, and with it the right to continue."""
 
 
 def acquire(name: str, seconds: float = SECONDS, *, holder: str = HOLDER) -> bool:
-    """Whether the lease is ours for the next `seconds`: newly, or still."""
+    """Acquires or renews the lease for `seconds`; whether it is ours."""
     if _take(name, seconds, holder):
         return True
-    # Already over when it is made: it is got by the same update that the others race for.
+    # The new row has expired already, so that all processes race for it with the same update.
     over = timezone.now() - timedelta(days=1)
-    made = Lease(name=name, holder="", until=over)
-    Lease.objects.bulk_create([made], ignore_conflicts=True)
+    expired = Lease(name=name, holder="", until=over)
+    Lease.objects.bulk_create([expired], ignore_conflicts=True)
     return _take(name, seconds, holder)
 
 
@@ -51,27 +51,27 @@ def _in(seconds: float) -> Any:
 
 
 def renew(name: str, seconds: float = SECONDS) -> bool:
-    """Whether the lease was still ours, and is again for `seconds`."""
+    """Renews the lease for `seconds`; whether it was still ours."""
     ours = Lease.objects.filter(name=name, holder=HOLDER, until__gt=Now())
     return bool(ours.update(until=_in(seconds)))
 
 
 def release(name: str) -> None:
-    """Gives the lease up, if it is ours."""
+    """Releases the lease if it is ours."""
     Lease.objects.filter(name=name, holder=HOLDER).update(until=Now())
 
 
 def is_held(name: str) -> bool:
-    """Whether anybody, this process included, holds the lease now. One whose process is known to
-    be gone holds nothing: who asks before trying would otherwise wait until it runs out."""
-    held = Lease.objects.filter(name=name, until__gt=Now())
-    holder = held.values_list("holder", flat=True).first()
+    """Whether any process, including this one, holds the lease now. A holder whose process is known
+    to be dead does not count, so that callers need not wait until its lease runs out."""
+    leases = Lease.objects.filter(name=name, until__gt=Now())
+    holder = leases.values_list("holder", flat=True).first()
     if holder is None:
         return False
     if not is_dead(holder):
         return True
-    held.filter(holder=holder).update(until=Now())
-    return held.exists()
+    leases.filter(holder=holder).update(until=Now())
+    return leases.exists()
 
 
 class HeldLease:
@@ -82,8 +82,8 @@ class HeldLease:
         self._renewed_at = time.monotonic()
 
     def renew(self) -> None:
-        """Keeps it; called often, it asks the database now and then. LeaseLostError when it has
-        run out."""
+        """Renews the lease; only some of frequent calls reach the database. LeaseLostError if the
+        lease has run out."""
         if time.monotonic() - self._renewed_at < min(_RENEW_SECONDS, self.seconds / 4):
             return
         if not renew(self.name, self.seconds):
@@ -91,7 +91,8 @@ class HeldLease:
         self._renewed_at = time.monotonic()
 
     def lock(self) -> None:
-        """Makes sure of it until the end of the caller's transaction; LeaseLostError."""
+        """Locks the lease until the end of the caller's transaction; LeaseLostError if it is
+        lost."""
         ours = Lease.objects.select_for_update().filter(
             name=self.name, holder=HOLDER, until__gt=Now()
         )
@@ -101,13 +102,13 @@ class HeldLease:
 
 @contextmanager
 def hold(name: str, seconds: float = SECONDS) -> Iterator[HeldLease]:
-    """Holds the lease; ConflictError when another process does. Threads of one process have to
-    agree among themselves."""
+    """Holds the lease; ConflictError if another process holds it. The threads of one process share
+    it and need their own lock."""
     if not acquire(name, seconds):
         raise ConflictError(f"Another process is at work: {name}.")
     try:
         yield HeldLease(name, seconds)
     finally:
-        # What cannot be given up runs out by itself, and must not look like the work's failure.
+        # An unreleased lease runs out by itself, and must not look like a failure of the work.
         with suppress(AnyDatabaseError):
             release(name)

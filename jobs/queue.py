@@ -140,21 +140,21 @@ def rows_of_attempt(job: Job) -> QuerySet[Job]:
     )
 
 
-def finish(job: Job, **told: Any) -> None:
+def finish(job: Job, **columns: Any) -> None:
     """Ends the job as succeeded, in the transaction of its last effect. JobLostError."""
-    _leave(job, State.SUCCEEDED, **told)
+    _leave(job, State.SUCCEEDED, **columns)
 
 
 def fail(job: Job, kind: Kind, *, reason: str, code: str, retry_after: float, final: bool) -> None:
     """Queues the job again for later, or ends it as failed after too many attempts.
     JobLostError."""
     failures = job.failures + 1
-    told = {"reason": reason, "code": code, "failures": failures}
+    columns = {"reason": reason, "code": code, "failures": failures}
     if final or failures > len(kind.backoff):
-        _leave(job, State.FAILED, **told)
+        _leave(job, State.FAILED, **columns)
     else:
         wait = max(kind.backoff[failures - 1], retry_after)
-        requeue(job, run_at=seconds_from_now(wait), **told)
+        requeue(job, run_at=seconds_from_now(wait), **columns)
 
 
 def finish_cancelled(job: Job) -> None:
@@ -162,12 +162,12 @@ def finish_cancelled(job: Job) -> None:
     _leave(job, State.CANCELLED)
 
 
-def requeue(job: Job, **told: Any) -> None:
+def requeue(job: Job, **columns: Any) -> None:
     """Puts a running job back into the queue, or ends it if somebody has cancelled it. It stays the
     head of its lane. JobLostError."""
     freed = {"state": State.QUEUED, "leased_until": None, "holder": ""}
     mine = rows_of_attempt(job)
-    if mine.filter(cancel_wanted=False).update(**freed, **told):
+    if mine.filter(cancel_wanted=False).update(**freed, **columns):
         return
     if not mine.exists():
         raise JobLostError("Another process has taken over the job.")
@@ -185,12 +185,12 @@ def handle_loss(job: Job, kind: Kind | None) -> None:
         requeue(job, run_at=Now(), losses=losses)
 
 
-def _leave(job: Job, state: Job.State, **told: Any) -> None:
+def _leave(job: Job, state: Job.State, **columns: Any) -> None:
     with transaction.atomic():
         if job.lane:
             _lock_lane(job.lane)
         ended = {"state": state, "leased_until": None, "finished_at": Now()}
-        if not rows_of_attempt(job).update(**ended, **told):
+        if not rows_of_attempt(job).update(**ended, **columns):
             raise JobLostError("Another process has taken over the job.")
         if job.lane:
             _unblock_head(job.lane)
@@ -202,8 +202,8 @@ def cancel(job: Job) -> bool:
     with transaction.atomic():
         if job.lane:
             _lock_lane(job.lane)
-        waiting = Job.objects.filter(pk=job.pk, state=State.QUEUED)
-        if waiting.update(state=State.CANCELLED, finished_at=Now(), cancel_wanted=True):
+        queued = Job.objects.filter(pk=job.pk, state=State.QUEUED)
+        if queued.update(state=State.CANCELLED, finished_at=Now(), cancel_wanted=True):
             if job.lane:
                 _unblock_head(job.lane)
             return True
@@ -239,8 +239,8 @@ def retry(job: Job) -> bool:
 
 def run_now(job: Job) -> bool:
     """Makes a job due now that waits for its time; returns whether it was one."""
-    waiting = Job.objects.filter(pk=job.pk, state=State.QUEUED, run_at__gt=Now())
+    queued = Job.objects.filter(pk=job.pk, state=State.QUEUED, run_at__gt=Now())
     with transaction.atomic():
-        hurried = bool(waiting.update(run_at=Now()))
+        hurried = bool(queued.update(run_at=Now()))
         transaction.on_commit(woken.set)
     return hurried

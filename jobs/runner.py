@@ -38,7 +38,7 @@ STOP_SECONDS: Final = 10.0
 # Seconds until a job is tried again that failed because the disk is full.
 REST_SECONDS: Final = 30.0
 # Seconds between two lines of the log about the same outage.
-TOLD_SECONDS: Final = 60.0
+LOG_AGAIN_SECONDS: Final = 60.0
 AWAY: Final = "The database did not answer."
 # Another attempt would fail in the same way.
 _FINAL: Final = (InvalidInputError, NotFoundError, PermissionDeniedError)
@@ -57,13 +57,13 @@ class Runner:
         self._on_duty, self._has_index = on_duty, has_index
         self._stop = threading.Event()
         self._turns = ProjectRotation()
-        # Held while a job is claimed, so that what is at work is known until it is among that.
+        # Held while a job is claimed, until the job is in `_at_work`.
         self._lock = threading.Lock()
         # None between two jobs.
         self._at_work: dict[threading.Thread, Kind | None] = {}
         self._thread: threading.Thread | None = None
         self._was_low = False
-        self._told: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def start(self) -> None:
         """Starts looking for work."""
@@ -94,12 +94,12 @@ class Runner:
     def _round(self) -> None:
         if self._is_paused():
             return
-        found = claims.look_for_work()
-        if not (found.ready or found.running or found.due) or not self._on_duty():
+        work = claims.look_for_work()
+        if not (work.ready or work.running or work.due) or not self._on_duty():
             return
-        if found.due:
+        if work.due:
             schedules.fire_due()
-        if found.running:
+        if work.running:
             claims.release_lost()
         while not self._stop.is_set() and self._start_one():
             pass
@@ -113,15 +113,15 @@ class Runner:
         return is_low
 
     def _guarded(self, work: Callable[[], object]) -> bool:
-        """One failing round must not end the thread: whatever it was, the next may go well."""
+        """Runs a round and logs its errors, because one failing round must not end the thread."""
         try:
             close_old_connections()
             work()
         except AnyDatabaseError as error:
-            # While the database is away, this comes every second.
+            # During an outage of the database this happens every second.
             problem, now = datastore.problem_of(error), time.monotonic()
-            if now - self._told.get(problem, float("-inf")) >= TOLD_SECONDS:
-                self._told[problem] = now
+            if now - self._logged_at.get(problem, float("-inf")) >= LOG_AGAIN_SECONDS:
+                self._logged_at[problem] = now
                 logger.error(f"no look for jobs; trying again: {str(error).strip()[:300]}")
             return False
         except Exception:  # see the docstring
@@ -171,7 +171,7 @@ class Runner:
             while job is not None:
                 run_job(job, self._stop)
                 job = self._next(thread)
-        except Exception:  # Its lease runs out, and the job comes again.
+        except Exception:  # The lease runs out, and the job is run again.
             logger.exception("a job's thread has ended")
         finally:
             with self._lock:
@@ -180,17 +180,17 @@ class Runner:
 
 
 def run_job(job: Job, stop: threading.Event) -> None:
-    """Runs a job that this process has taken, and writes down how it ended."""
+    """Runs a job that this process has claimed, and stores its outcome."""
     kind = kinds.known_kinds()[job.kind]
     run = JobRun(job, kind, stop)
-    told = {"job": job.pk, "kind": job.kind, "attempt": job.attempts}
+    extra = {"job": job.pk, "kind": job.kind, "attempt": job.attempts}
     try:
         _handle(run, kind)
     except JobLostError:
-        logger.warning("a job was taken over by another process", extra=told)
+        logger.warning("a job was taken over by another process", extra=extra)
     except AnyDatabaseError as error:
-        # The failure cannot be stored either: the lease runs out, and the job comes again.
-        logger.error(f"a job was cut off: {str(error).strip()[:300]}", extra=told)
+        # The failure cannot be stored either. The lease runs out, and the job is run again.
+        logger.error(f"a job was cut off: {str(error).strip()[:300]}", extra=extra)
 
 
 def _handle(run: JobRun, kind: Kind) -> None:
@@ -216,7 +216,7 @@ def _handle(run: JobRun, kind: Kind) -> None:
     except Mem0dashError as error:
         final = isinstance(error, _FINAL)
         _fail(run, error.message, error.code, float(error.retry_after or 0), final=final)
-    except Exception:  # whatever a handler does, the job must not vanish
+    except Exception:  # whatever a handler raises, the job must not vanish
         logger.exception("a job failed", extra={"job": job.pk, "kind": job.kind})
         _fail(run, "An unexpected error. The server's log has the details.", "internal_error")
 
@@ -224,12 +224,12 @@ def _handle(run: JobRun, kind: Kind) -> None:
 def _not_stored(run: JobRun, error: Exception) -> None:
     """Queues the job for later without counting a failure: the disk is full. A database that does
     not answer does count: the job may be the cause."""
-    found = error if isinstance(error, StorageError) else datastore.explain(error, AWAY)
-    if not isinstance(found, StorageError):
+    explained = error if isinstance(error, StorageError) else datastore.explain(error, AWAY)
+    if not isinstance(explained, StorageError):
         _fail(run, AWAY, "datastore_unavailable")
         return
-    wait = queue.seconds_from_now(found.retry_after or REST_SECONDS)
-    queue.requeue(run.job, run_at=wait, reason=found.message, code=found.code)
+    wait = queue.seconds_from_now(explained.retry_after or REST_SECONDS)
+    queue.requeue(run.job, run_at=wait, reason=explained.message, code=explained.code)
 
 
 def _fail(

@@ -1,4 +1,4 @@
-"""What a handler gets: its job, and how to keep it, show progress and end."""
+"""The interface for handlers: the job, its lease, its progress and its end."""
 
 import threading
 import time
@@ -81,13 +81,13 @@ class JobRun:
 
     def _write(self, **more: Any) -> None:
         mine = queue.rows_of_attempt(self.job)
-        kept = mine.filter(cancel_wanted=False).update(
+        updated = mine.filter(cancel_wanted=False).update(
             leased_until=queue.seconds_from_now(self.kind.lease_seconds),
             done=self.job.done,
             total=self.job.total,
             **more,
         )
-        if not kept:
+        if not updated:
             if mine.exists():
                 raise JobCancelledError
             raise JobLostError("Another process has taken over the job.")

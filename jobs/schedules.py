@@ -17,18 +17,20 @@ from jobs.timetable import Timetable
 
 def ensure() -> None:
     """Makes the rows of the kinds with a schedule, and updates a changed timetable."""
-    wanted = {kind.name: kind.schedule for kind in kinds.known_kinds().values() if kind.schedule}
-    known = dict(Schedule.objects.values_list("kind", "expr"))
+    timetables = {
+        kind.name: kind.schedule for kind in kinds.known_kinds().values() if kind.schedule
+    }
+    existing = dict(Schedule.objects.values_list("kind", "expr"))
     now = timezone.now()
-    for name, expr in wanted.items():
-        if known.get(name) == expr:
+    for name, expr in timetables.items():
+        if existing.get(name) == expr:
             continue
         next_run_at = Timetable(expr).after(now, now)
-        if name in known:
+        if name in existing:
             Schedule.objects.filter(kind=name).update(expr=expr, next_run_at=next_run_at)
         else:
-            made = Schedule(kind=name, expr=expr, next_run_at=next_run_at)
-            Schedule.objects.bulk_create([made], ignore_conflicts=True)
+            row = Schedule(kind=name, expr=expr, next_run_at=next_run_at)
+            Schedule.objects.bulk_create([row], ignore_conflicts=True)
 
 
 def fire_due() -> int:

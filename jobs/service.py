@@ -58,10 +58,10 @@ def _may_see(principal: Principal) -> None:
 
 def _visible(principal: Principal) -> QuerySet[Job]:
     _may_see(principal)
-    seen = Q(project_id=principal.project.id)
+    condition = Q(project_id=principal.project.id)
     if _sees_instance(principal):
-        seen |= Q(project=None)
-    return Job.objects.filter(seen)
+        condition |= Q(project=None)
+    return Job.objects.filter(condition)
 
 
 def _scopes(principal: Principal) -> list[QuerySet[Job]]:
@@ -77,13 +77,13 @@ def _sees_instance(principal: Principal) -> bool:
 # --- Reading -------------------------------------------------------------------------------------
 def count_by_group(principal: Principal) -> dict[JobGroup, int]:
     """The number of rows in each group, other rooms included."""
-    found: Counter[JobGroup] = Counter(dict.fromkeys(JobGroup, 0))
+    numbers: Counter[JobGroup] = Counter(dict.fromkeys(JobGroup, 0))
     states = _visible(principal).order_by().values_list("state").annotate(Count("id"))
     for state, count in states:
-        found[_GROUPS[State(state)]] += count
+        numbers[_GROUPS[State(state)]] += count
     for source in rows.job_sources().values():
-        found.update(source.counts(principal))
-    return dict(found)
+        numbers.update(source.counts(principal))
+    return dict(numbers)
 
 
 def list_jobs(principal: Principal, group: JobGroup, *, start: int, limit: int) -> list[JobRow]:
@@ -96,12 +96,12 @@ def list_jobs(principal: Principal, group: JobGroup, *, start: int, limit: int) 
         for state in _STATES[group]:
             of_state = jobs_of.filter(state=state).select_related("account")
             jobs += of_state.order_by("-finished_at", "-id")[:upto]
-    found = _told(jobs)
+    all_rows = _to_rows(jobs)
     for source in rows.job_sources().values():
-        found += source.rows(principal, group, upto)
+        all_rows += source.rows(principal, group, upto)
     now = timezone.now()
-    found.sort(key=lambda row: row.ended_at or row.at or now, reverse=True)
-    return found[start:upto]
+    all_rows.sort(key=lambda row: row.ended_at or row.at or now, reverse=True)
+    return all_rows[start:upto]
 
 
 def list_schedules(principal: Principal) -> list[ScheduleRow]:
@@ -109,20 +109,20 @@ def list_schedules(principal: Principal) -> list[ScheduleRow]:
     _may_see(principal)
     if not _sees_instance(principal):
         return []
-    found = []
+    result = []
     for row in Schedule.objects.filter(kind__in=kinds.known_kinds()).order_by("next_run_at"):
         kind = kinds.known_kinds()[row.kind]
         last = row.jobs.select_related("account").order_by("-id").first()
-        told = _told([last])[0] if last else None
+        last_row = _to_rows([last])[0] if last else None
         is_open = last is not None and last.is_open
         about = kind.about({})
-        found.append(
-            ScheduleRow(row.pk, kind.title, about, row.expr, row.next_run_at, told, is_open)
+        result.append(
+            ScheduleRow(row.pk, kind.title, about, row.expr, row.next_run_at, last_row, is_open)
         )
-    return found
+    return result
 
 
-def _told(jobs: list[Job]) -> list[JobRow]:
+def _to_rows(jobs: list[Job]) -> list[JobRow]:
     """Jobs as rows of the page."""
     parked: dict[str, Parked] = {}
     if any(job.state == State.QUEUED for job in jobs):
@@ -192,7 +192,7 @@ def _who(job: Job) -> str:
 
 
 # --- Acting --------------------------------------------------------------------------------------
-def _found(principal: Principal, job_id: str) -> Job:
+def _get_job(principal: Principal, job_id: str) -> Job:
     if job_id.isascii() and job_id.isdigit() and len(job_id) < 19:
         job = _visible(principal).filter(pk=int(job_id)).first()
         if job is not None:
@@ -212,7 +212,7 @@ def cancel(principal: Principal, source: str, row_id: str) -> None:
         return
     if source != QUEUE:
         raise NotFoundError("No such job.")
-    job = _found(principal, row_id)
+    job = _get_job(principal, row_id)
     with transaction.atomic():
         if not queue.cancel(job):
             raise ConflictError("The job has ended already.")
@@ -222,7 +222,7 @@ def cancel(principal: Principal, source: str, row_id: str) -> None:
 def retry(principal: Principal, job_id: str) -> None:
     """Queues a failed or cancelled job again. NotFoundError; ConflictError if it is neither, or if
     an open job does the same."""
-    if not _retry(principal, _found(principal, job_id)):
+    if not _retry(principal, _get_job(principal, job_id)):
         raise ConflictError("Only a job that failed or was cancelled can be retried.")
 
 
@@ -249,7 +249,7 @@ def retry_failed(principal: Principal) -> int:
 
 def run_now(principal: Principal, job_id: str) -> None:
     """Makes a job due now that waits for its time. NotFoundError; ConflictError."""
-    job = _found(principal, job_id)
+    job = _get_job(principal, job_id)
     with transaction.atomic():
         if not queue.run_now(job):
             raise ConflictError("The job does not wait for its time.")
@@ -257,7 +257,8 @@ def run_now(principal: Principal, job_id: str) -> None:
 
 
 def run_schedule(principal: Principal, schedule_id: int) -> None:
-    """Makes the job of a schedule now, beside its slots, for the instance owner. NotFoundError."""
+    """Makes the job of a schedule now, in addition to its slots, for the instance owner.
+    NotFoundError."""
     _may_see(principal)
     row = Schedule.objects.filter(pk=schedule_id, kind__in=kinds.known_kinds()).first()
     if row is None or not _sees_instance(principal):
@@ -283,7 +284,7 @@ def get_row(principal: Principal, source: str, row_id: str) -> JobRow:
     """The row of a job that can be cancelled. NotFoundError."""
     _may_see(principal)
     if source == QUEUE:
-        return _told([_found(principal, row_id)])[0]
+        return _to_rows([_get_job(principal, row_id)])[0]
     if source in rows.job_sources():
         for row in rows.job_sources()[source].rows(principal, JobGroup.RUNNING, MOST_RUNNING):
             if row.id == row_id:

@@ -1,4 +1,4 @@
-"""Keeps the queue small: ended jobs, events that everybody has, lanes without jobs."""
+"""Keeps the queue small: removes ended jobs, delivered events, and lanes without jobs."""
 
 from datetime import timedelta
 from typing import Final
@@ -20,18 +20,19 @@ _PORTION: Final = 1000
 
 
 def tidy(run: JobRun) -> None:
-    """The handler. It also is the net below the lanes' locks."""
+    """The handler. It also mends lanes, as a safety net for their locks."""
     removed = sum(
-        delete(rows.order_by("id"), _PORTION, lambda _: run.beat()) for rows in (_over(), _heard())
+        delete(rows.order_by("id"), _PORTION, lambda _: run.beat())
+        for rows in (_ended_jobs(), _delivered_events())
     )
     mended = _mend_lanes(run)
-    told = f"{removed:,} old jobs and events removed"
+    result = f"{removed:,} old jobs and events removed"
     freed = f", {mended:,} stuck {'job' if mended == 1 else 'jobs'} freed" if mended else ""
-    with run.finishing(told + freed):
+    with run.finishing(result + freed):
         pass
 
 
-def _over() -> QuerySet[Job]:
+def _ended_jobs() -> QuerySet[Job]:
     def ended(days: int, *states: State) -> Q:
         return Q(state__in=states, finished_at__lt=Now() - timedelta(days=days))
 
@@ -39,14 +40,16 @@ def _over() -> QuerySet[Job]:
     of_schedules = Job.objects.filter(schedule__isnull=False).order_by()
     last = of_schedules.values("schedule").annotate(last=Max("id")).values("last")
     scheduled = Q(state=State.SUCCEEDED, schedule__isnull=False) & ~Q(id__in=last)
-    done = ended(DONE_DAYS, State.SUCCEEDED)
-    return Job.objects.filter(scheduled | done | ended(FAILED_DAYS, State.FAILED, State.CANCELLED))
+    succeeded = ended(DONE_DAYS, State.SUCCEEDED)
+    return Job.objects.filter(
+        scheduled | succeeded | ended(FAILED_DAYS, State.FAILED, State.CANCELLED)
+    )
 
 
-def _heard() -> QuerySet[Event]:
+def _delivered_events() -> QuerySet[Event]:
     old = Event.objects.filter(created_at__lt=Now() - timedelta(days=EVENT_DAYS))
-    waiting = Job.objects.filter(state__in=OPEN, event__isnull=False)
-    return old.exclude(pk__in=waiting.values("event"))
+    undelivered = Job.objects.filter(state__in=OPEN, event__isnull=False)
+    return old.exclude(pk__in=undelivered.values("event"))
 
 
 def _mend_lanes(run: JobRun) -> int:

@@ -13,7 +13,7 @@ _UNIT: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1)}
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """An expression, and the time zone that its times of day are of. ValueError for another."""
+    """An expression, and the time zone of its times of day. ValueError if it is invalid."""
 
     expr: str
     tz: str = "UTC"
@@ -23,15 +23,15 @@ class Timetable:
             raise ValueError(f"Not a timetable: {self.expr!r}.")
 
     def after(self, slot: datetime, now: datetime) -> datetime:
-        """The first slot that is later than `now`, seen from the slot before; those in between are
-        left out. A time of day that the clocks skip comes an hour later."""
-        if found := _EVERY.fullmatch(self.expr):
-            step = int(found[1] or 1) * _UNIT[found[2]]
+        """The first slot after `now`, counted from an earlier slot; slots in between are skipped. A
+        time of day that the clocks skip comes an hour later."""
+        if match := _EVERY.fullmatch(self.expr):
+            step = int(match[1] or 1) * _UNIT[match[2]]
             missed = max(0, (now - slot) // step)
             return slot + (missed + 1) * step
-        found = _DAILY.fullmatch(self.expr)
-        assert found is not None  # noqa: S101  (__post_init__ has looked)
-        zone, at = ZoneInfo(self.tz), time(int(found[1]), int(found[2]))
+        match = _DAILY.fullmatch(self.expr)
+        assert match is not None  # noqa: S101  (checked by __post_init__)
+        zone, at = ZoneInfo(self.tz), time(int(match[1]), int(match[2]))
         day = now.astimezone(zone).date()
         today = datetime.combine(day, at, zone).astimezone(UTC)
         if today > now:

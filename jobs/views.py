@@ -1,4 +1,4 @@
-"""The page of jobs: what runs, waits and has failed, and why; cancel, retry, run now."""
+"""The page of jobs: running, waiting and failed ones; cancel, retry, run now."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,11 +17,11 @@ from jobs import service
 from jobs.rows import JobGroup, JobRow
 
 PER_PAGE: Final = 50
-# Of each group, on the page of them all.
+# Rows of each group on the page of all jobs.
 OF_EACH: Final = 20
 MOST_PAGES: Final = 200
 SCHEDULES: Final = "schedules"
-# What the address of the list may be narrowed by.
+# The parameters of the list's address.
 NAMES: Final = frozenset({"state", "page"})
 _TABS: Final = (
     ("", "All"),
@@ -43,14 +43,14 @@ _NONE: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """What the address asks for: a group, "" for all, or the schedules; and the page."""
+class _JobSelection:
+    """The selection in the address: a group ("" for all) or the schedules, and the page."""
 
     state: str
     number: int
 
     @classmethod
-    def of(cls, request: PageRequest) -> "_Shown":
+    def of(cls, request: PageRequest) -> "_JobSelection":
         names.check_page(request.GET, NAMES)
         names.check_once(dict(request.GET.lists()), NAMES)
         state = request.GET.get("state", "")
@@ -71,62 +71,70 @@ class _Shown:
 @require_safe
 @page
 def jobs(request: PageRequest) -> HttpResponse:
-    """The list; scope `admin`. While something runs it asks for itself again."""
-    shown, principal = _Shown.of(request), request.principal
+    """The list; scope `admin`. It reloads itself while a job runs or waits."""
+    selected, principal = _JobSelection.of(request), request.principal
     counts = service.count_by_group(principal)
     scheduled = service.list_schedules(principal)
     context: dict[str, Any] = {
-        "shown": shown,
+        "shown": selected,
         "running": counts[JobGroup.RUNNING],
         "failed": service.count_failed(principal),
         "scheduled": scheduled,
-        "tabs": _tabs(shown, counts, len(scheduled)),
-        # Seconds: what runs gets on, what waits may begin.
+        "tabs": _tabs(selected, counts, len(scheduled)),
+        # Seconds until the next reload.
         "look_again": 3 if counts[JobGroup.RUNNING] else 10 if counts[JobGroup.WAITING] else 0,
-        "here": shown.path,
-        "blank": _NONE.get(shown.state),
+        "here": selected.path,
+        "blank": _NONE.get(selected.state),
     }
-    if shown.state != SCHEDULES:
-        context |= _listed(request, shown, counts)
+    if selected.state != SCHEDULES:
+        context |= _list_context(request, selected, counts)
     partial = is_partial(request)
     context["partial"] = partial
     return render(request, "jobs/_jobs.html" if partial else "jobs/jobs.html", context)
 
 
-def _tabs(shown: _Shown, counts: dict[JobGroup, int], scheduled: int) -> list[dict[str, Any]]:
+def _tabs(
+    selected: _JobSelection, counts: dict[JobGroup, int], scheduled: int
+) -> list[dict[str, Any]]:
     numbers = {"": sum(counts.values())} | {group.value: count for group, count in counts.items()}
     tabs = [(state, label, numbers[state]) for state, label in _TABS]
     if scheduled:
         tabs.append((SCHEDULES, "Schedules", scheduled))
     return [
         {
-            "url": _Shown(state, 1).path,
+            "url": _JobSelection(state, 1).path,
             "label": label,
             "count": count,
-            "current": state == shown.state,
+            "current": state == selected.state,
         }
         for state, label, count in tabs
     ]
 
 
-def _listed(request: PageRequest, shown: _Shown, counts: dict[JobGroup, int]) -> dict[str, Any]:
-    if not shown.state:
-        found: list[JobRow] = []
+def _list_context(
+    request: PageRequest, selected: _JobSelection, counts: dict[JobGroup, int]
+) -> dict[str, Any]:
+    if not selected.state:
+        page_rows: list[JobRow] = []
         for group in JobGroup:
-            found += service.list_jobs(request.principal, group, start=0, limit=OF_EACH)
-        return {"rows": found, "is_cut": len(found) < sum(counts.values()), "of_each": OF_EACH}
-    group, start = JobGroup(shown.state), (shown.number - 1) * PER_PAGE
-    found = service.list_jobs(request.principal, group, start=start, limit=PER_PAGE + 1)
-    before, after = shown.number - 1, shown.number + 1
-    has_more = len(found) > PER_PAGE and after <= MOST_PAGES
-    rows = found[:PER_PAGE]
+            page_rows += service.list_jobs(request.principal, group, start=0, limit=OF_EACH)
+        return {
+            "rows": page_rows,
+            "is_cut": len(page_rows) < sum(counts.values()),
+            "of_each": OF_EACH,
+        }
+    group, start = JobGroup(selected.state), (selected.number - 1) * PER_PAGE
+    page_rows = service.list_jobs(request.principal, group, start=start, limit=PER_PAGE + 1)
+    before, after = selected.number - 1, selected.number + 1
+    has_more = len(page_rows) > PER_PAGE and after <= MOST_PAGES
+    rows = page_rows[:PER_PAGE]
     return {
         "rows": rows,
         "first": start + 1,
         "last": start + len(rows),
         "count": max(counts[group], start + len(rows)),
-        "previous": _Shown(group, before).path if before else "",
-        "next": _Shown(group, after).path if has_more else "",
+        "previous": _JobSelection(group, before).path if before else "",
+        "next": _JobSelection(group, after).path if has_more else "",
     }
 
 
@@ -137,7 +145,7 @@ def cancel(request: PageRequest, source: str, row_id: str) -> HttpResponse:
     if request.method != "POST":
         row = service.get_row(request.principal, source, row_id)
         return render(request, "jobs/cancel.html", {"row": row})
-    return _acted(
+    return _act_and_redirect(
         request,
         lambda: service.cancel(request.principal, source, row_id),
         "Cancelled. What was done so far stays.",
@@ -149,7 +157,7 @@ def cancel(request: PageRequest, source: str, row_id: str) -> HttpResponse:
 def retry(request: PageRequest, job_id: str) -> HttpResponse:
     """Queues a job again."""
     act = "The job is queued again."
-    return _acted(request, lambda: service.retry(request.principal, job_id), act)
+    return _act_and_redirect(request, lambda: service.retry(request.principal, job_id), act)
 
 
 @require_POST
@@ -157,7 +165,7 @@ def retry(request: PageRequest, job_id: str) -> HttpResponse:
 def hurry(request: PageRequest, job_id: str) -> HttpResponse:
     """Lets a waiting job run now."""
     act = "The job runs as soon as there is room."
-    return _acted(request, lambda: service.run_now(request.principal, job_id), act)
+    return _act_and_redirect(request, lambda: service.run_now(request.principal, job_id), act)
 
 
 @require_POST
@@ -177,15 +185,17 @@ def retry_failed(request: PageRequest) -> HttpResponse:
 def schedule_run(request: PageRequest, schedule_id: int) -> HttpResponse:
     """Runs what a schedule does, now."""
     act = "The job runs as soon as there is room."
-    return _acted(request, lambda: service.run_schedule(request.principal, schedule_id), act)
+    return _act_and_redirect(
+        request, lambda: service.run_schedule(request.principal, schedule_id), act
+    )
 
 
-def _acted(request: PageRequest, act: Any, done: str) -> HttpResponse:
+def _act_and_redirect(request: PageRequest, act: Any, message: str) -> HttpResponse:
     try:
         act()
     except ConflictError as error:
         messages.warning(request, error.message)
     else:
-        messages.success(request, done)
+        messages.success(request, message)
     back = request.POST.get("next", "")
     return redirect(local_path(back) if back else "jobs:jobs")

@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string
 
 from core.folders import is_read_only, unwritable
 
-# What looks like a path in here is none: a model, hosts, and what an operator may have written.
+# Settings whose values look like Python paths but are not: a model, hosts, operators' input.
 _NO_PATHS: Final = frozenset(
     {"AUTH_USER_MODEL", "DATABASES", "HOST", "ALLOWED_HOSTS", "NAMED_HOSTS", "PROVIDER_ENVIRONMENT"}
 )
@@ -49,8 +49,8 @@ def check_open_door(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 
 @register()
 def check_paths(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """What the settings name by its path in Python must be there: nothing else would notice, before
-    a request or a job asks for it."""
+    """Python paths in the settings must be importable. Otherwise only a request or job would
+    notice."""
     return [
         Error(f"{name} names {path}, which cannot be imported: {why}", id="mem0dash.E005")
         for name, path in _paths()
@@ -59,7 +59,7 @@ def check_paths(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
 
 
 def _paths() -> Iterator[tuple[str, str]]:
-    """The settings that name something by its path, and the path."""
+    """Settings with a Python path, and the path."""
     rooms = {app.partition(".")[0] for app in settings.INSTALLED_APPS} | {"logging", "whitenoise"}
     # The ignore: the plugin knows what we set, not what Django's object can do.
     ours = settings.is_overridden  # type: ignore[misc]
@@ -71,7 +71,7 @@ def _paths() -> Iterator[tuple[str, str]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in there, but for keys."""
+    """All texts in the value, except keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -83,7 +83,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _missing(path: str) -> str:
-    """Why it cannot be imported; "" where it can."""
+    """Why the path cannot be imported; "" if it can."""
     try:
         import_module(path)
     except ModuleNotFoundError:
@@ -102,9 +102,9 @@ def check_data_directory(
     directory = settings.DATA_DIR
     if why := unwritable(directory):
         return [Error(f"The data directory {why}", id="mem0dash.E002")]
-    found: list[CheckMessage] = []
+    problems: list[CheckMessage] = []
     if is_read_only(directory):
-        found.append(
+        problems.append(
             CheckWarning(
                 f"The data directory {directory} can only be read: nothing is stored or deleted.",
                 hint="Mount its file system for writing, and restart the server.",
@@ -112,7 +112,7 @@ def check_data_directory(
             )
         )
     if directory.stat().st_mode & 0o077:
-        found.append(
+        problems.append(
             CheckWarning(
                 f"The data directory {directory} can be opened by other users.",
                 hint=f"chmod 700 {directory}",
@@ -122,14 +122,14 @@ def check_data_directory(
     for name in ("secret_key", "encryption_key", "jwt_secret", "setup_token"):
         path = directory / name
         if path.exists() and path.stat().st_mode & 0o077:
-            found.append(
+            problems.append(
                 CheckWarning(
                     f"{path} can be read by other users.",
                     hint=f"chmod 600 {path}",
                     id="mem0dash.W001",
                 )
             )
-    return found
+    return problems
 
 
 @register(Tags.security)
@@ -241,11 +241,11 @@ def check_letters(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 def check_substring_index(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Without an index, search by words reads the newest memories alone."""
-    from memories.storage import substring_index as fulltext
+    """Without an index, search by words reads only the newest memories."""
+    from memories.storage import substring_index
 
     try:
-        if fulltext.available():
+        if substring_index.available():
             return []
     except DatabaseError:
         return []  # check_database says so

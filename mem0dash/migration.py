@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # An arbitrary number that nothing else in this database uses.
 _LOCK: Final = 0x6D656D30
 WAIT_SECONDS: Final = 300.0
-# How long the migrations wait for locks of others.
+# How long a migration waits for others' locks.
 LOCK_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.2
 
@@ -34,7 +34,7 @@ def prepare_database() -> None:
     if settings.ENCRYPTION_KEY_LOST and _answers():
         raise ConfigurationError(settings.ENCRYPTION_KEY_LOST)
     if settings.DATABASE_FILE is not None:
-        # Of before, or copied; what SQLite makes beside the database gets the same rights.
+        # The file may be old or copied; SQLite gives its other files the same rights.
         tighten(settings.DATABASE_FILE)
     try:
         with _alone():
@@ -56,11 +56,11 @@ def prepare_database() -> None:
 
 
 def _migrate() -> None:
-    """Migrates, and again where others hold a lock that it needs.
+    """Migrates, with retries while others hold a lock that it needs.
 
-    Each try waits as short as any statement: whoever reads stands in the line behind it.
+    Each try waits only briefly, because readers queue behind a waiting migration.
     """
-    until, told = time.monotonic() + LOCK_SECONDS, False
+    until, is_logged = time.monotonic() + LOCK_SECONDS, False
     while True:
         try:
             call_command("migrate", interactive=False, verbosity=0)
@@ -68,14 +68,14 @@ def _migrate() -> None:
         except DatabaseError as error:
             if not is_busy(error) or time.monotonic() >= until:
                 raise
-            if not told:
+            if not is_logged:
                 logger.warning("the migration waits for a lock that others hold")
-                told = True
+                is_logged = True
         time.sleep(_LOOK_SECONDS)
 
 
 def _answers() -> bool:
-    """Whether the database does; where it does not, that is what has to be said."""
+    """Whether the database answers. If not, that is the error to report."""
     try:
         connection.ensure_connection()
     except DatabaseError:
@@ -85,16 +85,17 @@ def _answers() -> bool:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Other processes that start at the same time wait here. SQLite has one server only.
+    """Holds the lock for migrations; other starting processes wait here. SQLite has only one
+    server.
 
-    The lock is a transaction's, on a connection of its own: behind a pooler a session's lock would
-    stay on a connection that others get next, and the migrations have transactions of their own.
+    The lock belongs to a transaction on a separate connection: behind a pooler a session lock would
+    stay on a connection that others get next, and migrations have their own transactions.
     """
     if connection.vendor != "postgresql":
         yield
         return
     holder = connection.copy()
-    # A pool has its connections for the threads, and may have a single one.
+    # Not from the pool, which may have a single connection.
     holder.settings_dict["OPTIONS"].pop("pool", None)
     try:
         _wait_for_lock(holder)
@@ -107,16 +108,16 @@ def _alone() -> Iterator[None]:
 
 
 def _wait_for_lock(holder: BaseDatabaseWrapper) -> None:
-    """Returns inside a transaction that has the lock; ConfigurationError when nobody gives it up.
+    """Returns inside a transaction that has the lock; ConfigurationError if it stays taken.
 
-    It asks again and again: a statement that waits would keep a pooler's connection, of which the
-    process that migrates may need the last one.
+    It polls, because a waiting statement would occupy a pooler's connection, and the migrating
+    process may need the last one.
     """
-    started, told = time.monotonic(), False
+    started, is_logged = time.monotonic(), False
     holder.set_autocommit(False)
     while not _got_lock(holder):
         who = _who_has_it(holder)
-        # The transaction is over, and the connection free for others, until the next look.
+        # End the transaction, so that others can use the connection until the next try.
         holder.rollback()
         if time.monotonic() - started >= WAIT_SECONDS:
             raise ConfigurationError(
@@ -124,9 +125,9 @@ def _wait_for_lock(holder: BaseDatabaseWrapper) -> None:
                 f"{who} Start again once it is done. If it never ends, end it in PostgreSQL with "
                 "pg_terminate_backend."
             )
-        if not told:
+        if not is_logged:
             logger.info(f"waiting for another process that migrates the database: {who}")
-            told = True
+            is_logged = True
         time.sleep(_LOOK_SECONDS)
 
 
@@ -155,5 +156,7 @@ def _who_has_it(holder: BaseDatabaseWrapper) -> str:
     if row is None:
         return "It has just ended."
     pid, name, address, state = row
-    told = f"{name or 'it gives no name'}, from {address or 'this machine'}, {state or 'unknown'}"
-    return f"{told}; PostgreSQL's process {pid}."
+    session = (
+        f"{name or 'it gives no name'}, from {address or 'this machine'}, {state or 'unknown'}"
+    )
+    return f"{session}; PostgreSQL's process {pid}."

@@ -1,4 +1,4 @@
-"""The domain: memories, how they are stored, found and served."""
+"""The domain: memories, their storage, search and interfaces."""
 
 from django.apps import AppConfig
 
@@ -7,5 +7,5 @@ class MemoriesConfig(AppConfig):
     name = "memories"
 
     def ready(self) -> None:
-        # Importing them registers the SQL functions, and what mends the index of words.
+        # Importing them registers the SQL functions and the repair of the index of words.
         from memories.storage import sqlite, substring_index  # noqa: F401

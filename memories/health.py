@@ -1,4 +1,4 @@
-"""What the overview tells: how much is stored, what failed, and how index and providers are."""
+"""The condition of index and providers, for the overview."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,7 +19,8 @@ from memories.providers import reembedding
 class IndexCondition:
     """The search index as this process and the database know it.
 
-    `waiting` changes are not in it yet; `building` holds while another one is made, or wanted.
+    `waiting` changes are not in the index yet; `building` is true while a new index is being built
+    or requested.
     """
 
     place: str
@@ -30,7 +31,7 @@ class IndexCondition:
 
 
 def index_condition() -> IndexCondition:
-    """How far the index is; whether it answers, `runtime.check_index` tells."""
+    """The progress of the index. `runtime.check_index` tells whether it answers."""
     state = IndexState.objects.filter(name="default").first()
     current = _runtime()
     indexer = current.indexer if current else None
@@ -47,14 +48,15 @@ def count_unindexed() -> int:
     """How many changes the index has not applied yet. One statement."""
     current = _runtime()
     indexer = current.indexer if current else None
-    # What is applied here and not on disk yet is found already.
+    # Changes that are applied but not on disk yet can be found already.
     return max(0, rows.filter_pending().count() - (indexer.unsettled if indexer else 0))
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderCondition:
-    """An LLM or embedder in use. `title` is "" where none is chosen; `usable` is False where it
-    cannot be set up or asked. It last answered at `answered_at`, or fails since `failing_since`."""
+    """An LLM or embedder in use. `title` is "" if none is configured; `usable` is False if it
+    cannot be set up or called. It last answered at `answered_at`, or has failed since
+    `failing_since`."""
 
     kind: Kind
     title: str
@@ -69,16 +71,18 @@ class ProviderCondition:
 
 
 def provider_conditions() -> list[ProviderCondition]:
-    """The LLM and the embedder that this process uses, as their latest calls found them."""
-    used, current = configuration.current_configuration(), _runtime()
+    """The LLM and the embedder of this process, with the outcome of their latest calls."""
+    configured, current = configuration.current_configuration(), _runtime()
     engine = current.engine if current else None
     llm = engine.llm if engine else None
     calls = getattr(llm, "calls", None)
     return [
-        _condition("llm", used.llm, calls, usable=used.llm is None or calls is not None),
+        _condition(
+            "llm", configured.llm, calls, usable=configured.llm is None or calls is not None
+        ),
         _condition(
             "embedder",
-            used.embedder,
+            configured.embedder,
             engine.calls if engine else None,
             usable=engine is not None and engine.embedder is not None,
             local_model=engine.model_key if engine else "",
@@ -106,17 +110,17 @@ def _condition(
         title, model = provider.title.partition(",")[0], choice.model
         address = str(choice.config.get(provider.address) or "") if provider.address else ""
     else:
-        # The embedder that nobody chose is the one on this machine; an LLM is not there at all.
+        # Without a choice the embedder is the local model, and there is no LLM.
         title, model, address = "" if kind == "llm" else "Local model", local_model, ""
-    found = ProviderCondition(kind, title, model, address, usable)
+    condition = ProviderCondition(kind, title, model, address, usable)
     if calls is None:
-        return found
-    # Read once: another thread may be about to write it.
+        return condition
+    # Read once, because another thread may write it.
     failure = calls.failure
     if failure is None:
-        return replace(found, answered_at=calls.answered_at)
+        return replace(condition, answered_at=calls.answered_at)
     return replace(
-        found,
+        condition,
         failing_since=calls.failing_since,
         message=failure.message,
         cause=failure.cause,
@@ -126,7 +130,7 @@ def _condition(
 
 @dataclass(frozen=True, slots=True)
 class PassageCondition:
-    """A change of embedder: under way, or the latest one."""
+    """A change of embedder: the running one, or the latest."""
 
     running: bool
     model: str
@@ -139,7 +143,7 @@ class PassageCondition:
 
 
 def passage_condition() -> PassageCondition | None:
-    """The change of embedder that is under way, else the latest one that went through."""
+    """The running change of embedder, else the latest completed one."""
     job = (
         Reembedding.objects.exclude(state=Reembedding.State.CANCELLED)
         .order_by("-started_at", "-id")

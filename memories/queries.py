@@ -1,4 +1,4 @@
-"""Reads: every one starts from the caller's project, so that what is foreign does not exist."""
+"""Reads. Every one starts from the caller's project, so that other projects do not exist for it."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -27,7 +27,7 @@ from memories.visibility import (
 
 
 class EntityTotals(TypedDict):
-    """A user, agent, app or run with what it owns."""
+    """A user, agent, app or run, with totals of its memories."""
 
     id: str
     type: str
@@ -37,22 +37,23 @@ class EntityTotals(TypedDict):
 
 
 def get_memory(principal: Principal, memory_id: str | UUID) -> Memory:
-    """The memory, whatever its status or expiry; NotFoundError when missing, deleted or foreign."""
+    """The memory, of any status or expiry; NotFoundError if missing, deleted or in another
+    project."""
     principal.require(Scope.READ)
     return find(principal, memory_id)
 
 
-# By hand, for the commonest read: the ORM takes three times as long to compose it.
+# Raw SQL for the commonest read, which the ORM takes three times as long to compose.
 _FIND_SQL = "SELECT * FROM memories_memory WHERE id = %s AND project_id = %s AND deleted_at IS NULL"
 
 
 def find(principal: Principal, memory_id: str | UUID) -> Memory:
     """As `get_memory`, for callers that checked another scope."""
-    wanted = as_uuid(memory_id)
+    id_ = as_uuid(memory_id)
     if principal.entity_limit:
-        row = filter_reachable(principal).filter(id=wanted).first()
+        row = filter_reachable(principal).filter(id=id_).first()
     else:
-        ids = plain_ids(wanted, principal.project.id)
+        ids = plain_ids(id_, principal.project.id)
         row = next(iter(Memory.objects.raw(_FIND_SQL, ids)), None)
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
@@ -76,26 +77,26 @@ def page(
     offset: int = 0,
     after: AscendingKey | None = None,
 ) -> tuple[list[Memory], bool]:
-    """`limit` memories that match behind the first `offset`, or behind the place `after`, expired
-    ones among them, oldest first: what comes in shifts nothing. And whether there are more.
+    """`limit` matching memories after the first `offset` or after the key `after`, expired ones
+    included, and whether there are more. Oldest first, so that new memories shift nothing.
 
-    A deletion shifts what an offset stands for, and never a place.
+    A deletion shifts an offset, but never a key.
     """
     principal.require(Scope.READ)
     rows = filter_visible(principal, where, show_expired=True).order_by("created_at", "id")
     if after is not None:
         rows = rows.filter(after.newer("created_at"))
-    found = list(rows[offset : offset + limit + 1])
-    return found[:limit], len(found) > limit
+    memories = list(rows[offset : offset + limit + 1])
+    return memories[:limit], len(memories) > limit
 
 
 def find_duplicate(
     principal: Principal, fingerprint: str, *, user_id: str, collection: str
 ) -> UUID | None:
-    """The oldest memory that holds what has this fingerprint for the user, or for nobody ("").
+    """The oldest memory with this fingerprint that belongs to the user, or to nobody ("").
 
-    One that was deleted or has expired stands in nobody's way. A rejected one does, where no other
-    holds the same: what somebody rejected is not to come back by being said again.
+    Deleted and expired memories do not count. A rejected one counts if there is no other, so that
+    saying it again does not bring a rejected memory back.
     """
     rows = filter_reachable(principal).filter(
         unexpired(timezone.now()),
@@ -110,7 +111,8 @@ def find_duplicate(
 def find_rejected(
     principal: Principal, fingerprints: Collection[str], *, user_id: str, collection: str
 ) -> set[str]:
-    """Those of the fingerprints that a rejected memory of the user has, or of nobody ("")."""
+    """The fingerprints among these that belong to rejected memories of the user, or of nobody
+    ("")."""
     rows = filter_reachable(principal).filter(
         unexpired(timezone.now()),
         review_status=ReviewStatus.REJECTED,
@@ -122,35 +124,35 @@ def find_rejected(
 
 
 def list_all(principal: Principal, *, limit: int, offset: int = 0) -> list[Memory]:
-    """`limit` memories of everyone, newest first, after the newest `offset`, expired ones included;
-    needs scope admin."""
+    """`limit` memories of all entities, newest first, after the newest `offset`, expired ones
+    included; scope `admin`."""
     principal.require(Scope.ADMIN, "Admin role required to list all memories.")
     rows = filter_visible(principal, show_expired=True)
     return list(rows.order_by("-created_at", "-id")[offset : offset + limit])
 
 
 def history(principal: Principal, memory_id: str | UUID) -> list[Revision]:
-    """Every revision, oldest first; none for a missing or foreign id. Outlives deletion."""
+    """Every revision, oldest first; none for an unknown id. The history outlives deletion."""
     principal.require(Scope.READ)
     try:
-        wanted = as_uuid(memory_id)
+        id_ = as_uuid(memory_id)
     except NotFoundError:
         return []
     if principal.entity_limit:
-        row = Memory.objects.filter(id=wanted, project_id=principal.project.id)
+        row = Memory.objects.filter(id=id_, project_id=principal.project.id)
         if not row.filter(to_q(limit_of(principal), principal.project.zone)).exists():
             return []
-    rows = Revision.objects.filter(project_id=principal.project.id, memory_id=wanted)
+    rows = Revision.objects.filter(project_id=principal.project.id, memory_id=id_)
     return list(rows.order_by("at", "id"))
 
 
 def list_entities(
     principal: Principal, types: Mapping[str, str] = ENTITY_TYPES
 ) -> list[EntityTotals]:
-    """The entities of the given types (name -> field) with counts, sorted by type and id. Of more
-    than limits.ENTITIES one more than those: so it can be told that there are more."""
+    """The entities of the given types (name -> field) with counts, sorted by type and id. At most
+    limits.ENTITIES + 1, so that callers see when there are more."""
     principal.require(Scope.READ)
-    found: list[EntityTotals] = []
+    entities: list[EntityTotals] = []
     for type_, field in sorted(types.items()):
         groups = (
             filter_reachable(principal)
@@ -159,11 +161,11 @@ def list_entities(
             .annotate(Count("id"), Min("created_at"), Max("updated_at"))
             .order_by(field)
         )
-        found += [
+        entities += [
             EntityTotals(id=id_, type=type_, total_memories=n, created_at=first, updated_at=last)
-            for id_, n, first, last in groups[: limits.ENTITIES + 1 - len(found)]
+            for id_, n, first, last in groups[: limits.ENTITIES + 1 - len(entities)]
         ]
-    return found
+    return entities
 
 
 def ids_deleted_since(principal: Principal, since: datetime) -> list[UUID]:
@@ -181,5 +183,5 @@ def ids_of_entities(principal: Principal, entities: Mapping[str, str]) -> list[U
     ids = rows.filter(to_q(limit_of(principal), principal.project.zone)).values_list(
         "id", flat=True
     )
-    # One by one: each has indexes of its own.
+    # Two queries, because each has its own index.
     return [*ids.filter(deleted_at__isnull=True), *ids.filter(deleted_at__isnull=False)]

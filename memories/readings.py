@@ -1,11 +1,10 @@
-"""What the models make of a text, as values: its unit vector, and the states of its tokens, which
-late interaction compares one by one.
+"""Values that the models make of a text: its unit vector, and the token states that late
+interaction compares one by one.
 
 States as stored (`pack_states`): for each word piece 66 bytes, its id in the vocabulary as
 little-endian uint16 and then its state, a unit vector of 64 dimensions, as int8 in steps of 1/254.
-What lies outside of −0.5..0.5 is cut off: of a unit vector with 64 dimensions hardly any number
-does. The ids stand in the order of the text, which can be read from them: they are as private as
-the text itself.
+Numbers outside −0.5..0.5, rare in a unit vector of 64 dimensions, are clipped. The ids are in the
+order of the text, which can be read from them, so they are as private as the text itself.
 """
 
 import zlib
@@ -36,16 +35,16 @@ class TokenStates(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the models make of a text: its unit vector, and the states of its tokens; None for what
-    there is no model for, or what is made later."""
+    """A text's unit vector and token states; None for those without a model, or to be made
+    later."""
 
     vector: Vector | None
     tokens: TokenStates | None = None
 
 
 class QueryTokens(NamedTuple):
-    """The word pieces of a query that say something, no stop words: ids, uint16 [q]; unit vectors,
-    float32 [q, 64]; and for each the word of the query that it is of."""
+    """The word pieces of a query without stop words: ids, uint16 [q]; unit vectors, float32 [q,
+    64]; and the query's word that each piece belongs to."""
 
     pieces: Pieces
     vectors: States
@@ -69,13 +68,13 @@ def normalise_vector(vector: Sequence[float] | Vector, dims: int) -> Vector:
 
 
 def text_sum(text: str) -> int:
-    """CRC-32 of a memory's text: whether states are of it. A third of a microsecond, for a search
-    asks for hundreds. What else is read with the text, its day, never changes."""
+    """CRC-32 of a memory's text, which tells whether states belong to it. It takes a third of a
+    microsecond; a search needs hundreds. The day that is read with the text never changes."""
     return zlib.crc32(text.encode("utf-8", "replace"))
 
 
 def pack_states(states: TokenStates) -> bytes:
-    """As the database keeps them: 66 · n bytes."""
+    """The states as the database stores them: 66 · n bytes."""
     records = np.empty((len(states.pieces), _RECORD), np.uint8)
     records[:, :2] = states.pieces.astype("<u2")[:, None].view(np.uint8)
     codes = np.clip(np.rint(states.vectors * _STEPS), -127, 127).astype(np.int8)
@@ -84,7 +83,7 @@ def pack_states(states: TokenStates) -> bytes:
 
 
 def piece_count(data: bytes) -> int:
-    """How many word pieces are packed in there."""
+    """The number of packed word pieces."""
     return len(data) // _RECORD
 
 
@@ -97,10 +96,10 @@ def unpack_states(data: bytes | memoryview) -> TokenStates:
     return TokenStates(pieces, vectors)
 
 
-def unpack_all(kept: Sequence[bytes]) -> tuple[Pieces, States, NDArray[np.intp]]:
-    """Many at once, none of them empty: the pieces of all, one after the other, and where each
-    begins."""
-    starts = np.zeros(len(kept), np.intp)
-    np.cumsum([piece_count(data) for data in kept[:-1]], out=starts[1:])
-    pieces, vectors = unpack_states(b"".join(kept))
+def unpack_all(packed: Sequence[bytes]) -> tuple[Pieces, States, NDArray[np.intp]]:
+    """Unpacks many at once, none of them empty: the concatenated pieces, vectors, and where each
+    text begins."""
+    starts = np.zeros(len(packed), np.intp)
+    np.cumsum([piece_count(data) for data in packed[:-1]], out=starts[1:])
+    pieces, vectors = unpack_states(b"".join(packed))
     return pieces, vectors, starts

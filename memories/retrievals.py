@@ -1,8 +1,8 @@
-"""How often, and when last, a search gave each memory to an agent.
+"""How often, and when last, a search returned each memory to an agent.
 
-A search leaves notes, and the thread of core.notes counts them in a table of their own: neither
-a search nor a change of a memory waits for it. Counts are best effort: a kill loses those of the
-last half minute, an outage of the database those that do not fit into the memory any more.
+A search leaves notes, and the thread of core.notes counts them in a separate table, so that neither
+searches nor changes wait. Counts are best effort: a kill loses the last half minute, and a database
+outage loses the notes beyond MOST_NOTED.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,17 +16,17 @@ from django.utils import timezone
 from core import notes
 from memories.models import Memory, MemoryRetrieval
 
-# A row costs 12 to 80 microseconds, a note one. Most searches give what others have just given: the
-# longer notes gather, the fewer rows change.
+# A row costs 12 to 80 microseconds, a note one. Most searches return the same memories as others
+# shortly before, so longer gathering means fewer changed rows.
 GATHER_SECONDS: Final = 30.0
-# So many memories at most are noted, however long the database is away.
+# The most memories that are noted, however long the database is unavailable.
 MOST_NOTED: Final = 50_000
 BATCH: Final = 5000
-# In one statement: other writers of SQLite wait 20 milliseconds at most, also with a million rows.
+# Rows per statement: other SQLite writers wait at most 20 milliseconds, even with a million rows.
 ROWS: Final = 200
 
-# Of several processes each adds its own. PostgreSQL leaves rows out that others have locked, for
-# who erases a memory holds it and then wants its count: so nobody waits in a circle.
+# Each process adds its own counts. PostgreSQL skips locked rows: an erase locks the memory first
+# and then its count, so waiting here could deadlock.
 _ADD: Final = """
 INSERT INTO memories_memoryretrieval (memory_id, project_id, count, last_at)
 SELECT memories_memory.id, project_id, noted.column2, noted.column3
@@ -47,23 +47,23 @@ _COLUMNS: Final = tuple(
 
 
 class Retrieval(NamedTuple):
-    """How often a memory was given, and when last."""
+    """How often a memory was returned, and when last."""
 
     times: int
     last_at: datetime
 
 
-def note(given: Iterable[Memory]) -> None:
-    """Takes note that these memories are given to an agent now; never waits."""
+def note(memories: Iterable[Memory]) -> None:
+    """Notes that these memories are returned to an agent now; never waits."""
     if not notes.are_kept():
         return
     once = Retrieval(1, timezone.now())
-    for memory in given:
+    for memory in memories:
         noted.put(memory.id, once)
 
 
 def of(ids: Collection[UUID]) -> dict[UUID, Retrieval]:
-    """Those of these memories that were ever given."""
+    """The retrievals of those memories that were ever returned."""
     rows = MemoryRetrieval.objects.filter(memory_id__in=ids)
     return {
         id_: Retrieval(count, last_at)
@@ -76,14 +76,14 @@ def _both(former: Retrieval, later: Retrieval) -> Retrieval:
 
 
 def _add(batch: dict[UUID, Retrieval]) -> int:
-    """Counts what was noted, a portion in a transaction; memories that are gone count nothing."""
-    # By id, as other processes do: none waits for one that waits for it.
+    """Counts the notes, one portion per transaction; skips memories that no longer exist."""
+    # In id order, as in the other processes, so that they cannot deadlock.
     everything = sorted(batch.items())
     for at in range(0, len(everything), ROWS):
         rows = everything[at : at + ROWS]
         _add_rows(rows)
         for id_, _ in rows:
-            # What is counted is not counted again when a later portion fails.
+            # Counted notes must not be counted again if a later portion fails.
             del batch[id_]
     return 0
 
@@ -91,8 +91,8 @@ def _add(batch: dict[UUID, Retrieval]) -> int:
 def _add_rows(rows: Sequence[tuple[UUID, Retrieval]]) -> None:
     values = [
         field.get_db_prep_save(value, connection)
-        for id_, given in rows
-        for field, value in zip(_COLUMNS, (id_, *given), strict=True)
+        for id_, retrieval in rows
+        for field, value in zip(_COLUMNS, (id_, *retrieval), strict=True)
     ]
     marks = ", ".join(["(%s, %s, %s)"] * len(rows))
     with connection.cursor() as cursor:

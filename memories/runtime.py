@@ -36,36 +36,36 @@ from memories.models.server import IndexState
 logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS: Final = 20.0
-# An embedder whose dimensions could not be asked at the start is asked again this often.
+# How often an embedder is asked again whose dimensions are unknown since the start.
 ASK_AGAIN_SECONDS: Final = 30.0
-# Of more memories than this that wait for their token states, the sweep finds the oldest.
+# The most memories queued for token states; the sweep finds the others.
 MOST_UNREAD: Final = 10_000
 ModelState = Literal["ready", "loading", "missing"]
 
 
 class Runtime:
-    """Engine and index of this process. Without an indexer, writes stay pending for the one that
-    has it. `version` is the configuration that the engine is made of."""
+    """Engine and index of this process. Without an indexer, writes stay pending for the process
+    that has one. `version` is that of the engine's configuration."""
 
     def __init__(self, engine: Engine, indexer: Indexer | None, version: int = 0) -> None:
         self.engine = engine
         self.indexer = indexer
         self.version = version
-        # When this process last brought its index to disk.
+        # When this process last wrote its index to disk.
         self.settled_at: datetime | None = None
         self._settled_at = self._asked_at = time.monotonic()
         self._reader_failed = False
-        # What this process stored and the local model has not read yet.
+        # Memories that this process stored and the local model has not read yet.
         self._unread: deque[UUID] = deque(maxlen=MOST_UNREAD)
         self._changing = threading.Lock()
 
     @property
     def index(self) -> VectorIndex:
-        """The index to search in; IndexUnavailableError in a process without one."""
+        """The index to search; IndexUnavailableError in a process without one."""
         return self.pair()[1]
 
     def pair(self) -> tuple[Engine, VectorIndex]:
-        """Engine and index of one and the same model, for a search; errors as `index`."""
+        """Engine and index of the same model, for a search; errors as `index`."""
         if self.indexer is None:
             raise IndexUnavailableError("The memory index is not open in this process.")
         if self.indexer.problem:
@@ -77,20 +77,20 @@ class Runtime:
 
     @property
     def has_words_alone(self) -> bool:
-        """Whether this process has the embedded index to itself, and cannot ask it now: while it is
-        built again, or closed. Until then the database's own index of words answers."""
+        """Whether this process has the embedded index to itself and cannot use it now, because it
+        is being rebuilt or is closed. Until it can, the database's index of words answers."""
         indexer = self.indexer
         if indexer is None or not indexer.is_alone:
             return False
         return not indexer.complete or bool(getattr(indexer.index, "damage", ""))
 
     def briefly(self) -> AbstractContextManager[None]:
-        """As the indexer's: for what is no more than welcome."""
+        """As the indexer's `briefly`, for calls that are optional."""
         return self.indexer.briefly() if self.indexer is not None else nullcontext()
 
     def apply(self, memories: list[Memory]) -> None:
-        """Shows the index what was just committed. Never fails the caller: the rows are stored,
-        and the drain loop tries again."""
+        """Applies committed changes to the index. Never fails the caller: the rows are stored, and
+        the drain loop tries again."""
         engine = self.engine
         if engine.wants_reader and engine.reader is not engine.embedder:
             self._unread.extend(memory.id for memory in memories)
@@ -99,18 +99,18 @@ class Runtime:
         try:
             self.indexer.follow([memory.id for memory in memories])
         except IndexPausedError as error:
-            # Said once by the round that tries it again, not by each write.
+            # Logged once by the round that retries, not by each write.
             logger.debug("index not updated", extra={"why": error.message})
         except (Mem0dashError, AnyDatabaseError) as error:
-            # One line: there may be one for each write until the index answers again.
+            # One line, because each write may log it until the index answers again.
             cause = str(error.__cause__ or error).strip()[:300]
             logger.warning("index not updated; it will be tried again", extra={"cause": cause})
 
     def use(self, engine: Engine, commit: Callable[[], int]) -> None:
-        """Puts `engine` in the place of the present one, for what begins from now on.
+        """Replaces the engine for all new work.
 
-        `commit` keeps the configuration that it is made of and gives its version. With another
-        model the index is built anew beside the old one, and both change at once.
+        `commit` stores the engine's configuration and returns its version. With another model a new
+        index is built beside the old one, and both are swapped at once.
         """
 
         def swapped() -> None:
@@ -134,53 +134,54 @@ class Runtime:
                 raise
 
     def refresh(self) -> None:
-        """Takes up a configuration that another process, or a command, has made."""
+        """Follows a configuration that another process or a command has stored."""
         if configuration.latest_version() != self.version:
-            wanted = configuration.current_configuration()
-            self.use(engine_of(wanted, self.engine, ask=False), lambda: wanted.version)
+            target = configuration.current_configuration()
+            self.use(engine_of(target, self.engine, ask=False), lambda: target.version)
 
     def ask_for_dims(self) -> None:
-        """Takes an embedder into use that could not be asked for its dimensions so far. It may take
-        as long as a call; ConflictError when it turns out to be another than the vectors' own."""
+        """Takes an embedder into use whose dimensions were unknown so far. May take as long as a
+        call; ConflictError if it differs from the model of the stored vectors."""
         due = time.monotonic() - self._asked_at >= ASK_AGAIN_SECONDS
         if due and self.engine.embedder is None and self.engine.chosen is not None:
             self._asked_at = time.monotonic()
-            wanted = configuration.current_configuration()
-            engine = engine_of(wanted, self.engine)
+            target = configuration.current_configuration()
+            engine = engine_of(target, self.engine)
             check_model(engine)
-            self.use(engine, lambda: wanted.version)
+            self.use(engine, lambda: target.version)
 
     def prepare_reader(self) -> None:
-        """Loads the model that reads token states, where it is not the embedder: no search and no
-        add waits for that."""
+        """Loads the model that reads token states if it is not the embedder, so that no search or
+        add waits for it."""
         engine = self.engine
         if self.reader_state == "loading":
             try:
                 engine.reader = open_reader()
             finally:
-                # What is not prepared, or damaged, stays so until the next start.
+                # A missing or damaged model stays so until the next start.
                 self._reader_failed = engine.reader is None
 
     @property
     def reader_state(self) -> ModelState:
-        """Whether token states can be read, where they are wanted."""
+        """Whether token states can be read, if they are wanted."""
         engine = self.engine
         if engine.reader is not None:
             return "ready"
-        # Without a choice the local model is the embedder: it was there at the start, or not.
+        # Without a choice the local model is the embedder, and the start has loaded it or failed
+        # to.
         missing = engine.chosen is None or self._reader_failed
         return "missing" if missing or not engine.wants_reader else "loading"
 
     def take_unread(self, limit: int) -> list[UUID]:
-        """At most `limit` ids of what this process stored without token states, the oldest
-        first. One thread may ask."""
-        taken: list[UUID] = []
-        while self._unread and len(taken) < limit:
-            taken.append(self._unread.popleft())
-        return taken
+        """At most `limit` ids of memories that this process stored without token states, the oldest
+        first. For one thread only."""
+        ids: list[UUID] = []
+        while self._unread and len(ids) < limit:
+            ids.append(self._unread.popleft())
+        return ids
 
     def close(self) -> None:
-        """Lets go of the index."""
+        """Closes the index."""
         if self.indexer is None:
             return
         try:
@@ -189,7 +190,8 @@ class Runtime:
             logger.exception("index not closed cleanly; what is missing is applied at the start")
 
     def tick(self) -> None:
-        """One round: a rebuild where one is wanted, what is pending, now and then to disk."""
+        """One round: rebuilds if requested, applies pending changes, and periodically writes to
+        disk."""
         if self.indexer is None:
             return
         self.indexer.tend()
@@ -204,33 +206,33 @@ class Runtime:
             self.settled_at = timezone.now()
 
 
-def engine_of(wanted: Configuration, former: Engine | None = None, *, ask: bool = True) -> Engine:
-    """The engine of a configuration. An embedder that cannot be set up or, with `ask`, be asked for
-    unknown dimensions, is missing from it: search is by words until it can."""
-    dims = wanted.dims
-    if wanted.embedder is not None and not dims:
-        dims = known_dims(wanted)
-    if wanted.embedder is not None and not dims and ask:
+def engine_of(target: Configuration, former: Engine | None = None, *, ask: bool = True) -> Engine:
+    """The engine of a configuration. It lacks an embedder that cannot be set up or whose unknown
+    dimensions cannot be measured (only with `ask`); search is by words until then."""
+    dims = target.dims
+    if target.embedder is not None and not dims:
+        dims = known_dims(target)
+    if target.embedder is not None and not dims and ask:
         try:
-            dims = remote.measure_dims(wanted.embedder)
+            dims = remote.measure_dims(target.embedder)
         except (ProviderError, InvalidInputError) as error:
             cause = getattr(error, "cause", "") or error.message
             logger.error("the embedder cannot be used: search is by words", extra={"cause": cause})
     return open_engine(
-        llm=wanted.llm,
-        fallback_llm=wanted.fallback_llm,
-        embedder=wanted.embedder,
+        llm=target.llm,
+        fallback_llm=target.fallback_llm,
+        embedder=target.embedder,
         dims=dims,
-        late_interaction=wanted.late_interaction,
+        late_interaction=target.late_interaction,
         former=former,
     )
 
 
-def known_dims(wanted: Configuration) -> int:
-    """The dimensions of stored vectors of this very provider and model; 0 for none."""
+def known_dims(target: Configuration) -> int:
+    """The dimensions of the stored vectors if they are of this provider and model, else 0."""
     state = IndexState.objects.first()
-    assert wanted.embedder is not None  # noqa: S101  (asked for an embedder alone)
-    if state is None or state.model_key != remote.model_key(wanted.embedder, state.dims):
+    assert target.embedder is not None  # noqa: S101  (callers have an embedder)
+    if state is None or state.model_key != remote.model_key(target.embedder, state.dims):
         return 0
     return state.dims
 
@@ -246,32 +248,32 @@ def check_model(engine: Engine) -> None:
     count = rows.exclude(vectors__model_key=engine.model_key).count()
     if count:
         other = MemoryVector.objects.exclude(model_key=engine.model_key).first()
-        told = f"{other.model_key} ({other.dims} dimensions)" if other else "another model"
+        former_model = f"{other.model_key} ({other.dims} dimensions)" if other else "another model"
         raise ConflictError(
-            f"{count:,} stored memories were embedded with {told}, the configured embedder is "
-            f"{engine.model_key} ({engine.dims}). Vectors of two models cannot be compared: "
+            f"{count:,} stored memories were embedded with {former_model}, the configured embedder "
+            f"is {engine.model_key} ({engine.dims}). Vectors of two models cannot be compared: "
             "keep the former embedder, or change it with manage.py reembed, which makes the new "
             "vectors while search goes on."
         )
 
 
 def _indexed_model(engine: Engine) -> tuple[str, int]:
-    """The model of the index to open: without an embedder, the one that the vectors are of."""
+    """The model of the index to open: without an embedder, that of the stored vectors."""
     if engine.embedder is None and (state := IndexState.objects.first()) is not None:
         return state.model_key, state.dims
     return engine.model_key, engine.dims
 
 
 def open_runtime(*, index_root: Path | None = None) -> Runtime:
-    """Makes the engine and opens the index. ConfigurationError or IndexUnavailableError rise."""
-    wanted = configuration.current_configuration()
-    engine = engine_of(wanted)
+    """Makes the engine and opens the index; ConfigurationError, IndexUnavailableError."""
+    configured = configuration.current_configuration()
+    engine = engine_of(configured)
     try:
         check_model(engine)
     except ConflictError as error:
         raise ConfigurationError(error.message) from error
     indexer = open_indexer(*_indexed_model(engine), root=index_root)
-    return Runtime(engine, indexer, wanted.version)
+    return Runtime(engine, indexer, configured.version)
 
 
 _current: Runtime | None = None

@@ -23,28 +23,29 @@ def fingerprint(text: str) -> str:
 
 
 def transcript_fingerprint(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The same of a conversation: who said what, in which order."""
-    said = (
+    """The fingerprint of a conversation: role and text of each message, in order."""
+    turns = (
         "\x1f".join((message["role"], " ".join(message["content"].casefold().split())))
         for message in messages
     )
-    return hashlib.sha256("\x1e".join(said).encode()).hexdigest()
+    return hashlib.sha256("\x1e".join(turns).encode()).hexdigest()
 
 
 def parse_instant(value: object) -> datetime | None:
-    """An ISO 8601 instant with UTC where it names no zone; None when it is none."""
+    """An ISO 8601 instant, in UTC if it names no zone; None if the value is not one."""
     if not isinstance(value, str):
         return None
     try:
         parsed = parse_datetime(value) or datetime.fromisoformat(value)
-        # To UTC in here: the ends of the calendar may lie beyond it there.
+        # Converted inside the try, because the ends of the calendar overflow.
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
 
 def whole_day(value: object, zone: tzinfo) -> tuple[datetime, datetime] | None:
-    """Its first instant there and that after its last, where a text is a day without a time."""
+    """The start and the end of the day in the zone if the value is a date without a time, else
+    None."""
     try:
         day = date.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:

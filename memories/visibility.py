@@ -1,4 +1,4 @@
-"""What exists for the caller: every read and every write starts here."""
+"""What exists for the caller. Every read and every write starts here."""
 
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ def limit_of(principal: Principal) -> Node:
 
 
 class _AsIs(Func):
-    """A column as no index looks it up."""
+    """A column that SQLite does not look up in an index."""
 
     template = "%(expressions)s"
     output_field = UUIDField()
@@ -36,13 +36,13 @@ class _AsIs(Func):
 
 
 def in_project(project_id: UUID) -> Q:
-    """Holds for memories of the project, where their ids are named: left to itself, SQLite reads
-    every memory of the project instead of these."""
+    """Matches memories of the project in queries by id. With a plain comparison, SQLite would read
+    every memory of the project."""
     return Q(Exact(_AsIs(F("project_id")), project_id))
 
 
 def filter_reachable(principal: Principal, *, by_id: bool = False) -> QuerySet[Memory]:
-    """All live memories that exist for the caller; `by_id` where a list of ids narrows them."""
+    """All live memories that exist for the caller; `by_id` if the caller adds a filter by ids."""
     project = principal.project.id
     rows = Memory.objects.filter(
         in_project(project) if by_id else Q(project_id=project), deleted_at=None
@@ -68,14 +68,14 @@ def filter_restorable(principal: Principal, *, by_id: bool = False) -> QuerySet[
 
 
 def unexpired(now: datetime) -> Q:
-    """Holds for memories that have not expired at `now`."""
+    """Matches memories that have not expired at `now`."""
     return (Q(expires_at=None) | Q(expires_at__gt=now)) & (
         Q(expiration_date=None) | Q(expiration_date__gte=now.date())
     )
 
 
 def has_expired(memory: Memory, now: datetime) -> bool:
-    """Whether `unexpired` does not hold for it."""
+    """The opposite of `unexpired`, for one memory."""
     day = memory.expiration_date
     return (memory.expires_at is not None and memory.expires_at <= now) or (
         day is not None and day < now.date()
@@ -83,7 +83,7 @@ def has_expired(memory: Memory, now: datetime) -> bool:
 
 
 def statuses_for_agents(principal: Principal, where: Node) -> tuple[str, ...]:
-    """The review statuses that agents get to see; a filter that names the status sees all."""
+    """The review statuses that agents see; a filter that names the status sees all."""
     if mentions(where, "review_status"):
         return tuple(ReviewStatus.values)
     hidden = {ReviewStatus.REJECTED}
@@ -95,7 +95,7 @@ def statuses_for_agents(principal: Principal, where: Node) -> tuple[str, ...]:
 def filter_visible(
     principal: Principal, where: Node = EVERYTHING, *, show_expired: bool = False
 ) -> QuerySet[Memory]:
-    """What a search or a list may show of what is reachable."""
+    """The reachable memories that a search or a list may show."""
     rows = filter_reachable(principal).filter(to_q(where, principal.project.zone))
     statuses = statuses_for_agents(principal, where)
     if len(statuses) < len(ReviewStatus.values):
@@ -104,13 +104,13 @@ def filter_visible(
 
 
 def plain_ids(*ids: UUID) -> list[UUID | str]:
-    """Ids as parameters of a statement written by hand: SQLite keeps them as 32 hex digits."""
+    """Ids as parameters of raw SQL: SQLite stores them as 32 hex digits."""
     native = connection.features.has_native_uuid_field
     return [id_ if native else id_.hex for id_ in ids]
 
 
 def as_uuid(memory_id: str | UUID) -> UUID:
-    """NotFoundError for text that is no id: such a memory cannot exist."""
+    """The id as a UUID; NotFoundError for other text, because such a memory cannot exist."""
     if isinstance(memory_id, UUID):
         return memory_id
     try:

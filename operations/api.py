@@ -60,5 +60,5 @@ class RequestsView(OssView):
     def get(self, request: Request) -> Response:
         principal = self.caller()
         principal.require(Scope.ADMIN, "Admin role required.")
-        query = self.asked(RequestsQuery)
+        query = self.read_query(RequestsQuery)
         return Response([_shape(row) for row in recent_requests(principal, limit=query.limit)])

@@ -49,7 +49,7 @@ def check_database() -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         if connection.vendor == "sqlite":
-            # Each time, for it costs nothing: what is written meanwhile would be lost.
+            # Checked every time, because it is cheap and writes to replaced files would be lost.
             connection.check_files()  # type: ignore[attr-defined]  # core.database.sqlite3
     except DatabaseError as error:
         if problem_of(error) != "lost":
@@ -59,7 +59,7 @@ def check_database() -> None:
 
 
 class WriteProbe:
-    """Tests now and then whether the database can be written. More frequent callers, with or
+    """Tests periodically whether the database can be written. More frequent callers, with or
     without a credential, get the last result."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class WriteProbe:
         # Of several callers at once, one tests; the others get the last result.
         if time.monotonic() >= self._until and self._guard.acquire(blocking=False):
             try:
-                self._error = self._tried()
+                self._error = self._try_write()
                 good_for = REFUSED_SECONDS if self._error else WROTE_SECONDS
                 self._until = time.monotonic() + good_for
             finally:
@@ -84,7 +84,7 @@ class WriteProbe:
         """Forgets the last result, so that the next call tests again."""
         self._until, self._error = 0.0, None
 
-    def _tried(self) -> EngineError | None:
+    def _try_write(self) -> EngineError | None:
         try:
             if connection.vendor == "sqlite":
                 # Opened read-only at the start, because nobody could write it then.
@@ -106,8 +106,8 @@ def _try_file() -> None:
         return
     try:
         with at_most(TRY_SECONDS), transaction.atomic(), connection.cursor() as cursor:
-            # A number for applications in the head of the file, which nothing here reads. To
-            # write a row as it was would change no page.
+            # A number for applications in the file's header, which nothing here reads. Writing an
+            # unchanged row would change no page.
             number = cursor.execute("PRAGMA user_version").fetchone()[0]
             cursor.execute(f"PRAGMA user_version = {(number + 1) % 1000}")
     except OperationalError as error:
@@ -117,8 +117,8 @@ def _try_file() -> None:
 
 
 def _is_read_only_server() -> bool:
-    """Whether it takes no writes of ours: it follows another one, or it, the database or the role
-    is set so."""
+    """Whether the server refuses our writes: as a replica, or by a setting of the server, the
+    database or the role."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('transaction_read_only')")
         return bool(cursor.fetchone()[0] == "on")
@@ -136,9 +136,9 @@ writing: Final = WriteProbe()
 
 @dataclass(frozen=True, slots=True)
 class ComponentHealth:
-    """How a part of settings.HEALTH_CHECKS was found: `since` is when this process first found it
-    so, without a change in between; `state` is ok, failing, or one of STATES, `problem` says why
-    it is not well, `ms` how long it took."""
+    """The result of one check of settings.HEALTH_CHECKS. `since` is when this process first saw the
+    present state; `state` is ok, failing, or one of STATES; `problem` says what is wrong; `ms` is
+    the duration of the check."""
 
     name: str
     is_well: bool
@@ -152,12 +152,13 @@ _since: dict[str, tuple[str, datetime]] = {}
 
 
 def check_health() -> list[ComponentHealth]:
-    """Asks every part in settings.HEALTH_CHECKS; the quiet ones count only while unwell."""
-    asked = [_asked(name, path) for name, path in settings.HEALTH_CHECKS.items()]
-    return [c for c in asked if not (c.is_well and c.name in settings.QUIET_HEALTH_CHECKS)]
+    """Runs every check in settings.HEALTH_CHECKS; the quiet ones are included only while they
+    fail."""
+    results = [_check_component(name, path) for name, path in settings.HEALTH_CHECKS.items()]
+    return [c for c in results if not (c.is_well and c.name in settings.QUIET_HEALTH_CHECKS)]
 
 
-def _asked(name: str, path: str) -> ComponentHealth:
+def _check_component(name: str, path: str) -> ComponentHealth:
     check: Callable[[], None] = import_string(path)
     started, problem, cause, state = time.perf_counter(), "", "", "ok"
     try:
@@ -167,25 +168,25 @@ def _asked(name: str, path: str) -> ComponentHealth:
         state = STATES.get(error.code, "failing")
     except Mem0dashError as error:
         problem, state = error.message, "failing"
-        # A state that has a name, such as an index that is being built: no traceback.
+        # A known condition, such as an index that is being built, needs no traceback.
         cause = f"{error.message} {error.__cause__ or ''}".strip()
-    except Exception as error:  # noqa: BLE001  (whatever it is, the part is out of order)
+    except Exception as error:  # noqa: BLE001  (any error means that the component fails)
         problem, state = "It does not answer.", "failing"
         cause = f"{type(error).__name__}: {error}".strip()
     ms = round((time.perf_counter() - started) * 1000, 1)
-    return ComponentHealth(name, state == "ok", _noted(name, state, cause), ms, problem, state)
+    return ComponentHealth(name, state == "ok", _since_when(name, state, cause), ms, problem, state)
 
 
-def _noted(name: str, state: str, cause: str) -> datetime:
-    """Since when the part is so; a change is told to the log, and nothing else: monitors ask every
-    few seconds."""
-    known = _since.get(name)
-    if known is not None and known[0] == state:
-        return known[1]
-    # Of two threads at once either may write it: both have seen the change just now.
+def _since_when(name: str, state: str, cause: str) -> datetime:
+    """Since when the component is in this state. Logs only changes, because monitors ask every few
+    seconds."""
+    previous = _since.get(name)
+    if previous is not None and previous[0] == state:
+        return previous[1]
+    # Of two threads at once either may write it, because both have just seen the change.
     _since[name] = (state, timezone.now())
     if state != "ok":
         logger.error("health check failed", extra={"part": name, "cause": cause[:500]})
-    elif known is not None:
+    elif previous is not None:
         logger.info("health check passes again", extra={"part": name})
     return _since[name][1]

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 UNMATCHED: Final = "__unmatched__"
-# Upper bounds in seconds: from a read out of the cache to an add that waits for an LLM.
+# Upper bounds in seconds, from a cached read to an add that waits for an LLM.
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BOUNDS: Final = (*map(str, BUCKETS), "+Inf")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
@@ -58,8 +58,8 @@ _REFUSED: Final = {
 
 
 class Durations(Collector):
-    """How long requests took, by method and route. Not the library's histogram, which writes the
-    bounds as floats: "1.0" would be another series than the "1" that dashboards ask for."""
+    """The duration of requests by method and route. Not the library's histogram, because that
+    writes the bounds as floats: "1.0" is another series than the "1" in dashboards."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,29 +74,31 @@ class Durations(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            found = [(route, list(counts), spent) for route, (counts, spent) in self._found.items()]
-        told = HistogramMetricFamily(
+            snapshot = [
+                (route, list(counts), spent) for route, (counts, spent) in self._found.items()
+            ]
+        family = HistogramMetricFamily(
             "http_request_duration_seconds", "How long requests took.", labels=["method", "path"]
         )
-        for route, counts, spent in found:
+        for route, counts, spent in snapshot:
             so_far = zip(_BOUNDS, accumulate(counts), strict=True)
-            told.add_metric(route, list(so_far), round(spent, 6))
-        yield told
+            family.add_metric(route, list(so_far), round(spent, 6))
+        yield family
 
 
 class Process(Collector):
-    """What this process and its rooms are like just now."""
+    """The present figures of this process and its rooms."""
 
     def collect(self) -> Iterator[Metric]:
         yield from _gauges()
         yield GaugeMetricFamily(
             "process_resident_memory_bytes", "Memory that this process holds.", resident_bytes()
         )
-        used = resource.getrusage(resource.RUSAGE_SELF)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
         yield CounterMetricFamily(
             "process_cpu_seconds_total",
             "CPU time that this process used.",
-            round(used.ru_utime + used.ru_stime, 2),
+            round(usage.ru_utime + usage.ru_stime, 2),
         )
         yield GaugeMetricFamily(
             "process_start_time_seconds",
@@ -111,7 +113,7 @@ class Process(Collector):
 _durations: Final = Durations()
 registry.register(_durations)
 registry.register(Process())
-# The gauges that could not be read when they were last asked for.
+# The gauges whose last read failed.
 _missing: set[str] = set()
 
 
@@ -132,10 +134,10 @@ def exposition() -> bytes:
 
 
 def _gauges() -> Iterator[Metric]:
-    for name, (told, path) in settings.METRICS_GAUGES.items():
+    for name, (documentation, path) in settings.METRICS_GAUGES.items():
         try:
             value = import_string(path)()
-        except Exception as error:  # noqa: BLE001  (the others are wanted then above all)
+        except Exception as error:  # noqa: BLE001  (the other gauges are needed all the more)
             # Logged once for each outage, because monitors ask every few seconds.
             if name not in _missing:
                 _missing.add(name)
@@ -143,11 +145,12 @@ def _gauges() -> Iterator[Metric]:
                 logger.warning("a metric is missing", extra={"metric": name, "cause": cause})
             continue
         _missing.discard(name)
-        yield GaugeMetricFamily(name, told, value)
+        yield GaugeMetricFamily(name, documentation, value)
 
 
 def resident_bytes() -> int:
-    """The resident set of this process; its largest so far where the system tells no more."""
+    """The resident set of this process in bytes; its largest so far if the system has no current
+    figure."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")

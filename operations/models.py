@@ -6,7 +6,7 @@ from accounts.actor import ActedModel
 
 
 class RequestLog(ActedModel):
-    """One request to the API, without its body or query: who, what, how it ended, how long."""
+    """One request to the API, without its body or query: caller, route, status and duration."""
 
     project = models.ForeignKey("accounts.Project", models.CASCADE, null=True, related_name="+")
     method = models.CharField(max_length=10)
@@ -15,7 +15,7 @@ class RequestLog(ActedModel):
     latency_ms = models.FloatField()
     auth_type = models.CharField(max_length=20)
     # `auth_type` is the kind of credential, even if it was not valid.
-    via = key_id = None  # type: ignore[assignment]  # columns that this table does without
+    via = key_id = None  # type: ignore[assignment]  # this table has no such columns
     created_at = models.DateTimeField()
 
     class Meta:
@@ -34,7 +34,7 @@ class RefusedRequests(models.Model):
     """The number of refused requests without a valid credential, by hour and address."""
 
     hour = models.DateTimeField()
-    # "" for all that are beyond those which are told apart.
+    # "" for all addresses beyond those that are counted separately.
     address = models.CharField(max_length=45, blank=True)
     count = models.PositiveBigIntegerField()
 

@@ -1,4 +1,4 @@
-"""The routes for monitoring: health and metrics."""
+"""The endpoints for monitoring: health and metrics."""
 
 from typing import Any, Final
 
@@ -50,12 +50,12 @@ _HEALTH = object_of(
 )
 
 
-# How long a monitor waits for the database in all: one that is silent is told as such.
+# How long a request of a monitor waits for the database; after that the database counts as silent.
 PATIENCE_SECONDS: Final = 1.7
 
 
 class MonitorView(OssView):
-    # A comment, for a docstring would be published: answers in time, whatever the database does.
+    # Answers in time, whatever the database does. (A docstring would be published.)
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         with deadlines.within(PATIENCE_SECONDS):
@@ -86,13 +86,12 @@ class HealthView(MonitorView):
         if may_know:
             body["parts"] = [_shape(part) for part in parts]
         answer = Response(body, status=503 if failing else 200)
-        # The change was told already: Django would add a line to each call.
+        # The change has been logged already; Django would log every call.
         answer._has_been_logged = True  # type: ignore[attr-defined]
         return answer
 
     def perform_authentication(self, request: Request) -> None:
-        # A monitor with a credential that does not hold, or while there is no database to ask,
-        # still has to learn how the server is.
+        # Monitors get an answer even with an invalid credential, or if no database can check it.
         try:
             super().perform_authentication(request)
         except (APIException, Mem0dashError, AnyDatabaseError):
@@ -134,10 +133,10 @@ class MetricsView(MonitorView):
 
 
 def _has_static_key(request: Request) -> bool:
-    """Whether the caller sends a key that the environment names: no database has to be asked, and
-    monitors ask above all while it is away."""
-    sent = credentials.read_credentials(request.headers)
-    if not sent or not credentials.is_static_key(sent[0].value):
+    """Whether the caller sends a key from the environment. The check needs no database, so it works
+    during an outage."""
+    credentials_sent = credentials.read_credentials(request.headers)
+    if not credentials_sent or not credentials.is_static_key(credentials_sent[0].value):
         return False
     # For the logs.
     request._request.auth_type = "admin_api_key"  # type: ignore[attr-defined]

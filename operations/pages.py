@@ -52,7 +52,7 @@ def _words(label: str, length: int, *, suggestions: str = "") -> forms.CharField
 
 
 class RequestsForm(FilterForm):
-    """Which requests the page is about."""
+    """The filters of the page."""
 
     period = _select("Time", *((value, f"Last {words}") for value, words in _PERIODS))
     since = DayField(label="From")
@@ -79,10 +79,10 @@ class RequestsForm(FilterForm):
 
     beside = frozenset({"behind", "figures"})
 
-    def meant(self) -> TrafficFilter:
-        said: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
-        slow_ms = said.pop("slow", 0)
-        return TrafficFilter(**said, slow_ms=slow_ms, time_zone=self.time_zone)
+    def traffic_filter(self) -> TrafficFilter:
+        values: dict[str, Any] = {name: value for name, value in self.cleaned_data.items() if value}
+        slow_ms = values.pop("slow", 0)
+        return TrafficFilter(**values, slow_ms=slow_ms, time_zone=self.time_zone)
 
 
 @require_safe
@@ -94,25 +94,25 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
     form = RequestsForm(request.GET, time_zone=principal.project.time_zone)
     if not form.is_valid():
         return render(request, "operations/requests.html", {"form": form}, status=422)
-    if form.untidy():
+    if form.has_empty_parameters():
         query = form.query_string()
         return redirect(f"{reverse('requests-page')}{'?' if query else ''}{query}")
-    chosen = form.meant()
+    traffic_filter = form.traffic_filter()
     behind = DescendingKey.of(request.GET.get("behind", ""))
     context: dict[str, Any] = {
         "form": form,
         "is_top": behind is None,
         "periods": _PERIODS,
-        "period": _period_words(chosen, form.cleaned_data["period"]),
+        "period": _period_words(traffic_filter, form.cleaned_data["period"]),
         "retention": settings.REQUEST_LOG_RETENTION_DAYS,
     }
     partial = is_partial(request)
-    asked = request.GET.get("figures") == "1"
-    if behind is None and (asked or is_quick(principal, chosen)):
-        context |= _figures(principal, chosen)
-    if partial and asked:
+    wants_figures = request.GET.get("figures") == "1"
+    if behind is None and (wants_figures or is_quick(principal, traffic_filter)):
+        context |= _figures(principal, traffic_filter)
+    if partial and wants_figures:
         return render(request, "operations/_figures.html", context)
-    rows = list_newest(principal, chosen, limit=PER_PAGE + 1, behind=behind)
+    rows = list_newest(principal, traffic_filter, limit=PER_PAGE + 1, behind=behind)
     more = rows[PER_PAGE - 1] if len(rows) > PER_PAGE else None
     if principal.is_owner and behind is None:
         context["refused"] = count_refused(timezone.now() - timedelta(days=1))
@@ -125,8 +125,8 @@ def requests_page(request: PageRequest) -> HttpResponseBase:
     return render(request, name, context)
 
 
-def _figures(principal: Principal, chosen: TrafficFilter) -> dict[str, Any]:
-    figures = measure_traffic(principal, chosen)
+def _figures(principal: Principal, traffic_filter: TrafficFilter) -> dict[str, Any]:
+    figures = measure_traffic(principal, traffic_filter)
     callers = [caller for caller, _ in figures.callers]
     return {
         "traffic": figures,
@@ -156,7 +156,7 @@ def _charts(figures: Traffic) -> list[Chart]:
             Series("Refused (4xx)", "warn", [f.statuses[4] for f in of]),
             Series("Failed (5xx)", "bad", [f.statuses[5] for f in of]),
         ],
-        written=lambda value: f"{value:,.0f}",
+        format_value=lambda value: f"{value:,.0f}",
     )
     times = line_chart(
         "times",
@@ -168,15 +168,17 @@ def _charts(figures: Traffic) -> list[Chart]:
             Series("50 % within", "info", [f.p50 for f in of]),
             Series("95 % within", "warn", [f.p95 for f in of]),
         ],
-        written=duration,
+        format_value=duration,
     )
     return [counts, times]
 
 
-def _period_words(chosen: TrafficFilter, period: str) -> str:
-    """Which time the page is about: "last 24 hours", "2026-11-01 to 2026-11-03"."""
-    if chosen.since or chosen.until:
-        first, last = (day.isoformat() if day else "" for day in (chosen.since, chosen.until))
+def _period_words(traffic_filter: TrafficFilter, period: str) -> str:
+    """The period in words: "last 24 hours", "2026-11-01 to 2026-11-03"."""
+    if traffic_filter.since or traffic_filter.until:
+        first, last = (
+            day.isoformat() if day else "" for day in (traffic_filter.since, traffic_filter.until)
+        )
         if first and last:
             return f"{first} to {last}" if first != last else first
         return f"since {first}" if first else f"until {last}"

@@ -1,4 +1,4 @@
-"""Keeps the request log, off the path of the requests: no request may wait for its own log."""
+"""Writes the request log in the background, so that no request waits for it."""
 
 import itertools
 import logging
@@ -21,7 +21,7 @@ from operations.models import RefusedRequests, RequestLog
 logger = logging.getLogger(__name__)
 
 PRUNE_ROWS: Final = 5_000
-# Paths that are nobody's doing, as in mem0's own server, and what monitors and browsers ask for.
+# Paths that are not logged: those of mem0's own server, and those of monitors and browsers.
 _SKIPPED: Final = frozenset(
     {
         *("/api/health", "/docs", "/redoc", "/openapi.json"),
@@ -32,7 +32,7 @@ _SKIPPED_BELOW: Final = ("/requests", "/static/")
 
 
 def _store(rows: dict[int, RequestLog]) -> int:
-    """Writes the rows; how many had to be left out, such as those of a project that is gone."""
+    """Writes the rows; how many were dropped, for example those of a deleted project."""
     try:
         RequestLog.objects.bulk_create(rows.values())
         return 0
@@ -40,8 +40,8 @@ def _store(rows: dict[int, RequestLog]) -> int:
         raise
     except AnyDatabaseError:
         pass
-    # One of them does not fit: the others must not go with it. What is written leaves the batch, so
-    # that an outage in between brings no row twice.
+    # One row is invalid, so write the rows one by one. Written rows leave the batch, so that an
+    # outage in between duplicates none.
     left_out = 0
     for number, row in list(rows.items()):
         row.pk = None
@@ -60,17 +60,17 @@ _numbers: Final = itertools.count()
 
 
 def put(row: RequestLog) -> None:
-    """Takes the row or counts it as dropped; never waits."""
+    """Queues the row or counts it as dropped; never waits."""
     rows.put(next(_numbers), row)
 
 
 def is_logged(method: str, path: str) -> bool:
-    """Whether the log keeps this request."""
+    """Whether this request is logged."""
     return method != "OPTIONS" and path not in _SKIPPED and not path.startswith(_SKIPPED_BELOW)
 
 
 def log_request(handled: FinishedRequest) -> None:
-    """settings.REQUEST_LOG: takes note of a finished request, if this process keeps the log."""
+    """settings.REQUEST_LOG: queues a finished request, if this process writes the log."""
     if not notes.are_kept() or not is_logged(handled.method, handled.path):
         return
     who = handled.principal
@@ -81,7 +81,7 @@ def log_request(handled: FinishedRequest) -> None:
             return
     columns = RequestLog.columns(who.actor if who else NOBODY)
     columns["client"] = _clean(columns["client"], 200)
-    columns["request_id"] = handled.request_id  # also where nobody is known to have made it
+    columns["request_id"] = handled.request_id  # even if the caller is unknown
     put(
         RequestLog(
             **columns,
@@ -97,7 +97,7 @@ def log_request(handled: FinishedRequest) -> None:
 
 
 def _clean(text: str, length: int) -> str:
-    """Text that every database can keep."""
+    """Text that every database can store."""
     return text.replace("\0", "\ufffd")[:length]
 
 

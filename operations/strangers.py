@@ -15,9 +15,9 @@ from core.http.middleware import FinishedRequest
 from core.http.strangers import Allowance
 from operations.models import RefusedRequests
 
-# So many of them have a row of their own in the request log.
+# This many a minute get their own row in the request log.
 ROWS_A_MINUTE: Final = 60
-# More addresses than this in an hour are counted together, as those of nobody: "".
+# Further addresses in an hour are counted together, under "".
 ADDRESSES: Final = 50
 SHOWN: Final = 5
 _ADD: Final = (
@@ -42,7 +42,7 @@ def store(counts: dict[tuple[datetime, str], int]) -> int:
 
 counts: Final = notes.Notes("refused requests", store, join=operator.add, seconds=10.0)
 _lock: Final = threading.Lock()
-# The addresses that are counted one by one, in the hour that they are of.
+# The addresses that are counted separately in `_hour`.
 _named: set[str] = set()
 _hour: datetime | None = None
 
@@ -63,16 +63,17 @@ def count(handled: FinishedRequest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RefusedSummary:
-    """How many there were in a time, and the addresses that most of them came from."""
+    """The number of refused requests in a period, and the most frequent addresses."""
 
     total: int
     addresses: list[tuple[str, int]]
 
 
 def count_refused(since: datetime) -> RefusedSummary:
-    """Those since the hour of `since`, of all projects: nobody knows whose they would have been."""
-    found = RefusedRequests.objects.filter(hour__gt=since - timedelta(hours=1))
-    total = found.aggregate(total=Sum("count"))["total"] or 0
-    by_address = found.values("address").annotate(number=Sum("count")).order_by("-number")
+    """Refused requests since the hour of `since`, for the whole instance, because their project is
+    unknown."""
+    refused = RefusedRequests.objects.filter(hour__gt=since - timedelta(hours=1))
+    total = refused.aggregate(total=Sum("count"))["total"] or 0
+    by_address = refused.values("address").annotate(number=Sum("count")).order_by("-number")
     busiest = by_address.values_list("address", "number")[:SHOWN]
     return RefusedSummary(total, list(busiest))

@@ -29,15 +29,15 @@ PERIODS: Final = {
 }
 SHOWN_CLIENTS: Final = 20
 SHOWN_KEYS: Final = 50
-# So many are counted within a fraction of a second.
+# This many rows are counted within a fraction of a second.
 FEW: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficFilter:
-    """Which requests are meant; what is empty leaves nothing out.
+    """A filter for requests; empty fields do not filter.
 
-    `since` and `until` are days in `time_zone` and go before `period`. `key` is a key's prefix, or
+    `since` and `until` are days in `time_zone` and override `period`. `key` is a key's prefix, or
     one of SHOWN_AUTH_TYPES; `status` the first digit of the status; `slow_ms` the least duration.
     """
 
@@ -53,7 +53,7 @@ class TrafficFilter:
     time_zone: str = zones.UNIVERSAL
 
     def span(self) -> tuple[datetime, datetime]:
-        """From when until when, as of now; never further back than the log is kept."""
+        """Start and end, as of now; the start is never earlier than the log's retention."""
         now = timezone.now()
         zone = zones.zone_named(self.time_zone)
         until = min(zones.end_of(self.until, zone), now) if self.until else now
@@ -68,13 +68,13 @@ class TrafficFilter:
         return "day" if until - since <= timedelta(days=100) else "month"
 
 
-def filter_requests(principal: Principal, chosen: TrafficFilter) -> QuerySet[RequestLog]:
-    """The requests of the caller's project that are meant; scope `admin`.
+def filter_requests(principal: Principal, traffic_filter: TrafficFilter) -> QuerySet[RequestLog]:
+    """The matching requests of the caller's project; scope `admin`.
 
-    Paths name entities: a key with an entity limit sees its own requests alone.
+    Paths contain entity ids, so a key with an entity limit sees only its own requests.
     """
     principal.require(Scope.ADMIN, "Admin role required.")
-    since, until = chosen.span()
+    since, until = traffic_filter.span()
     rows = RequestLog.objects.filter(
         project_id=principal.project.id,
         created_at__gte=since,
@@ -83,34 +83,38 @@ def filter_requests(principal: Principal, chosen: TrafficFilter) -> QuerySet[Req
     )
     if principal.entity_limit is not None:
         rows = rows.filter(key_prefix=principal.key_prefix)
-    return rows.filter(_condition(chosen))
+    return rows.filter(_condition(traffic_filter))
 
 
-def _condition(chosen: TrafficFilter) -> Q:
+def _condition(traffic_filter: TrafficFilter) -> Q:
     condition = Q()
-    if chosen.key in SHOWN_AUTH_TYPES:
-        condition &= Q(auth_type=chosen.key)
-    elif chosen.key:
-        condition &= Q(key_prefix=chosen.key)
-    if chosen.client:
-        condition &= Q(client=chosen.client)
-    if chosen.method:
-        condition &= Q(method=chosen.method)
-    if chosen.path:
-        condition &= Q(path__contains=chosen.path)
-    if chosen.status:
-        least = int(chosen.status) * 100
+    if traffic_filter.key in SHOWN_AUTH_TYPES:
+        condition &= Q(auth_type=traffic_filter.key)
+    elif traffic_filter.key:
+        condition &= Q(key_prefix=traffic_filter.key)
+    if traffic_filter.client:
+        condition &= Q(client=traffic_filter.client)
+    if traffic_filter.method:
+        condition &= Q(method=traffic_filter.method)
+    if traffic_filter.path:
+        condition &= Q(path__contains=traffic_filter.path)
+    if traffic_filter.status:
+        least = int(traffic_filter.status) * 100
         condition &= Q(status_code__gte=least, status_code__lt=least + 100)
-    if chosen.slow_ms:
-        condition &= Q(latency_ms__gte=chosen.slow_ms)
+    if traffic_filter.slow_ms:
+        condition &= Q(latency_ms__gte=traffic_filter.slow_ms)
     return condition
 
 
 def list_newest(
-    principal: Principal, chosen: TrafficFilter, *, limit: int, behind: DescendingKey | None = None
+    principal: Principal,
+    traffic_filter: TrafficFilter,
+    *,
+    limit: int,
+    behind: DescendingKey | None = None,
 ) -> list[RequestLog]:
-    """At most `limit` of them, newest first, that stand behind a place in the list."""
-    rows = filter_requests(principal, chosen).select_related("account")
+    """At most `limit` matching requests, newest first, after the key `behind`."""
+    rows = filter_requests(principal, traffic_filter).select_related("account")
     if behind is not None:
         rows = rows.filter(behind.older("created_at"))
     return list(rows.order_by("-created_at", "-id")[:limit])
@@ -127,7 +131,7 @@ class _Slot(Func):
     def __init__(self, expression: str, unit: str) -> None:
         super().__init__(F(expression), length=self.LENGTH[unit])
 
-    # Django's own functions are written in Python for SQLite: a million calls take seconds.
+    # Django implements its functions for SQLite in Python, where a million calls take seconds.
     def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
         template = "SUBSTR(%(expressions)s, 1, %(length)s)"
         return self.as_sql(compiler, connection, template=template, **context)
@@ -138,7 +142,7 @@ class _Slot(Func):
 
 
 class _TwoDigits(Func):
-    """A duration in ms to two digits: few enough different ones to be counted."""
+    """A duration in ms, rounded to two digits, so that there are few different values to count."""
 
     output_field = FloatField()
     template = (
@@ -156,7 +160,7 @@ def _class_of_status() -> Any:
 
 @dataclass(slots=True)
 class Figures:
-    """How some requests went: by first digit of the status, and by duration in ms."""
+    """Counts of requests by the first digit of the status, and by duration in ms."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     durations: Counter[float] = field(default_factory=Counter)
@@ -174,7 +178,7 @@ class Figures:
 
     @property
     def errors(self) -> int:
-        """Those that were refused or failed: 4xx and 5xx."""
+        """The requests that were refused or failed: 4xx and 5xx."""
         return sum(count for status, count in self.statuses.items() if status >= 4)
 
     @property
@@ -192,17 +196,17 @@ class Figures:
 
     def _at(self, part: float) -> float | None:
         """The duration that `part` of the requests did not exceed; None for no requests."""
-        left = part * self.durations.total()
+        remaining = part * self.durations.total()
         for ms in sorted(self.durations):
-            left -= self.durations[ms]
-            if left <= 0:
+            remaining -= self.durations[ms]
+            if remaining <= 0:
                 return ms
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A key, or another way of calling; `account_id` is whose it was."""
+    """A key, or another kind of credential; `account_id` is its owner."""
 
     auth_type: str
     key_prefix: str
@@ -211,8 +215,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """The figures of the requests that are meant. `slots` has every hour, day or month of the time
-    asked for, oldest first; `callers` and `clients` the busiest, and how many more there are."""
+    """The figures of the matching requests. `slots` has every hour, day or month of the period,
+    oldest first; `callers` and `clients` are the busiest, and `more_callers` counts the other
+    callers."""
 
     unit: str
     slots: dict[datetime, Figures]
@@ -226,82 +231,82 @@ class Traffic:
 _kept: Final[Kept[Traffic]] = Kept(long=0.25, size=50)
 
 
-def is_quick(principal: Principal, chosen: TrafficFilter) -> bool:
-    """Whether `measure_traffic` answers at once: it is kept, or there is little to count."""
+def is_quick(principal: Principal, traffic_filter: TrafficFilter) -> bool:
+    """Whether `measure_traffic` answers quickly: from the cache, or because there is little to
+    count."""
     principal.require(Scope.ADMIN, "Admin role required.")
-    if _kept.has(_place(principal, chosen)):
+    if _kept.has(_place(principal, traffic_filter)):
         return True
-    since, last = chosen.span()
+    since, last = traffic_filter.span()
     rows = RequestLog.objects.filter(
         project_id=principal.project.id, created_at__gte=since, created_at__lt=last
     )
     return rows[: FEW + 1].count() <= FEW
 
 
-def _place(principal: Principal, chosen: TrafficFilter) -> tuple[UUID, str, TrafficFilter]:
+def _place(principal: Principal, traffic_filter: TrafficFilter) -> tuple[UUID, str, TrafficFilter]:
     limited = principal.key_prefix if principal.entity_limit is not None else ""
-    return principal.project.id, limited, chosen
+    return principal.project.id, limited, traffic_filter
 
 
-def measure_traffic(principal: Principal, chosen: TrafficFilter) -> Traffic:
+def measure_traffic(principal: Principal, traffic_filter: TrafficFilter) -> Traffic:
     """Counts, errors and durations by time, key and client; scope `admin`. Three statements.
 
-    Durations are to two digits. Where it took long, the next ones get the same for ten times as
-    long.
+    Durations have two digits. A slow result is cached for ten times its duration.
     """
-    found = filter_requests(principal, chosen)
-    return _kept.get(_place(principal, chosen), lambda: _count(found, chosen))
+    requests = filter_requests(principal, traffic_filter)
+    return _kept.get(_place(principal, traffic_filter), lambda: _count(requests, traffic_filter))
 
 
-def _count(found: QuerySet[RequestLog], chosen: TrafficFilter) -> Traffic:
-    unit = chosen.unit()
-    slots = {start: Figures() for start in _starts(chosen, unit)}
+def _count(requests: QuerySet[RequestLog], traffic_filter: TrafficFilter) -> Traffic:
+    unit = traffic_filter.unit()
+    slots = {start: Figures() for start in _starts(traffic_filter, unit)}
     in_all = Figures()
-    groups = found.annotate(slot=_Slot("created_at", unit))
+    groups = requests.annotate(slot=_Slot("created_at", unit))
     for slot, status, ms, count in _grouped(groups, "slot"):
         in_all.take(status, ms, count)
         slots.setdefault(_start_of(slot), Figures()).take(status, ms, count)
     callers: dict[Caller, Figures] = {}
     names = ("auth_type", "key_prefix", "account_id")
-    for *who, status, ms, count, last in _grouped(found, *names, last=Max("created_at")):
+    for *who, status, ms, count, last in _grouped(requests, *names, last=Max("created_at")):
         callers.setdefault(Caller(*who), Figures()).take(status, ms, count, last)
     busiest = sorted(callers.items(), key=lambda item: (-item[1].total, item[0].key_prefix))
     return Traffic(
         unit=unit,
         slots=dict(sorted(slots.items())),
         callers=busiest[:SHOWN_KEYS],
-        clients=_clients(found),
+        clients=_clients(requests),
         more_callers=max(0, len(busiest) - SHOWN_KEYS),
         all=in_all,
     )
 
 
-def _grouped(found: QuerySet[RequestLog], *names: str, **more: Any) -> Iterable[Any]:
-    groups = found.annotate(class_=_class_of_status(), ms=_TwoDigits(F("latency_ms")))
-    counted = groups.order_by().values_list(*names, "class_", "ms")
-    return counted.annotate(n=Count("id"), **more)
+def _grouped(requests: QuerySet[RequestLog], *names: str, **more: Any) -> Iterable[Any]:
+    groups = requests.annotate(class_=_class_of_status(), ms=_TwoDigits(F("latency_ms")))
+    columns = groups.order_by().values_list(*names, "class_", "ms")
+    return columns.annotate(n=Count("id"), **more)
 
 
-def _clients(found: QuerySet[RequestLog]) -> list[tuple[str, Figures]]:
+def _clients(requests: QuerySet[RequestLog]) -> list[tuple[str, Figures]]:
     """The busiest clients. Callers choose these names, so there may be any number."""
-    counted = found.order_by().values("client").annotate(n=Count("id")).order_by("-n", "client")
-    busiest = counted.values("client")[:SHOWN_CLIENTS]
+    by_count = requests.order_by().values("client").annotate(n=Count("id")).order_by("-n", "client")
+    busiest = by_count.values("client")[:SHOWN_CLIENTS]
     clients: dict[str, Figures] = {}
-    shown = found.filter(client__in=busiest)
-    for client, status, ms, count, last in _grouped(shown, "client", last=Max("created_at")):
+    of_busiest = requests.filter(client__in=busiest)
+    for client, status, ms, count, last in _grouped(of_busiest, "client", last=Max("created_at")):
         clients.setdefault(client, Figures()).take(status, ms, count, last)
     return sorted(clients.items(), key=lambda item: (-item[1].total, item[0]))
 
 
 def _start_of(slot: str) -> datetime:
-    """The beginning of an hour, day or month, from the beginning of its ISO form."""
+    """The start of an hour, day or month, from the prefix of its ISO form."""
     whole = f"{slot}-01" if len(slot) == _Slot.LENGTH["month"] else slot
     return datetime.fromisoformat(whole).replace(tzinfo=UTC)
 
 
-def _starts(chosen: TrafficFilter, unit: str) -> Iterable[datetime]:
-    """The beginnings of all hours, days or months that the time asked for touches."""
-    since, until = chosen.span()
+def _starts(traffic_filter: TrafficFilter, unit: str) -> Iterable[datetime]:
+    """The starts of all hours, days or months in the period."""
+    since, until = traffic_filter.span()
     at = since.replace(minute=0, second=0, microsecond=0)
     if unit != "hour":
         at = at.replace(hour=0)

@@ -1,4 +1,4 @@
-"""Routes of the request log, and of what monitors ask for."""
+"""Routes of the request log and of monitoring."""
 
 from django.urls import path
 

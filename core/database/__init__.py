@@ -1,1 +1,1 @@
-"""The database: our backends, what its errors mean, which schema it has."""
+"""The database: our backends, the meaning of its errors, the version of its schema."""

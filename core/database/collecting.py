@@ -1,7 +1,7 @@
-"""Python's collector in a thread of its own, which never holds a transaction.
+"""Runs Python's garbage collector in a separate thread, which never holds a transaction.
 
-By itself it runs in whatever thread allocates the object that is one too many: a write transaction
-would hold the database for as long as that takes.
+By default it runs in the thread that allocates one object too many; in a write transaction that
+would hold the database for as long as the collection takes.
 """
 
 import gc
@@ -10,8 +10,8 @@ import time
 from typing import Final
 
 SECONDS: Final = 0.05
-# A full round looks at every object there is and holds up all threads meanwhile; what only it finds
-# are the few cycles that outlived two younger rounds.
+# A full collection visits every object and stops all threads meanwhile; it is only needed for the
+# few cycles that survived two younger generations.
 FULL_SECONDS: Final = 60.0
 
 
@@ -39,8 +39,8 @@ class Collector:
 
 
 def start() -> None:
-    """Takes the collector over for as long as the process runs. The objects that exist now are
-    left out from now on, which makes a full round short."""
+    """Takes over garbage collection for the lifetime of the process. Existing objects are exempt
+    from now on, which keeps a full collection short."""
     gc.collect()
     gc.freeze()
     gc.disable()

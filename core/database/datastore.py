@@ -1,4 +1,4 @@
-"""What the database's errors mean: busy, full, read-only, lost, or away."""
+"""Classifies the database's errors: busy, full, read-only, lost, silent, or gone."""
 
 from sqlite3 import SQLITE_READONLY_DBMOVED
 from typing import Any, Final, Literal
@@ -45,8 +45,8 @@ _SQLITE: Final[dict[int, Problem]] = {
     8: "read-only",  # SQLITE_READONLY
     13: "full",  # SQLITE_FULL
 }
-# SQLITE_IOERR and SQLITE_CANTOPEN: also a full or read-only disk ends in one of these, where a
-# journal or shared memory has to be made.
+# SQLITE_IOERR and SQLITE_CANTOPEN: a full or read-only disk may also cause these, if a journal or
+# shared memory has to be created.
 _UNCLEAR: Final = frozenset({10, 14})
 # PostgreSQL's appendix A: disk_full, read_only_sql_transaction, lock_not_available,
 # deadlock_detected.
@@ -59,8 +59,8 @@ _POSTGRESQL: Final[dict[str, Problem]] = {
 
 
 def problem_of(error: BaseException) -> Problem:
-    """What a database error says about the database: full, read-only, busy, lost (its file is no
-    longer where it was), silent (it takes connections and does not answer), or gone for all else.
+    """The problem behind a database error: full, read-only, busy, lost (its file is no longer where
+    it was), silent (it accepts connections but does not answer), or gone for everything else.
 
     `error` is Django's, with the driver's as its cause, or the driver's own.
     """
@@ -104,7 +104,7 @@ def is_trouble(error: BaseException) -> bool:
     """Whether the database has a problem, rather than the statement."""
     if isinstance(error, OperationalError | InterfaceError):
         return True
-    # SQLite's error for a damaged file is of no more exact kind.
+    # SQLite has no more specific error for a damaged file.
     return type(error) is DatabaseError or problem_of(error) != "gone"
 
 

@@ -1,4 +1,4 @@
-"""How long the database may take in all for what a thread does: monitors need an answer in time."""
+"""Deadlines for all database work of a thread, because monitors need an answer in time."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ _of = threading.local()
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """What this thread asks of the database in here has so many seconds; then it fails."""
+    """Limits this thread's database work in the block to so many seconds; then it fails."""
     former = getattr(_of, "until", None)
     _of.until = time.monotonic() + seconds
     try:
@@ -20,6 +20,6 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def left() -> float | None:
-    """How many seconds this thread has left; None where nothing presses."""
+    """How many seconds this thread has left; None without a deadline."""
     until: float | None = getattr(_of, "until", None)
     return None if until is None else until - time.monotonic()

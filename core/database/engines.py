@@ -1,4 +1,4 @@
-"""The database backends of our own, by those of Django that URLs lead to."""
+"""Our own database backends, by the Django backends that URLs select."""
 
 from typing import Final
 

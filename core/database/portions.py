@@ -1,4 +1,4 @@
-"""Rows that are changed or deleted a portion at a time: none is locked for long."""
+"""Changes or deletes rows in portions, so that none is locked for long."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -9,8 +9,8 @@ T = TypeVar("T")
 
 
 def portions(rows: QuerySet[Any, T], size: int) -> Iterator[list[T]]:
-    """The first `size` rows again and again: whoever gets a portion takes it out of what `rows`
-    asks for, or never comes to an end."""
+    """The first `size` rows, repeatedly. The caller has to remove each portion from the query's
+    result, or the loop never ends."""
     while portion := list(rows[:size]):
         yield portion
 
@@ -18,8 +18,8 @@ def portions(rows: QuerySet[Any, T], size: int) -> Iterator[list[T]]:
 def passed(
     rows: QuerySet[Any, T], size: int, key: Callable[[T], object] = lambda row: row
 ) -> Iterator[list[T]]:
-    """Goes over the rows once, in the order of their primary keys, and reads none of them twice.
-    `key` gives the primary key of what `rows` gives."""
+    """Passes over the rows once, in the order of their primary keys. `key` returns the primary key
+    of an item of `rows`."""
     last: object = None
     while portion := list((rows if last is None else rows.filter(pk__gt=last))[:size]):
         yield portion

@@ -15,14 +15,14 @@ _checked: set[str] = set()
 
 
 def refuse_newer(applied: Iterable[tuple[str, str]], database: str) -> None:
-    """ConfigurationError, in one sentence that names both, when one of the migrations (app, name)
-    is of an application that is installed here, and not known to it."""
+    """ConfigurationError if one of the applied migrations (app, name) belongs to an installed
+    application that does not know it."""
     for app, name in sorted(applied, reverse=True):
         package = _package(app)
         names = (
             {module.name for module in pkgutil.iter_modules(package.__path__)} if package else ()
         )
-        # An application without migrations, or that is not installed, says nothing.
+        # An application without migrations, or one that is not installed, proves nothing.
         if names and name not in names and name not in _replaced(package, app, names):
             raise ConfigurationError(
                 f"The database {database} was changed by a newer version, to {app}.{name}, and "
@@ -32,7 +32,7 @@ def refuse_newer(applied: Iterable[tuple[str, str]], database: str) -> None:
 
 
 def _package(label: str) -> Any:
-    """The migrations that the code of an application has; None where it has none."""
+    """The package of an application's migrations; None if it has none."""
     try:
         return import_module(f"{apps.get_app_config(label).name}.migrations")
     except (LookupError, ModuleNotFoundError):
@@ -40,7 +40,7 @@ def _package(label: str) -> Any:
 
 
 def _replaced(package: Any, label: str, names: Iterable[str]) -> set[str]:
-    """Those that others have taken the place of: a database may still name them."""
+    """The migrations that squashed ones replace; a database may still name them."""
     migrations = [import_module(f"{package.__name__}.{name}").Migration for name in names]
     return {old for one in migrations for app, old in one.replaces if app == label}
 
@@ -48,7 +48,7 @@ def _replaced(package: Any, label: str, names: Iterable[str]) -> set[str]:
 def check_server(connection: Any, **kwargs: Any) -> None:
     """`refuse_newer` for a database server's database, at the first connection of a process.
 
-    Of a SQLite file it is asked before the file is opened (core.database.sqlite3.files).
+    A SQLite file is checked before it is opened (core.database.sqlite3.files).
     """
     if connection.vendor == "sqlite" or connection.alias in _checked:
         return

@@ -15,20 +15,20 @@ _BUSY: Final = "The server holds too many large requests. Try again shortly."
 
 
 class BodyBudget:
-    """How many bytes of bodies this process holds. The first OPEN_BODY_BYTES of each are free: that
-    many connections there are at the most."""
+    """The bytes of request bodies that this process holds. The first OPEN_BODY_BYTES of each do not
+    count, because the number of connections is limited."""
 
     def __init__(self) -> None:
         self.held = 0
 
-    def take(self, size: int) -> bool:
-        """Whether there is room for `size` bytes more; if so, they are held."""
+    def reserve(self, size: int) -> bool:
+        """Reserves `size` bytes if they fit; whether they do."""
         if size > 0 and self.held + size > settings.MAX_BODIES_BYTES:
             return False
         self.held += size
         return True
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         self.held -= size
 
 
@@ -38,7 +38,7 @@ room = BodyBudget()
 @dataclass(slots=True)
 class Body:
     """The result of reading a body. `refusal` says why it is incomplete, `gone` that the client
-    hung up. `held` are the bytes that it takes of the room."""
+    hung up. `held` is its share of the budget in bytes."""
 
     data: bytes = b""
     refusal: Refusal | None = None
@@ -52,13 +52,13 @@ def has_body(headers: Mapping[bytes, bytes]) -> bool:
 
 
 async def read(headers: Mapping[bytes, bytes], receive: Receive, *, has_credential: bool) -> Body:
-    """The body. Without a credential it has to be small, and there all at once."""
+    """Reads the body. Without a credential it has to be small and come all at once."""
     most = settings.MAX_BODY_BYTES if has_credential else limits.OPEN_BODY_BYTES
     declared = headers.get(b"content-length", b"")
     is_large = declared.isdigit() and int(declared) > most
     body = Body()
     if is_large and (not has_credential or b"expect" in headers):
-        # Whoever asks first does not send it.
+        # A client that asks first does not send the body.
         body.refusal = _too_large(most, close=True)
         return body
     try:
@@ -94,11 +94,11 @@ async def _read(
                 chunks.clear()
                 await _drain(body, size, most, receive, clock)
             return
-        wanted = max(0, size - limits.OPEN_BODY_BYTES) - body.held
-        if not room.take(wanted):
+        needed = max(0, size - limits.OPEN_BODY_BYTES) - body.held
+        if not room.reserve(needed):
             body.refusal = Refusal(503, _BUSY, code="busy", retry_after=5, close=more)
             return
-        body.held += wanted
+        body.held += needed
         if not more:
             body.data = b"".join(chunks)
             return
@@ -109,7 +109,7 @@ async def _read(
 async def _drain(
     body: Body, size: int, most: int, receive: Receive, clock: asyncio.Timeout
 ) -> None:
-    """Reads and drops the rest: a client that is still sending would not see the answer."""
+    """Reads and drops the rest, because a client that is still sending would not see the answer."""
     body.refusal = _too_large(most, close=True)
     clock.reschedule(asyncio.get_running_loop().time() + settings.CLIENT_SECONDS)
     while size < limits.DRAIN_BYTES:
@@ -129,8 +129,8 @@ def _too_large(most: int, *, close: bool) -> Refusal:
 
 
 def release(body: Body) -> None:
-    """Frees the room of a body that is no longer needed."""
-    room.give_back(body.held)
+    """Frees the budget of a body that is no longer needed."""
+    room.release(body.held)
     body.held = 0
 
 

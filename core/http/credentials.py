@@ -20,21 +20,21 @@ class SentCredential(NamedTuple):
 def read_credentials(headers: Mapping[str, str]) -> list[SentCredential]:
     """The credentials of a request, in the order in which they are tried; nearly always one.
 
-    `X-API-Key` comes first: nothing but a client of this server sends it, while a proxy on the way
-    may have written its own `Authorization`, or have left another server's there.
+    `X-API-Key` comes first, because only clients of this server send it, while a proxy may have set
+    its own `Authorization`, or passed on another server's.
     """
-    found = []
+    credentials = []
     key = headers.get("X-API-Key")
     if key is not None:
-        found.append(SentCredential(key.strip(), API_KEY))
+        credentials.append(SentCredential(key.strip(), API_KEY))
     scheme, _, value = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() in _SCHEMES and (not found or found[0].value != value.strip()):
-        found.append(SentCredential(value.strip(), scheme.lower()))
-    return found
+    if scheme.lower() in _SCHEMES and (not credentials or credentials[0].value != value.strip()):
+        credentials.append(SentCredential(value.strip(), scheme.lower()))
+    return credentials
 
 
 def is_static_key(value: str) -> bool:
-    """Whether it is a static key of the environment; no database is needed to check it."""
+    """Whether it is a static key from the environment, which can be checked without a database."""
     return any(
         key and hmac.compare_digest(value.encode(), key.encode())
         for key in (settings.ADMIN_API_KEY, settings.MEM0_API_KEY)

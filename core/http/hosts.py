@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from core.env import ConfigurationError
 
 EVERY: Final = "*"
-# What compose.yaml calls its services, and what container engines call the machine below. Nobody
-# can register such a name: the first have no dot, and "internal" is set aside.
+# The services of compose.yaml, and container engines' names for the host machine. Nobody can
+# register these names: the first have no dot, and "internal" is reserved.
 OWN_NAMES: Final = frozenset(
     {"mem0dash", "web", "host.docker.internal", "host.containers.internal"}
 )
@@ -19,9 +19,9 @@ _NAME: Final = re.compile(r"(?:\*?\.)?[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?")
 
 
 def parse_host(variable: str, word: str) -> str:
-    """The host that an entry of `variable` means: a name, "*" for every name, or ".example.org" and
-    "*.example.org" for those below it (the first for itself as well). A scheme, a port and a dot at
-    the end fall away. ConfigurationError for what names no host."""
+    """The host of an entry of `variable`: a name, "*" for every name, or ".example.org" and
+    "*.example.org" for subdomains (the first includes the domain). Scheme, port and a final dot are
+    dropped. ConfigurationError for anything else."""
     if word == EVERY:
         return EVERY
     name = _without_address(word)
@@ -38,27 +38,27 @@ def parse_host(variable: str, word: str) -> str:
 
 
 def _without_address(word: str) -> str:
-    """The host of what may be an address, or have a port."""
-    scheme, found, rest = word.partition("://")
-    if found and scheme.lower() in {"http", "https"}:
+    """The host in an entry that may be a URL or have a port."""
+    scheme, separator, rest = word.partition("://")
+    if separator and scheme.lower() in {"http", "https"}:
         try:
             parts = urlsplit(f"//{rest}")
             return (parts.hostname or "") if parts.username is None else word
         except ValueError:
             return word
-    if found or "/" in word:
+    if separator or "/" in word:
         return word
     return re.sub(r"(?<=[^:]):\d{1,5}\Z", "", word) if word.count(":") == 1 else _bracketed(word)
 
 
 def _bracketed(word: str) -> str:
-    """An IPv6 address without its brackets and the port behind them."""
+    """An IPv6 address without its brackets and the port after them."""
     match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?", word)
     return match[1] if match else word
 
 
 def _ascii(name: str) -> str:
-    """As browsers send it."""
+    """The name as browsers send it."""
     lowered = name.lower()
     if lowered.isascii():
         return lowered
@@ -69,13 +69,13 @@ def _ascii(name: str) -> str:
 
 
 class Hosts:
-    """The hosts that requests may name, in their Host header.
+    """The hosts that are accepted in the Host header.
 
-    Loopback and addresses in digits always are: no name can be made to lead elsewhere that is none.
+    Loopback and IP addresses are always accepted, because DNS cannot redirect them.
     """
 
-    def __init__(self, named: Collection[str]) -> None:
-        names = {name.lower() for name in named}
+    def __init__(self, entries: Collection[str]) -> None:
+        names = {name.lower() for name in entries}
         self._every = EVERY in names
         self._names = frozenset(name.removeprefix(".") for name in names if name[:1] != "*")
         self._below = tuple(name.removeprefix("*") for name in names if name[:1] in {"*", "."})
@@ -86,7 +86,7 @@ class Hosts:
         if match is None:
             return False
         name = match["name"].strip("[]").lower()
-        name = name.removesuffix(".") or name  # a name that is complete ends with a dot
+        name = name.removesuffix(".") or name  # a fully qualified name ends with a dot
         if self._every or name == "localhost" or name.endswith(".localhost"):
             return True
         if name in self._names or name.endswith(self._below):

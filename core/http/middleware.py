@@ -38,9 +38,9 @@ _INBOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CONVERTED = re.compile(r"<(?:\w+:)?(\w+)>")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
 
-# Set in the WSGI environment by the dispatcher: why no view is to answer, a Refusal.
+# Set in the WSGI environment by the dispatcher: a Refusal, if no view may answer.
 REFUSAL = "mem0dash.refusal"
-# And by RequestMiddleware, for the dispatcher.
+# Set by RequestMiddleware, for the dispatcher.
 REQUEST_ID = "mem0dash.request_id"
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -71,13 +71,13 @@ class Refusal:
 
     def headers(self) -> dict[str, str]:
         """The headers that go with it."""
-        found = {"Cache-Control": "no-store"}
+        headers = {"Cache-Control": "no-store"}
         if self.retry_after is not None:
-            found["Retry-After"] = str(self.retry_after)
-        return found | ({"Connection": "close"} if self.close else {})
+            headers["Retry-After"] = str(self.retry_after)
+        return headers | ({"Connection": "close"} if self.close else {})
 
     def body(self, path: str, request_id: str) -> dict[str, str]:
-        """As the dialect of the path tells it."""
+        """The body in the shape of the path's dialect."""
         if not self.code:
             return {"detail": self.detail}
         word = "error" if path.startswith("/api/v1/") else "code"
@@ -86,10 +86,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """A finished request as log and metrics take note of it; `ms` is how long it took.
+    """A finished request for log and metrics; `ms` is its duration.
 
-    `route` is the template of its address, such as "/memories/{memory_id}"; "" where no route of
-    ours is.
+    `route` is the template of its address, such as "/memories/{memory_id}"; "" if it matches no
+    route.
     """
 
     at: datetime
@@ -105,7 +105,7 @@ class FinishedRequest:
 
 
 class RequestMiddleware:
-    """Gives the request an id and the response its headers, and logs how it ended."""
+    """Gives the request an id and the response its headers, and logs the request."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -132,7 +132,7 @@ class RequestMiddleware:
         return response
 
     def _explain(self, request: HttpRequest, response: HttpResponseNotAllowed) -> None:
-        """A body for what Django answers without one; the headers it has by now stay."""
+        """Adds a body to a 405, which Django sends without one; keeps the headers."""
         if not is_page(request):
             response.content = b'{"detail": "Method Not Allowed"}'
             response.headers["Content-Type"] = "application/json"
@@ -161,8 +161,8 @@ class RequestMiddleware:
         if principal is None:
             has_line, passed_over = strangers.lines.take()
             if passed_over:
-                told = {"requests": passed_over}
-                access_log.warning("requests without a credential have no lines", extra=told)
+                extra = {"requests": passed_over}
+                access_log.warning("requests without a credential have no lines", extra=extra)
             if not has_line:
                 return
         access_log.info(
@@ -184,7 +184,7 @@ class RequestMiddleware:
 def _route(request: HttpRequest) -> str:
     """The template of the request's address, as OpenAPI writes it; "" for an unknown address."""
     match = request.resolver_match
-    if match is None:  # answered before any view was looked for
+    if match is None:  # answered before the URL was resolved
         try:
             match = resolve(request.path_info)
         except Resolver404:
@@ -193,8 +193,8 @@ def _route(request: HttpRequest) -> str:
 
 
 class RefusalMiddleware:
-    """Answers what the dispatcher gives to no view, such as a body that is too large, and what
-    Django cannot read: a view would meet that in the middle of its work."""
+    """Answers requests that no view may get: those refused by the dispatcher, such as too large
+    bodies, and those that Django cannot parse, which would fail in the middle of a view."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -214,7 +214,7 @@ class RefusalMiddleware:
 
 
 def _unreadable(request: HttpRequest) -> Refusal | None:
-    """Why the address, or the form of a page, is not read; None where it can be."""
+    """Why the query or the form of a page cannot be parsed; None if it can."""
     try:
         if request.META.get("QUERY_STRING"):
             _ = request.GET
@@ -229,12 +229,11 @@ def _unreadable(request: HttpRequest) -> Refusal | None:
 
 
 class HostMiddleware:
-    """Refuses a Host header that names neither this machine nor a host of the settings: a page
-    elsewhere could have its own name lead here (DNS rebinding).
+    """Refuses a Host header that names neither this machine nor a configured host, because a
+    foreign page could point its own name here (DNS rebinding).
 
-    The names that container networks have for this server are accepted as well, unless
-    AUTH_DISABLED is set. Within such a network somebody may let these names lead anywhere, and then
-    a key is still needed.
+    The names of this server in container networks are accepted too, unless AUTH_DISABLED is set: in
+    such a network somebody may point these names anywhere, and then only a key protects.
     """
 
     def __init__(self, get_response: GetResponse) -> None:
@@ -280,7 +279,7 @@ class CorsMiddleware:
         return response
 
     def _refusal(self, request: HttpRequest, origin: str) -> HttpResponseBase:
-        """What the browser keeps from the page, and shows to who looks for the reason."""
+        """An answer that the browser hides from the page, but shows in its developer tools."""
         detail = (
             f"Pages of {origin[:200]} may not call this API from a browser. "
             "DASHBOARD_URL names the one other origin that may."
@@ -290,9 +289,9 @@ class CorsMiddleware:
     def _preflight(self, request: HttpRequest) -> HttpResponseBase:
         response = HttpResponse("OK", content_type="text/plain; charset=utf-8")
         response["Access-Control-Allow-Methods"] = self.METHODS
-        wanted = request.headers.get("Access-Control-Request-Headers", "")
-        if _HEADER_NAMES.fullmatch(wanted):
-            response["Access-Control-Allow-Headers"] = wanted
+        requested = request.headers.get("Access-Control-Request-Headers", "")
+        if _HEADER_NAMES.fullmatch(requested):
+            response["Access-Control-Allow-Headers"] = requested
         response["Access-Control-Max-Age"] = "600"
         return self._shared(response, settings.DASHBOARD_ORIGIN)
 
@@ -304,7 +303,7 @@ class CorsMiddleware:
 
 
 def client_address(request: HttpRequest) -> str:
-    """The caller's address; forwarded headers count only when a trusted proxy sent them.
+    """The caller's address; forwarded headers count only if a trusted proxy sent them.
 
     The list in X-Forwarded-For is read from the right: the first address that is not itself a
     trusted proxy is the caller, whatever a client wrote further left.
@@ -334,7 +333,7 @@ def _came_over_tls(request: HttpRequest) -> bool:
 
 
 def problem(request: HttpRequest, detail: str, status: int) -> HttpResponse:
-    """What is wrong with a request that no view has seen: a page for people, JSON for clients."""
+    """An error for a request that no view has handled: a page for people, JSON for clients."""
     if wants_html(request):
         return error_page(request, status, detail)
     return JsonResponse({"detail": detail}, status=status)
@@ -349,10 +348,10 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def _route_without_slash(request: HttpRequest) -> HttpResponse | None:
-    """Sends a client that ends an address of the API with a slash to the route, with method, body
-    and query (307); None where there is no such route.
+    """Redirects an API address with a final slash to its route, with method, body and query (307);
+    None if there is no such route.
 
-    A path alone, for whatever stands before this server has a scheme and a host of its own.
+    The location is only a path, because a proxy may have another scheme and host.
     """
     path = request.path_info
     if not path.endswith("/") or request.resolver_match is not None or is_page(request):

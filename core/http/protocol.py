@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol with bounds: it closes connections that send no request, and those whose
-client does not read.
+"""uvicorn's HTTP protocol with limits: closes connections that send no request, or whose client
+does not read.
 
-uvicorn itself waits without limit for the head of a request, stores any amount of it, and keeps an
-answer that nobody reads.
+uvicorn itself waits forever for the head of a request, buffers any amount of it, and keeps answers
+that nobody reads.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from core import limits
 
 # The name of the protocol object in the scope of a request.
 CONNECTION: Final = "mem0dash.connection"
-# Around each piece of a chunked body stands so much, at the most, that is no head: bytes.
+# The most bytes of framing around each piece of a chunked body.
 _CHUNK_BYTES: Final = 32
 
-# The connections that have no request under way, the oldest first.
+# The connections without a current request, the oldest first.
 _idle: dict["BoundedProtocol", None] = {}
 
 
@@ -80,8 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._end()
 
     def _await_head(self) -> None:
-        """From now on a whole head has to come in time. What is left of a former body that nobody
-        read is thrown away in the same time."""
+        """Starts the time limit for the next head, which includes the rest of an unread body."""
         self._has_head()
         _idle[self] = None
         self._head_timer = self.loop.call_later(settings.CLIENT_SECONDS, self._head_is_late)
@@ -99,8 +98,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._end()
 
     def _make_room(self) -> None:
-        """There are too many connections: the oldest without a request ends, and where all of them
-        have one, this one does."""
+        """Closes the oldest connection without a request; if all have one, refuses this
+        connection."""
         if oldest := next(iter(_idle), None):
             oldest.transport.abort()
             _idle.pop(oldest, None)
@@ -117,8 +116,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _watch_reader(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(settings.CLIENT_SECONDS, self._check_reader, left)
+        unsent = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(
+            settings.CLIENT_SECONDS, self._check_reader, unsent
+        )
 
     def _check_reader(self, before: int) -> None:
         if before - self.transport.get_write_buffer_size() < limits.READ_BYTES:
@@ -132,8 +133,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answers before there is a request that could be answered, and ends the connection."""
-        cycle: Any = self.cycle  # uvicorn says that there is always one
+        """Sends an error before there is a complete request, and ends the connection."""
+        cycle: Any = self.cycle  # typed in uvicorn as if it always existed
         if cycle is None or cycle.response_complete:
             body = json.dumps({"detail": detail}).encode()
             head = [STATUS_LINE[status], b"content-type: application/json\r\n"]

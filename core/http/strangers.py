@@ -1,5 +1,5 @@
-"""Callers without a valid credential must fill neither the log nor the database: they get a number
-of entries a minute, and the rest is counted."""
+"""Limits log entries of callers without a valid credential, so that they fill neither the log nor
+the database. The rest is counted."""
 
 import threading
 import time
@@ -22,19 +22,19 @@ class Allowance:
         self._minute, self._taken, self._passed = 0, 0, 0
 
     def take(self) -> tuple[bool, int]:
-        """Whether there may be an entry now; and how many there were none for in a minute that is
-        over, told once."""
+        """Whether an entry is allowed now, and how many were suppressed in the previous minute,
+        reported once."""
         minute = int(time.monotonic() // 60)
         with self._lock:
-            told = 0
+            number = 0
             if minute != self._minute:
-                told, self._passed = self._passed, 0
+                number, self._passed = self._passed, 0
                 self._minute, self._taken = minute, 0
             if self._taken < self._most:
                 self._taken += 1
-                return True, told
+                return True, number
             self._passed += 1
-            return False, told
+            return False, number
 
 
 lines: Final = Allowance(LINES_A_MINUTE)

@@ -1,4 +1,4 @@
-"""The threads that serve requests: those that wait for the same share them, and a queue."""
+"""The threads that serve requests, in pools by what the requests wait for, each with a queue."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,14 +16,14 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class ThreadPool:
-    """A pool of threads. What is asked of it is asked on the event loop."""
+    """A pool of threads. Its methods are called on the event loop."""
 
     def __init__(
         self, name: str, count: int, *, queue: int, connections: int = 0, abandoned: int = 0
     ) -> None:
-        """`connections` is how many connections to PostgreSQL the threads share, where each has
-        none of its own. `abandoned` is for how many requests whose client has hung up there are
-        threads beside the `count`: they go on, and keep nobody waiting."""
+        """`connections` is how many connections to PostgreSQL the threads share; 0 gives each its
+        own. `abandoned` is the number of extra threads for requests whose client has hung up: they
+        continue, and nobody waits behind them."""
         self._pool = ThreadPoolExecutor(
             count + abandoned,
             thread_name_prefix=f"mem0dash-{name}",
@@ -31,7 +31,7 @@ class ThreadPool:
         )
         self._count, self._most = count, count + queue
         self._taken = 0
-        # Those that wait for a place, first come, first served; None where threads are places.
+        # Places, first come, first served; None if every thread is a place.
         self._places = asyncio.Semaphore(count) if abandoned else None
         self._abandoned, self._most_abandoned = 0, abandoned
         self._shares = bool(connections)
@@ -39,17 +39,17 @@ class ThreadPool:
 
     @property
     def are_taken(self) -> bool:
-        """Whether one who comes now has to wait for a thread."""
+        """Whether a new request has to wait for a thread."""
         return self._taken >= self._count
 
     @property
     def is_full(self) -> bool:
-        """Whether all threads are taken, and as many wait for one as may."""
+        """Whether all threads are taken and the queue is full."""
         return self._taken >= self._most
 
     async def run(self, work: Callable[[], T], receive: Receive | None = None) -> T | None:
-        """Runs `work` in a thread and returns its result. Returns None if the client hung up before
-        a thread was free; `receive` tells of that."""
+        """Runs `work` in a thread and returns its result; None if the client hung up before a
+        thread was free, which `receive` reports."""
         if self._places is not None:
             return await self._run_in_place(self._places, work, receive)
         queues = self.are_taken
@@ -66,8 +66,8 @@ class ThreadPool:
     async def _run_in_place(
         self, places: asyncio.Semaphore, work: Callable[[], T], receive: Receive | None
     ) -> T | None:
-        """As `run`. A request whose client hangs up meanwhile gives its place to the next, and goes
-        on: what it does, such as to store an add, was promised."""
+        """As `run`. A request whose client hangs up gives its place to the next and continues,
+        because its work, such as an add, was promised."""
         self._taken += 1
         has_place, is_counted = False, True
         try:
@@ -95,21 +95,21 @@ class ThreadPool:
 
 
 async def _has_come(places: asyncio.Semaphore, receive: Receive | None) -> bool:
-    """Waits for a place; False where the client hung up before."""
+    """Waits for a place; False if the client hung up before."""
     if not places.locked() or receive is None:
         await places.acquire()
         return True
-    waiting = asyncio.ensure_future(places.acquire())
+    place = asyncio.ensure_future(places.acquire())
     try:
-        if await _hangs_up(receive, waiting) and not waiting.done():
+        if await _hangs_up(receive, place) and not place.done():
             return False
-        return await waiting
+        return await place
     finally:
-        waiting.cancel()
+        place.cancel()
 
 
 def _letting_go(work: Callable[[], T]) -> Callable[[], T]:
-    """So that a thread which waits for its next request keeps no connection from the others."""
+    """Wraps `work` so that a thread that waits for its next request keeps no scarce connection."""
 
     def run() -> T:
         try:
@@ -121,36 +121,36 @@ def _letting_go(work: Callable[[], T]) -> Callable[[], T]:
 
 
 async def _hangs_up(receive: Receive, answered: asyncio.Future[Any]) -> bool:
-    """Waits until the client has hung up, or is answered; whether it has hung up."""
+    """Waits until the client hangs up or is answered; whether it hung up."""
 
     async def disconnect() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    gone = asyncio.ensure_future(disconnect())
+    disconnected = asyncio.ensure_future(disconnect())
     try:
-        await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return gone.done()
+        await asyncio.wait({answered, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        return disconnected.done()
     finally:
-        gone.cancel()
+        disconnected.cancel()
 
 
 def _share(of: int, part: int) -> int:
     return max(2, of // part)
 
 
-# Requests that wait for a language model whose clients have hung up: so many take no place from
-# others, however long it hangs.
+# The most requests whose clients have hung up and that wait for a language model without taking a
+# place from others.
 ABANDONED: Final = 64
-# How many there are of all together says docs/scaling.md: on PostgreSQL each keeps a connection,
-# but for those that wait for a language model.
+# docs/scaling.md has the total. On PostgreSQL each thread keeps a connection, except those that
+# wait for a language model.
 _count, _most = settings.THREADS, settings.MAX_CONNECTIONS
 _waiters, _queue = settings.WAITING_THREADS, settings.WAITING_QUEUE
-# Reads, and what is no database's business: they wait for nobody.
+# Reads, and requests without the database: they wait for nobody.
 reading = ThreadPool("reading", _count, queue=_most)
 # Writes, which may wait for each other.
 writing = ThreadPool("writing", _share(_count, 2), queue=_most)
-# Files and exports, as long as somebody reads them.
+# Files and exports, for as long as the client reads them.
 streaming = ThreadPool("streaming", _share(_count, 4), queue=_most)
 _waiting = {
     ProviderWait.QUERY: ThreadPool("query", _count, queue=_most),
@@ -168,12 +168,12 @@ _waiting = {
 
 
 def most_connections() -> int:
-    """How many connections to PostgreSQL all these threads have open at the most."""
+    """The most connections to PostgreSQL that all these threads have open."""
     return sum(pool.connections for pool in (reading, writing, streaming, *_waiting.values()))
 
 
 def threads_for(waits: ProviderWait, method: str) -> ThreadPool:
-    """Those that serve a request."""
+    """The threads for a request."""
     if waits is not ProviderWait.NOBODY:
         return _waiting[waits]
     return reading if method in {"GET", "HEAD", "OPTIONS"} else writing

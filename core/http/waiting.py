@@ -1,7 +1,7 @@
-"""What a view may wait for: a mark on the view, by which the dispatcher chooses its thread.
+"""Marks on views that say what they may wait for, so that the dispatcher can choose a thread.
 
-Whoever waits for a provider has a thread among those that wait for the same. However long it hangs,
-everything else finds a thread of its own.
+Requests that wait for a provider share threads with others that wait for the same. However long it
+hangs, all other requests have their own threads.
 """
 
 import threading
@@ -18,34 +18,34 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class ProviderWait(StrEnum):
-    """Whom a request may wait for."""
+    """What a request may wait for."""
 
     NOBODY = "nobody"
-    # The embedder, for the vector of a query: for seconds, and search can do without.
+    # The embedder, for a query's vector: a few seconds at most, and search can do without.
     QUERY = "query"
     EMBEDDER = "embedder"
-    # And for the embedder.
+    # The LLM, and the embedder.
     LLM = "llm"
-    # One that is tried out or chosen, or this server itself.
+    # A provider that is being probed or chosen, or this server itself.
     PROVIDERS = "providers"
-    # Parts of this server that may not answer: monitors want to know it then above all.
+    # Components of this server, which may not answer when monitors ask.
     PARTS = "parts"
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingRequest:
-    """A request as far as it is known before it has a thread."""
+    """The parts of a request that are known before it has a thread."""
 
     method: str
     query: bytes
     body: bytes
 
     def parameters(self) -> dict[str, list[str]]:
-        """What stands in the address."""
+        """The parameters of the query string."""
         return _form(self.query)
 
     def form(self) -> dict[str, list[str]]:
-        """What stands in the body, where that is a form."""
+        """The fields of the body if it is a form."""
         return _form(self.body)
 
 
@@ -58,7 +58,7 @@ _MARK: Final = "waits_for"
 
 
 def waits_for(rule: ProviderWait | Rule) -> Callable[[View], View]:
-    """Marks a view, or a method of a view class: whom it may wait for, or how a request tells."""
+    """Marks a view, or a method of a view class, with what it may wait for, or a rule for that."""
 
     def mark(view: View) -> View:
         setattr(view, _MARK, rule)
@@ -68,12 +68,12 @@ def waits_for(rule: ProviderWait | Rule) -> Callable[[View], View]:
 
 
 def waits_when_posted(waits: ProviderWait) -> Rule:
-    """A page that waits when its form is sent, and never when it is shown."""
+    """The rule for a page that waits only when its form is sent."""
     return lambda asked: waits if asked.method == "POST" else ProviderWait.NOBODY
 
 
 def rule_of(match: ResolverMatch, method: str) -> ProviderWait | Rule:
-    """The mark of the view that answers."""
+    """The mark of the matched view."""
     view: Any = match.func
     if (class_ := getattr(view, "cls", None)) is not None:
         name = method.lower()
@@ -81,15 +81,16 @@ def rule_of(match: ResolverMatch, method: str) -> ProviderWait | Rule:
     return getattr(view, _MARK, ProviderWait.NOBODY)
 
 
-def waits_of(match: ResolverMatch, method: str, asked: IncomingRequest) -> ProviderWait:
-    """Whom this request may wait for."""
+def waits_of(match: ResolverMatch, method: str, request: IncomingRequest) -> ProviderWait:
+    """What this request may wait for."""
     rule = rule_of(match, method)
-    return rule if isinstance(rule, ProviderWait) else rule(asked)
+    return rule if isinstance(rule, ProviderWait) else rule(request)
 
 
 # --- Requests that may need nobody after all -----------------------------------------------------
 class WouldWaitError(BaseException):
-    """What a request asks for needs a provider. No Exception: nobody makes an answer of it."""
+    """The request needs a provider. Not an Exception, so that no handler turns it into an
+    answer."""
 
 
 _trying = threading.local()
@@ -97,7 +98,7 @@ _trying = threading.local()
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """What this thread does in here waits for no provider: WouldWaitError instead."""
+    """Makes this thread raise WouldWaitError in the block instead of waiting for a provider."""
     _trying.yes = True
     try:
         yield

@@ -1,4 +1,4 @@
-"""A request of an ASGI server as WSGI knows it.
+"""Translates an ASGI request into a WSGI environment.
 
 Sources: PEP 3333 ("environ Variables", and "Unicode Issues": text is bytes spelled as Latin-1), the
 ASGI specification (HTTP & WebSocket, "HTTP Connection Scope"), RFC 9110 section 5.3 and RFC 9113
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-# WSGI knows a body by its length alone, which is told from the body itself.
+# The body's length is computed from the body itself.
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -19,7 +19,7 @@ def build_environ(scope: Mapping[str, Any], body: bytes) -> dict[str, Any]:
     root, path = _spelled(scope.get("root_path", "")), _spelled(scope["path"])
     if root and f"{path}/".startswith(f"{root}/"):
         path = path[len(root) :]
-    # WSGI asks for a server, ASGI does not.
+    # WSGI requires a server name, ASGI does not.
     server, port = scope.get("server") or ("localhost", 80)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"],
@@ -41,7 +41,8 @@ def build_environ(scope: Mapping[str, Any], body: bytes) -> dict[str, Any]:
     if client := scope.get("client"):
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client[0], str(client[1])
     for name, value in scope["headers"]:
-        # Nobody can tell "x_real_ip" from a proxy's "x-real-ip" below, so it is left out.
+        # As WSGI keys "x_real_ip" and a proxy's "x-real-ip" would be the same, so the former is
+        # dropped.
         if name in _FRAMING or b"_" in name:
             continue
         key = name.decode("latin-1").upper().replace("-", "_")

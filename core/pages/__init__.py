@@ -1,1 +1,1 @@
-"""What every page stands on: answers, forms, lists by place, charts, spreadsheets."""
+"""The foundation of pages: answers, forms, paging, charts, spreadsheets."""

@@ -1,4 +1,4 @@
-"""The base of all pages: which paths are pages, their middleware, their errors."""
+"""The base of all pages: their paths, middleware and errors."""
 
 import logging
 from collections.abc import Callable
@@ -46,13 +46,13 @@ _OWN_TEMPLATES: Final = frozenset({400, 403, 404, 500})
 
 
 def is_page(request: HttpRequest) -> bool:
-    """Whether the path is a page's. Everything else belongs to the API, which knows no cookie."""
+    """Whether the path is a page's. All other paths belong to the API, which uses no cookies."""
     path = request.path_info
     return any(path == page or path.startswith(f"{page}/") for page in settings.PAGE_PATHS)
 
 
 def wants_html(request: HttpRequest) -> bool:
-    """Whether a person will read an answer that comes from no view, such as a 404."""
+    """Whether a person will read an answer that no view made, such as a 404."""
     preferred = request.get_preferred_type(["application/json", "text/html"])
     return is_page(request) or preferred == "text/html"
 
@@ -66,9 +66,9 @@ def theme_of(request: HttpRequest) -> str:
 def error_page(
     request: HttpRequest, status: int, message: str = "", *, template: str = "", **more: Any
 ) -> HttpResponse:
-    """The page that says what went wrong, or for htmx the sentence alone.
+    """The page that says what went wrong; for htmx only the sentence.
 
-    It needs no database, no session and no context processor: any of them may be what failed.
+    It needs no database, session or context processor, because any of them may have failed.
     """
     context = {
         "theme": theme_of(request),
@@ -98,7 +98,7 @@ def _is_filtered(request: HttpRequest) -> bool:
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """settings.CSRF_FAILURE_VIEW; Django writes the reason to the log."""
     other = _other_origin(request, reason)
-    # A cookie for TLS alone never comes back over plain HTTP.
+    # A secure cookie is never sent over plain HTTP.
     needs_tls = not other and settings.CSRF_COOKIE_SECURE and not request.is_secure()
     here = settings.CSRF_TRUSTED_ORIGINS or [f"{request.scheme}://{request.get_host()}"]
     message = ""
@@ -117,7 +117,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def _other_origin(request: HttpRequest, reason: str) -> str:
-    """The origin that a form was sent from, where it is that which does not fit; else ""."""
+    """The foreign origin that a form was sent from, if that is the reason; else ""."""
     if reason.startswith("Origin checking failed"):
         return request.headers.get("Origin", "")[:200]
     if reason.startswith("Referer checking failed") and "does not match" in reason:
@@ -133,15 +133,15 @@ class OnPages:
     """Middleware that runs for pages only. A cookie must never open the API."""
 
     def __call__(self, request: HttpRequest) -> Any:
-        # What is mixed in has both.
+        # The class that this is mixed into has both.
         passed: Any = self.get_response  # type: ignore[attr-defined]
         whole: Any = super().__call__  # type: ignore[misc]
         return whole(request) if is_page(request) else passed(request)
 
 
 class PageSession(OnPages, SessionMiddleware):
-    """Sessions of pages. To have looked at one is kept where that can be done at once: a page that
-    shows a message shows it again rather than not at all."""
+    """Sessions of pages. A read saves its session only if that is possible at once; a page may then
+    show a message twice, but never fails because of it."""
 
     def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         try:
@@ -158,12 +158,12 @@ class PageSession(OnPages, SessionMiddleware):
                 logger.warning("a session was not saved", extra={"cause": cause})
                 return response
             answer = page_for_error(request, trouble)
-            assert answer is not None  # noqa: S101  (it knows errors of the database)
+            assert answer is not None  # noqa: S101  (it handles database errors)
             return answer
 
 
 def _of_database(error: BaseException | None) -> Exception | None:
-    """The error of the database in which this one began: Django takes each for an ended session."""
+    """The database error that caused this one; Django reports each as an ended session."""
     while error is not None and not isinstance(error, OperationalError | InterfaceError):
         error = error.__cause__ or error.__context__
     return error
@@ -203,7 +203,7 @@ class PageAnswers:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         if is_page(request):
-            # What people's agents remember is on them: also the way back finds none of it kept.
+            # Pages show private memories, so no cache may keep them, not even for the back button.
             response.headers.setdefault("Cache-Control", "no-store")
             patch_vary_headers(response, ["Cookie", "HX-Request"])
         return response

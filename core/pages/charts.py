@@ -1,7 +1,7 @@
 """Charts drawn on the server: geometry for templates/_chart.html, which needs no script.
 
-Everything is in units of a box of 1000 by 100 that the page stretches to its width; what a chart
-tells stands in a table below it as well.
+Coordinates are in a box of 1000 by 100 that the page stretches to its width. A table below each
+chart has the same data.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ HEIGHT: Final = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What is drawn in one colour: `look` is ok, info, warn or bad. None is a gap."""
+    """The values of one colour; `look` is ok, info, warn or bad. None is a gap."""
 
     name: str
     look: str
@@ -34,7 +34,7 @@ class ChartBar:
 
 @dataclass(frozen=True, slots=True)
 class ChartLine:
-    """`path` is what SVG calls path data."""
+    """`path` is SVG path data."""
 
     look: str
     path: str
@@ -42,7 +42,7 @@ class ChartLine:
 
 @dataclass(frozen=True, slots=True)
 class ChartColumn:
-    """What belongs to one label: where the pointer finds it, and a row of the table."""
+    """One label: its area for the pointer, and its row of the table."""
 
     x: str
     width: str
@@ -52,7 +52,7 @@ class ChartColumn:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart as the template draws it. `top` is what the upper edge stands for."""
+    """A chart for the template. `top` is the value of the upper edge."""
 
     name: str
     title: str
@@ -79,10 +79,10 @@ def stacked_chart(
     *,
     labels: Sequence[str],
     series: Sequence[Series],
-    written: Written,
+    format_value: Written,
 ) -> Chart:
-    """Bars, the first series at the bottom. `name` is unique on the page, `words` tell what the
-    chart tells, `written` writes a value. All series have a value for each label."""
+    """Bars, the first series at the bottom. `name` is unique on the page, `words` describe the
+    chart, `format_value` renders a value. All series have a value for each label."""
     totals = [sum(s.values[at] or 0 for s in series) for at in range(len(labels))]
     top = nice_top(max(totals, default=0))
     step = WIDTH / max(len(labels), 1)
@@ -92,13 +92,13 @@ def stacked_chart(
         for one in series:
             height = (one.values[at] or 0) / top * HEIGHT
             if height:
-                # However few there are beside many others, they are to be seen.
+                # Small values beside large ones stay visible.
                 height = max(height, 1.5)
                 x, y = (at + 0.12) * step, HEIGHT - below - height
                 bars.append(ChartBar(one.look, _n(x), _n(y), _n(step * 0.76), _n(height)))
                 below += height
-    columns = _columns(labels, series, written)
-    return Chart(name, title, words, series, written(top), columns, bars=bars)
+    columns = _columns(labels, series, format_value)
+    return Chart(name, title, words, series, format_value(top), columns, bars=bars)
 
 
 def line_chart(
@@ -108,11 +108,11 @@ def line_chart(
     *,
     labels: Sequence[str],
     series: Sequence[Series],
-    written: Written,
+    format_value: Written,
 ) -> Chart:
-    """Lines that break off where there is nothing; a lone value is a dot. As `stacked_chart`."""
-    known = [value for one in series for value in one.values if value is not None]
-    top = nice_top(max(known, default=0))
+    """Lines with gaps at missing values; a lone value is a dot. Arguments as `stacked_chart`."""
+    values = [value for one in series for value in one.values if value is not None]
+    top = nice_top(max(values, default=0))
     step = WIDTH / max(len(labels), 1)
     lines = []
     for one in series:
@@ -127,12 +127,12 @@ def line_chart(
             path += f"M{'L'.join(points)}{'h0' if len(points) == 1 else ''}"
         if path:
             lines.append(ChartLine(one.look, path))
-    columns = _columns(labels, series, written)
-    return Chart(name, title, words, series, written(top), columns, lines=lines)
+    columns = _columns(labels, series, format_value)
+    return Chart(name, title, words, series, format_value(top), columns, lines=lines)
 
 
 def nice_top(most: float) -> float:
-    """The round number at or above `most` that the upper edge stands for; at least 1."""
+    """A round number at or above `most` for the upper edge; at least 1."""
     if most <= 1:
         return 1.0
     unit = 10.0 ** floor(log10(most))
@@ -140,13 +140,13 @@ def nice_top(most: float) -> float:
 
 
 def _columns(
-    labels: Sequence[str], series: Sequence[Series], written: Written
+    labels: Sequence[str], series: Sequence[Series], format_value: Written
 ) -> list[ChartColumn]:
     step = WIDTH / max(len(labels), 1)
     columns = []
     for at, label in enumerate(labels):
         values = [one.values[at] for one in series]
-        cells = ["–" if value is None else written(value) for value in values]
+        cells = ["–" if value is None else format_value(value) for value in values]
         columns.append(ChartColumn(_n(at * step), _n(step), label, cells))
     return columns
 

@@ -29,14 +29,14 @@ class DescendingKey:
         return f"{(self.at - _EPOCH) // timedelta(microseconds=1)}-{self.id}"
 
     @classmethod
-    def of(cls, written: str) -> "DescendingKey | None":
+    def of(cls, text: str) -> "DescendingKey | None":
         """What `str` made of it; None for "". InvalidInputError for anything else."""
-        if not written:
+        if not text:
             return None
-        found = _WRITTEN.fullmatch(written)
-        if found is None:
+        match = _WRITTEN.fullmatch(text)
+        if match is None:
             raise InvalidInputError("This address leads to no place in the list. Start at its top.")
-        return cls(_EPOCH + timedelta(microseconds=int(found[1])), int(found[2]))
+        return cls(_EPOCH + timedelta(microseconds=int(match[1])), int(match[2]))
 
     def older(self, field: str) -> Q:
         """Holds for rows behind this one, by the time in `field`."""
@@ -59,17 +59,17 @@ class AscendingKey:
         return f"{(self.at - _EPOCH) // timedelta(microseconds=1)}-{self.id.hex}"
 
     @classmethod
-    def of(cls, written: str | None) -> "AscendingKey | None":
+    def of(cls, text: str | None) -> "AscendingKey | None":
         """What `str` made of it; None for none. InvalidInputError for anything else."""
-        if not written:
+        if not text:
             return None
-        found = _WRITTEN_UUID.fullmatch(written)
-        if found is None:
+        match = _WRITTEN_UUID.fullmatch(text)
+        if match is None:
             raise InvalidInputError(
                 "This cursor is not one of this list's: send next_cursor of the page before, or "
                 "none to start at the top."
             )
-        return cls(_EPOCH + timedelta(microseconds=int(found[1])), UUID(found[2]))
+        return cls(_EPOCH + timedelta(microseconds=int(match[1])), UUID(match[2]))
 
     def newer(self, field: str) -> Q:
         """Holds for rows behind this one, by the time in `field`."""

@@ -1,4 +1,4 @@
-"""Whether a request wants a part of its page, or all of it."""
+"""Whether a request wants a part of its page or all of it."""
 
 from typing import Protocol
 
@@ -6,11 +6,11 @@ from django_htmx.middleware import HtmxDetails
 
 
 class FromHtmx(Protocol):
-    """A request behind the middleware of htmx."""
+    """A request after the htmx middleware."""
 
     htmx: HtmxDetails
 
 
 def is_partial(request: FromHtmx) -> bool:
-    """htmx replaces a part; but a page that it takes up from the history is replaced as a whole."""
+    """Whether htmx will replace only a part. A page restored from the history is replaced whole."""
     return bool(request.htmx) and not request.htmx.history_restore_request

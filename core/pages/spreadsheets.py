@@ -1,9 +1,9 @@
-"""The one writer of CSV. Its cells stay text in every spreadsheet.
+"""The CSV writer. Its cells stay text in every spreadsheet.
 
-A cell that begins with a sign of a formula would be calculated, and may reach out into the network
-with what stands beside it. Spreadsheets split the lines of a file where their own language does:
-with a semicolon in much of Europe, or with tabs. Then the quotes of a cell with commas count for
-nothing, and what follows a semicolon, a tab or a line break inside it begins a cell of its own.
+A cell that begins like a formula would be calculated, and could send its neighbours' content over
+the network. Spreadsheets split lines at the separator of their locale: a semicolon in much of
+Europe, or tabs. The quotes around a cell with commas then have no effect, and a semicolon, tab or
+line break inside it starts a new cell.
 """
 
 import csv
@@ -17,28 +17,29 @@ import orjson
 from core.rest.json import dumps
 
 MEDIA_TYPE: Final = "text/csv; charset=utf-8"
-# The wide and small forms are what Japanese and Chinese spreadsheets take for the usual ones.
+# Japanese and Chinese spreadsheets treat the full-width and small forms like the usual signs.
 _SIGNS: Final = r"=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212"
-# What a spreadsheet may pass over before a formula: white space, control and format characters,
-# and letters that show nothing.
+# Characters that a spreadsheet may skip before a formula: white space, control and format
+# characters, and invisible letters.
 _BLANK: Final = (
     r"\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb"
 )
 _ENDS: Final = r";\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029"
 _STARTS: Final = re.compile(rf"[\t\r\n]|[{_BLANK}]*+[{_SIGNS}]")
-# What may end a cell: looked for first, for nearly no text holds any of it.
+# What may end a cell. Checked first, because few texts contain any.
 _END: Final = re.compile(f"[{_ENDS}]")
 _ANY: Final = re.compile(f"[{_ENDS},]")
-# What a formula may stand behind, quotes included. Each run of it is read once, however long.
+# What may precede a formula, quotes included. Each run is scanned once, however long.
 _RUN: Final = re.compile(rf'(?<![;{_BLANK}"])[;{_BLANK}"]++(?=[{_SIGNS}])')
-# A comma ends a cell only where quotes count: behind it is looked for what cannot be prose.
+# A comma ends a cell only if quotes have no effect, so only signs that cannot be prose count after
+# it.
 _COMMA: Final = re.compile(rf",[{_BLANK}]*+(?=[=\uff1d\ufe66])")
 
 
 def cell(value: Any) -> str:
-    """A value as a cell; an apostrophe stands before what would be taken for a formula, wherever in
-    the text it is. Numbers and times are as they are."""
+    """A value as a cell, with an apostrophe before anything that could be read as a formula,
+    anywhere in the text. Numbers and times stay as they are."""
     if value is None:
         return ""
     if isinstance(value, dict | list):
@@ -52,8 +53,8 @@ def cell(value: Any) -> str:
 
 
 def _marked(run: re.Match[str]) -> str:
-    """The run, with an apostrophe before the formula that would begin a cell behind it."""
-    # Before the first tab of a text the apostrophe of the whole cell stands already.
+    """The run, with an apostrophe if a formula would start a cell after it."""
+    # A leading tab already gets the apostrophe of the whole cell.
     ends = run[0] if run.start() else run[0].replace("\t", " ")
     return f"{run[0]}'" if _END.search(ends) else run[0]
 

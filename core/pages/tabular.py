@@ -11,7 +11,7 @@ from core.errors import InvalidInputError
 from core.pages import spreadsheets
 from core.rest.json import dumps
 
-# Format, which is the ending of the file as well -> media type.
+# Format, which is also the file extension -> media type.
 MEDIA_TYPES: Final = {
     "json": "application/json",
     "jsonl": "application/x-ndjson",
@@ -35,8 +35,8 @@ def pieces(
     raw: Collection[str] = (),
     option: int = 0,
 ) -> Iterator[bytes]:
-    """The rows as a file, a batch a piece. Columns named in `raw` hold text that is JSON already;
-    `option` is orjson's. Cells of a CSV are inert in a spreadsheet."""
+    """The rows as a file, one piece per batch. Columns in `raw` contain JSON text; `option` is
+    orjson's. Cells of a CSV are inert in a spreadsheet."""
     if format_ == "csv":
         return spreadsheets.lines(names, batches)
     records = (_records(names, batch, raw, option) for batch in batches)
@@ -46,13 +46,13 @@ def pieces(
 def _records(
     names: Sequence[str], batch: Iterable[Sequence[Any]], raw: Collection[str], option: int
 ) -> list[bytes]:
-    found = []
+    records = []
     for row in batch:
         record = dict(zip(names, row, strict=True))
         for name in raw:
             record[name] = orjson.Fragment(record[name])
-        found.append(dumps(record, option))
-    return found
+        records.append(dumps(record, option))
+    return records
 
 
 def _json(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
@@ -64,7 +64,7 @@ def _json(batches: Iterable[list[bytes]]) -> Iterator[bytes]:
 
 
 def download(content: Iterator[bytes], name: str, format_: str) -> StreamingHttpResponse:
-    """The answer that saves it under this name and today's date."""
+    """A download with this name and today's date."""
     answer = StreamingHttpResponse(content, content_type=MEDIA_TYPES[format_])
     file = f"{name}-{timezone.now():%Y-%m-%d}.{format_}"
     answer.headers["Content-Disposition"] = f'attachment; filename="{file}"'

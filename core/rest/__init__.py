@@ -1,1 +1,1 @@
-"""What the REST dialects share: strict JSON, bodies and their errors, the base of the views."""
+"""Shared by the REST dialects: strict JSON, bodies and their errors, the base of the views."""

@@ -1,4 +1,4 @@
-"""Bodies, queries and paths as pydantic models: its errors are part of the dialects' contract."""
+"""Bodies, queries and paths as pydantic models, whose errors are part of the dialects' contract."""
 
 import contextlib
 import json
@@ -45,34 +45,34 @@ Email = Annotated[
 ]
 
 Model = TypeVar("Model", bound=BaseModel)
-# What clients that post forms send where there is nothing in one.
+# What clients that post forms send for an empty form.
 _EMPTY_FORM: Final = re.compile(rb"--[^\r\n]+--\s*")
 
 
 class NamedBody(BaseModel):
-    """A body whose unknown names are looked at, for the original ignores them: REFUSES says which
-    of them are refused. "all"; those that may "narrow" an answer; or those that are written
-    "alike" one of its own, as userId is, and would be lost."""
+    """A body that refuses unknown names, which the original ignores. REFUSES says which: "all";
+    "narrowing", those that may narrow an answer; or "alike", misspelt fields such as userId, whose
+    values would be lost."""
 
     model_config = ConfigDict(extra="ignore")
 
     REFUSES: ClassVar[Literal["all", "narrowing", "alike"]] = "alike"
 
     @classmethod
-    def check_names(cls, said: dict[str, Any], where: str) -> None:
+    def check_names(cls, body: dict[str, Any], where: str) -> None:
         """NotUnderstoodError for a name that this body refuses."""
-        known = cls.model_fields
-        unknown = said.keys() - known.keys()
+        fields = cls.model_fields
+        unknown = body.keys() - fields.keys()
         if cls.REFUSES == "narrowing":
-            unknown = {name for name in unknown if names.may_narrow(name, known)}
+            unknown = {name for name in unknown if names.may_narrow(name, fields)}
         elif cls.REFUSES == "alike":
-            unknown = {name for name in unknown if names.is_misspelt(name, known)}
-        names.refuse(unknown, known, where)
+            unknown = {name for name in unknown if names.is_misspelt(name, fields)}
+        names.refuse(unknown, fields, where)
 
 
 def body_of(request: Request, model: type[Model]) -> Model:
-    """The body as `model`; BodyError in FastAPI's shape when it does not fit, NotUnderstoodError
-    for names that a `NamedBody` one refuses."""
+    """The body as `model`; BodyError in FastAPI's shape if it is invalid, NotUnderstoodError for
+    names that a `NamedBody` refuses."""
     if issubclass(model, NamedBody) and model.REFUSES == "all":
         _check_once(request)
     data = request.data
@@ -88,16 +88,17 @@ def body_of(request: Request, model: type[Model]) -> Model:
 
 
 def _check_once(request: Request) -> None:
-    """NotUnderstoodError where an object names something twice: JSON would pass over the first."""
+    """NotUnderstoodError for a repeated name in an object, because JSON parsers ignore the
+    first."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        said = dict(pairs)
-        if len(said) < len(pairs):
-            twice = next(name for name in said if [n for n, _ in pairs].count(name) > 1)
+        body = dict(pairs)
+        if len(body) < len(pairs):
+            twice = next(name for name in body if [n for n, _ in pairs].count(name) > 1)
             raise NotUnderstoodError(f"{_where(request)} takes {twice[:40]} once.")
-        return said
+        return body
 
-    # What cannot be read is told by whoever reads it.
+    # The parser of the body reports invalid JSON.
     with contextlib.suppress(ValueError, RecursionError):
         json.loads(request._request.body, object_pairs_hook=once)
 
@@ -107,27 +108,29 @@ def _where(request: Request) -> str:
 
 
 def check_names(request: Request, model: type[BaseModel] | None) -> None:
-    """NotUnderstoodError where the address says something that `model` has no field for.
+    """NotUnderstoodError if the query has a name that is not a field of `model`.
 
-    A deletion takes nothing else at all: no name twice, none that is empty, and no body.
+    A deletion is stricter: no unknown or empty names, and no body.
     """
     deletes = request.method == "DELETE"
-    known = model.model_fields if model else {}
+    fields = model.model_fields if model else {}
     if request.META.get("QUERY_STRING"):
-        said = request.query_params
-        unknown = {n for n in said if n not in known and (deletes or not names.is_harmless(n))}
-        names.refuse(unknown, known, _where(request))
-        for name in said.keys() & known.keys():
-            if len(said.getlist(name)) > 1:
+        parameters = request.query_params
+        unknown = {
+            n for n in parameters if n not in fields and (deletes or not names.is_harmless(n))
+        }
+        names.refuse(unknown, fields, _where(request))
+        for name in parameters.keys() & fields.keys():
+            if len(parameters.getlist(name)) > 1:
                 raise NotUnderstoodError(f"{_where(request)} takes {name} once.")
-            if deletes and not said[name].strip():
+            if deletes and not parameters[name].strip():
                 raise NotUnderstoodError(f"{name} is empty. Name it, or leave it out.")
     if deletes:
         check_no_body(request)
 
 
 def check_no_body(request: Request) -> None:
-    """NotUnderstoodError where a deletion has a body: nobody reads what it may leave out."""
+    """NotUnderstoodError if a deletion has a body, because its filters would be ignored."""
     if _EMPTY_FORM.fullmatch(request._request.body):
         return
     if request.data not in (None, {}):
@@ -135,14 +138,14 @@ def check_no_body(request: Request) -> None:
 
 
 def query_of(request: Request, model: type[Model]) -> Model:
-    """The query string as `model`; BodyError in FastAPI's shape when it does not fit."""
+    """The query string as `model`; BodyError in FastAPI's shape if it is invalid."""
     if any("\0" in value for value in request.query_params.values()):
         raise InvalidInputError("NUL characters are not allowed in the query.")
     return _checked(request.query_params.dict(), model, "query")
 
 
 def path_of(values: dict[str, str], model: type[Model]) -> Model:
-    """Path parameters as `model`; BodyError in FastAPI's shape when they do not fit."""
+    """Path parameters as `model`; BodyError in FastAPI's shape if they are invalid."""
     return _checked(values, model, "path")
 
 

@@ -1,4 +1,4 @@
-"""How the published OpenAPI document reads our views: queries come from what the views declare."""
+"""Publishes the queries that our views declare in the OpenAPI document."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class QuerySchema(AutoSchema):
 
 
 def parameters_of(model: type[BaseModel]) -> list[OpenApiParameter]:
-    """The fields of a query's model as parameters; what may be left out may not be null there."""
+    """The fields of a query's model as parameters; optional ones may be omitted but not null."""
     described = model.model_json_schema()
     required = described.get("required", [])
     return [

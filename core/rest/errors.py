@@ -26,14 +26,14 @@ DATABASE_DOWN = "The memory database is unreachable."
 INDEX_DOWN = "The vector store is unreachable or returned an error."
 
 
-# What is never sent back, whatever is wrong with the rest of the request.
+# Fields that are never echoed in an error.
 _SECRETS: Final = frozenset(
     {"password", "current_password", "new_password", "refresh_token", "setup_token", "api_key"}
 )
 
 
 class BodyError(Exception):
-    """A body or query that does not fit, as a list of FastAPI's error objects."""
+    """An invalid body or query, as a list of FastAPI's error objects."""
 
     def __init__(self, errors: list[dict[str, Any]]) -> None:
         super().__init__("invalid request")
@@ -41,10 +41,10 @@ class BodyError(Exception):
 
     @classmethod
     def from_pydantic(cls, error: ValidationError, where: str) -> "BodyError":
-        """Pydantic's errors with `where` ("body", "query", "path") in front of each place."""
-        found = []
+        """Pydantic's errors with `where` ("body", "query", "path") in front of each location."""
+        errors = []
         for item in error.errors(include_url=False, include_context=True):
-            # The input of a missing field is what it is missing from.
+            # The input of a missing field is the object that lacks it.
             place = item["loc"][:-1] if item["type"] == "missing" else item["loc"]
             entry: dict[str, Any] = {
                 "type": item["type"],
@@ -54,8 +54,8 @@ class BodyError(Exception):
             }
             if context := item.get("ctx"):
                 entry["ctx"] = {k: v if _plain(v) else str(v) for k, v in context.items()}
-            found.append(entry)
-        return cls(found)
+            errors.append(entry)
+        return cls(errors)
 
 
 def _plain(value: object) -> bool:
@@ -63,14 +63,14 @@ def _plain(value: object) -> bool:
 
 
 def _echo(value: Any, place: tuple[int | str, ...]) -> Any:
-    """The offending input as it may be sent back: short, and without secrets."""
+    """The invalid input for the answer: shortened, and without secrets."""
     if value is not None and any(str(step).lower() in _SECRETS for step in place):
         return "[redacted]"
     return without_secrets(_short(value))
 
 
 def without_secrets(value: Any) -> Any:
-    """JSON with the values of secret fields taken out, at any depth."""
+    """JSON with the values of secret fields redacted, at any depth."""
     if isinstance(value, dict):
         return {
             k: "[redacted]" if v is not None and k.lower() in _SECRETS else without_secrets(v)
@@ -80,7 +80,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def _short(value: Any) -> Any:
-    """The offending input, without what is so long that echoing it would help nobody."""
+    """The invalid input, shortened."""
     if isinstance(value, str):
         return value if len(value) <= 200 else value[:200] + "…"
     if isinstance(value, list):
@@ -115,37 +115,36 @@ def oss_exception_handler(error: Exception, context: dict[str, Any]) -> Response
 
 
 def database_trouble(error: Exception, away: str, request_id: str) -> EngineError:
-    """What the caller gets for an error of the database, which is logged."""
-    told = explain(error, away)
+    """Logs a database error; returns the error for the caller."""
+    explained = explain(error, away)
     extra = {"request_id": request_id, "cause": str(error).strip()[:300]}
-    if type(told) is DatastoreUnavailableError:
-        # What is no outage is a fault of this code: it is told with the way to it.
-        known = isinstance(error, OperationalError | InterfaceError)
-        logger.error("database error", exc_info=None if known else error, extra=extra)
+    if type(explained) is DatastoreUnavailableError:
+        # Anything but an outage is a bug of ours and logged with its traceback.
+        is_outage = isinstance(error, OperationalError | InterfaceError)
+        logger.error("database error", exc_info=None if is_outage else error, extra=extra)
     else:
-        logger.warning(told.code, extra=extra)
-    return told
+        logger.warning(explained.code, extra=extra)
+    return explained
 
 
 def log_failure(error: EngineError, request_id: str) -> None:
-    """Tells the log what a part behind the service answered; where that is not known, the way to
-    it as well."""
-    told = getattr(error, "cause", "")
-    known = bool(told) or isinstance(error, IndexUnavailableError)
-    cause = told or type(error.__cause__ or error).__name__
+    """Logs the failure of a provider or the index, with a traceback if its cause is unknown."""
+    provider_message = getattr(error, "cause", "")
+    is_known = bool(provider_message) or isinstance(error, IndexUnavailableError)
+    cause = provider_message or type(error.__cause__ or error).__name__
     extra = {"request_id": request_id, "code": error.code, "cause": cause[:500]}
-    logger.error("engine failed", exc_info=None if known else error, extra=extra)
+    logger.error("engine failed", exc_info=None if is_known else error, extra=extra)
 
 
 def _answer(error: Mem0dashError, request_id: str) -> Response:
-    # As the original, whose limiter has a shape of its own.
+    # As the original, whose rate limiter has another shape.
     body: dict[str, Any] = {"error" if error.status == 429 else "detail": error.message}
     if isinstance(error, EngineError | NotConfiguredError):
         body |= {"code": error.code, "request_id": request_id}
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    # As the original: a challenge where nothing was sent, none where something wrong was.
+    # As the original: a challenge if no credential was sent, none for a wrong one.
     if isinstance(error, NotAuthenticatedError):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, NotAuthenticatedError | InvalidCredentialError):

@@ -1,4 +1,4 @@
-"""JSON in and out, strictly: what the databases cannot keep is refused at the door."""
+"""Strict JSON in and out; refuses what the databases cannot store."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ MAX_DEPTH: Final = 64
 
 
 def loads(raw: bytes) -> Any:
-    """What the JSON says; ValueError, with a few words, for what is none or cannot be kept.
+    """Parses JSON; ValueError, with a short reason, if it is invalid or cannot be stored.
 
     orjson refuses NaN, infinity, lone surrogates and nesting beyond 1024 levels, and makes a float
-    of an integer beyond 64 bits; deeper than MAX_DEPTH, and NUL, are refused here.
+    of an integer beyond 64 bits. Nesting beyond MAX_DEPTH and NUL characters are refused here.
     """
     data = orjson.loads(raw)
     if _deeper_than(data, MAX_DEPTH):
@@ -30,9 +30,9 @@ def loads(raw: bytes) -> Any:
 
 
 def field_of(raw: bytes, name: str) -> Any:
-    """The field of the object that the JSON is; None where it is none, or has no such field.
+    """A field of a JSON object; None if the JSON is not an object or has no such field.
 
-    What does not hold the name at all is not read for it; a name may be written with escapes.
+    JSON without the name is not parsed, unless it has escapes, which may spell the name.
     """
     if name.encode() not in raw and b"\\u" not in raw:
         return None
@@ -54,7 +54,7 @@ def dumps(data: Any, option: int = 0) -> bytes:
 
 
 def _written(value: Any) -> str:
-    """As orjson writes times and ids; TypeError for what is no JSON to it either."""
+    """Times and ids in orjson's format; TypeError for what orjson cannot write either."""
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, UUID):
@@ -63,7 +63,7 @@ def _written(value: Any) -> str:
 
 
 class StrictJSONParser(BaseParser):
-    """A JSON body; ParseError as `loads` refuses it."""
+    """A JSON body; ParseError if `loads` refuses it."""
 
     media_type = "application/json"
 
@@ -91,7 +91,7 @@ class OrjsonRenderer(BaseRenderer):
 
 
 class AlwaysJson(BaseContentNegotiation):
-    """Reads and answers a view's one format whatever the headers say: clients forget them."""
+    """Always uses a view's only format, whatever the headers say, because clients forget them."""
 
     def select_parser(self, request: Any, parsers: Any) -> Any:
         return parsers[0]

@@ -13,7 +13,7 @@ ANY_OBJECT: Schema = {"type": "object", "additionalProperties": True}
 
 
 def object_of(properties: Schema, *optional: str) -> Schema:
-    """An object with these properties, all of them required but the `optional` ones."""
+    """An object with these properties, all required except the `optional` ones."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required}
 
@@ -32,13 +32,13 @@ ERROR = object_of(
     "code",
     "request_id",
 )
-# The original's limiter has a shape of its own.
+# The original's rate limiter has another shape.
 LIMITED = object_of({"error": TEXT})
 
 
 def answers(success: Schema, *errors: int, status: int = 200) -> dict[Any, Any]:
-    """The responses of a route: success, and the errors it can answer beside the usual ones."""
-    # 404 is everywhere, for X-Project may name a project that the caller has not; 503 and 507 are a
-    # database that others have locked, and one whose disk is full.
+    """The responses of a route: success, the usual errors, and these `errors`."""
+    # 404 is possible everywhere, because X-Project may name a project that the caller is not in;
+    # 503 is a locked database, 507 a full disk.
     codes = sorted({400, 401, 403, 404, 413, 422, 502, 503, 507, *errors})
     return {status: success, **{code: LIMITED if code == 429 else ERROR for code in codes}}

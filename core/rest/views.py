@@ -16,13 +16,13 @@ Query = TypeVar("Query", bound=BaseModel)
 
 
 class OssView(APIView):
-    # A comment, for a docstring would be published with every route: a view of the OSS dialect,
-    # whose errors have that dialect's shapes.
+    # A view of the OSS dialect, whose errors have that dialect's shapes. (A docstring would be
+    # published with every route.)
 
-    # What each method understands in its address: read by `asked`, published, and everything else
-    # refused. A method that is not named here understands nothing.
+    # The query of each method: read by `read_query`, published, and checked for unknown names. A
+    # method that is not listed takes no parameters.
     QUERY: ClassVar[Mapping[str, type[BaseModel]]] = {}
-    # For routes whose answer no name could narrow: what monitors and sign-ins add is passed over.
+    # For routes whose answer no parameter could narrow: ignores what monitors and sign-ins add.
     PASSES_NAMES_OVER: ClassVar[bool] = False
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
@@ -31,9 +31,9 @@ class OssView(APIView):
         if not self.PASSES_NAMES_OVER and hasattr(self, method.lower()):
             check_names(request, self.QUERY.get("GET" if method == "HEAD" else method))
 
-    def asked(self, model: type[Query]) -> Query:
+    def read_query(self, model: type[Query]) -> Query:
         """The query as the model that is declared for this method; BodyError."""
-        assert model in self.QUERY.values()  # noqa: S101  (what is not declared is refused)
+        assert model in self.QUERY.values()  # noqa: S101  (undeclared names are refused)
         return query_of(self.request, model)
 
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], Response | None]:
@@ -49,12 +49,12 @@ class OssView(APIView):
 
     def caller(self) -> Principal:
         principal = self.request.auth
-        assert isinstance(principal, Principal)  # noqa: S101  (HasPrincipal let the request in)
+        assert isinstance(principal, Principal)  # noqa: S101  (HasPrincipal has checked it)
         return principal
 
 
 class OpenView(OssView):
-    # For everybody: a credential that comes along is not looked at.
+    # For everybody; ignores credentials.
     authentication_classes = ()
     permission_classes = ()
     PASSES_NAMES_OVER = True

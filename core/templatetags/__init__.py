@@ -1,1 +1,1 @@
-"""What templates load: `ui`."""
+"""The template tags: `ui`."""

@@ -1,4 +1,4 @@
-"""Pieces that templates of all rooms use: icons, numbers, times."""
+"""Tags and filters for the templates of all rooms: icons, numbers, times."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ register = template.Library()
 
 @register.simple_tag
 def icon(name: str, extra: str = "") -> SafeString:
-    """An icon of static/icons.svg. It says nothing to who cannot see it: words stand beside it."""
+    """An icon of static/icons.svg, hidden from screen readers, because text stands beside it."""
     return format_html(
         '<svg class="icon{}" aria-hidden="true"><use href="{}#{}"></use></svg>',
         f" {extra}" if extra else "",
@@ -30,8 +30,8 @@ def icon(name: str, extra: str = "") -> SafeString:
 def marked(parts: Iterable[tuple[str, str]]) -> SafeString:
     """A text in parts of ("same", "ins" or "del", text), with the changes as <ins> and <del>."""
     tags = {"ins": "<ins>{}</ins>", "del": "<del>{}</del>"}
-    told = (format_html(tags.get(kind, "{}"), text) for kind, text in parts)
-    return format_html_join("", "{}", ((part,) for part in told))
+    tagged = (format_html(tags.get(kind, "{}"), text) for kind, text in parts)
+    return format_html_join("", "{}", ((part,) for part in tagged))
 
 
 @register.filter
@@ -56,28 +56,28 @@ def duration(ms: float) -> str:
 
 @register.filter
 def ago(moment: datetime | None) -> SafeString | str:
-    """How long ago, as lists tell it; the exact time is in its title. "" for None."""
+    """The time since `moment` in words, with the exact time in its title; "" for None."""
     if moment is None:
         return ""
-    told = relative(moment, timezone.now())
+    words = relative(moment, timezone.now())
     return format_html(
-        '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact(moment), told
+        '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact(moment), words
     )
 
 
 @register.filter
 def clock(moment: datetime | None) -> SafeString | str:
-    """Since when something holds: the time of day, with the date unless it is today's."""
+    """A time of day, with the date unless it is today."""
     if moment is None:
         return ""
     at, today = moment.astimezone(UTC), timezone.now().astimezone(UTC).date()
-    told = f"{at:%H:%M} UTC" if at.date() == today else f"{at:%Y-%m-%d %H:%M} UTC"
-    return format_html('<time datetime="{}">{}</time>', moment.isoformat(), told)
+    words = f"{at:%H:%M} UTC" if at.date() == today else f"{at:%Y-%m-%d %H:%M} UTC"
+    return format_html('<time datetime="{}">{}</time>', moment.isoformat(), words)
 
 
 @register.filter
 def day(moment: datetime | None) -> SafeString | str:
-    """The day of something to come; the exact time is in its title."""
+    """The day of a future event, with the exact time in its title."""
     if moment is None:
         return ""
     at = moment.astimezone(UTC)
@@ -112,6 +112,6 @@ def relative(moment: datetime, now: datetime) -> str:
 
 @register.simple_tag
 def narrowed(form: FilterForm, **changes: object) -> str:
-    """The address of the same list with these fields changed; "" takes one out."""
+    """The address of the same list with these fields changed; "" removes one."""
     query = form.query_string(**{name: str(value) for name, value in changes.items()})
     return f"?{query}"

@@ -1,9 +1,9 @@
-"""Copies every row of one database into another, empty one: all of them, or none."""
+"""Copies every row of one database into another, empty one: all or nothing."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from copy import deepcopy as copy_of
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from graphlib import TopologicalSorter
@@ -30,13 +30,13 @@ from core.principal import OPERATOR
 from jobs.models import Lease
 from memories.models import Memory
 from memories.models.server import IndexState
-from memories.storage import substring_index as fulltext
+from memories.storage import substring_index
 
 ROOMS: Final = ("accounts", "jobs", "apikeys", "operations", "memories")
-# Who of the running processes does what: they are not running.
+# Leases belong to running processes, and none is running during a copy.
 LEFT_BEHIND: Final = {Lease}
 BATCH_ROWS: Final = 500
-# What an add was given may be as large as a request.
+# The input of an add may be as large as a request.
 BATCH_BYTES: Final = 4 * 2**20
 _FETCH: Final = 50
 _LOCK_SECONDS: Final = 20
@@ -49,7 +49,7 @@ class CopyError(Exception):
 
 @dataclass
 class TableDigest:
-    """What was found in a table: its rows, and a digest of them all in any order."""
+    """The number of rows of a table, and a digest over them that does not depend on their order."""
 
     name: str
     rows: int = 0
@@ -57,7 +57,7 @@ class TableDigest:
 
     def add(self, content: bytes) -> None:
         self.rows += 1
-        # A sum, for the databases sort texts differently.
+        # A sum, because the databases sort texts differently.
         self.digest = (self.digest + int.from_bytes(hashlib.sha256(content).digest())) % _DIGEST
 
 
@@ -65,15 +65,16 @@ Progress = Callable[[TableDigest], object]
 
 
 def register(alias: str, url: str | None) -> None:
-    """Makes the database at `url`, or the one in DATABASE_URL, known as `alias`.
+    """Registers the database at `url`, or the one in DATABASE_URL, as `alias`.
 
-    CopyError when it cannot be one.
+    CopyError for an invalid URL.
     """
     if url is None:
-        known: dict[str, Any] = copy_of(settings.DATABASES[DEFAULT_DB_ALIAS])
-        # One connection is enough, and those of a pool would look like a running server's.
-        known.get("OPTIONS", {}).pop("pool", None)
-        connections.settings[alias] = known
+        database: dict[str, Any] = deepcopy(settings.DATABASES[DEFAULT_DB_ALIAS])
+        # One connection is enough, and a pool's connections would look like those of a running
+        # server.
+        database.get("OPTIONS", {}).pop("pool", None)
+        connections.settings[alias] = database
         return
     try:
         parsed = dj_database_url.parse(url)
@@ -96,20 +97,20 @@ def register(alias: str, url: str | None) -> None:
 
 
 def models_in_order() -> list[type[Model]]:
-    """All tables of ours, each after those that it refers to."""
-    found = {m for room in ROOMS for m in apps.get_app_config(room).get_models(True)}
+    """All our models, each after those that it refers to."""
+    models = {m for room in ROOMS for m in apps.get_app_config(room).get_models(True)}
     order: TopologicalSorter[type[Model]] = TopologicalSorter()
-    for model in sorted(found, key=lambda m: m._meta.label):
+    for model in sorted(models, key=lambda m: m._meta.label):
         targets: set[Any] = {
             field.related_model for field in model._meta.concrete_fields if field.is_relation
         }
-        order.add(model, *sorted((targets & found) - {model}, key=lambda m: m._meta.label))
+        order.add(model, *sorted((targets & models) - {model}, key=lambda m: m._meta.label))
     return [model for model in order.static_order() if model not in LEFT_BEHIND]
 
 
 # --- Before --------------------------------------------------------------------------------------
 def check_source(alias: str, *, ignore_connections: bool = False) -> None:
-    """CopyError when the source is of another version or in use."""
+    """CopyError if the source is of another version or in use."""
     connection = connections[alias]
     try:
         executor = MigrationExecutor(connection)
@@ -136,7 +137,7 @@ def check_source(alias: str, *, ignore_connections: bool = False) -> None:
 
 
 def prepare_target(alias: str) -> None:
-    """Makes the tables in the target. CopyError when it is not empty, before anything is made."""
+    """Creates the tables in the target. CopyError, before that, if it is not empty."""
     connection = connections[alias]
     try:
         with connection.cursor() as cursor:
@@ -148,7 +149,7 @@ def prepare_target(alias: str) -> None:
     except DatabaseError as error:
         raise CopyError(f"The target database does not answer ({_line(error)}).") from error
     ours = set(connection.introspection.django_table_names()) | {"django_migrations"}
-    ours |= fulltext.TABLES
+    ours |= substring_index.TABLES
     if strangers := present - ours:
         raise CopyError(
             f"The target holds tables of something else: {', '.join(sorted(strangers))}."
@@ -159,7 +160,7 @@ def prepare_target(alias: str) -> None:
 
 
 def check_empty(alias: str, present: set[str] | None = None) -> None:
-    """CopyError when the target holds more than what a migration makes."""
+    """CopyError if the target has more rows than a migration makes."""
     for model in models_in_order():
         if present is not None and model._meta.db_table not in present:
             continue
@@ -179,14 +180,14 @@ def check_empty(alias: str, present: set[str] | None = None) -> None:
 def copy(source: str, target: str, progress: Progress) -> list[TableDigest]:
     """Copies all rows in one transaction, so that an interrupted copy leaves the target empty.
 
-    The source cannot be written meanwhile. What was written is read again and compared; CopyError
-    when it differs or the target refuses it.
+    The source cannot be written meanwhile. The copied rows are read again and compared; CopyError
+    if they differ or the target refuses them.
     """
     copied = []
     with transaction.atomic(using=source), transaction.atomic(using=target):
         _hold_still(source)
         check_empty(target)
-        # What the migration made: the source has its own.
+        # Remove the migration's rows, because the source has its own.
         Project._base_manager.using(target).all().delete()
         InstanceState._base_manager.using(target).all().delete()
         for model in models_in_order():
@@ -207,14 +208,14 @@ def copy(source: str, target: str, progress: Progress) -> list[TableDigest]:
             AuditAction.DATABASE_COPIED, actor=OPERATOR, details={"rows": rows}, using=target
         )
     if connections[target].vendor == "postgresql":
-        # Queries are planned by what it knows of the tables.
+        # The planner needs statistics of the tables.
         with connections[target].cursor() as cursor:
             cursor.execute("ANALYZE")
     return copied
 
 
 def _hold_still(alias: str) -> None:
-    """Lets nobody write to the source until the transaction ends, and shows one state of it."""
+    """Locks the source against writes until the transaction ends, and reads one snapshot of it."""
     connection = connections[alias]
     if connection.vendor != "postgresql":
         return  # BEGIN IMMEDIATE does both
@@ -226,8 +227,8 @@ def _hold_still(alias: str) -> None:
             cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
             cursor.execute(f"LOCK TABLE {tables} IN SHARE MODE")
     except DatabaseError as error:
-        held = f"others have held a lock for {_LOCK_SECONDS} seconds"
-        why = held if is_busy(error) else _line(error)
+        others_hold = f"others have held a lock for {_LOCK_SECONDS} seconds"
+        why = others_hold if is_busy(error) else _line(error)
         raise CopyError(f"The source is being written to ({why}).") from error
 
 
@@ -236,7 +237,7 @@ def _copy_table(model: type[Model], source: str, target: str) -> TableDigest:
     batch: list[Model] = []
     size = 0
     for row in _rows(model, source):
-        _anew(row)
+        _reset_index_state(row)
         content = _content(row)
         table.add(content)
         batch.append(row)
@@ -252,8 +253,8 @@ def _rows(model: type[Model], alias: str) -> Iterator[Model]:
     return model._base_manager.using(alias).order_by("pk").iterator(chunk_size=_FETCH)
 
 
-def _anew(row: Model) -> None:
-    """Takes away what is about the running of the source: the target's index is yet to be made."""
+def _reset_index_state(row: Model) -> None:
+    """Resets the state of the source's index, because the target's has yet to be built."""
     if isinstance(row, Memory):
         row.indexed_rev = 0
         row.claimed_until = None
@@ -267,13 +268,13 @@ def _insert(model: type[Model], rows: list[Model], alias: str) -> None:
     at_once = max(connections[alias].ops.bulk_batch_size(fields, rows), 1)
     for at in range(0, len(rows), at_once):
         query = InsertQuery(model)
-        # Raw: as it is, also where a field would set the time of its making.
+        # Raw, so that auto_now fields keep their values.
         query.insert_values(fields, rows[at : at + at_once], raw=True)
         query.get_compiler(using=alias).execute_sql()
 
 
 def digest(model: type[Model], alias: str) -> TableDigest:
-    """What is in a table."""
+    """The digest of a table."""
     table = TableDigest(model._meta.db_table)
     for row in _rows(model, alias):
         table.add(_content(row))
@@ -301,7 +302,7 @@ def _plain(value: Any) -> Any:
 
 
 def _set_sequences(alias: str) -> None:
-    """Ids that the database gives go on after those that were copied."""
+    """Makes generated ids continue after the copied ones."""
     connection = connections[alias]
     with connection.cursor() as cursor:
         for statement in connection.ops.sequence_reset_sql(no_style(), models_in_order()):

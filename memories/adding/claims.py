@@ -1,4 +1,4 @@
-"""Claims on adds in flight: what this process works on, and how adds end whose process is gone."""
+"""Claims on adds in flight, and the end of adds whose process has died."""
 
 import logging
 import threading
@@ -20,16 +20,16 @@ from memories.models import AddInput, IngestClaim
 logger = logging.getLogger(__name__)
 
 STOPPED: Final = "The server stopped before this was stored."
-# The code of what a stop of the server cut off: it is tried again by itself (background.resuming).
+# The code of adds that a server stop interrupted. background.resuming retries them.
 INTERRUPTED: Final = "interrupted"
 
-# The inputs that this process works on, known here before their claims can be seen in SQL, each
-# with the thread that does.
+# The inputs that this process works on, with the thread of each. An input is here before its claim
+# is visible in SQL.
 _active: dict[UUID, int] = {}
-# The threads whose input is in the database.
+# The threads whose input is stored in the database.
 _keeping: set[int] = set()
-# And those that it worked on and could not end, for the database had gone away: nobody works on
-# them any more. Claims of others may be those of a command that works beside the server.
+# The inputs that this process could not end because the database was unavailable. Nobody works on
+# them any more. The claims of other processes may belong to a command that runs beside the server.
 _left: set[UUID] = set()
 _alone = threading.Event()
 
@@ -37,13 +37,13 @@ _alone = threading.Event()
 # --- Of this process -----------------------------------------------------------------------------
 @contextmanager
 def working_on(input_id: UUID) -> Iterator[None]:
-    """Says that this thread claims the input and, once it has it, works on it."""
+    """Registers this thread as the one that claims the input and works on it."""
     _left.discard(input_id)
     _active[input_id] = thread = threading.get_ident()
     try:
         yield
     except (DatabaseError, InterfaceError):
-        # Whether its claim is there is not known.
+        # The claim may or may not have been stored.
         _left.add(input_id)
         raise
     finally:
@@ -52,8 +52,8 @@ def working_on(input_id: UUID) -> Iterator[None]:
 
 
 @contextmanager
-def keeping(kept: AddInput) -> Iterator[None]:
-    """When the work on the input raises, it stays as failed with the reason, without its claim."""
+def keeping(input_: AddInput) -> Iterator[None]:
+    """Marks the input as failed, with the reason, and drops its claim when the work raises."""
     _keeping.add(threading.get_ident())
     try:
         yield
@@ -62,79 +62,80 @@ def keeping(kept: AddInput) -> Iterator[None]:
         if isinstance(error, Mem0dashError):
             reason, code = error.message, error.code
         elif isinstance(error, DatabaseError | InterfaceError):
-            told = explain(error, "The database did not answer.")
-            reason, code = told.message, told.code
+            explained = explain(error, "The database did not answer.")
+            reason, code = explained.message, explained.code
         cause = error.cause if isinstance(error, ProviderError) else ""
-        extra = {"input": str(kept.pk), "code": code}
+        extra = {"input": str(input_.pk), "code": code}
         logger.warning("add failed, its input is kept", extra=extra)
         try:
-            fail([kept.pk], reason, code=code, cause=cause)
+            fail([input_.pk], reason, code=code, cause=cause)
         except (DatabaseError, InterfaceError):
-            _left.add(kept.pk)  # `abandon_claims` does it later
+            _left.add(input_.pk)  # `abandon_claims` ends it later
         raise
 
 
 def is_working(thread: int) -> bool:
-    """Whether the thread works on an add whose input is kept: should the server end now, it is
-    tried again after the start."""
+    """Whether the thread works on an add whose input is stored, which is retried after a
+    restart."""
     return thread in _keeping
 
 
-def is_left(kept: AddInput) -> bool:
-    """Whether this process worked on it, and could not end it."""
-    return kept.pk in _left
+def is_left(input_: AddInput) -> bool:
+    """Whether this process worked on the input but could not end it."""
+    return input_.pk in _left
 
 
 # --- In SQL --------------------------------------------------------------------------------------
 def lease_from(now: datetime) -> datetime:
-    """Until when a claim of now is its holder's."""
+    """When the lease of a claim made at `now` ends."""
     return now + timedelta(seconds=settings.CLAIM_LEASE_SECONDS)
 
 
-def insert(digest: str, kept: AddInput, lease: datetime) -> bool:
-    """Whether the claim is ours; by hand, for the ORM does not tell whether it inserted."""
+def insert(digest: str, input_: AddInput, lease: datetime) -> bool:
+    """Inserts the claim; whether it is ours. Raw SQL, because the ORM does not report the
+    insert."""
     sql = (
         "INSERT INTO memories_ingestclaim (digest, input_id, lease_until) "
         "VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
     )
-    own_id = AddInput._meta.pk.get_db_prep_value(kept.pk, connection)
+    own_id = AddInput._meta.pk.get_db_prep_value(input_.pk, connection)
     with connection.cursor() as cursor:
         until = connection.ops.adapt_datetimefield_value(lease)
         cursor.execute(sql, [digest, own_id, until])
         return bool(cursor.rowcount == 1)
 
 
-def take(digest: str, kept: AddInput, now: datetime) -> AddInput | None:
-    """Claims the digest for the input, in the caller's transaction, also when the lease of who has
-    it ran out. The claim's input: another one is under way. None when there is no claim any more.
-    """
+def take(digest: str, input_: AddInput, now: datetime) -> AddInput | None:
+    """Claims the digest for the input, in the caller's transaction, also if the holder's lease has
+    run out. Returns the claim's input, which is another one if that is under way; None if the claim
+    has gone."""
     lease = lease_from(now)
-    if insert(digest, kept, lease):
-        return kept
+    if insert(digest, input_, lease):
+        return input_
     claim = IngestClaim.objects.select_related("input").filter(digest=digest).first()
-    # Its holder is gone when the lease has run out: whoever flips the row takes over.
-    taken = IngestClaim.objects.filter(digest=digest, lease_until__lte=now).update(
-        input=kept, lease_until=lease
+    # An expired lease means that the holder is gone; whoever updates the row takes over.
+    taken_over = IngestClaim.objects.filter(digest=digest, lease_until__lte=now).update(
+        input=input_, lease_until=lease
     )
-    if taken:
-        return kept
+    if taken_over:
+        return input_
     return claim.input if claim else None
 
 
-def is_claimed(kept: AddInput) -> bool:
+def is_claimed(input_: AddInput) -> bool:
     """Whether somebody works on this input."""
-    return IngestClaim.objects.filter(input=kept, lease_until__gt=timezone.now()).exists()
+    return IngestClaim.objects.filter(input=input_, lease_until__gt=timezone.now()).exists()
 
 
-def is_under_way(kept: AddInput) -> bool:
-    """Whether somebody works on this input, or on one that is identical."""
+def is_under_way(input_: AddInput) -> bool:
+    """Whether somebody works on this input or an identical one."""
     now = timezone.now()
-    return IngestClaim.objects.filter(digest=kept.digest, lease_until__gt=now).exists()
+    return IngestClaim.objects.filter(digest=input_.digest, lease_until__gt=now).exists()
 
 
-# --- Whose process is gone -----------------------------------------------------------------------
+# --- Adds whose process has died -----------------------------------------------------------------
 def fail(ids: Sequence[UUID], reason: str, *, code: str = "unknown", cause: str = "") -> int:
-    """Ends these adds as failed, but for one whose commit went through unheard; how many."""
+    """Ends these adds as failed, except those whose commit succeeded without a reply; how many."""
     with transaction.atomic():
         IngestClaim.objects.filter(input_id__in=ids).delete()
         return AddInput.objects.filter(id__in=ids, outcome=AddInput.Outcome.RUNNING).update(
@@ -147,21 +148,21 @@ def fail(ids: Sequence[UUID], reason: str, *, code: str = "unknown", cause: str 
 
 
 def interrupt(ids: Sequence[UUID]) -> int:
-    """Ends these adds as cut off by a stop of the server; how many."""
+    """Ends these adds as interrupted by a server stop; how many."""
     return fail(ids, STOPPED, code=INTERRUPTED) if ids else 0
 
 
 def end_left() -> int:
-    """Ends what an outage of the database kept this process from ending; how many."""
-    left = [id_ for id_ in list(_left) if id_ not in _active]
-    count = fail(left, "The database went away before this was stored.") if left else 0
-    _left.difference_update(left)
+    """Ends the adds that this process could not end during a database outage; how many."""
+    ids = [id_ for id_ in list(_left) if id_ not in _active]
+    count = fail(ids, "The database went away before this was stored.") if ids else 0
+    _left.difference_update(ids)
     return count
 
 
 def abandon_claims() -> int:
-    """Ends what an outage of the database kept from ending, in a process that is alone; and what a
-    command left behind that has ended before its time, once its claim runs out."""
+    """For a process that has the database to itself: ends the adds that it could not end during an
+    outage, and those of a killed command once their claims run out."""
     if not _alone.is_set():
         return 0
     over = IngestClaim.objects.filter(lease_until__lte=timezone.now())
@@ -170,18 +171,18 @@ def abandon_claims() -> int:
 
 
 def end_all() -> int:
-    """Ends what this process works on, before it ends itself; how many adds those were.
+    """Ends the adds of this process before it exits; how many.
 
-    Whoever of them comes to an answer after this will not store it (`idempotency.Claim.finish`).
+    An add that gets its answer after this does not store it (`idempotency.Claim.finish`).
     """
     return interrupt(list(_active))
 
 
 def end_expired(*, of_all_times: bool = False) -> int:
-    """Ends adds whose claim ran out, where several processes share the database; how many.
+    """Ends adds whose claim has run out, where several processes share the database; how many.
 
-    Their process is gone, or will find the claim gone when it wants to store. What ran on without
-    a claim for a day is looked for with `of_all_times` only.
+    Their process is gone, or will notice the lost claim when it stores. Adds that are older than a
+    day and have no claim are included with `of_all_times` only.
     """
     end_left()
     now = timezone.now()
@@ -191,15 +192,16 @@ def end_expired(*, of_all_times: bool = False) -> int:
     ).exclude(Exists(IngestClaim.objects.filter(input=OuterRef("pk"), lease_until__gt=now)))
     if not of_all_times:
         running = running.filter(created_at__gt=now - timedelta(days=1))
-    # An input that is run again is older than its claim, and may be older than a day.
+    # A retried input is older than its claim, and may be older than a day.
     over = IngestClaim.objects.filter(lease_until__lte=now).values_list("input_id", flat=True)
     return interrupt([*{*running.values_list("id", flat=True), *over}])
 
 
 def take_over() -> int:
-    """Tells that this process is alone: adds that still count as running died with another one.
+    """Notes that this process has the database to itself, and fails adds that still count as
+    running.
 
-    How many those were; they end as failed.
+    Returns how many: they died with an earlier process.
     """
     _alone.set()
     running = AddInput.objects.filter(outcome=AddInput.Outcome.RUNNING)

@@ -18,15 +18,14 @@ from memories.engine.engine import Engine
 from memories.filters import AllOf, Comparison, pushdown
 from memories.models import Memory, adds
 from memories.readings import Vector
-from memories.storage import rows as records
-from memories.storage.rows import Draft
+from memories.storage.rows import Draft, build_memories, insert_memories
 
 if TYPE_CHECKING:
     from memories.engine.mem0_adapter import ExtractedMemory
 
 logger = logging.getLogger(__name__)
 
-# mem0's own prompt says nothing about it, and models then write English.
+# Without this, mem0's own prompt makes models write English.
 LANGUAGE: Final = (
     "Write every memory in the language, and in the script, of the message that it comes from. "
     "Never translate."
@@ -34,10 +33,10 @@ LANGUAGE: Final = (
 
 
 def store_extracted(principal: Principal, request: AddRequest, claim: Claim) -> Results:
-    """Stores what the LLM finds worth remembering in the messages; the answer's results.
+    """Stores the facts that the LLM extracts from the messages; returns the results of the answer.
 
-    The request's prompt stands in for the project's instructions. ProviderError when the LLM or the
-    embedder fails, or answers with something that cannot be read: then nothing is stored.
+    The request's prompt replaces the project's instructions. ProviderError if the LLM or the
+    embedder fails or sends an unreadable answer; nothing is stored then.
     """
     # Imported here: mem0 takes a second to import, and an installation without an LLM never does.
     from memories.engine.mem0_adapter import (
@@ -65,20 +64,20 @@ def store_extracted(principal: Principal, request: AddRequest, claim: Claim) -> 
             memory_type=template.memory_type or None,
             prompt=prompt if template.memory_type else _instructions(principal, prompt),
         )
-    except (AddAbandonedError, Exception) as error:  # noqa: BLE001  (mem0 wraps what it meets; see below)
+    except (AddAbandonedError, Exception) as error:  # noqa: BLE001  (mem0 wraps exceptions; see _cause_of)
         if not facts.rows:
-            raise _meant(error) from None
-        # The memories are there, and that is the answer; what came after is for the next add.
+            raise _cause_of(error) from None
+        # The memories are stored. mem0's later step only prepares the next add.
         logger.warning("messages not remembered", extra={"kind": type(error).__name__})
     if not facts.rows:
         claim.finish([])
     current.apply(facts.rows)
-    return _told(facts.rows)
+    return _results_of(facts.rows)
 
 
 @dataclass(slots=True)
 class _Facts:
-    """Where mem0 stores what it extracted; `rows` are those of one add that are stored."""
+    """The store that mem0 writes one add's facts to; `rows` are the stored memories."""
 
     principal: Principal
     template: Draft
@@ -87,30 +86,29 @@ class _Facts:
     rows: list[Memory] = field(default_factory=list)
 
     def write(self, extracted: "list[ExtractedMemory]") -> None:
-        """Stores it in one transaction, with which the add is finished."""
-        found = _not_rejected(self.principal, self.template, extracted)
-        if not found:
+        """Stores the facts and finishes the add in one transaction."""
+        accepted = _not_rejected(self.principal, self.template, extracted)
+        if not accepted:
             return
-        drafts = [_draft(self.template, item) for item in found]
-        added = records.build_memories(
-            drafts, principal=self.principal, batch_id=self.claim.kept.pk
-        )
-        readings = [item.reading for item in found]
+        drafts = [_draft(self.template, item) for item in accepted]
+        memories = build_memories(drafts, principal=self.principal, batch_id=self.claim.kept.pk)
+        readings = [item.reading for item in accepted]
         keys = (self.engine.model_key, self.engine.states_key)
         with transaction.atomic():
-            records.insert_memories(added, readings, *keys, principal=self.principal)
-            self.claim.finish(_told([*self.rows, *added]))
-        self.rows += added
+            insert_memories(memories, readings, *keys, principal=self.principal)
+            self.claim.finish(_results_of([*self.rows, *memories]))
+        self.rows += memories
 
 
-def _told(rows: Sequence[Memory]) -> Results:
+def _results_of(rows: Sequence[Memory]) -> Results:
     return [{"id": str(row.id), "memory": row.text, "event": "ADD"} for row in rows]
 
 
 def _not_rejected(
     principal: Principal, template: Draft, extracted: "list[ExtractedMemory]"
 ) -> "list[ExtractedMemory]":
-    """What nobody has rejected yet, word for word: saying it again does not bring it back."""
+    """The facts without those that a reviewer rejected word for word; repeating does not restore
+    them."""
     prints = {item.id: texts.fingerprint(item.text) for item in extracted}
     rejected = queries.find_rejected(
         principal,
@@ -131,9 +129,9 @@ def _draft(template: Draft, item: "ExtractedMemory") -> Draft:
     )
 
 
-def _meant(error: BaseException) -> BaseException:
-    """What mem0's exception is about: an error of ours or of the database that it met on the way,
-    else a failure of the provider."""
+def _cause_of(error: BaseException) -> BaseException:
+    """The cause of mem0's exception: our own or the database's error in its chain, else a provider
+    failure."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, Mem0dashError | AnyDatabaseError):
@@ -144,7 +142,8 @@ def _meant(error: BaseException) -> BaseException:
 
 
 def _instructions(principal: Principal, prompt: str | None) -> str:
-    """What the call asks for, else what the project asks for; and the language, always."""
+    """The request's prompt or else the project's instructions, always with the rule about
+    language."""
     prompt = prompt or instructions_of(principal.project.id)
     return f"{prompt}\n\n{LANGUAGE}" if prompt else LANGUAGE
 
@@ -153,24 +152,24 @@ def _finder(
     principal: Principal, entities: Mapping[str, str]
 ) -> Callable[[Vector | None, int], list[tuple[Memory, float]]]:
     """Finds the nearest memories of the same entities, re-checked in SQL."""
-    named = tuple(Comparison(name, "eq", value) for name, value in entities.items())
+    conditions = tuple(Comparison(name, "eq", value) for name, value in entities.items())
 
     def find(vector: Vector | None, limit: int) -> list[tuple[Memory, float]]:
-        rows = visibility.filter_visible(principal, AllOf(named))
-        # A command has no index: there the latest stand in for the nearest.
+        rows = visibility.filter_visible(principal, AllOf(conditions))
+        # A command has no index and uses the latest memories instead of the nearest.
         running = runtime.get_runtime()
         if vector is None or running.indexer is None:
             return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
         project = Comparison("project", "in", (str(principal.project.id),))
-        where, _ = pushdown(AllOf((project, *named)))
+        where, _ = pushdown(AllOf((project, *conditions)))
         try:
             with running.briefly():
                 hits = running.index.search(vector, limit=limit, where=where)
         except IndexUnavailableError:
-            # It is no reason to lose an add.
-            logger.warning("extraction sees the latest memories, for the index is away")
+            # An outage of the index is no reason to lose an add.
+            logger.warning("the index is unavailable: extraction sees the latest memories")
             return [(row, 0.0) for row in rows.order_by("-created_at")[:limit]]
-        found = {row.id: row for row in rows.filter(id__in=[id_ for id_, _ in hits])}
-        return [(found[id_], score) for id_, score in hits if id_ in found]
+        memories = {row.id: row for row in rows.filter(id__in=[id_ for id_, _ in hits])}
+        return [(memories[id_], score) for id_, score in hits if id_ in memories]
 
     return find

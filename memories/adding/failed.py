@@ -1,4 +1,4 @@
-"""Adds that failed and wait for another attempt, by their reasons."""
+"""Failed adds that can be retried, grouped by reason."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,15 +7,15 @@ from typing import Final
 from django.db.models import Count, Max, Min, OuterRef, Subquery
 
 from core.principal import Principal, Scope
-from memories.adding import idempotency as ingest
+from memories.adding import idempotency
 
 SHOWN_FAILURES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Failed adds of one kind. `cause` is what the provider said at the latest of them, and only
-    there for who may manage the project."""
+    """Failed adds of one kind. `cause` is the provider's message for the latest of them, and empty
+    unless the caller may manage the project."""
 
     code: str
     reason: str
@@ -27,16 +27,16 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class FailedAdds:
-    """The project's failed adds, by reason, the latest first; `count` is that of all."""
+    """The project's failed adds by reason, the latest first; `count` covers all reasons."""
 
     count: int = 0
     groups: tuple[FailureGroup, ...] = ()
 
 
 def summarise_failed_adds(principal: Principal) -> FailedAdds:
-    """What failed and can be tried again; scope `read`. One statement."""
+    """The failed adds that can be retried; scope `read`. One statement."""
     principal.require(Scope.READ)
-    failed = ingest.filter_failed(principal.project.id)
+    failed = idempotency.filter_failed(principal.project.id)
     latest = failed.filter(code=OuterRef("code"), reason=OuterRef("reason"))
     groups = list(
         failed.values("code", "reason")
@@ -49,7 +49,7 @@ def summarise_failed_adds(principal: Principal) -> FailedAdds:
         .order_by("-last")
     )
     may_see = Scope.ADMIN in principal.scopes
-    shown = tuple(
+    groups_shown = tuple(
         FailureGroup(
             code=row["code"],
             reason=row["reason"],
@@ -60,4 +60,4 @@ def summarise_failed_adds(principal: Principal) -> FailedAdds:
         )
         for row in groups[:SHOWN_FAILURES]
     )
-    return FailedAdds(sum(row["count"] for row in groups), shown)
+    return FailedAdds(sum(row["count"] for row in groups), groups_shown)

@@ -24,12 +24,12 @@ from memories.storage.rows import Draft
 
 Results = list[dict[str, Any]]
 
-# What was cut off by a stop and stored since: digest -> input, and until when its sender gets that
-# answer when it sends the same again.
+# Adds that a stop interrupted and that have been stored since: digest -> input, and until when a
+# repeated request gets its answer.
 _resumed: dict[str, tuple[UUID, float]] = {}
 
 _KEYS: Final = ("id", "memory", "event", "actor_id", "role")
-# How many answers of such adds are kept for their senders, and for how long.
+# How many of these answers are kept, and for how long.
 _RESUMED: Final = 1000
 _RESUMED_SECONDS: Final = 3600.0
 _POLL_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25)
@@ -37,19 +37,20 @@ _POLL_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.25)
 
 @dataclass(frozen=True, slots=True)
 class AddRequest:
-    """Everything that an add was asked to do."""
+    """Everything that defines an add."""
 
     messages: list[dict[str, Any]]
     options: Mapping[str, Any]
     idempotency_key: str = ""
-    # Kept beside the options for another attempt; what is asked for does not depend on them.
+    # Stored with the options for a retry; not part of the digest.
     notes: Mapping[str, Any] = field(default_factory=dict)
-    # Of what is not to be stored twice: whose memory it is, and the fingerprint of what was said.
+    # For an add that may be stored only once: the user's id and the fingerprint of the text.
     once: tuple[str, str] | None = None
 
     def digest(self, principal: Principal) -> str:
-        """SHA-256 over the whole request and what its caller may do: equal digest, equal work. With
-        `once`, over that alone: whatever else they say, the second of two finds the first's."""
+        """SHA-256 over the whole request and the caller's scopes: equal digest, equal work. With
+        `once`, over that alone, so that the second of two requests finds the first whatever else
+        differs."""
         parts: list[Any] = [
             str(principal.project.id),
             sorted(principal.scopes),
@@ -78,17 +79,17 @@ class AddRequest:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An add's turn. `answer` is None where the add is to be stored now, under its input `kept`,
-    and else what was answered to the same add before."""
+    """An add's claim. `answer` is None if the add is to be stored now under its input `kept`;
+    otherwise it is the answer that the same add got before."""
 
     kept: AddInput
     answer: Results | None = None
 
     def finish(self, results: Results) -> None:
-        """Writes the answer down and gives the claim up, in the caller's transaction.
+        """Stores the answer and releases the claim, in the caller's transaction.
 
-        ConflictError, for the transaction to be undone, when the lease ran out and another request
-        took the claim over: that one stores.
+        ConflictError, which rolls the transaction back, if the lease ran out and another request
+        has taken the claim over; that request stores instead.
         """
         given_up, _ = IngestClaim.objects.filter(input=self.kept).delete()
         if not given_up and self.kept.outcome == AddInput.Outcome.RUNNING:
@@ -102,17 +103,17 @@ class Claim:
 
 @contextmanager
 def once(request: AddRequest, principal: Principal) -> Iterator[Claim]:
-    """The claim on the request's content, or the answer of an identical request which is under way,
-    or of a former one with the same idempotency key.
+    """The claim on the request's content, or the answer of an identical request that is under way
+    or of an earlier one with the same idempotency key.
 
-    The input is kept before anything else happens. Who has the claim ends with its `finish` inside
-    their own transaction; when they raise, the input stays as failed with the reason.
-    ConflictError when the idempotency key was used for something else.
+    The input is stored before anything else happens. The holder of the claim calls its `finish`
+    inside its own transaction; if it raises, the input stays as failed with the reason.
+    ConflictError if the idempotency key was used for something else.
     """
     digest = request.digest(principal)
-    done = _take_resumed(digest)
-    while done is None:
-        if request.idempotency_key and (done := _answered(request, digest, principal)):
+    previous = _take_resumed(digest)
+    while previous is None:
+        if request.idempotency_key and (previous := _find_answered(request, digest, principal)):
             break
         about_to_wait()
         own_id = uuid4()
@@ -125,39 +126,38 @@ def once(request: AddRequest, principal: Principal) -> Iterator[Claim]:
         if theirs is not None and claims.is_left(theirs):
             claims.end_left()
         elif theirs is not None:
-            done = _wait(theirs)
-    yield Claim(done, _answer_of(done))
+            previous = _wait(theirs)
+    yield Claim(previous, _answer_of(previous))
 
 
 @contextmanager
-def again(kept: AddInput) -> Iterator[Claim]:
-    """As `once`, for the input of an add that failed.
+def again(input_: AddInput) -> Iterator[Claim]:
+    """As `once`, for the input of a failed add.
 
-    ConflictError when it, or an identical request, is under way, or when such a one has stored
-    since.
+    ConflictError if this add or an identical request is under way or has been stored since.
     """
-    with claims.working_on(kept.pk):
+    with claims.working_on(input_.pk):
         with transaction.atomic():
-            mine = AddInput.objects.filter(pk=kept.pk, outcome=AddInput.Outcome.FAILED).update(
+            mine = AddInput.objects.filter(pk=input_.pk, outcome=AddInput.Outcome.FAILED).update(
                 outcome=AddInput.Outcome.RUNNING, reason="", code="", cause=""
             )
-            # The stored digest: a first caller who sends the request again must match this one.
+            # The stored digest, so that the original caller's repeated request matches this add.
             lease = claims.lease_from(timezone.now())
-            if not mine or not claims.insert(kept.digest or kept.pk.hex, kept, lease):
+            if not mine or not claims.insert(input_.digest or input_.pk.hex, input_, lease):
                 raise ConflictError("This add is under way already.")
-            if has_succeeded_since(kept):
+            if has_succeeded_since(input_):
                 raise ConflictError("An identical request has been stored since.")
-        kept.outcome = AddInput.Outcome.RUNNING
-        with claims.keeping(kept):
-            yield Claim(kept)
+        input_.outcome = AddInput.Outcome.RUNNING
+        with claims.keeping(input_):
+            yield Claim(input_)
 
 
-def note_resumed(kept: AddInput) -> None:
-    """Notes that an add which was cut off has been stored: who sent it was told to send it again,
-    and is then given this answer, once."""
+def note_resumed(input_: AddInput) -> None:
+    """Notes that an interrupted add has been stored. Its sender was told to send it again and then
+    gets this answer, once."""
     while len(_resumed) >= _RESUMED:
         _resumed.pop(next(iter(_resumed)), None)
-    _resumed[kept.digest] = kept.pk, time.monotonic() + _RESUMED_SECONDS
+    _resumed[input_.digest] = input_.pk, time.monotonic() + _RESUMED_SECONDS
 
 
 def _take_resumed(digest: str) -> AddInput | None:
@@ -167,64 +167,64 @@ def _take_resumed(digest: str) -> AddInput | None:
     return AddInput.objects.filter(pk=input_id, outcome=AddInput.Outcome.STORED).first()
 
 
-def has_succeeded_since(kept: AddInput) -> bool:
-    """Whether an identical request has ended well since this one failed."""
-    return AddInput.objects.filter(_made_good(), pk=kept.pk).exists()
+def has_succeeded_since(input_: AddInput) -> bool:
+    """Whether an identical request has succeeded since this one failed."""
+    return AddInput.objects.filter(_succeeded_since(), pk=input_.pk).exists()
 
 
 def filter_failed(project_id: UUID) -> QuerySet[AddInput]:
-    """The failed adds of a project that wait for another attempt.
+    """The failed adds of a project that can be retried.
 
-    Their input is still there, and nobody has sent the same again with success. Of identical ones
-    only the first is to be stored.
+    Their input is still stored and no identical request has succeeded since. Of identical failed
+    adds only the first is included.
     """
     failed = AddInput.objects.filter(
         project_id=project_id, outcome=AddInput.Outcome.FAILED
     ).exclude(messages=[])
     earlier = failed.filter(digest=OuterRef("digest"), created_at__lt=OuterRef("created_at"))
-    first = ~Exists(earlier.exclude(_made_good()))
-    # What was kept before digests were is identical to nothing.
-    return failed.filter(Q(digest="") | (~_made_good() & first))
+    first = ~Exists(earlier.exclude(_succeeded_since()))
+    # Inputs from before digests existed are identical to nothing.
+    return failed.filter(Q(digest="") | (~_succeeded_since() & first))
 
 
-def _made_good() -> Exists:
-    """An identical request has ended well since. Tried once more, it would be stored twice."""
+def _succeeded_since() -> Exists:
+    """An identical request has succeeded since; a retry would store the add twice."""
     after = Q(finished_at__gte=OuterRef("created_at")) | Q(
         finished_at=None, created_at__gte=OuterRef("created_at")
     )
-    done = AddInput.objects.filter(
+    stored = AddInput.objects.filter(
         after,
         project_id=OuterRef("project_id"),
         digest=OuterRef("digest"),
         outcome__in=[AddInput.Outcome.STORED, AddInput.Outcome.NOTHING_EXTRACTED],
     )
-    return Exists(done.exclude(digest=""))
+    return Exists(stored.exclude(digest=""))
 
 
-def _answer_of(done: AddInput) -> Results:
-    """The answer as it was given: PostgreSQL keeps no order of keys."""
-    return [{name: row[name] for name in sorted(row, key=_place)} for row in done.results]
+def _answer_of(input_: AddInput) -> Results:
+    """The stored answer with its keys in the original order, which PostgreSQL does not keep."""
+    return [{name: row[name] for name in sorted(row, key=_key_position)} for row in input_.results]
 
 
-def _place(name: str) -> int:
+def _key_position(name: str) -> int:
     return _KEYS.index(name) if name in _KEYS else len(_KEYS)
 
 
-def _answered(request: AddRequest, digest: str, principal: Principal) -> AddInput | None:
-    """The finished add with this idempotency key; a failed one lets go of it.
+def _find_answered(request: AddRequest, digest: str, principal: Principal) -> AddInput | None:
+    """The finished add with this idempotency key; a failed one gives the key up.
 
-    ConflictError when it was something else that was asked with this key.
+    ConflictError if the key was used for a different request.
     """
-    named = AddInput.objects.filter(
+    with_key = AddInput.objects.filter(
         project_id=principal.project.id, idempotency_key=request.idempotency_key
     )
-    former = named.first()
+    former = with_key.first()
     if former is None or former.outcome == AddInput.Outcome.RUNNING:
-        return None  # what is under way is waited for by its claim
+        return None  # the caller waits for its claim
     if former.digest != digest:
         raise ConflictError("This Idempotency-Key was used for a different request.")
     if former.outcome == AddInput.Outcome.FAILED:
-        named.filter(outcome=AddInput.Outcome.FAILED).update(idempotency_key="")
+        with_key.filter(outcome=AddInput.Outcome.FAILED).update(idempotency_key="")
         return None
     return former
 
@@ -234,7 +234,7 @@ def _claim(
 ) -> tuple[AddInput | None, AddInput | None]:
     """(the input that is ours to work on, None) or (None, the input that is under way)."""
     now = timezone.now()
-    kept = AddInput(
+    input_ = AddInput(
         id=own_id,
         project_id=principal.project.id,
         messages=request.messages,
@@ -245,53 +245,53 @@ def _claim(
         **AddInput.columns(principal.actor),
     )
     with transaction.atomic():
-        if (other := _insert_input(kept)) is not None:
+        if (other := _insert_input(input_)) is not None:
             return None, other
-        if (claimed := claims.take(digest, kept, now)) is kept:
-            return kept, None
-        kept.delete()
+        if (claimed := claims.take(digest, input_, now)) is input_:
+            return input_, None
+        input_.delete()
     return None, claimed
 
 
-def _insert_input(kept: AddInput) -> AddInput | None:
-    """The add that holds the same idempotency key, which is to be waited for; None when this one
-    is in. ConflictError when that one was asked something else."""
+def _insert_input(input_: AddInput) -> AddInput | None:
+    """Inserts the input; returns None, or the other add that has the same idempotency key and is
+    waited for. ConflictError if that add was a different request."""
     try:
-        # Without a key there is nothing that it could collide with, and nothing to go back to.
-        with transaction.atomic(savepoint=bool(kept.idempotency_key)):
-            kept.save(force_insert=True)
+        # Without a key nothing can collide, so no savepoint is needed.
+        with transaction.atomic(savepoint=bool(input_.idempotency_key)):
+            input_.save(force_insert=True)
         return None
     except IntegrityError as error:
-        if not kept.idempotency_key:
+        if not input_.idempotency_key:
             raise
-        named = AddInput.objects.filter(
-            project_id=kept.project_id, idempotency_key=kept.idempotency_key
+        with_key = AddInput.objects.filter(
+            project_id=input_.project_id, idempotency_key=input_.idempotency_key
         )
-        if (other := named.first()) is None:
+        if (other := with_key.first()) is None:
             raise
-        if other.digest != kept.digest:
+        if other.digest != input_.digest:
             raise ConflictError("This Idempotency-Key was used for a different request.") from error
         return other
 
 
 def _wait(theirs: AddInput) -> AddInput | None:
-    """The request under way once it has ended well; None when it has to be claimed again.
-    ProviderError when it has failed: so have all that waited."""
+    """Waits for the request under way; returns it if it succeeded, None if it has to be claimed
+    again. ProviderError if it failed, for all that waited."""
     polls = 0
     while claims.is_claimed(theirs):
         let_go_of_connection()
         time.sleep(_POLL_SECONDS[min(polls, len(_POLL_SECONDS) - 1)])
         polls += 1
-    done = AddInput.objects.filter(pk=theirs.pk).first()
-    if done is None:
+    current = AddInput.objects.filter(pk=theirs.pk).first()
+    if current is None:
         return None
-    if done.outcome == AddInput.Outcome.RUNNING:
-        # Nobody holds a claim on it: should it still be at work, it will find that out (`finish`).
-        if not claims.is_claimed(done):
-            claims.interrupt([done.pk])
+    if current.outcome == AddInput.Outcome.RUNNING:
+        # Nobody has a claim on it. If its process still works, `finish` will notice.
+        if not claims.is_claimed(current):
+            claims.interrupt([current.pk])
         return None
-    if done.outcome == AddInput.Outcome.FAILED and done.code == claims.INTERRUPTED:
-        return None  # this one does it
-    if done.outcome == AddInput.Outcome.FAILED:
-        raise ProviderError(done.reason, code=done.code)
-    return done
+    if current.outcome == AddInput.Outcome.FAILED and current.code == claims.INTERRUPTED:
+        return None  # the caller stores it
+    if current.outcome == AddInput.Outcome.FAILED:
+        raise ProviderError(current.reason, code=current.code)
+    return current

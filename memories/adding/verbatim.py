@@ -8,12 +8,12 @@ from django.db import transaction
 from core.principal import Principal
 from memories import runtime
 from memories.adding.idempotency import AddRequest, Claim, Results
-from memories.storage import rows as records
+from memories.storage.rows import build_memories, insert_memories, text_to_embed
 
 
 def store_verbatim(principal: Principal, request: AddRequest, claim: Claim) -> Results:
-    """Stores each message that is not the system's, embedded in one batch; the answer's results.
-    EngineError when the embedder fails: then nothing is stored."""
+    """Stores each non-system message, embedded in one batch; returns the results of the answer.
+    EngineError if the embedder fails; nothing is stored then."""
     current = runtime.get_runtime()
     engine, template = current.engine, request.template
     drafts = [
@@ -27,9 +27,9 @@ def store_verbatim(principal: Principal, request: AddRequest, claim: Claim) -> R
         for message in request.messages
         if message.get("role") != "system"
     ]
-    memories = records.build_memories(drafts, principal=principal, batch_id=claim.kept.pk)
+    memories = build_memories(drafts, principal=principal, batch_id=claim.kept.pk)
     keys = (engine.model_key, engine.states_key)
-    readings = engine.read([records.text_to_embed(memory) for memory in memories])
+    readings = engine.read([text_to_embed(memory) for memory in memories])
     results: Results = [
         {
             "id": str(memory.id),
@@ -41,7 +41,7 @@ def store_verbatim(principal: Principal, request: AddRequest, claim: Claim) -> R
         for memory in memories
     ]
     with transaction.atomic():
-        records.insert_memories(memories, readings, *keys, principal=principal)
+        insert_memories(memories, readings, *keys, principal=principal)
         claim.finish(results)
     current.apply(memories)
     return results

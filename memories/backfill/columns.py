@@ -1,4 +1,4 @@
-"""Fills columns that came later in the rows from before, in portions, while the server runs."""
+"""Fills new columns in existing rows, in portions, while the server runs."""
 
 import time
 from typing import Any, Final
@@ -20,20 +20,20 @@ _TABLES: Final = (MemoryVector, MemoryTokens)
 def fill_projects(run: JobRun) -> None:
     """Gives vectors and token states the project of their memory.
 
-    Ends after a pass that found no row without one: a pass leaves rows out that others have locked,
-    and processes of the former version may have written more.
+    Repeats until a pass finds no row without a project, because a pass skips rows that others have
+    locked, and processes of the previous version may write more.
     """
-    total, found = run.job.done, True
-    while found:
-        found = False
+    total, has_rows = run.job.done, True
+    while has_rows:
+        has_rows = False
         for model in _TABLES:
             last: Any = None
             started = time.monotonic()
             while page := _next_page(model, last):
                 with run.step(total + len(page)):
                     _fill(model, page)
-                total, last, found = total + len(page), page[-1], True
-                # The requests come first.
+                total, last, has_rows = total + len(page), page[-1], True
+                # Requests take precedence.
                 run.stop.wait(min(time.monotonic() - started, MOST_REST_SECONDS))
                 started = time.monotonic()
     with run.finishing(f"{total:,} rows filled"):
@@ -50,7 +50,7 @@ def _next_page(model: type[models.Model], last: Any) -> list[Any]:
 
 def _fill(model: type[models.Model], page: list[Any]) -> None:
     project = Memory.objects.filter(id=OuterRef("memory_id")).values("project_id")
-    # It never waits for a lock of others, who then may wait for it: nobody waits in a circle.
+    # Skips locked rows, so that it can never be part of a deadlock.
     locked = model._base_manager.select_for_update(skip_locked=True).filter(pk__in=page)
     mine = list(locked.values_list("pk", flat=True))
     model._base_manager.filter(pk__in=mine).update(project_id=Subquery(project))

@@ -1,7 +1,7 @@
-"""Token states that memories lack: made by the local model behind the scenes, batch by batch.
+"""Makes missing token states with the local model, in the background, batch by batch.
 
-They come with the vectors where the local model makes those. Here is the rest: memories of before,
-those of another `states_key`, and all of them where a provider makes the vectors.
+The local model makes them together with its vectors. This module covers the rest: older memories,
+those with another `states_key`, and all memories if a provider makes the vectors.
 """
 
 import logging
@@ -21,7 +21,7 @@ from memories.engine import configuration
 from memories.models import Memory, MemoryTokens
 from memories.readings import text_sum, unpack_states
 from memories.runtime import Runtime
-from memories.storage import rows as records
+from memories.storage.rows import insert_tokens, text_to_embed, tokens_row
 
 if TYPE_CHECKING:
     from memories.engine.token_reader import TokenReader
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEASE: Final = "token-states"
-# A few times as long as the largest batch takes on a slow machine.
+# A few times the duration of the largest batch on a slow machine.
 LEASE_SECONDS: Final = 20.0
 BATCH: Final = 32
 MOST_REST_SECONDS: Final = 1.0
-# Ids are random, so the first of them are a fair sample: sizes need not be read one by one.
+# Ids are random, so the first rows are a fair sample and not every size has to be read.
 SAMPLE: Final = 1000
 _DROPPED_AT_ONCE: Final = 2000
 _CHECKED_AT_ONCE: Final = 500
@@ -58,11 +58,11 @@ def make_missing(
     gentle: bool = True,
     show: Progress = lambda made: None,
 ) -> int:
-    """Makes what live memories lack, in one pass by id; how many. What was made stays, so after a
-    kill the next pass goes on where this one was.
+    """Makes the states that live memories lack, in one pass by id; how many. Each batch is stored,
+    so after a kill the next pass continues where this one stopped.
 
-    Ends when the engine has no reader any more. `gentle` rests after each batch as long as that
-    took: a batch uses all cores, and they are the requests' first.
+    Ends when the engine has no reader any more. `gentle` rests after each batch for as long as the
+    batch took, because a batch uses all cores and requests take precedence.
     """
     total = 0
     last: UUID | None = None
@@ -87,8 +87,8 @@ def make_missing(
 
 
 def make_for_new(runtime: Runtime) -> int:
-    """Makes the states of what this process has just stored without them; how many. Ids stay noted
-    while there is nothing to read with."""
+    """Makes the states of memories that this process has just stored without them; how many. The
+    ids stay queued while there is no reader."""
     total = 0
     while runtime.engine.reader is not None and (ids := runtime.take_unread(BATCH)):
         total += make_for(runtime, ids)
@@ -96,7 +96,7 @@ def make_for_new(runtime: Runtime) -> int:
 
 
 def make_for(runtime: Runtime, ids: Collection[UUID]) -> int:
-    """Makes what these memories lack, all of them at once; how many."""
+    """Makes the states that these memories lack, all at once; how many."""
     reader = runtime.engine.reader
     if reader is None:
         return 0
@@ -105,40 +105,40 @@ def make_for(runtime: Runtime, ids: Collection[UUID]) -> int:
 
 
 def _make(rows: Sequence[Memory], reader: "TokenReader") -> int:
-    """Reads these memories and keeps the states of those that still say the same."""
+    """Reads these memories and stores the states of those whose text has not changed meanwhile."""
     disk.check_room()
-    texts = [records.text_to_embed(row) for row in rows]
-    found = reader.read(texts)
+    texts = [text_to_embed(row) for row in rows]
+    readings = reader.read(texts)
     with transaction.atomic():
         if not configuration.current_configuration().late_interaction:
-            return 0  # switched off meanwhile: what is kept may just be being removed
-        # By id, as bulk changes lock them: two that lock the same rows never wait for each other.
+            return 0  # switched off meanwhile: stored states may be under removal
+        # In id order, as bulk changes lock them, so that the two cannot deadlock.
         locked = Memory.objects.select_for_update().filter(id__in=[row.id for row in rows])
-        now = {row.id: records.text_to_embed(row) for row in locked.order_by("id")}
-        kept = [
-            records.tokens_row(row, reading.tokens, reader.states_key)
-            for row, text, reading in zip(rows, texts, found, strict=True)
-            # Whoever changed the text has taken the old states away; revisions do not tell, for
-            # they count other changes too.
+        now = {row.id: text_to_embed(row) for row in locked.order_by("id")}
+        rows_to_store = [
+            tokens_row(row, reading.tokens, reader.states_key)
+            for row, text, reading in zip(rows, texts, readings, strict=True)
+            # A change of the text has removed the old states. `rev` is no criterion, because it
+            # counts other changes too.
             if reading.tokens is not None and now.get(row.id) == text
         ]
-        records.insert_tokens(kept)
-    return len(kept)
+        insert_tokens(rows_to_store)
+    return len(rows_to_store)
 
 
 def check_texts(
     states_key: str, reader: "TokenReader | None", stop: threading.Event = _NEVER
 ) -> int:
-    """Looks over all states that are kept, and takes away those of another text than the memory has
-    now, as a version before this one leaves behind; how many. Then they are lacking, and made anew.
+    """Checks all stored states and removes those whose memory has another text now, as an earlier
+    version may leave them; how many. The next pass makes them again.
 
-    States of which nobody knows are compared with the word pieces of the text, where there is a
-    reader: a hundred times as fast as to read them anew.
+    With a reader, states without a checksum are compared with the word pieces of the text, which is
+    a hundred times faster than reading them again.
     """
     dropped, last = 0, None
     while not stop.is_set():
-        kept = MemoryTokens.objects.filter(states_key=states_key, memory__deleted_at=None)
-        rows = kept.select_related("memory").defer("data").order_by("memory_id")
+        states = MemoryTokens.objects.filter(states_key=states_key, memory__deleted_at=None)
+        rows = states.select_related("memory").defer("data").order_by("memory_id")
         page = list((rows.filter(memory_id__gt=last) if last else rows)[:_CHECKED_AT_ONCE])
         if not page:
             break
@@ -152,7 +152,7 @@ def check_texts(
 
 
 def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
-    """Of these, drops the wrong ones, and writes down what the unknown ones are of."""
+    """Removes the wrong states of this page, and stores the checksum of the unknown ones."""
     unknown = [row.memory_id for row in page if row.text_sum is None] if reader else []
     data = dict(MemoryTokens.objects.filter(pk__in=unknown).values_list("memory_id", "data"))
     wrong: list[MemoryTokens] = []
@@ -160,7 +160,7 @@ def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
     for row in page:
         now = text_sum(row.memory.text)
         if row.text_sum is None and reader is not None and row.memory_id in data:
-            pieces = reader.pieces(records.text_to_embed(row.memory))
+            pieces = reader.pieces(text_to_embed(row.memory))
             same = np.array_equal(unpack_states(data[row.memory_id]).pieces, pieces)
             row.text_sum = now
             (right if same else wrong).append(row)
@@ -168,7 +168,7 @@ def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
             wrong.append(row)
     with transaction.atomic():
         MemoryTokens.objects.bulk_update(right, ["text_sum"])
-        # Not what was made of the new text in the meantime.
+        # Keep states that were made of the new text meanwhile.
         for row in wrong:
             MemoryTokens.objects.filter(pk=row.pk).exclude(
                 text_sum=text_sum(row.memory.text)
@@ -177,14 +177,14 @@ def _check(page: Sequence[MemoryTokens], reader: "TokenReader | None") -> int:
 
 
 def measure_progress(states_key: str) -> tuple[int, int]:
-    """How many live memories have their states, of how many."""
+    """How many live memories have their states, and how many live memories there are."""
     live = Memory.objects.filter(deleted_at=None).exclude(text="")
     return live.filter(token_states__states_key=states_key).count(), live.count()
 
 
 def measure_stored() -> tuple[int, int]:
-    """Of how many memories states are kept, those in the bin as well, and the bytes they take:
-    exact up to 1,000 memories, beyond that an estimate by their mean."""
+    """How many memories have stored states, deleted ones included, and their size in bytes: exact
+    up to 1,000 memories, an estimate from the mean beyond."""
     sample = MemoryTokens.objects.order_by("memory_id").annotate(size=Length("data"))[:SAMPLE]
     mean = sample.aggregate(mean=Avg("size"))["mean"] or 0
     count = MemoryTokens.objects.count()
@@ -192,7 +192,7 @@ def measure_stored() -> tuple[int, int]:
 
 
 def drop_some() -> int:
-    """Removes a portion of what is kept, whatever it is of; how many, 0 for none left."""
+    """Removes a portion of the stored states; how many, 0 when none is left."""
     rows = MemoryTokens.objects.order_by("memory_id").values_list("memory_id", flat=True)
     ids = list(rows[:_DROPPED_AT_ONCE])
     return MemoryTokens.objects.filter(memory_id__in=ids).delete()[0] if ids else 0

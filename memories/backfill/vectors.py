@@ -1,4 +1,4 @@
-"""Vectors that memories lack: made in batches, for the model in use or for the one to come."""
+"""Makes missing vectors in batches, for the model in use or for the next one."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from core import disk
 from memories.engine.engine import Engine
 from memories.models import Memory
 from memories.runtime import Runtime
-from memories.storage import rows as records
+from memories.storage.rows import insert_readings, text_to_embed
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,10 @@ def filter_lacking(model_key: str) -> QuerySet[Memory]:
 
 
 def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
-    """Makes the vectors that live memories lack, as after adds without an embedder; how many.
+    """Makes the vectors that live memories lack, for example after adds without an embedder; how
+    many.
 
-    ProviderError when the embedder fails: what was made before is kept.
+    ProviderError if the embedder fails; finished batches are stored.
     """
     total = 0
     while not stop.is_set():
@@ -42,7 +43,7 @@ def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
         if not rows:
             break
         embed_and_store(rows, engine)
-        # Pending again, for the outbox to cover an index that does not take it now.
+        # Pending again, so that the next round applies them if the index is unavailable now.
         Memory.objects.filter(id__in=[row.id for row in rows]).update(indexed_rev=0)
         runtime.apply(rows)
         total += len(rows)
@@ -52,14 +53,14 @@ def embed_missing(runtime: Runtime, stop: threading.Event = _NEVER) -> int:
 
 
 def embed_and_store(rows: Sequence[Memory], engine: Engine) -> None:
-    """Embeds these memories with `engine` and keeps the vectors beside those of other models.
+    """Embeds these memories with `engine` and stores the vectors beside those of other models.
 
-    DiskFullError, before the embedder is asked.
+    DiskFullError, before the embedder is called.
     """
     disk.check_room(len(rows) * 4 * engine.dims)
-    made = engine.read([records.text_to_embed(row) for row in rows])
+    readings = engine.read([text_to_embed(row) for row in rows])
     with transaction.atomic():
-        # A text that changed meanwhile got its vector with the change.
+        # A text that changed meanwhile got its vector with that change.
         current = dict(
             Memory.objects.select_for_update()
             .filter(id__in=[row.id for row in rows])
@@ -67,10 +68,10 @@ def embed_and_store(rows: Sequence[Memory], engine: Engine) -> None:
         )
         same = [
             (row, reading)
-            for row, reading in zip(rows, made, strict=True)
+            for row, reading in zip(rows, readings, strict=True)
             if current.get(row.id) == row.rev
         ]
-        records.insert_readings(
+        insert_readings(
             [row for row, _ in same],
             [reading for _, reading in same],
             engine.model_key,

@@ -1,4 +1,4 @@
-"""What was deleted long enough ago is removed for good, by itself."""
+"""Purges what is past its retention time: deleted memories, inputs, undo data, audit entries."""
 
 import logging
 from collections.abc import Callable
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def _nobody(total: int) -> None:
-    """Nobody has to hear of a portion."""
+    """Ignores the progress."""
 
 
 def purge_all(beat: Callable[[int], object] = _nobody) -> int:
-    """Purges every project by its own retention, and inputs after 30 days; how many memories.
-    `beat` hears of each portion."""
+    """Purges every project by its own retention time, and inputs after 30 days; how many memories.
+    `beat` is called after each portion."""
     now, total = timezone.now(), 0
     old = AddInput.objects.filter(created_at__lt=now - timedelta(days=INPUT_DAYS)).exclude(
         outcome=AddInput.Outcome.RUNNING
@@ -52,10 +52,10 @@ def purge_all(beat: Callable[[int], object] = _nobody) -> int:
 
 
 def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> int:
-    """Removes what bulk changes kept for an undo whose time is over; how many notes.
+    """Removes the undo data of bulk changes that can no longer be undone; how many items.
 
-    The audit keeps who made each change, when, and how many memories it touched. The search that
-    found them goes, because it may contain the words of a memory.
+    The operation keeps who made each change, when, and how many memories it touched. The selection
+    is removed, because it may contain the words of a memory.
     """
     over = Operation.objects.filter(
         Q(undo_until__lt=now) | Q(undo_until=None, finished_at__lt=now - timedelta(days=INPUT_DAYS))
@@ -71,21 +71,20 @@ def purge_operations(now: datetime, beat: Callable[[int], object] = _nobody) -> 
 def purge_deleted(
     project: Project, *, older_than: object, beat: Callable[[int], object] = _nobody
 ) -> int:
-    """Removes memories deleted before `older_than` whose deletion the index has on disk.
+    """Removes memories deleted before `older_than` if the index has stored the deletion.
 
-    Their history stays: actor, event and time for the audit, texts for the undo that no longer is
-    are taken out.
+    Their history keeps actor, event and time for the audit; its texts are removed.
     """
     total = 0
     over = Memory.objects.filter(deleted_at__lt=older_than, indexed_rev=F("rev"))
     ids_of = over.filter(project=project).values_list("id", flat=True)
     for ids in portions.portions(ids_of, BATCH):
         with transaction.atomic():
-            # Once more under the lock: what was restored meanwhile stays.
-            gone = [row.id for row in over.select_for_update().filter(id__in=ids)]
-            forget_texts(gone)
-            Memory.objects.filter(id__in=gone).delete()
-        total += len(gone)
+            # Check again under the lock: a memory that was restored meanwhile stays.
+            ids_to_purge = [row.id for row in over.select_for_update().filter(id__in=ids)]
+            forget_texts(ids_to_purge)
+            Memory.objects.filter(id__in=ids_to_purge).delete()
+        total += len(ids_to_purge)
         beat(total)
     return total
 

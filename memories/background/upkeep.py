@@ -1,8 +1,8 @@
-"""What happens behind the scenes: index and vectors are kept in order.
+"""Background work: keeps index and vectors in order.
 
-Embedded, one process does it all. Distributed, every process follows what the others did; the rest
-is the workers' work, and that of the web processes only while there is no worker. What one process
-at a time does is under a lease, so that any number of them may be on duty.
+With the embedded index, one process does everything. With a shared index, every process follows the
+changes of the others; the workers do the rest, or the web processes while there is no worker. Work
+for one process at a time is under a lease, so any number of processes may be on duty.
 """
 
 import logging
@@ -28,10 +28,9 @@ from core.errors import (
 from jobs import leases
 from jobs.leases import HeldLease
 from memories.adding import claims
-from memories.backfill import token_states as token_work
-from memories.backfill import vectors
+from memories.backfill import token_states, vectors
 from memories.background import resuming
-from memories.bulk import job as bulk_work
+from memories.bulk import job as bulk_job
 from memories.engine.opening import LazyLlm
 from memories.index.indexer import Indexer
 from memories.models.server import INDEX_BUILD
@@ -45,17 +44,18 @@ RESUME_SECONDS: Final = 30.0
 CLAIMS_SECONDS: Final = 30.0
 EMBED_SECONDS: Final = 600.0
 STATES_SECONDS: Final = 600.0
-# After a look for missing token states that failed, or that another process was at.
+# The retry delay after a search for missing token states failed or another process was busy with
+# it.
 STATES_AGAIN_SECONDS: Final = 10.0
 RECONCILE_SECONDS: Final = 3600.0
 LOG_SECONDS: Final = 30.0
 RECONCILE_LEASE_SECONDS: Final = 60.0
-# Nobody's lease: as long as it lasts, the index was compared not long ago. Apart from the lease of
-# who compares, so that one who dies at it keeps the others from it for a minute, not for an hour.
+# Marks that the index was compared recently; it has no holder. Separate from the lease of the
+# comparing process, so that a crash blocks the others for a minute, not for an hour.
 RECONCILED: Final = "reconciled"
-# While the disk is full, one line of the log in so many seconds says what rests for it.
+# The least time between two log lines about the same paused work.
 PAUSED_SECONDS: Final = 60.0
-# All workers renew it, as one holder: the web processes see that there is a worker.
+# All workers renew this lease as one holder, so that web processes know that a worker exists.
 WORKERS: Final = "workers"
 WORKERS_SECONDS: Final = 20.0
 EMBED_LEASE_SECONDS: Final = 120.0
@@ -63,23 +63,25 @@ BULK_LEASE_SECONDS: Final = 60.0
 
 
 def take_over(runtime: Runtime) -> None:
-    """Before this process serves: where it is alone with the database, adds that still count as
-    running died with the process that ran them, and end as failed."""
+    """Runs before this process serves. If it has the database to itself, adds that still count as
+    running died with their process, and end as failed."""
     if runtime.indexer is None or not runtime.indexer.is_alone:
         return
     try:
         claims.take_over()
     except AnyDatabaseError as error:
-        # Reads are served all the same; health tells what is wrong.
+        # The server still serves reads; health shows the problem.
         if problem_of(error) not in {"full", "read-only", "busy"}:
             raise
-        logger.warning("adds of before are not ended yet", extra={"cause": str(error)[:300]})
+        logger.warning(
+            "adds of the previous run are not ended yet", extra={"cause": str(error)[:300]}
+        )
 
 
 class Upkeep:
-    """The background work of a process: a thread for what is quick, one for what takes long, one
-    for the bulk changes that people wait for, one for token states, which new memories are to have
-    within seconds while others are embedded for hours, and one for adds that a stop cut off."""
+    """The background work of a process, in threads: quick work, slow work, bulk changes (people
+    wait for them), token states (new memories need them within seconds, even while others are
+    embedded for hours), and interrupted adds."""
 
     def __init__(self, runtime: Runtime, *, is_worker: bool = False) -> None:
         self.runtime = runtime
@@ -88,8 +90,8 @@ class Upkeep:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last: dict[str, float] = {}
-        self._asked: set[str] = set()
-        self._told: dict[str, float] = {}
+        self._names_seen: set[str] = set()
+        self._logged_at: dict[str, float] = {}
         self._was_full = False
 
     def start(self) -> None:
@@ -104,14 +106,14 @@ class Upkeep:
         for name, work in threads.items():
             thread = threading.Thread(target=work, name=f"mem0dash-{name}", daemon=True)
             thread.start()
-            # An LLM may let that one wait for minutes; what it is at is tried again as well.
+            # Resuming may wait minutes for an LLM, and its interrupted work is retried anyway.
             if name != "resuming":
                 self._threads.append(thread)
 
     def stop(self) -> None:
         """Ends the background threads and closes the index."""
         self._stop.set()
-        # What is under way can be broken off anywhere; it is gone on with after the next start.
+        # Work can be interrupted anywhere and resumes after the next start.
         until = time.monotonic() + 15
         for thread in self._threads:
             thread.join(timeout=max(0.0, until - time.monotonic()))
@@ -132,8 +134,8 @@ class Upkeep:
                 self._guarded(work)
 
     def _watch_disk(self) -> None:
-        """Says when the disk is full, and when it no longer is; meanwhile deletes get what room
-        there is."""
+        """Logs when the disk becomes full and when it has room again. While it is full, deletes may
+        use the reserve."""
         problem = ""
         try:
             disk.check_room()
@@ -148,22 +150,23 @@ class Upkeep:
         self._was_full = bool(problem)
         disk.tend_reserve()
         if problem and connection.vendor == "sqlite" and disk.is_low():
-            # What is in the journal already is moved to its place, and its room used again.
+            # Moves the journal's content into the database, so that the journal's space can be
+            # reused.
             with connection.cursor() as cursor:
                 cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _follow(self) -> None:
-        """What other processes and commands changed: the providers, the index."""
+        """Follows changes of providers and index by other processes and commands."""
         self.runtime.refresh()
         if self.runtime.indexer is not None:
             self.runtime.indexer.refresh()
 
     def is_on_duty(self) -> bool:
-        """Whether this process takes the jobs that any process may do."""
+        """Whether this process takes jobs that any process may run."""
         return self.is_alone or self.is_worker or not leases.is_held(WORKERS)
 
     def _on_duty(self) -> bool:
-        """Whether the work that is no process's own is this one's."""
+        """Whether this process does the shared work."""
         if self.is_alone:
             return True
         if not self.is_worker:
@@ -202,12 +205,12 @@ class Upkeep:
                 self._guarded(work)
 
     def _prepare_llm(self) -> None:
-        """The first add need not wait for it."""
+        """Prepares the LLM client, so that the first add need not wait for it."""
         if isinstance(self.runtime.engine.llm, LazyLlm):
             self.runtime.engine.llm.prepare()
 
     def _embed(self) -> None:
-        """Makes missing vectors: with a new embedder at once, and now and then."""
+        """Makes missing vectors: at once with a new embedder, and periodically."""
         engine = self.runtime.engine
         if engine.embedder is None or not self._due(f"embed {engine.model_key}", EMBED_SECONDS):
             return
@@ -223,7 +226,7 @@ class Upkeep:
             reembedding.work(job, stop=self._stop)
 
     def _reconcile(self) -> None:
-        """Compares the shared index with SQL, and repairs it: the net below all the others."""
+        """Compares the shared index with SQL and repairs it, as the last safety net."""
         indexer = self.runtime.indexer
         if self.is_alone or indexer is None or not indexer.complete:
             return
@@ -232,9 +235,9 @@ class Upkeep:
         if leases.is_held("reconcile"):
             return
         with leases.hold("reconcile", RECONCILE_LEASE_SECONDS) as lease:
-            # Another one may have ended right before.
+            # Another process may have finished just before.
             if not leases.is_held(RECONCILED):
-                _repaired(indexer, lease)
+                _repair(indexer, lease)
                 leases.acquire(RECONCILED, RECONCILE_SECONDS, holder=RECONCILED)
 
     # --- What people wait for --------------------------------------------------------------------
@@ -245,13 +248,13 @@ class Upkeep:
         connection.close()
 
     def _bulk_round(self) -> None:
-        if not self._on_duty() or not bulk_work.has_work():
+        if not self._on_duty() or not bulk_job.has_work():
             return
         if self.is_alone:
-            bulk_work.work(self.runtime.apply, self._stop)
-        elif leases.acquire(bulk_work.LEASE, BULK_LEASE_SECONDS):
-            with leases.hold(bulk_work.LEASE, BULK_LEASE_SECONDS) as lease:
-                bulk_work.work(self.runtime.apply, _WhileHeld(self._stop, lease))
+            bulk_job.work(self.runtime.apply, self._stop)
+        elif leases.acquire(bulk_job.LEASE, BULK_LEASE_SECONDS):
+            with leases.hold(bulk_job.LEASE, BULK_LEASE_SECONDS) as lease:
+                bulk_job.work(self.runtime.apply, _WhileHeld(self._stop, lease))
 
     # --- What a stop cut off ---------------------------------------------------------------------
     def _resuming(self) -> None:
@@ -274,49 +277,50 @@ class Upkeep:
     def _states_round(self) -> None:
         self.runtime.prepare_reader()
         if self.runtime.engine.reader is not None:
-            token_work.make_for_new(self.runtime)
+            token_states.make_for_new(self.runtime)
             if self._on_duty():
                 self._sweep_states()
 
     def _sweep_states(self) -> None:
-        """Looks for memories that lack their states: at once after the start and after a change of
-        the configuration, and then now and then."""
+        """Looks for memories without token states: after the start, after a change of the
+        configuration, and periodically."""
         indexer = self.runtime.indexer
         built = indexer.state.generation if indexer is not None else 0
-        # Also after the index was built again: somebody found something wrong.
+        # Also after the index was rebuilt, because a rebuild hints at a problem.
         name = f"states {self.runtime.version} {built}"
         if not self._due(name, STATES_SECONDS):
             return
         again = STATES_AGAIN_SECONDS
         try:
-            if leases.is_held(token_work.LEASE):
+            if leases.is_held(token_states.LEASE):
                 return
-            # A command may be at it as well, so the only server takes the lease too.
-            with leases.hold(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
+            # A command may do the same work, so even a single server takes the lease.
+            with leases.hold(token_states.LEASE, token_states.LEASE_SECONDS) as lease:
                 self._check_states(_WhileHeld(self._stop, lease))
-                token_work.make_missing(self.runtime, _WhileHeld(self._stop, lease))
+                token_states.make_missing(self.runtime, _WhileHeld(self._stop, lease))
             again = STATES_SECONDS
         finally:
             self._last[name] = time.monotonic() + again - STATES_SECONDS
 
     def _check_states(self, stop: threading.Event) -> None:
-        """Once after the start, and with each new index: an older version may have been here."""
+        """Checks stored states once after the start and after each rebuild, because an older
+        version may have written some."""
         reader, indexer = self.runtime.engine.reader, self.runtime.indexer
         built = indexer.state.generation if indexer is not None else 0
-        if reader is not None and f"checked {reader.states_key} {built}" not in self._asked:
-            token_work.check_texts(reader.states_key, reader, stop)
+        if reader is not None and f"checked {reader.states_key} {built}" not in self._names_seen:
+            token_states.check_texts(reader.states_key, reader, stop)
             if not stop.is_set():
-                self._asked.add(f"checked {reader.states_key} {built}")
+                self._names_seen.add(f"checked {reader.states_key} {built}")
 
     # --- When and by whom ------------------------------------------------------------------------
     def _first(self, name: str) -> bool:
-        """Whether this is asked for the first time."""
-        asked_before = name in self._asked
-        self._asked.add(name)
+        """Whether this is the first call with this name."""
+        asked_before = name in self._names_seen
+        self._names_seen.add(name)
         return not asked_before
 
     def _due(self, name: str, seconds: float) -> bool:
-        """Whether it is time for this again in this process; if so, it counts as done."""
+        """Whether this work is due again in this process; if so, it counts as done."""
         now = time.monotonic()
         if now - self._last.get(name, float("-inf")) < seconds:
             return False
@@ -324,32 +328,33 @@ class Upkeep:
         return True
 
     def _free(self, lease: str) -> bool:
-        """Whether nobody is at it: to try all the same would be refused, and logged, each time."""
+        """Whether no other process holds the lease. Trying anyway would be refused and logged each
+        time."""
         return self.is_alone or not leases.is_held(lease)
 
     def _is_news(self, what: str) -> bool:
-        """Whether the log has not been told this for PAUSED_SECONDS."""
+        """Whether this has not been logged for PAUSED_SECONDS."""
         now = time.monotonic()
-        if now - self._told.get(what, float("-inf")) < PAUSED_SECONDS:
+        if now - self._logged_at.get(what, float("-inf")) < PAUSED_SECONDS:
             return False
-        # Of different reasons, a while's.
-        self._told = {k: at for k, at in self._told.items() if now - at < PAUSED_SECONDS}
-        self._told[what] = now
+        # Drop the entries that are over.
+        self._logged_at = {k: at for k, at in self._logged_at.items() if now - at < PAUSED_SECONDS}
+        self._logged_at[what] = now
         return True
 
     def _guarded(self, work: Callable[[], object]) -> None:
-        """One failing round must not end the loop: whatever it was, the next may go well."""
+        """Runs one round and logs its errors, because one failing round must not end the loop."""
         try:
             close_old_connections()
             work()
         except ConflictError as error:
             logger.info("background work is left to another process", extra={"why": error.message})
         except (StorageError, IndexPausedError) as error:
-            # It goes on by itself once there is room, and is tried each second until then.
+            # The work continues once there is room, and is tried each second until then.
             if self._is_news(error.code):
                 logger.warning("background work rests", extra={"why": error.message})
         except (Mem0dashError, AnyDatabaseError) as error:
-            # While something is away, this comes every second.
+            # During an outage this happens every second.
             if not self._is_news(f"{type(error).__name__}: {error}"[:300]):
                 return
             outage = isinstance(error, IndexUnavailableError | AnyDatabaseError)
@@ -359,21 +364,21 @@ class Upkeep:
             logger.exception("background work failed; trying again")
 
 
-def _repaired(indexer: Indexer, lease: HeldLease) -> None:
-    """Compares the index with SQL and applies again what differs."""
-    found = indexer.differences(each=lease.renew)
-    if found.all:
+def _repair(indexer: Indexer, lease: HeldLease) -> None:
+    """Compares the index with SQL and applies the differences."""
+    differences = indexer.differences(each=lease.renew)
+    if differences.all:
         counts = {
-            "missing": len(found.missing),
-            "stale": len(found.stale),
-            "ghosts": len(found.ghosts),
+            "missing": len(differences.missing),
+            "stale": len(differences.stale),
+            "ghosts": len(differences.ghosts),
         }
         logger.warning("the index differed from the database: repaired", extra=counts)
-        indexer.repair(found, each=lease.renew)
+        indexer.repair(differences, each=lease.renew)
 
 
 class _WhileHeld(threading.Event):
-    """Set when the process stops; asking renews the lease, and LeaseLostError ends the work."""
+    """Set when the process stops. Each check renews the lease; LeaseLostError ends the work."""
 
     def __init__(self, stop: threading.Event, lease: HeldLease) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""What one batch of a bulk change writes: memories, history, and what an undo needs, in whose name.
+"""Writes one batch of a bulk change: memories, history, and what an undo needs.
 
-All of it belongs into one transaction, in which the caller has locked the operation.
+Everything runs inside one transaction, in which the caller has locked the operation.
 """
 
 import json
@@ -23,12 +23,9 @@ from memories.models.bulk import Operation, OperationItem
 Item = OperationItem.State
 
 
-# --- In whose name -------------------------------------------------------------------------------
-
-
 # --- One batch -----------------------------------------------------------------------------------
 def rows_of(operation: Operation, items: Sequence[OperationItem]) -> dict[UUID, Memory]:
-    """The memories of the items, locked in one order for all."""
+    """The items' memories by id, locked in id order so that two batches cannot deadlock."""
     rows = Memory.objects.select_for_update().filter(
         visibility.in_project(operation.project_id), id__in=[item.memory_id for item in items]
     )
@@ -37,49 +34,54 @@ def rows_of(operation: Operation, items: Sequence[OperationItem]) -> dict[UUID, 
 
 def carry_out(
     operation: Operation,
-    wanted: BoundAction,
+    action: BoundAction,
     items: Sequence[OperationItem],
     rows: Mapping[UUID, Memory],
     principal: Principal,
 ) -> list[Memory]:
-    """Changes the memories of these items that still are as they were shown; which ones."""
+    """Changes those of the items' memories that still have the previewed revision; returns them."""
     sorted_: dict[OperationItem.State, list[OperationItem]] = {state: [] for state in Item}
     for item in items:
         row = rows.get(item.memory_id)
         if row is None or row.rev != item.rev:
             sorted_[Item.SKIPPED].append(item)
-        elif wanted.is_same(tuple(getattr(row, name) for name in wanted.columns)):
+        elif action.is_same(tuple(getattr(row, name) for name in action.columns)):
             sorted_[Item.UNCHANGED].append(item)
         else:
             sorted_[Item.DONE].append(item)
     todo = [rows[item.memory_id] for item in sorted_[Item.DONE]]
     now = timezone.now()
-    values = wanted.values(reviewer_of(principal), now)
-    if wanted.action == ERASE:
+    values = action.values(reviewer_of(principal), now)
+    if action.action == ERASE:
         change.erase(todo, principal=principal, at=now)
         changes: dict[UUID, Changes] = {row.id: {} for row in todo}
     else:
-        changes = change.write(todo, values, principal=principal, event=wanted.event, at=now)
+        changes = change.write(todo, values, principal=principal, event=action.event, at=now)
     _mark(sorted_[Item.DONE], Item.DONE, changes)
     for state in (Item.SKIPPED, Item.UNCHANGED):
         ids = [item.id for item in sorted_[state]]
         OperationItem.objects.filter(id__in=ids).update(state=state)
     Operation.objects.filter(pk=operation.pk).update(
-        **{state.value: F(state.value) + len(found) for state, found in sorted_.items() if found}
+        **{
+            state.value: F(state.value) + len(items_in_state)
+            for state, items_in_state in sorted_.items()
+            if items_in_state
+        }
     )
     return todo
 
 
 def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memory]:
-    """Brings the memories of these items back that nobody has changed since; which ones."""
+    """Undoes the change for those of the items' memories that nobody has changed since; returns
+    them."""
     rows = rows_of(operation, items)
     principal, now = principal_of_undo(operation), timezone.now()
     ours: list[OperationItem] = []
-    left: list[int] = []
+    skipped_ids: list[int] = []
     for item in items:
         row = rows.get(item.memory_id)
         if row is None or row.rev != item.rev:
-            left.append(item.id)
+            skipped_ids.append(item.id)
         else:
             ours.append(item)
     event = {DELETE: "RESTORE", RESTORE: "DELETE"}.get(operation.action, "UPDATE")
@@ -87,16 +89,16 @@ def take_back(operation: Operation, items: Sequence[OperationItem]) -> list[Memo
     for before, group in _alike(ours, lambda item: item.before):
         values = {name: change.from_json(name, value) for name, value in before.items()}
         if event == "DELETE":
-            values["deleted_at"] = now  # its time to be purged begins again
+            values["deleted_at"] = now  # the retention time starts again
         groups.append(([rows[item.memory_id] for item in group], values))
     changed = [rows[item.memory_id] for item in ours]
     change.mark_as_unchanged(changed)
     change.write_each(groups, principal=principal, event=event, at=now)
-    done = OperationItem.objects.filter(id__in=[item.id for item in ours])
-    done.update(state=Item.UNDONE, rev=F("rev") + 1, before={})
-    OperationItem.objects.filter(id__in=left).update(state=Item.LEFT, before={})
+    undone_items = OperationItem.objects.filter(id__in=[item.id for item in ours])
+    undone_items.update(state=Item.UNDONE, rev=F("rev") + 1, before={})
+    OperationItem.objects.filter(id__in=skipped_ids).update(state=Item.LEFT, before={})
     Operation.objects.filter(pk=operation.pk).update(
-        undone=F("undone") + len(ours), left=F("left") + len(left)
+        undone=F("undone") + len(ours), left=F("left") + len(skipped_ids)
     )
     return changed
 
@@ -106,7 +108,7 @@ def _mark(
     state: OperationItem.State,
     changes: Mapping[UUID, Changes],
 ) -> None:
-    """Writes down what the items' memories were like. Most are alike: one statement does many."""
+    """Stores the items' previous values. Most are equal, so one statement covers many items."""
 
     def before_of(item: OperationItem) -> dict[str, Any]:
         return {name: pair[0] for name, pair in changes[item.memory_id].items()}
@@ -120,7 +122,7 @@ def _mark(
 def _alike(
     items: Sequence[OperationItem], key: Callable[[OperationItem], dict[str, Any]]
 ) -> list[tuple[dict[str, Any], list[OperationItem]]]:
-    """The items in groups of the same values."""
+    """The items grouped by equal values."""
     groups: dict[str, tuple[dict[str, Any], list[OperationItem]]] = {}
     for item in items:
         values = key(item)

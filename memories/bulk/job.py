@@ -1,9 +1,9 @@
-"""Does bulk changes and takes them back: at once, or batch by batch as a job.
+"""Runs and undoes bulk changes: at once, or batch by batch as a job.
 
-A job first notes down the memories that match, in their revisions, and goes on only when these are
-the ones that were shown. From then on it works off what it noted down: each batch changes memories,
-history and notes in one transaction, so that after a kill it goes on where it was, with nothing
-done twice. A memory that others changed before its turn is passed over and counted.
+A job first stores an item (id and revision) for each matching memory, and continues only if these
+are the memories of the preview. It then works through the items: each batch changes memories,
+history and items in one transaction, so that after a kill the job resumes where it stopped and does
+nothing twice. A memory that others changed before its turn is skipped and counted.
 """
 
 import logging
@@ -21,7 +21,7 @@ from accounts.audit import AuditAction, AuditTarget
 from core.database import portions
 from core.errors import ConflictError, Mem0dashError
 from core.principal import Principal
-from memories.bulk import batch as bulk_changes
+from memories.bulk import batch
 from memories.bulk.plan import BulkMatch, MatchDigest, ShownPlan, describe_drift, survey_of
 from memories.editing import authors
 from memories.editing.actions import ERASE, BoundAction, parse_action
@@ -32,10 +32,10 @@ from memories.storage.connections import stream
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
-# Ids are noted down in larger portions: nothing waits for what they lock.
+# Storing items locks nothing that others wait for, so these batches can be larger.
 PREPARE_BATCH: Final = 2000
 LEASE: Final = "operations"
-# Others write between two batches.
+# Lets others write between two batches.
 PAUSE_SECONDS: Final = 0.01
 _NEVER: Final = threading.Event()
 State = Operation.State
@@ -43,18 +43,18 @@ Item = OperationItem.State
 Show = Callable[[list[Memory]], object]
 
 
-def create_operation(principal: Principal, shown: ShownPlan, state: Operation.State) -> Operation:
-    """The operation's row, saved. IntegrityError when it was begun already."""
+def create_operation(principal: Principal, plan: ShownPlan, state: Operation.State) -> Operation:
+    """Saves the operation's row. IntegrityError if the operation exists already."""
     operation = Operation(
-        id=shown.id,
+        id=plan.id,
         project_id=principal.project.id,
-        action=shown.act.action,
-        value=shown.act.value,
-        match=shown.match.kept,
-        words=shown.match.words(),
-        count=shown.count,
-        digest=shown.digest,
-        planned_at=shown.at,
+        action=plan.act.action,
+        value=plan.act.value,
+        match=plan.match.kept,
+        words=plan.match.words(),
+        count=plan.count,
+        digest=plan.digest,
+        planned_at=plan.at,
         state=state,
         entity_limit=authors.plain_limit(principal),
         created_at=timezone.now(),
@@ -65,45 +65,46 @@ def create_operation(principal: Principal, shown: ShownPlan, state: Operation.St
 
 
 # --- At once -------------------------------------------------------------------------------------
-def change_at_once(principal: Principal, shown: ShownPlan) -> tuple[Operation, list[Memory]]:
-    """Does it in the caller's transaction; the operation, and the changed memories for the index.
+def change_at_once(principal: Principal, plan: ShownPlan) -> tuple[Operation, list[Memory]]:
+    """Runs the plan in the caller's transaction; returns the operation and the changed memories.
 
-    ConflictError when something else matches than was shown; IntegrityError when it was begun.
+    ConflictError if other memories match than were previewed; IntegrityError if the operation
+    exists.
     """
-    operation = create_operation(principal, shown, State.RUNNING)
-    matching = shown.match.rows(principal, shown.act)
-    locked = list(matching.select_for_update().order_by("id")[: shown.count + 1])
-    check(principal, shown, survey_of((row.id, row.rev) for row in locked))
+    operation = create_operation(principal, plan, State.RUNNING)
+    matching = plan.match.rows(principal, plan.act)
+    locked = list(matching.select_for_update().order_by("id")[: plan.count + 1])
+    check(principal, plan, survey_of((row.id, row.rev) for row in locked))
     OperationItem.objects.bulk_create(
         OperationItem(operation=operation, memory_id=row.id, rev=row.rev) for row in locked
     )
     items = list(operation.items.order_by("id"))
-    changed = bulk_changes.carry_out(
-        operation, shown.act, items, {row.id: row for row in locked}, principal
+    changed = batch.carry_out(
+        operation, plan.act, items, {row.id: row for row in locked}, principal
     )
     finish(operation, State.DONE)
     operation.refresh_from_db()
     return operation, changed
 
 
-def check(principal: Principal, shown: ShownPlan, found: MatchDigest) -> None:
-    """ConflictError, which tells the difference, unless `found` is what was shown."""
-    if (found.count, found.digest) != (shown.count, shown.digest):
-        raise ConflictError(describe_drift(principal, shown))
+def check(principal: Principal, plan: ShownPlan, current: MatchDigest) -> None:
+    """ConflictError, with the differences, unless `current` equals the preview."""
+    if (current.count, current.digest) != (plan.count, plan.digest):
+        raise ConflictError(describe_drift(principal, plan))
 
 
 def begin_undo(operation: Operation, principal: Principal) -> None:
-    """Writes down who takes it back; the caller has it locked."""
+    """Records who undoes the operation, which the caller has locked."""
     operation.state, operation.undone_by = State.UNDOING, principal.actor.plain()
     operation.save(update_fields=["state", "undone_by"])
 
 
 def undo_at_once(operation: Operation) -> list[Memory]:
-    """Takes it back in the caller's transaction, which has the operation locked; the changed
+    """Undoes the operation, which the caller's transaction has locked; returns the changed
     memories."""
     changed: list[Memory] = []
     while items := _next(operation, Item.DONE):
-        changed += bulk_changes.take_back(operation, items)
+        changed += batch.take_back(operation, items)
     finish(operation, State.UNDONE)
     operation.refresh_from_db()
     return changed
@@ -111,15 +112,15 @@ def undo_at_once(operation: Operation) -> list[Memory]:
 
 # --- As a job ------------------------------------------------------------------------------------
 def has_work() -> bool:
-    """Whether there is a job to go on with."""
+    """Whether any bulk job is unfinished."""
     return Operation.objects.filter(state__in=ACTIVE).exists()
 
 
 def work(show: Show, stop: threading.Event = _NEVER) -> None:
-    """Goes on with all jobs, a batch of each in turn, until none is left, or until `stop`.
+    """Runs all jobs, one batch of each in turn, until none is left or `stop` is set.
 
-    `show` gets the memories of each batch once they are committed, for the index. A job that fails
-    does not keep the others; the error rises after a turn of all.
+    `show` gets the memories of each batch after the commit, for the index. A job that fails does
+    not block the others; its error is raised after each job has had its turn.
     """
     while not stop.is_set():
         active = Operation.objects.filter(state__in=ACTIVE).order_by("created_at", "id")
@@ -132,7 +133,7 @@ def work(show: Show, stop: threading.Event = _NEVER) -> None:
                 return
             try:
                 show(run_next_batch(id_))
-            except Exception as error:  # noqa: BLE001  (it rises below)
+            except Exception as error:  # noqa: BLE001  (raised below)
                 failed = error
             stop.wait(PAUSE_SECONDS)
         if failed is not None:
@@ -140,14 +141,14 @@ def work(show: Show, stop: threading.Event = _NEVER) -> None:
 
 
 def run_next_batch(operation_id: UUID) -> list[Memory]:
-    """Does the next batch of a job, in one transaction; the changed memories, committed."""
+    """Runs the next batch of a job in one transaction; returns the changed memories."""
     with transaction.atomic():
         operation = lock_operation(operation_id)
         if operation.state == State.RUNNING:
             return _run_batch(operation)
         if operation.state == State.UNDOING:
             return _undo_batch(operation)
-        if operation.state != State.PREPARING or not _note_down(operation):
+        if operation.state != State.PREPARING or not _store_items(operation):
             return []
     _compare(operation)
     return []
@@ -159,53 +160,53 @@ def lock_operation(operation_id: UUID) -> Operation:
     return rows.get(id=operation_id)
 
 
-def _note_down(operation: Operation) -> bool:
-    """Notes down the next memories that match; whether there are no more."""
-    wanted, match, principal = _asked(operation)
+def _store_items(operation: Operation) -> bool:
+    """Stores items for the next matching memories; True when there are no more."""
+    action, match, principal = _stored_plan(operation)
     last = operation.items.filter(state=Item.PENDING).order_by("-id").first()
     try:
-        rows = match.rows(principal, wanted).order_by("id")
+        rows = match.rows(principal, action).order_by("id")
     except Mem0dashError as error:
         finish(operation, State.STOPPED, error.message)
         return False
     page = rows.filter(id__gt=last.memory_id) if last else rows
-    found = list(page.values_list("id", "rev")[:PREPARE_BATCH])
+    revisions = list(page.values_list("id", "rev")[:PREPARE_BATCH])
     OperationItem.objects.bulk_create(
-        OperationItem(operation=operation, memory_id=id_, rev=rev) for id_, rev in found
+        OperationItem(operation=operation, memory_id=id_, rev=rev) for id_, rev in revisions
     )
-    return len(found) < PREPARE_BATCH
+    return len(revisions) < PREPARE_BATCH
 
 
 def _compare(operation: Operation) -> None:
-    """Goes on when what was noted down is what was shown, else stops. Reads without a lock, for
-    it may be a million; what came to it meanwhile shows in the count."""
-    wanted, match, principal = _asked(operation)
-    shown = ShownPlan(
+    """Continues if the items equal the preview, otherwise stops. Reads up to millions of items
+    without a lock; items that were added meanwhile show in the count."""
+    action, match, principal = _stored_plan(operation)
+    plan = ShownPlan(
         id=operation.id,
-        act=wanted,
+        act=action,
         match=match,
         count=operation.count,
         digest=operation.digest,
         at=operation.planned_at,
     )
-    noted = operation.items.order_by()
+    items = operation.items.order_by()
     problem = ""
     try:
-        pairs = stream(noted.values_list("memory_id", "rev"), 5000)
-        check(principal, shown, survey_of(pairs))
+        pairs = stream(items.values_list("memory_id", "rev"), 5000)
+        check(principal, plan, survey_of(pairs))
     except ConflictError as error:
         problem = error.message
     with transaction.atomic():
         if lock_operation(operation.id).state != State.PREPARING:
             return
-        if not problem and noted.count() == operation.count:
+        if not problem and items.count() == operation.count:
             Operation.objects.filter(pk=operation.pk).update(state=State.RUNNING)
             return
-        finish(operation, State.STOPPED, problem or describe_drift(principal, shown))
-    portions.delete(noted, PREPARE_BATCH)
+        finish(operation, State.STOPPED, problem or describe_drift(principal, plan))
+    portions.delete(items, PREPARE_BATCH)
 
 
-def _asked(operation: Operation) -> tuple[BoundAction, BulkMatch, Principal]:
+def _stored_plan(operation: Operation) -> tuple[BoundAction, BulkMatch, Principal]:
     return (
         parse_action(operation.action, operation.value),
         BulkMatch(operation.match),
@@ -222,10 +223,8 @@ def _run_batch(operation: Operation) -> list[Memory]:
     if not items:
         finish(operation, State.DONE)
         return []
-    wanted, _, principal = _asked(operation)
-    return bulk_changes.carry_out(
-        operation, wanted, items, bulk_changes.rows_of(operation, items), principal
-    )
+    action, _, principal = _stored_plan(operation)
+    return batch.carry_out(operation, action, items, batch.rows_of(operation, items), principal)
 
 
 def _undo_batch(operation: Operation) -> list[Memory]:
@@ -233,29 +232,32 @@ def _undo_batch(operation: Operation) -> list[Memory]:
     if not items:
         finish(operation, State.UNDONE)
         return []
-    return bulk_changes.take_back(operation, items)
+    return batch.take_back(operation, items)
 
 
 def finish(operation: Operation, state: Operation.State, problem: str = "") -> None:
-    """Ends it, or the taking back of it. What was changed can be undone for the retention time,
-    which begins with the first memory: the first one deleted is the first to be purged."""
+    """Ends the operation or its undo. The operation can be undone for the retention time, counted
+    from its start, because the first memory deleted is the first to be purged."""
     now = timezone.now()
     values: dict[str, Any] = {"state": state, "problem": problem}
     if state != State.UNDONE:
         values["finished_at"] = now
-        done = Operation.objects.filter(pk=operation.pk).values_list("done", flat=True).get()
-        if done and operation.action != ERASE:
+        changed_count = (
+            Operation.objects.filter(pk=operation.pk).values_list("done", flat=True).get()
+        )
+        if changed_count and operation.action != ERASE:
             days = operation.project.retention_days
             values["undo_until"] = operation.created_at + timedelta(days=days)
     Operation.objects.filter(pk=operation.pk).update(**values)
     if operation.action == ERASE:
         _record_erased(operation)
-    told = {"operation": str(operation.pk), "action": operation.action, "state": state.value}
-    logger.info("a bulk change has ended", extra=told)
+    extra = {"operation": str(operation.pk), "action": operation.action, "state": state.value}
+    logger.info("a bulk change has ended", extra=extra)
 
 
 def _record_erased(operation: Operation) -> None:
-    """Of what can be undone the operation itself tells; what is gone for good is told at once."""
+    """Writes the audit entry for erased memories. For other actions the operation itself is the
+    record."""
     operation.refresh_from_db(fields=["done"])
     if operation.done:
         audit.record(

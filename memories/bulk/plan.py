@@ -1,4 +1,5 @@
-"""Which memories a bulk change is about, what was shown of them, and whether that still holds."""
+"""Which memories a bulk change affects, what the preview showed, and whether it is still
+current."""
 
 import hashlib
 import uuid
@@ -25,7 +26,7 @@ from memories.storage.connections import stream
 # The most ids in a list; a selection has no limit.
 MAX_IDS: Final = 1000
 SAMPLE: Final = 10
-# How long what was shown may be waited with.
+# How long a plan can be run after it was shown.
 TOKEN_SECONDS: Final = 3600
 _SALT: Final = "memories.bulk"
 _DIGEST: Final = 2**128
@@ -46,7 +47,8 @@ class SampleChange:
 class BulkPlan:
     """What a bulk change would do. `token` runs exactly this, for an hour.
 
-    Of `count` memories `unchanged` are as wanted already; `sample` shows the newest of the others.
+    `unchanged` of the `count` memories have the new value already; `sample` shows the newest of the
+    others.
     """
 
     action: str
@@ -57,7 +59,7 @@ class BulkPlan:
     words: str
     token: str
     can_be_undone: bool
-    # How long an undo is possible; 0 for never.
+    # How many days an undo is possible; 0 for never.
     undo_days: int
 
     @property
@@ -69,8 +71,8 @@ class BulkPlan:
 class BulkMatch:
     """The memories of a list of ids, of a selection, or of an entity.
 
-    `kept` is what the token and the operation keep of it: {"ids": [hex, …]}, {"params": {name:
-    [value, …]}} or {"entity": [type, id]}.
+    `kept` is its stored form, in the token and in the operation: {"ids": [hex, …]}, {"params":
+    {name: [value, …]}} or {"entity": [type, id]}.
     """
 
     kept: dict[str, Any]
@@ -78,12 +80,12 @@ class BulkMatch:
     @classmethod
     def of_ids(cls, ids: Sequence[UUID]) -> "BulkMatch":
         """InvalidInputError for none or more than MAX_IDS."""
-        wanted = sorted({id_.hex for id_ in ids})
-        if not wanted:
+        unique_ids = sorted({id_.hex for id_ in ids})
+        if not unique_ids:
             raise InvalidInputError("No memories are named.")
-        if len(wanted) > MAX_IDS:
+        if len(unique_ids) > MAX_IDS:
             raise InvalidInputError(f"At most {MAX_IDS:,} memories can be named at once.")
-        return cls({"ids": wanted})
+        return cls({"ids": unique_ids})
 
     @classmethod
     def of_selection(cls, selection: Selection) -> "BulkMatch":
@@ -106,12 +108,12 @@ class BulkMatch:
     def ids(self) -> list[UUID]:
         return [UUID(hex_) for hex_ in self.kept.get("ids", ())]
 
-    def require(self, principal: Principal, wanted: BoundAction) -> None:
-        """PermissionDeniedError without the scope that the action on these needs."""
-        principal.require(Scope.ADMIN if "entity" in self.kept else wanted.scope)
+    def require(self, principal: Principal, action: BoundAction) -> None:
+        """PermissionDeniedError unless the caller has the scope that the action needs here."""
+        principal.require(Scope.ADMIN if "entity" in self.kept else action.scope)
 
     def words(self) -> str:
-        """It in words, for people and the audit."""
+        """The match in words, for pages and the audit."""
         if (selection := self.selection) is not None:
             return selection.words()
         if "entity" in self.kept:
@@ -120,47 +122,47 @@ class BulkMatch:
         count = len(self.kept["ids"])
         return "1 chosen memory" if count == 1 else f"{count:,} chosen memories"
 
-    def rows(self, principal: Principal, wanted: BoundAction) -> QuerySet[Memory]:
-        """The memories, unsorted: what the action cannot be about does not belong to them."""
+    def rows(self, principal: Principal, action: BoundAction) -> QuerySet[Memory]:
+        """The memories that the action can apply to, unsorted."""
         if (selection := self.selection) is not None:
-            return _selected(principal, wanted, selection)
+            return _selected(principal, action, selection)
         if "entity" in self.kept:
             type_, id_ = self.kept["entity"]
             return visibility.filter_reachable(principal).filter(
                 to_q(Comparison(visibility.ENTITY_TYPES[type_], "eq", id_), principal.project.zone)
             )
-        return _named(principal, wanted).filter(id__in=self.ids)
+        return _named(principal, action).filter(id__in=self.ids)
 
-    def check_ids(self, principal: Principal, wanted: BoundAction) -> None:
-        """NotFoundError when some of the named ids are missing, or foreign, which is the same."""
-        missing = len(self.ids) - self.rows(principal, wanted).count() if self.ids else 0
+    def check_ids(self, principal: Principal, action: BoundAction) -> None:
+        """NotFoundError if any of the ids is missing or belongs to another project."""
+        missing = len(self.ids) - self.rows(principal, action).count() if self.ids else 0
         if missing:
             raise NotFoundError(
                 f"{missing:,} of these {len(self.ids):,} memories were not found. Nothing was done."
             )
 
 
-def _named(principal: Principal, wanted: BoundAction) -> QuerySet[Memory]:
-    """The caller's memories that the action can be about, to be narrowed by ids."""
-    if wanted.action == RESTORE:
+def _named(principal: Principal, action: BoundAction) -> QuerySet[Memory]:
+    """The caller's memories that the action can apply to, before the filter by id."""
+    if action.action == RESTORE:
         return visibility.filter_restorable(principal, by_id=True)
-    if wanted.action != ERASE:
+    if action.action != ERASE:
         return visibility.filter_reachable(principal, by_id=True)
     rows = Memory.objects.filter(visibility.in_project(principal.project.id))
     return rows.filter(to_q(visibility.limit_of(principal), principal.project.zone))
 
 
-def _selected(principal: Principal, wanted: BoundAction, selection: Selection) -> QuerySet[Memory]:
-    if selection.deleted and wanted.action not in {RESTORE, ERASE}:
+def _selected(principal: Principal, action: BoundAction, selection: Selection) -> QuerySet[Memory]:
+    if selection.deleted and action.action not in {RESTORE, ERASE}:
         raise InvalidInputError("Deleted memories can be restored or erased, nothing else.")
-    if not selection.deleted and wanted.action == RESTORE:
+    if not selection.deleted and action.action == RESTORE:
         raise InvalidInputError("Only deleted memories can be restored.")
     return browse.filter_matching(principal, selection).order_by()
 
 
 @dataclass(slots=True)
 class MatchDigest:
-    """How many memories there are, how many are as wanted, and the digest of ids and revisions."""
+    """How many memories match, how many need no change, and a digest over ids and revisions."""
 
     count: int = 0
     unchanged: int = 0
@@ -168,7 +170,7 @@ class MatchDigest:
 
     def add(self, id_: UUID, rev: int) -> None:
         self.count += 1
-        # A sum, for then they need not be sorted.
+        # A sum does not depend on the order of the memories.
         content = id_.bytes + rev.to_bytes(8)
         hashed = hashlib.blake2b(content, digest_size=16).digest()
         self.sum = (self.sum + int.from_bytes(hashed)) % _DIGEST
@@ -178,27 +180,27 @@ class MatchDigest:
         return f"{self.sum:032x}"
 
 
-def survey(rows: QuerySet[Memory], wanted: BoundAction) -> MatchDigest:
-    """Reads all that match, without keeping it."""
-    found = MatchDigest()
-    columns = rows.values_list("id", "rev", *wanted.columns)
+def survey(rows: QuerySet[Memory], action: BoundAction) -> MatchDigest:
+    """Digests all matching rows without holding them in memory."""
+    digest = MatchDigest()
+    columns = rows.values_list("id", "rev", *action.columns)
     for id_, rev, *state in stream(columns, _FETCH):
-        found.add(id_, rev)
-        found.unchanged += wanted.is_same(tuple(state))
-    return found
+        digest.add(id_, rev)
+        digest.unchanged += action.is_same(tuple(state))
+    return digest
 
 
 def survey_of(pairs: Iterable[tuple[UUID, int]]) -> MatchDigest:
-    """As `survey`, of ids and revisions."""
-    found = MatchDigest()
+    """As `survey`, for pairs of id and revision."""
+    digest = MatchDigest()
     for id_, rev in pairs:
-        found.add(id_, rev)
-    return found
+        digest.add(id_, rev)
+    return digest
 
 
 @dataclass(frozen=True, slots=True)
 class ShownPlan:
-    """What was shown, as its token tells it. `id` becomes that of the operation, so that it is run
+    """A plan as its token describes it. The operation gets the same `id`, so that a plan runs only
     once."""
 
     id: UUID
@@ -209,7 +211,7 @@ class ShownPlan:
     at: datetime = field(default_factory=timezone.now)
 
     def token(self, principal: Principal) -> str:
-        """Signed, for this caller alone."""
+        """A signed token, valid for this caller only."""
         return signing.dumps(
             {
                 "id": self.id.hex,
@@ -226,25 +228,25 @@ class ShownPlan:
 
 
 def read_token(principal: Principal, token: str) -> ShownPlan:
-    """What the token tells. ConflictError when it is too old; InvalidInputError when it is another
-    caller's or none."""
+    """The plan in the token. ConflictError if the token is too old; InvalidInputError if it is
+    invalid or belongs to another caller."""
     try:
-        told = signing.loads(token, salt=_SALT, max_age=TOKEN_SECONDS)
+        payload = signing.loads(token, salt=_SALT, max_age=TOKEN_SECONDS)
     except signing.SignatureExpired:
         raise ConflictError(
             "This was shown more than an hour ago. Nothing was done; look at it again."
         ) from None
     except signing.BadSignature:
-        told = {}
-    if told.get("who") != _who(principal):
+        payload = {}
+    if payload.get("who") != _who(principal):
         raise InvalidInputError("This plan is not valid. Nothing was done.")
     return ShownPlan(
-        id=UUID(told["id"]),
-        act=parse_action(*told["do"]),
-        match=BulkMatch(told["match"]),
-        count=told["count"],
-        digest=told["digest"],
-        at=datetime.fromisoformat(told["at"]),
+        id=UUID(payload["id"]),
+        act=parse_action(*payload["do"]),
+        match=BulkMatch(payload["match"]),
+        count=payload["count"],
+        digest=payload["digest"],
+        at=datetime.fromisoformat(payload["at"]),
     )
 
 
@@ -254,44 +256,44 @@ def _who(principal: Principal) -> list[str]:
     return [str(principal.project.id), str(caller), repr(sorted(limit.items()))]
 
 
-def make_plan(principal: Principal, wanted: BoundAction, match: BulkMatch) -> BulkPlan:
+def make_plan(principal: Principal, action: BoundAction, match: BulkMatch) -> BulkPlan:
     """The dry run; errors as `bulk.plan`."""
-    match.require(principal, wanted)
-    match.check_ids(principal, wanted)
+    match.require(principal, action)
+    match.check_ids(principal, action)
     at = timezone.now()
-    rows = match.rows(principal, wanted)
-    found = survey(rows, wanted)
-    newest = rows.exclude(wanted.same).order_by("-created_at", "-id")[:SAMPLE]
-    shown = ShownPlan(uuid.uuid4(), wanted, match, found.count, found.digest, at)
+    rows = match.rows(principal, action)
+    digest = survey(rows, action)
+    newest = rows.exclude(action.same).order_by("-created_at", "-id")[:SAMPLE]
+    plan = ShownPlan(uuid.uuid4(), action, match, digest.count, digest.digest, at)
     return BulkPlan(
-        action=wanted.action,
-        value=wanted.value,
-        count=found.count,
-        unchanged=found.unchanged,
-        sample=[SampleChange(row.id, row.text, *wanted.shown(row)) for row in newest],
+        action=action.action,
+        value=action.value,
+        count=digest.count,
+        unchanged=digest.unchanged,
+        sample=[SampleChange(row.id, row.text, *action.shown(row)) for row in newest],
         words=match.words(),
-        token=shown.token(principal),
-        can_be_undone=wanted.can_be_undone,
-        undo_days=principal.project.retention_days if wanted.can_be_undone else 0,
+        token=plan.token(principal),
+        can_be_undone=action.can_be_undone,
+        undo_days=principal.project.retention_days if action.can_be_undone else 0,
     )
 
 
-def describe_drift(principal: Principal, shown: ShownPlan) -> str:
-    """What became of the match since it was shown, in a sentence."""
-    rows = shown.match.rows(principal, shown.act)
+def describe_drift(principal: Principal, plan: ShownPlan) -> str:
+    """How the matching memories have changed since the plan was shown, in a sentence."""
+    rows = plan.match.rows(principal, plan.act)
     now = rows.count()
-    at = Revision.objects.filter(project_id=principal.project.id, at__gte=shown.at)
-    touched = rows.filter(id__in=at.values("memory_id"))
-    added = touched.filter(id__in=at.filter(event="ADD").values("memory_id")).count()
+    revisions = Revision.objects.filter(project_id=principal.project.id, at__gte=plan.at)
+    touched = rows.filter(id__in=revisions.values("memory_id"))
+    added = touched.filter(id__in=revisions.filter(event="ADD").values("memory_id")).count()
     changed = touched.count() - added
-    gone = max(0, shown.count + added - now)
-    told = [
+    gone = max(0, plan.count + added - now)
+    differences = [
         *([f"{added:,} added"] if added else []),
         *([f"{changed:,} changed"] if changed else []),
         *([f"{gone:,} gone"] if gone else []),
     ]
-    why = f" ({', '.join(told)})" if told else ""
+    why = f" ({', '.join(differences)})" if differences else ""
     return (
-        f"What matches has changed since it was shown: {shown.count:,} then, {now:,} now{why}. "
+        f"What matches has changed since it was shown: {plan.count:,} then, {now:,} now{why}. "
         "Nothing was done; look at it again."
     )

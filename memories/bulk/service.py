@@ -1,8 +1,8 @@
-"""Bulk changes: what they would do is shown first, and exactly that is done, or nothing.
+"""Bulk changes: a plan shows what would change, and a run does exactly that or nothing.
 
-A plan looks at everything that matches and remembers it as a digest over ids and revisions. Run,
-it changes these memories in these revisions: at once where they are few, and otherwise as a job of
-the background work, which can be watched, cancelled and, as all but erasing, undone.
+A plan reads all matching memories and keeps a digest over their ids and revisions. A run changes
+exactly these revisions: a few memories at once, many as a background job that can be watched and
+cancelled. Every action except erasing can be undone.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from core.errors import ConflictError, InvalidInputError, NotFoundError
 from core.principal import Principal, Scope
 from memories import runtime
 from memories.browse.selection import Selection
-from memories.bulk import job as bulk_work
+from memories.bulk import job
 from memories.bulk.plan import (
     MAX_IDS,
     BulkMatch,
@@ -67,13 +67,13 @@ def plan(
     ids: Sequence[UUID] | None = None,
     value: str = "",
 ) -> BulkPlan:
-    """What the action would do to all that the selection matches, or to these memories; nothing is
-    changed. Either `selection` or `ids` (at most MAX_IDS).
+    """What the action would do to all memories of the selection, or to these ids; changes nothing.
+    Either `selection` or `ids` (at most MAX_IDS).
 
-    InvalidInputError; NotFoundError when some of the ids are missing or foreign; scope `review`,
-    for erasing `admin`.
+    InvalidInputError; NotFoundError if any of the ids is missing or in another project. Scope
+    `review`, or `admin` for erasing.
     """
-    wanted = parse_action(action, value)
+    bound = parse_action(action, value)
     if (selection is None) == (ids is None):
         raise InvalidInputError("Name a selection or ids, one of the two.")
     match = (
@@ -81,57 +81,57 @@ def plan(
         if ids is not None
         else BulkMatch.of_selection(selection or Selection())
     )
-    return make_plan(principal, wanted, match)
+    return make_plan(principal, bound, match)
 
 
-def entity_plan(principal: Principal, type: str, id: str) -> BulkPlan:  # noqa: A002  (as wire names it)
+def entity_plan(principal: Principal, type: str, id: str) -> BulkPlan:  # noqa: A002  (the wire's names)
     """What deleting a user, agent, app or run with all its memories would do. Scope `admin`.
 
     NotFoundError when it has none, InvalidInputError for an unknown type.
     """
-    found = make_plan(principal, parse_action("delete"), BulkMatch.of_entity(type, id))
-    if not found.count:
+    result = make_plan(principal, parse_action("delete"), BulkMatch.of_entity(type, id))
+    if not result.count:
         raise NotFoundError(f"There is no {type} {id}.")
-    return found
+    return result
 
 
 def run(principal: Principal, token: str) -> Operation:
-    """Does what the plan with this token showed, all of it and nothing else; once, however often
-    the token comes.
+    """Runs the plan of this token, exactly as shown. A token that is sent again returns the first
+    run's operation.
 
-    Up to AT_ONCE memories are changed when it returns, all or none; more are a job, whose
-    `state` tells how far it is. ConflictError, and nothing has changed, when something else matches
-    by now or one of them was changed: it says what. NotFoundError, InvalidInputError and
+    Up to AT_ONCE memories are changed on return, all or none; more become a job, whose `state`
+    shows its progress. ConflictError, which says what differs, if other memories match by now or
+    one of them has changed; nothing is changed then. NotFoundError, InvalidInputError and
     PermissionDeniedError as `plan`.
     """
-    shown = read_token(principal, token)
-    shown.match.require(principal, shown.act)
-    before = Operation.objects.filter(id=shown.id).first()
-    if before is not None:
-        return before
-    shown.match.check_ids(principal, shown.act)
-    if shown.count > AT_ONCE:
-        rows = shown.match.rows(principal, shown.act)
-        bulk_work.check(principal, shown, survey(rows, shown.act))
+    plan = read_token(principal, token)
+    plan.match.require(principal, plan.act)
+    existing = Operation.objects.filter(id=plan.id).first()
+    if existing is not None:
+        return existing
+    plan.match.check_ids(principal, plan.act)
+    if plan.count > AT_ONCE:
+        rows = plan.match.rows(principal, plan.act)
+        job.check(principal, plan, survey(rows, plan.act))
     try:
         with transaction.atomic():
-            if shown.count > AT_ONCE:
-                return bulk_work.create_operation(principal, shown, Operation.State.PREPARING)
-            operation, changed = bulk_work.change_at_once(principal, shown)
+            if plan.count > AT_ONCE:
+                return job.create_operation(principal, plan, Operation.State.PREPARING)
+            operation, changed = job.change_at_once(principal, plan)
     except IntegrityError:  # the same token, at the same time
-        return Operation.objects.get(id=shown.id)
+        return Operation.objects.get(id=plan.id)
     runtime.get_runtime().apply(changed)
     return operation
 
 
 def cancel(principal: Principal, operation_id: UUID | str) -> Operation:
-    """Ends a job; what it has changed stays, and can be undone. ConflictError when it is over or is
-    being undone; scope `review`; NotFoundError."""
+    """Cancels a job; its changes so far stay and can be undone. ConflictError if the job has ended
+    or is being undone; NotFoundError; scope `review`."""
     with transaction.atomic():
-        operation = bulk_work.lock_operation(get(principal, operation_id).id)
+        operation = job.lock_operation(get(principal, operation_id).id)
         if operation.state not in {Operation.State.PREPARING, Operation.State.RUNNING}:
             raise ConflictError("It is over already: there is nothing left to cancel.")
-        bulk_work.finish(operation, Operation.State.CANCELLED)
+        job.finish(operation, Operation.State.CANCELLED)
         audit.record(
             AuditAction.BULK_CHANGE_CANCELLED,
             actor=principal.actor,
@@ -143,21 +143,21 @@ def cancel(principal: Principal, operation_id: UUID | str) -> Operation:
 
 
 def undo(principal: Principal, operation_id: UUID | str) -> Operation:
-    """Takes a bulk change back: review, confidence, expiry, or the deletion.
+    """Undoes a bulk change of review status, confidence or expiry, or a deletion or restore.
 
-    Memories that were changed since are left as they are; `undone` and `left` tell how many. Large
-    ones are a job, as in `run`; a second call changes nothing. ConflictError while it runs, when
-    there is nothing to undo, or not any more; scope `review`; NotFoundError.
+    Memories that were changed since stay as they are; `undone` and `left` count both. Large ones
+    become a job, as in `run`; a second call changes nothing. ConflictError while the change runs,
+    if there is nothing to undo, or if the time for an undo is over; NotFoundError; scope `review`.
     """
     changed: list[Memory] = []
     with transaction.atomic():
-        operation = bulk_work.lock_operation(get(principal, operation_id).id)
+        operation = job.lock_operation(get(principal, operation_id).id)
         if operation.state in {Operation.State.UNDOING, Operation.State.UNDONE}:
             return operation
         _check_undo(operation)
-        bulk_work.begin_undo(operation, principal)
+        job.begin_undo(operation, principal)
         if operation.done <= AT_ONCE:
-            changed = bulk_work.undo_at_once(operation)
+            changed = job.undo_at_once(operation)
     if changed:
         runtime.get_runtime().apply(changed)
     return get(principal, operation_id)
@@ -175,10 +175,9 @@ def _check_undo(operation: Operation) -> None:
 
 
 def get(principal: Principal, operation_id: UUID | str) -> Operation:
-    """A bulk change of the caller's project; NotFoundError when missing or foreign. Scope
-    `review`."""
-    wanted = _as_id(operation_id)
-    operation = _visible(principal).filter(id=wanted).first() if wanted else None
+    """A bulk change of the caller's project. NotFoundError; scope `review`."""
+    id_ = _as_id(operation_id)
+    operation = _visible(principal).filter(id=id_).first() if id_ else None
     if operation is None:
         raise NotFoundError("There is no such operation.")
     return operation
@@ -187,7 +186,7 @@ def get(principal: Principal, operation_id: UUID | str) -> Operation:
 def recent(
     principal: Principal, limit: int = 20, *, states: Sequence[Operation.State] = ()
 ) -> list[Operation]:
-    """The newest bulk changes of the project, of all states or of these. Scope `review`."""
+    """The newest bulk changes of the project, in any state or in these. Scope `review`."""
     rows = _visible(principal).order_by("-created_at", "-id")
     return list((rows.filter(state__in=states) if states else rows)[:limit])
 
@@ -198,7 +197,8 @@ def count_by_state(principal: Principal) -> dict[str, int]:
 
 
 def _visible(principal: Principal) -> QuerySet[Operation]:
-    """With a limit to some entities, only one's own: others' reach further."""
+    """The caller's operations; with an entity limit only their own, because others' reach
+    further."""
     principal.require(Scope.REVIEW)
     rows = Operation.objects.filter(project_id=principal.project.id).select_related("account")
     if principal.entity_limit is not None:

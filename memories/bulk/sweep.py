@@ -1,4 +1,5 @@
-"""Deletes what a filter matches, a portion a call: for scripts that repeat until it is done."""
+"""Deletes the memories that a filter matches, one portion per call, for scripts that call in a
+loop."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -18,8 +19,8 @@ _ATTEMPTS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a call found, at most PORTION of it, and how much of that it deleted: all or, in a dry
-    run, none. `has_more` says that more match; `sample` holds the oldest."""
+    """The result of one call: at most PORTION memories matched; all of them were deleted, or none
+    in a dry run. `has_more` says that more match; `sample` holds the oldest."""
 
     matched: int
     deleted: int
@@ -28,10 +29,10 @@ class SweepResult:
 
 
 def sweep(principal: Principal, where: Node, *, confirm: bool) -> SweepResult:
-    """Deletes the oldest memories that match, whatever their status; without `confirm` it only
-    tells which. Scope `review`.
+    """Deletes the oldest matching memories of any status; without `confirm` it only returns them.
+    Scope `review`.
 
-    It is a bulk change as any other: all or nothing, in the history, and undone as those are.
+    This is an ordinary bulk change: all or nothing, in the history, and it can be undone.
     ConflictError when others keep changing these memories.
     """
     principal.require(Scope.REVIEW)
@@ -42,15 +43,15 @@ def sweep(principal: Principal, where: Node, *, confirm: bool) -> SweepResult:
     )
     for _ in range(_ATTEMPTS):
         ids = list(rows.values_list("id", flat=True)[: PORTION + 1])
-        chosen, has_more = ids[:PORTION], len(ids) > PORTION
-        found = CandidateReader(rows).memories(chosen[:SAMPLE])
-        sample = [found[id_] for id_ in chosen[:SAMPLE] if id_ in found]
-        if not confirm or not chosen:
-            return SweepResult(len(chosen), 0, has_more, sample)
+        portion, has_more = ids[:PORTION], len(ids) > PORTION
+        memories = CandidateReader(rows).memories(portion[:SAMPLE])
+        sample = [memories[id_] for id_ in portion[:SAMPLE] if id_ in memories]
+        if not confirm or not portion:
+            return SweepResult(len(portion), 0, has_more, sample)
         try:
-            plan = bulk.plan(principal, "delete", ids=chosen)
-            done = bulk.run(principal, plan.token)
+            plan = bulk.plan(principal, "delete", ids=portion)
+            operation = bulk.run(principal, plan.token)
         except (ConflictError, NotFoundError):
             continue  # one of them was changed or deleted in between: look again
-        return SweepResult(len(chosen), done.done, has_more, sample)
+        return SweepResult(len(portion), operation.done, has_more, sample)
     raise ConflictError("These memories are being changed by others; try again.")

@@ -1,4 +1,4 @@
-"""What a bulk action, or a single one of review, does to a memory, and how to take it back."""
+"""The actions of review and bulk changes: what each sets on a memory."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from core.principal import Scope
 from memories.models import Confidence, Memory, ReviewStatus
 from memories.texts import parse_instant
 
-# Erased for good is the one thing that cannot be undone.
+# The only action that cannot be undone.
 ERASE: Final = "erase"
 DELETE: Final = "delete"
 RESTORE: Final = "restore"
-# As Operation.value has it.
+# The column Operation.value.
 VALUE_LENGTH: Final = 64
 _STATUS: Final = {
     "approve": ReviewStatus.APPROVED,
@@ -32,8 +32,8 @@ _NEVER: Final = {"expires_at": None, "expiration_date": None}
 class BoundAction:
     """An action with its value, checked.
 
-    `columns` decide whether a memory is as wanted already: `is_same` takes their values, and `same`
-    asks the same of the database. `event` names it in the history.
+    `columns` decide whether a memory has the new value already: `is_same` checks their values,
+    `same` is the same check as a query. `event` is the name in the history.
     """
 
     action: str
@@ -46,7 +46,7 @@ class BoundAction:
     _values: Mapping[str, Any]
 
     def values(self, reviewer: str, now: datetime) -> dict[str, Any]:
-        """The columns that it sets, the same for every memory. Erasing does more than that."""
+        """The columns that the action sets, equal for every memory. Erasing does more than this."""
         if self.action in _STATUS:
             if self.action == "unreview":
                 return {**self._values, "reviewed_by": "", "reviewed_at": None}
@@ -56,15 +56,15 @@ class BoundAction:
         return dict(self._values)
 
     def shown(self, memory: Memory) -> tuple[str, str]:
-        """Before and after, in words."""
+        """The values before and after, in words."""
         if self.action in _STATUS:
             return memory.review_status, str(self._values["review_status"])
         if self.action == "confidence":
             return memory.confidence, self.value
         if self.action in {"expire", "unexpire"}:
-            wanted = {**_NEVER, **self._values}
+            expiry = {**_NEVER, **self._values}
             return _expiry(memory.expires_at, memory.expiration_date), _expiry(
-                wanted["expires_at"], wanted["expiration_date"]
+                expiry["expires_at"], expiry["expiration_date"]
             )
         after = {DELETE: "deleted", RESTORE: "live", ERASE: "erased"}[self.action]
         return ("deleted" if memory.deleted_at else "live"), after
@@ -90,7 +90,7 @@ def parse_action(action: str, value: str = "") -> BoundAction:
     if action in {"expire", "unexpire"}:
         return _setting(action, value, _expiry_of(value) if action == "expire" else _NEVER)
     if action == ERASE:
-        # The row of an erased memory stays, empty, until the index has let go.
+        # The empty row of an erased memory stays until the index has dropped it.
         return BoundAction(
             action=action,
             value="",
@@ -115,7 +115,7 @@ def parse_action(action: str, value: str = "") -> BoundAction:
 
 
 def _setting(action: str, value: str, values: Mapping[str, Any]) -> BoundAction:
-    wanted = tuple(values.values())
+    new_values = tuple(values.values())
     return BoundAction(
         action=action,
         value=value,
@@ -123,19 +123,19 @@ def _setting(action: str, value: str, values: Mapping[str, Any]) -> BoundAction:
         scope=Scope.REVIEW,
         columns=tuple(values),
         same=Q(**values),
-        is_same=lambda state: state == wanted,
+        is_same=lambda state: state == new_values,
         _values=values,
     )
 
 
 def _expiry_of(value: str) -> dict[str, Any]:
-    """A day is the last one on which the memory holds, anything longer is an instant."""
+    """The columns for an expiry: a day (the last valid one) or an ISO 8601 time."""
     try:
         return {**_NEVER, "expiration_date": date.fromisoformat(value)}
     except ValueError:
         pass
     instant = parse_instant(value)
-    # Fractions of a second may be written as long as one likes, and an operation keeps the words.
+    # Fractions of a second can have any length, but Operation.value is limited.
     if instant is None or len(value) > VALUE_LENGTH:
         raise InvalidInputError("Give the expiry as a day, 2026-12-01, or as an ISO 8601 time.")
     return {**_NEVER, "expires_at": instant}

@@ -1,4 +1,4 @@
-"""Who asked for a change, as rows and the audit keep it."""
+"""Who requested a change, as rows and the audit store it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,14 @@ from memories.models.bulk import Operation
 
 
 def plain_limit(principal: Principal) -> dict[str, list[str]] | None:
-    """The caller's entity limit for JSON; None for none."""
+    """The caller's entity limit for JSON; None if there is no limit."""
     if principal.entity_limit is None:
         return None
     return {name: sorted(ids) for name, ids in principal.entity_limit.items()}
 
 
 def principal_of_change(operation: Operation) -> Principal:
-    """Who asked for it, as the history is to name them."""
+    """The principal who requested the bulk change, for the history."""
     limit = operation.entity_limit
     return Principal.standing_in(
         operation.actor,
@@ -29,13 +29,13 @@ def principal_of_change(operation: Operation) -> Principal:
 
 
 def principal_of_undo(operation: Operation) -> Principal:
-    """Who asked to take it back."""
+    """The principal who requested the undo."""
     by = Actor.of_plain(operation.undone_by)
     return Principal.standing_in(by, project_view(operation.project))
 
 
 def reviewer_of(principal: Principal) -> str:
-    """Who reviewed, as the memory tells it: the account's name, or how the caller came in."""
+    """The reviewer's name for the memory: the account's name, else how the caller signed in."""
     if principal.account_id is None:
         return principal.via
     account = Account.objects.filter(id=principal.account_id).first()
@@ -45,7 +45,7 @@ def reviewer_of(principal: Principal) -> str:
 
 
 def record(action: AuditAction, principal: Principal, details: Mapping[str, Any]) -> None:
-    """What was done to the project, as far as the caller's limit reaches."""
+    """Records an action on the project, with the caller's entity limit."""
     limit = principal.entity_limit
     within = {"only": {name: sorted(ids) for name, ids in limit.items()}} if limit else {}
     slug = principal.project.slug

@@ -1,6 +1,6 @@
 """The one writer of changes: a memory's columns, the entry in its history, and the event.
 
-All of it belongs into the transaction of the caller, who has the memories locked.
+Everything runs in the transaction of the caller, who has locked the memories.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from memories.storage import revisions
 Changes = dict[str, list[Any]]
 
 _TIMES: Final = frozenset({"reviewed_at", "expires_at", "deleted_at"})
-# What erasing leaves of a memory. The empty row stays until the index has let go.
+# What erasing leaves of a memory. The empty row stays until the index has dropped it.
 _ERASED: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("text", "text_fold", "fingerprint", "source", "actor_id"), ""),
     "metadata": {},
@@ -32,8 +32,8 @@ _ERASED: Final[Mapping[str, Any]] = {
 
 
 def locked(principal: Principal, memory_id: UUID) -> Memory:
-    """The caller's memory, which nobody else changes until the transaction ends; NotFoundError when
-    it is missing, deleted or foreign."""
+    """Locks the caller's memory until the transaction ends. NotFoundError if it is missing, deleted
+    or in another project."""
     row = visibility.filter_reachable(principal).select_for_update().filter(id=memory_id).first()
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
@@ -49,10 +49,10 @@ def write(
     at: datetime | None = None,
     fingerprint: str = "",
 ) -> dict[UUID, Changes]:
-    """Sets these columns of all the memories; what that changed of each.
+    """Sets these columns of all the memories; returns the changes of each.
 
-    A new text brings its fold and its fingerprint, or the one that is given. `event` is UPDATE,
-    DELETE or RESTORE.
+    A new text also sets its fold and its fingerprint, which `fingerprint` overrides. `event` is
+    UPDATE, DELETE or RESTORE.
     """
     groups = [(memories, values)]
     return write_each(groups, principal=principal, event=event, at=at, fingerprint=fingerprint)
@@ -66,15 +66,15 @@ def write_each(
     at: datetime | None = None,
     fingerprint: str = "",
 ) -> dict[UUID, Changes]:
-    """As `write`, with values of their own for each group of memories."""
+    """As `write`, with separate values for each group of memories."""
     at = at or timezone.now()
     changes: dict[UUID, Changes] = {}
     entries: list[Revision] = []
     for memories, values in groups:
         changes |= {memory.id: changed(memory, values) for memory in memories}
-        written = {name for memory in memories for name in changes[memory.id]}
-        columns = {name: value for name, value in values.items() if name in written}
-        # Only a new text has another fingerprint: that of several messages is theirs together.
+        changed_names = {name for memory in memories for name in changes[memory.id]}
+        columns = {name: value for name, value in values.items() if name in changed_names}
+        # Only a new text gets a new fingerprint; memories of one add may share theirs.
         if "text" in columns:
             text = columns["text"]
             columns["text_fold"] = texts.fold(text)
@@ -92,14 +92,14 @@ def write_each(
 def _entry(
     memory: Memory, event: str, principal: Principal, before: str, changes: Changes
 ) -> Revision:
-    told = {name: change for name, change in changes.items() if name != "text"}
+    column_changes = {name: change for name, change in changes.items() if name != "text"}
     return revisions.entry(
         memory,
         event,
         principal,
         old_text=before if event in {"UPDATE", "DELETE"} else None,
         new_text=memory.text if event in {"UPDATE", "RESTORE"} else None,
-        changes=told if event == "UPDATE" else {},
+        changes=column_changes if event == "UPDATE" else {},
         at=memory.updated_at,
     )
 
@@ -120,10 +120,10 @@ def restore(
 
 
 def erase(memories: Sequence[Memory], *, principal: Principal, at: datetime | None = None) -> None:
-    """Takes all that was said away at once: text, vector, token states, kept input and the texts in
-    the history, which then tells who did it and when."""
+    """Removes text, vector, token states, stored input and the texts in the history at once. The
+    history keeps who erased the memory and when."""
     at = at or timezone.now()
-    # Before the columns are empty: the entry says whose words they were.
+    # Before the columns are emptied, because the entry names the memory's entities.
     entries = [revisions.entry(memory, "ERASE", principal, at=at) for memory in memories]
     forgetting.forget([memory.id for memory in memories])
     _set(memories, {**_ERASED, "deleted_at": at}, at)
@@ -142,8 +142,8 @@ def _set(memories: Sequence[Memory], columns: Mapping[str, Any], at: datetime) -
 
 
 def mark_as_unchanged(memories: Sequence[Memory]) -> None:
-    """Says that the next change takes these memories' last one back: what an earlier operation made
-    of them is theirs again, and can be undone as well."""
+    """Prepares an undo of these memories' last change: after it, the operation before that one can
+    be undone as well, because its items get the new revision."""
     alike: dict[int, list[UUID]] = {}
     for memory in memories:
         alike.setdefault(memory.rev, []).append(memory.id)
@@ -156,7 +156,7 @@ def mark_as_unchanged(memories: Sequence[Memory]) -> None:
 
 # --- Values --------------------------------------------------------------------------------------
 def changed(memory: Memory, values: Mapping[str, Any]) -> Changes:
-    """What setting `values` changes of the memory."""
+    """The changes that setting `values` makes to the memory."""
     return {
         name: [_plain(getattr(memory, name)), _plain(value)]
         for name, value in values.items()
@@ -165,12 +165,12 @@ def changed(memory: Memory, values: Mapping[str, Any]) -> Changes:
 
 
 def _plain(value: Any) -> Any:
-    """A column's value as JSON keeps it."""
+    """A column's value for JSON."""
     return value.isoformat() if isinstance(value, date | datetime) else value
 
 
 def from_json(field: str, value: Any) -> Any:
-    """The column's value of what JSON kept."""
+    """A column's value from JSON."""
     if value is None:
         return None
     if field in _TIMES:

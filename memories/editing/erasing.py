@@ -1,4 +1,4 @@
-"""Erases memories at once, without an undo: single ones, or all that a key has added."""
+"""Erases memories at once, without an undo: single ones, or everything that a key has added."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -15,10 +15,10 @@ from memories.models import AddInput, Memory
 
 
 def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
-    """Removes text, vector, kept input and the texts in the history at once, without an undo.
+    """Removes text, vector, stored input and the texts in the history at once, without an undo.
 
-    Who did what and when stays in the history. Live and deleted memories alike; ids that are not
-    in the caller's reach are passed over. How many were erased; scope `admin`.
+    The history keeps who did what and when. Erases live and deleted memories; skips ids that the
+    caller cannot reach. Returns how many were erased; scope `admin`.
     """
     principal.require(Scope.ADMIN)
     with transaction.atomic():
@@ -37,13 +37,15 @@ def erase_memories(principal: Principal, ids: Collection[UUID]) -> int:
 
 
 def erase_added_with(principal: Principal, *, key_id: UUID) -> int:
-    """Erases what this API key has added to the project, and the inputs of its adds, also of those
-    that failed or brought nothing, with what is remembered of the conversations; how many
-    memories. Scope `admin`."""
+    """Erases the memories that this API key has added to the project, all inputs of its adds (also
+    of failed and empty ones) and the remembered messages of its conversations. Returns the number
+    of memories; scope `admin`."""
     inputs = AddInput.objects.filter(project_id=principal.project.id, key_id=key_id)
-    # First, for erasing takes away what tells whose conversation it was.
+    # First, because erasing removes the entities of the conversations.
     forgetting.forget_conversations(inputs)
-    added = Memory.objects.filter(project_id=principal.project.id, batch_id__in=inputs.values("id"))
-    erased = erase_memories(principal, added.values_list("id", flat=True))
+    memories = Memory.objects.filter(
+        project_id=principal.project.id, batch_id__in=inputs.values("id")
+    )
+    erased = erase_memories(principal, memories.values_list("id", flat=True))
     inputs.exclude(outcome=AddInput.Outcome.RUNNING).delete()
     return erased

@@ -1,5 +1,5 @@
-"""Writes: each one authorises, writes rows, vectors and revisions in one transaction, and then
-shows the index."""
+"""Writes. Each one authorises, writes rows, vectors and revisions in one transaction, and then
+updates the index."""
 
 from collections.abc import Collection, Mapping
 from datetime import date
@@ -21,8 +21,14 @@ from memories.editing.undo import undo_change
 from memories.filters import EVERYTHING, Node, to_q
 from memories.models import Memory
 from memories.readings import Reading
-from memories.storage import rows as records
-from memories.storage.rows import adopted_app
+from memories.storage.rows import (
+    RESERVED_METADATA,
+    adopted_app,
+    check_times,
+    provenance,
+    replace_reading,
+    text_to_embed,
+)
 
 BATCH: Final = 500
 UPDATE_ATTEMPTS: Final = 5
@@ -60,7 +66,7 @@ def update_memory(
 
     Only a new text is embedded. Raises NotFoundError, InvalidInputError, PermissionDeniedError
     (scope `write`), DiskFullError, ConflictError when the memory is no longer at `expected_rev`,
-    EngineError when the embedder fails: then nothing has changed.
+    EngineError when the embedder fails; nothing has changed then.
     """
     principal.require(Scope.WRITE)
     if text is None and metadata is None and isinstance(expiration_date, UnsetType):
@@ -73,17 +79,17 @@ def update_memory(
     limits.check_metadata(metadata or {})
     disk.check_room(len(text or ""))
     for _ in range(UPDATE_ATTEMPTS):
-        seen = queries.find(principal, memory_id)
+        current = queries.find(principal, memory_id)
         reading = Reading(None)
         engine = runtime.get_runtime().engine
-        if text is not None and text != seen.text:
-            [reading] = engine.read([records.text_to_embed(seen, text)])
+        if text is not None and text != current.text:
+            [reading] = engine.read([text_to_embed(current, text)])
         with transaction.atomic():
-            memory = change.locked(principal, seen.id)
+            memory = change.locked(principal, current.id)
             if expected_rev not in (None, memory.rev):
                 raise ConflictError("This memory was changed by others meanwhile.")
-            if text is not None and memory.text != seen.text:
-                continue  # its text changed while ours was embedded: look again
+            if text is not None and memory.text != current.text:
+                continue  # the text changed while ours was embedded: try again
             before = memory.text
             values = _values(
                 memory, principal, text, metadata, expiration_date, replace=replace_metadata
@@ -91,7 +97,7 @@ def update_memory(
             change.write([memory], values, principal=principal)
             if memory.text != before:
                 keys = (engine.model_key, engine.states_key)
-                records.replace_reading(memory, reading, *keys)
+                replace_reading(memory, reading, *keys)
         runtime.get_runtime().apply([memory])
         return memory
     raise ConflictError("This memory is being changed by others; try again.")
@@ -106,24 +112,24 @@ def _values(
     *,
     replace: bool,
 ) -> dict[str, Any]:
-    """The columns that are to have these values, as far as the caller may set them."""
+    """The new values of the columns that the caller may set."""
     values: dict[str, Any] = {}
     if text is not None:
         values["text"] = text
     if metadata is not None:
-        given = {k: v for k, v in metadata.items() if k not in records.RESERVED_METADATA}
-        values["metadata"] = given if replace else {**memory.metadata, **given}
+        free_metadata = {k: v for k, v in metadata.items() if k not in RESERVED_METADATA}
+        values["metadata"] = free_metadata if replace else {**memory.metadata, **free_metadata}
         limits.check_metadata(values["metadata"])
         # Only changed keys set columns: a reviewer may have changed the others since.
         new = {k: v for k, v in metadata.items() if memory.metadata.get(k) != v}
-        records.check_times(new)
+        check_times(new)
         if replace:
-            given = {k: v for k, v in given.items() if k in new}
-        promoted = records.provenance(given, principal)
+            free_metadata = {k: v for k, v in free_metadata.items() if k in new}
+        promoted = provenance(free_metadata, principal)
         if Scope.REVIEW not in principal.scopes:
-            promoted.pop("review_status", None)  # what a reviewer decided stays decided
+            promoted.pop("review_status", None)  # only reviewers change a review status
         values.update(promoted)
-        if (app_id := adopted_app(given)) and principal.may_use("app_id", app_id):
+        if (app_id := adopted_app(free_metadata)) and principal.may_use("app_id", app_id):
             values["app_id"] = app_id
     if not isinstance(expiration_date, UnsetType):
         values["expiration_date"] = expiration_date
@@ -133,24 +139,24 @@ def _values(
 def delete_memory(principal: Principal, memory_id: str | UUID) -> None:
     """Hides the memory everywhere at once; it can be restored until the retention time ends.
 
-    NotFoundError when it is missing, deleted already or foreign; scope `write`.
+    NotFoundError if it is missing, deleted already or in another project; scope `write`.
     """
     principal.require(Scope.WRITE)
-    wanted = visibility.as_uuid(memory_id)
+    id_ = visibility.as_uuid(memory_id)
     with transaction.atomic():
-        memory = change.locked(principal, wanted)
+        memory = change.locked(principal, id_)
         change.delete([memory], principal=principal)
     runtime.get_runtime().apply([memory])
 
 
 def delete_matching(principal: Principal, where: Node) -> int:
-    """Deletes every reachable memory that matches, whatever its status; how many. Scope `admin`."""
+    """Deletes every reachable memory that matches, of any status; how many. Scope `admin`."""
     principal.require(Scope.ADMIN, "Admin role required.")
     total = 0
     matching = visibility.filter_reachable(principal).filter(to_q(where, principal.project.zone))
     for memories in portions(matching.order_by("id"), BATCH):
         with transaction.atomic():
-            # Once more through the filter: what changed meanwhile may not match any more.
+            # Filter again: a memory that changed meanwhile may not match any more.
             ids = [memory.id for memory in memories]
             again = visibility.filter_reachable(principal, by_id=True).filter(
                 to_q(where, principal.project.zone), id__in=ids
@@ -165,33 +171,33 @@ def delete_matching(principal: Principal, where: Node) -> int:
 def reset_project(principal: Principal) -> int:
     """Deletes every memory that the caller can reach in the project; how many. Scope `admin`.
 
-    It can be undone until the retention time ends, as every deletion.
+    Like every deletion, this can be undone until the retention time ends.
     """
     principal.require(Scope.ADMIN, "Admin role required.")
-    # Before the first portion goes: a reset that ends half-way has begun as well.
+    # Before the first portion, so that a reset that fails half-way is in the audit too.
     record(AuditAction.PROJECT_RESET, principal, {})
     return delete_matching(principal, EVERYTHING)
 
 
 def restore_memories(principal: Principal, ids: Collection[UUID]) -> list[UUID]:
-    """Brings deleted memories back as they were; which ones. Scope `review`.
+    """Restores deleted memories; returns their ids. Scope `review`.
 
-    ConflictError, and nothing is restored, when one of them has been purged or was never there.
+    ConflictError if one of them has been purged or never existed; nothing is restored then.
     """
     principal.require(Scope.REVIEW)
-    wanted = set(ids)
+    requested = set(ids)
     with transaction.atomic():
         rows = list(
             Memory.objects.select_for_update()
             .filter(
                 visibility.in_project(principal.project.id),
                 to_q(visibility.limit_of(principal), principal.project.zone),
-                id__in=wanted,
+                id__in=requested,
             )
             .exclude(deleted_at=None)
             .exclude(text="")
         )
-        missing = wanted - {row.id for row in rows}
+        missing = requested - {row.id for row in rows}
         if missing:
             raise ConflictError(f"{len(missing)} of these memories cannot be restored any more.")
         change.restore(rows, principal=principal)

@@ -1,1 +1,1 @@
-"""Calls the model providers and the local model: the only room that knows mem0."""
+"""Calls the model providers and the local model. No other room knows mem0."""

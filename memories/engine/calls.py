@@ -1,4 +1,4 @@
-"""When a provider last answered this process, and since when it does not."""
+"""When a provider last answered this process, and since when it has failed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ from core.errors import ProviderError
 
 
 class CallRecord:
-    """Each attribute is written as a whole, so threads may look at any time."""
+    """The outcome of a provider's latest calls. Each attribute is written atomically, so threads
+    may read at any time."""
 
     def __init__(self) -> None:
         self.answered_at: datetime | None = None
@@ -19,8 +20,8 @@ class CallRecord:
         self.failure: ProviderError | None = None
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Notes how the call in here ends."""
+    def noting(self) -> Iterator[None]:
+        """Records the outcome of the call in the block."""
         try:
             yield
         except ProviderError as error:

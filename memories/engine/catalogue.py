@@ -8,18 +8,18 @@ from typing import Any, Final, Literal
 
 Kind = Literal["llm", "embedder"]
 
-# Our own: the embedding model in this process, and no LLM at all.
+# Our own names: the embedding model in this process, and no LLM.
 LOCAL: Final = "local"
 NONE: Final = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One provider. Empty models say that it has none of that kind.
+    """One provider. An empty model means that the provider has none of that kind.
 
-    `module` has to be importable, `package` is what pip installs for it. `address` is the
-    configuration key of its URL ("" where it has a fixed one), `secrets` are the keys whose values
-    are kept encrypted, `variables` the environment variables that its key may come from.
+    `module` has to be importable; `package` is what pip installs for it. `address` is the
+    configuration key of its URL ("" if the URL is fixed); `variables` and `address_variables` are
+    the environment variables for its key and its URL.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Provider:
 
     @property
     def called(self) -> str:
-        """Its title in a sentence."""
+        """The title without its explanation, for use in a sentence."""
         return self.title.partition(",")[0]
 
 
@@ -52,12 +52,12 @@ class ProviderChoice:
         return str(self.config.get("model") or "")
 
     def secrets(self) -> tuple[str, ...]:
-        """Every secret in it, the longest first, for taking them out of what a provider says."""
-        found: set[str] = set()
+        """Every secret in it, the longest first, for redacting a provider's messages."""
+        values: set[str] = set()
         for key, value in walk(self.config):
             if key in SECRETS and value:
-                found |= set(map(str, value.values() if isinstance(value, Mapping) else [value]))
-        return tuple(sorted(found, key=len, reverse=True))
+                values |= set(map(str, value.values() if isinstance(value, Mapping) else [value]))
+        return tuple(sorted(values, key=len, reverse=True))
 
 
 def walk(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -222,8 +222,7 @@ _ALL: Final = (
 )
 PROVIDERS: Final = {provider.name: provider for provider in _ALL}
 
-# What the SDKs would take from the environment by themselves and send along with every call,
-# wherever it goes.
+# Variables that the SDKs would read by themselves and send with every call, wherever it goes.
 SDK_VARIABLES: Final = (
     "OPENAI_ADMIN_KEY",
     "OPENAI_CUSTOM_HEADERS",
@@ -233,7 +232,7 @@ SDK_VARIABLES: Final = (
     "ANTHROPIC_CUSTOM_HEADERS",
     "GROQ_CUSTOM_HEADERS",
 )
-# Whatever key of a configuration holds a secret: its value is encrypted at rest and never shown.
+# The configuration keys of secrets: their values are encrypted at rest and never shown.
 SECRETS: Final = frozenset(
     {
         "api_key",
@@ -243,16 +242,16 @@ SECRETS: Final = frozenset(
         "default_headers",
     }
 )
-# Whatever key says where the secret is sent.
+# The configuration keys that decide where a secret is sent.
 ADDRESSES: Final = frozenset({*(p.address for p in _ALL if p.address), "aws_region"})
 
 
 @cache
 def is_installed(provider: Provider) -> bool:
-    """Whether the package that talks to this provider is there."""
+    """Whether the package for this provider is installed."""
     try:
         return importlib.util.find_spec(provider.module) is not None
-    except ModuleNotFoundError:  # a part of a package that is not there at all
+    except ModuleNotFoundError:  # the parent package is not installed
         return False
 
 
@@ -263,7 +262,7 @@ def list_installed(kind: Kind) -> list[str]:
 
 
 def _offers(provider: Provider, kind: Kind) -> bool:
-    # LM Studio serves whatever model was loaded into it: it has no default to name.
+    # LM Studio serves whatever model is loaded, so it has no default.
     return bool(getattr(provider, kind)) or provider.name == "lmstudio"
 
 
@@ -274,17 +273,17 @@ def offers(name: str, kind: Kind) -> bool:
     return name in PROVIDERS and _offers(PROVIDERS[name], kind)
 
 
-# Azure's fields may come nested, as mem0 has them; they are kept flat, as every other provider's.
+# Azure's fields may come nested, as in mem0; they are stored flat, like every other provider's.
 NESTED: Final = "azure_kwargs"
 AZURE: Final = ("api_key", "azure_deployment", "azure_endpoint", "api_version", "default_headers")
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The providers in use. No LLM keeps messages word for word, no embedder choice is the local
-    model. `dims` is what the embedder was found to answer with, 0 when that is not known yet;
-    `late_interaction` says whether token states are kept and compared; `version` is the
-    EngineConfig it came from, 0 for the environment alone."""
+    """The providers in use. Without an LLM, messages are stored word for word; without an embedder,
+    the local model is used. `dims` are the embedder's measured dimensions, 0 if unknown;
+    `late_interaction` says whether token states are stored and compared; `version` is that of the
+    EngineConfig, 0 for the environment alone."""
 
     llm: ProviderChoice | None = None
     fallback_llm: ProviderChoice | None = None

@@ -1,4 +1,4 @@
-"""Whether a provider can be chosen like this: installed, with fields and addresses that fit."""
+"""Checks the choice of a provider: installed, with valid fields and addresses."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from core.outbound import check_provider_url
 from memories.engine import catalogue
 from memories.engine.catalogue import ADDRESSES, PROVIDERS, SECRETS, Kind, ProviderChoice
 
-# With provider and dimensions it makes the name of the vectors' model, which has 200 characters.
+# Provider, model and dimensions make up the model key, which has 200 characters.
 MODEL_LENGTH: Final = 170
 TEXT_LENGTH: Final = 4000
 MOST_DIMS: Final = 65_536
@@ -22,7 +22,8 @@ _USUAL_PORTS: Final = {"http": 80, "https": 443}
 
 
 def check_provider(name: str, kind: Kind) -> None:
-    """InvalidInputError for a provider that is not there, with what to install where that helps."""
+    """InvalidInputError for an unavailable provider, with the package to install if there is
+    one."""
     title = {"llm": "LLM", "embedder": "Embedder"}[kind]
     bundled = ", ".join(catalogue.list_installed(kind))
     refusal = (
@@ -48,7 +49,7 @@ def check(choice: ProviderChoice, kind: Kind) -> None:
 
 
 def check_values(choice: ProviderChoice, kind: Kind) -> None:
-    """As `check`, of fields that are known to be the provider's."""
+    """As `check`, for fields that are known to be the provider's."""
     for key, value in choice.config.items():
         _check_value(f"{kind}.config.{key}", key, value)
     if not choice.model:
@@ -64,10 +65,10 @@ def check_values(choice: ProviderChoice, kind: Kind) -> None:
 
 
 def lacks_key(choice: ProviderChoice) -> bool:
-    """Whether the provider itself is to be asked, and without the key that it wants. What stands at
-    another address may do without one."""
+    """Whether the required key is missing. Only the provider's own address requires one; servers at
+    other addresses may work without."""
     provider = PROVIDERS[choice.provider]
-    # mem0 takes the last one for "use the credentials of this machine".
+    # mem0 takes "your-api-key" as "use the credentials of this machine".
     if not provider.needs_key or choice.config.get("api_key") not in (None, "", "your-api-key"):
         return False
     address, usual = choice.config.get(provider.address), provider.default_address
@@ -75,7 +76,7 @@ def lacks_key(choice: ProviderChoice) -> bool:
 
 
 def same_address(one: Any, other: Any) -> bool:
-    """Whether two addresses lead to the same place, however they are written."""
+    """Whether two addresses are equivalent, however they are written."""
     return bool(_normal(one) == _normal(other))
 
 
@@ -89,14 +90,14 @@ def _normal(address: Any) -> Any:
 
 
 def shorten(text: str) -> str:
-    """What a caller sent, short enough to say it back."""
+    """A caller's input, cut for use in a message."""
     return text if len(text) <= 100 else text[:100] + "…"
 
 
 def _check_value(place: str, key: str, value: Any) -> None:
-    fits, wanted = _FITS.get(key, (_is_text, "one line of text"))
+    fits, expected = _FITS.get(key, (_is_text, "one line of text"))
     if not fits(value):
-        raise InvalidInputError(f"{place} must be {wanted}.")
+        raise InvalidInputError(f"{place} must be {expected}.")
 
 
 def _is_number(value: Any, most: float) -> bool:
@@ -112,7 +113,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_secret(value: Any) -> bool:
-    # It goes into a header, and a library that refuses a header quotes it.
+    # Secrets go into a header, and a library that refuses a header quotes it.
     return _is_text(value) and value.isascii() and " " not in value
 
 
@@ -129,7 +130,7 @@ _COUNT: Final = (_is_count, "a whole number above 0")
 _DIMS: Final = (lambda value: _is_count(value, MOST_DIMS), f"a whole number from 1 to {MOST_DIMS}")
 _FLAG: Final = (lambda value: isinstance(value, bool), "true or false")
 _SECRET: Final = (_is_secret, "one line of ASCII characters without spaces")
-# What a value has to be, by its key, and that in words.
+# By key: the check of its value, and the expected value in words.
 _FITS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     **dict.fromkeys(SECRETS, _SECRET),
     "temperature": (lambda value: _is_number(value, 2), "a number from 0 to 2"),

@@ -1,4 +1,4 @@
-"""The HTTP clients inside the providers' SDKs: what they may do, and how long."""
+"""Limits for the HTTP clients inside the providers' SDKs."""
 
 import importlib
 import time
@@ -9,15 +9,15 @@ from typing import Any, Final
 from memories.engine import failures
 
 CONNECT_SECONDS: Final = 5.0
-# No answer of a model is as large as this. A longer one would never end.
+# Larger than any answer of a model.
 ANSWER_BYTES: Final = 64 * 1024 * 1024
 
 
 def limit_client(client: Any, seconds: float, most: int | None = None) -> None:
-    """No retries and no redirects inside the SDKs, and a timeout on every call. `most` is how many
-    bytes an answer may have, ANSWER_BYTES where it is not given.
+    """Turns off retries and redirects inside the SDK, and sets a timeout for every call. An answer
+    may have at most `most` bytes, by default ANSWER_BYTES.
 
-    A redirect would take the texts to a host that nobody configured.
+    A redirect would send the texts to a host that nobody configured.
     """
     if hasattr(client, "max_retries"):
         client.max_retries = 0
@@ -36,8 +36,8 @@ def limit_client(client: Any, seconds: float, most: int | None = None) -> None:
 
 
 def refuse_packed(client: Any) -> None:
-    """Asks for answers as they are. A few packed bytes may be gigabytes when they are unpacked, and
-    the limit on an answer counts what comes over the wire."""
+    """Requests uncompressed answers and refuses others. A few compressed bytes may unpack to
+    gigabytes, and the limit on an answer counts bytes on the wire."""
     http = _http(client)
     if http is None:
         return
@@ -53,13 +53,13 @@ def _refuse_packed(response: Any) -> None:
 
 
 def _http(client: Any) -> Any:
-    """The HTTP client inside an SDK's client; None where it has none of this kind."""
+    """The httpx client inside an SDK's client; None if it has none."""
     inner = getattr(client, "_api_client", None)  # google-genai
     return getattr(client, "_client", None) if inner is None else inner._httpx_client
 
 
 def _limit(seconds: float, most: int | None) -> Callable[[Any], None]:
-    """The clients' own timeout begins anew with every byte: this one is for the whole answer."""
+    """A timeout for the whole answer; the clients' own timeout restarts with every byte."""
 
     def limit(response: Any) -> None:
         # httpx, or httpx2 with the same interface: the SDKs differ.
@@ -74,7 +74,7 @@ def _limit(seconds: float, most: int | None) -> Callable[[Any], None]:
 def _limited_stream(library: str) -> Callable[[Any, float, int], Any]:
     base: Any = importlib.import_module(library).SyncByteStream
 
-    class Limited(base):  # type: ignore[misc]  # of a library that is known at run time
+    class Limited(base):  # type: ignore[misc]  # the library is known only at run time
         def __init__(self, stream: Any, until: float, most: int) -> None:
             self._stream, self._until, self._most = stream, until, most
 

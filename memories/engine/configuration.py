@@ -1,4 +1,4 @@
-"""Which providers are used: the environment, and over it what was configured while running."""
+"""The configuration of providers: what was configured at run time overrides the environment."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ from memories.models.server import EngineConfig
 
 REDACTED: Final = "[redacted]"
 SEALED: Final = "$encrypted"
-# So many letters at the end of a secret are shown, of one that has at least as many.
+# The last ENDS characters of a secret are shown if it has at least ENDS_OF.
 ENDS: Final = 3
 ENDS_OF: Final = 16
 SECTIONS: Final[dict[str, Kind]] = {"llm": "llm", "fallback_llm": "llm", "embedder": "embedder"}
@@ -37,41 +37,41 @@ Section = dict[str, Any]
 
 
 class ChangedMeanwhileError(ConflictError):
-    """Another version was made since this one was read."""
+    """Another version was saved since this one was read."""
 
 
 def current_configuration() -> Configuration:
-    """What is to be used now: sections that were configured, over those of the environment."""
+    """The configuration in use: configured sections override those of the environment."""
     row = latest_row()
     return unseal(row.config, row.version) if row else from_environment()
 
 
 def latest_row() -> EngineConfig | None:
-    """The newest version of what was configured."""
+    """The newest configured version, if any."""
     return EngineConfig.objects.order_by("-version").first()
 
 
 def latest_version() -> int:
-    """The version that `current_configuration` gives."""
-    found = EngineConfig.objects.order_by("-version").values_list("version", flat=True).first()
-    return found or 0
+    """The version of `current_configuration`."""
+    version = EngineConfig.objects.order_by("-version").values_list("version", flat=True).first()
+    return version or 0
 
 
 def save(configuration: Configuration, *, account_id: UUID | None, reason: str) -> Configuration:
-    """Keeps the configuration as the version after the one that it was made of, secrets encrypted.
+    """Stores the configuration as the version after its own, with encrypted secrets.
 
-    What is as the environment says is left to it. ChangedMeanwhileError when there is such a
-    version already: of two changes at once, the second must not undo the first unseen.
+    Sections that equal the environment are not stored. ChangedMeanwhileError if the version exists
+    already, because of two concurrent changes the second must not silently undo the first.
     """
-    kept, environment = seal(configuration), from_environment()
+    sealed, environment = seal(configuration), from_environment()
     for name in SECTIONS:
         if getattr(configuration, name) == getattr(environment, name):
-            del kept[name]
+            del sealed[name]
     if configuration.late_interaction == environment.late_interaction:
-        del kept["late_interaction"]
+        del sealed["late_interaction"]
     row = EngineConfig(
         version=configuration.version + 1,
-        config=kept,
+        config=sealed,
         account_id=account_id,
         reason=reason[:200],
     )
@@ -88,33 +88,33 @@ def save(configuration: Configuration, *, account_id: UUID | None, reason: str) 
 
 
 def seal(configuration: Configuration) -> dict[str, Any]:
-    """The configuration as it is stored: {section: {provider, config}} with secrets encrypted."""
-    kept: dict[str, Any] = {
+    """The configuration for storage: {section: {provider, config}} with encrypted secrets."""
+    sealed: dict[str, Any] = {
         "dims": configuration.dims,
         "late_interaction": configuration.late_interaction,
     }
     for name in SECTIONS:
         choice: ProviderChoice | None = getattr(configuration, name)
-        kept[name] = choice and {
+        sealed[name] = choice and {
             "provider": choice.provider,
             "config": _each_secret(choice.config, _seal),
         }
-    return kept
+    return sealed
 
 
-def unseal(kept: Mapping[str, Any], version: int = 0) -> Configuration:
-    """A stored configuration with its secrets; sections that it does not speak of are the
-    environment's. ConfigurationError for a provider of a later version."""
-    found = replace(from_environment(), version=version)
+def unseal(sealed: Mapping[str, Any], version: int = 0) -> Configuration:
+    """A stored configuration with its secrets; missing sections come from the environment.
+    ConfigurationError for a provider of a later version."""
+    configured = replace(from_environment(), version=version)
     for name in SECTIONS:
-        if name in kept:
-            found = found.with_section(name, _opened_choice(kept[name]))
-    if "late_interaction" in kept:
-        found = replace(found, late_interaction=kept["late_interaction"])
-    return replace(found, dims=kept.get("dims", 0)) if "embedder" in kept else found
+        if name in sealed:
+            configured = configured.with_section(name, _unseal_choice(sealed[name]))
+    if "late_interaction" in sealed:
+        configured = replace(configured, late_interaction=sealed["late_interaction"])
+    return replace(configured, dims=sealed.get("dims", 0)) if "embedder" in sealed else configured
 
 
-def _opened_choice(section: Mapping[str, Any] | None) -> ProviderChoice | None:
+def _unseal_choice(section: Mapping[str, Any] | None) -> ProviderChoice | None:
     if section is None:
         return None
     if section["provider"] not in PROVIDERS:
@@ -126,13 +126,13 @@ def _opened_choice(section: Mapping[str, Any] | None) -> ProviderChoice | None:
 
 
 def _each_secret(config: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    copy: dict[str, Any] = {}
     for key, value in config.items():
         if key in SECRETS and value:
-            made[key] = change(value)
+            copy[key] = change(value)
         else:
-            made[key] = _each_secret(value, change) if isinstance(value, Mapping) else value
-    return made
+            copy[key] = _each_secret(value, change) if isinstance(value, Mapping) else value
+    return copy
 
 
 def _seal(secret: Any) -> dict[str, str]:
@@ -140,7 +140,8 @@ def _seal(secret: Any) -> dict[str, str]:
 
 
 def _ends(secret: Any) -> str:
-    """How a secret ends, so that people know it again; "" where that would tell too much of it."""
+    """The last characters of a secret, so that people recognise it; "" if it is too short for
+    that."""
     return secret[-ENDS:] if isinstance(secret, str) and len(secret) >= ENDS_OF else ""
 
 
@@ -149,7 +150,7 @@ def _unseal(secret: Any) -> Any:
 
 
 def redact(choice: ProviderChoice) -> dict[str, Any]:
-    """The configuration of a provider as it may be shown: without any secret."""
+    """The configuration of a provider for display, without secrets."""
     return _each_secret(choice.config, lambda _: REDACTED)
 
 
@@ -159,11 +160,8 @@ def has_key(choice: ProviderChoice) -> bool:
 
 
 def key_ends(choice: ProviderChoice) -> str:
-    """The last characters of the API key, for display; "" for a short one, and where none is."""
+    """The last characters of the API key, for display; "" if it is short or missing."""
     return _ends(choice.config.get("api_key"))
-
-
-# --- The environment -----------------------------------------------------------------------------
 
 
 # --- Changes -------------------------------------------------------------------------------------
@@ -172,8 +170,8 @@ def key_ends(choice: ProviderChoice) -> str:
 def merge(former: ProviderChoice | None, change: Any, kind: Kind) -> ProviderChoice | None:
     """`former` with `change` ({provider?, config?}; None for "none") merged in, key by key.
 
-    A stored secret goes only where it was meant for: another provider or address drops it, and a
-    change that then says "keep it" is refused. InvalidInputError for what does not fit.
+    A stored secret is only sent where it was meant for: another provider or address drops it, and a
+    change that asks to keep it is refused. InvalidInputError.
     """
     off = {"llm": NONE, "embedder": LOCAL}[kind]
     if change is None or (isinstance(change, Mapping) and change.get("provider") == off):
@@ -194,13 +192,13 @@ def merge(former: ProviderChoice | None, change: Any, kind: Kind) -> ProviderCho
     base = former if former and former.provider == name else of_environment(name, kind)
     config = _merge(base.config, config, moved=_moves(base, config))
     config.setdefault("model", getattr(PROVIDERS[name], kind))
-    made = ProviderChoice(name, config)
-    choices.check(made, kind)
-    return made
+    choice = ProviderChoice(name, config)
+    choices.check(choice, kind)
+    return choice
 
 
 def _flat(config: Mapping[str, Any], kind: Kind) -> Mapping[str, Any]:
-    """Azure's fields side by side, where they came nested."""
+    """Flattens Azure's fields if they are nested."""
     if NESTED not in config:
         return config
     nested = config[NESTED]
@@ -215,7 +213,7 @@ def _flat(config: Mapping[str, Any], kind: Kind) -> Mapping[str, Any]:
 
 
 def _moves(base: ProviderChoice, config: Mapping[str, Any]) -> bool:
-    """Whether the change sends calls to another address than the one the secrets are for."""
+    """Whether the change leads calls to another address than the secrets belong to."""
     usual = PROVIDERS[base.provider].default_address
     return any(
         key in ADDRESSES and not choices.same_address(value or usual, base.config.get(key) or usual)
@@ -224,18 +222,18 @@ def _moves(base: ProviderChoice, config: Mapping[str, Any]) -> bool:
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any], *, moved: bool) -> dict[str, Any]:
-    made = {key: value for key, value in base.items() if not (moved and key in SECRETS)}
+    merged = {key: value for key, value in base.items() if not (moved and key in SECRETS)}
     for key, value in change.items():
         if key in SECRETS and _holds_redacted(value):
             _keep_secret(key, value, base, moved=moved)
         elif value is None or value == "":
-            made.pop(key, None)
+            merged.pop(key, None)
         elif isinstance(value, Mapping) and key not in SECRETS:
             inner = base.get(key)
-            made[key] = _merge(inner if isinstance(inner, Mapping) else {}, value, moved=moved)
+            merged[key] = _merge(inner if isinstance(inner, Mapping) else {}, value, moved=moved)
         else:
-            made[key] = value
-    return made
+            merged[key] = value
+    return merged
 
 
 def _holds_redacted(value: Any) -> bool:

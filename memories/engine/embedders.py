@@ -1,4 +1,4 @@
-"""What turns text into vectors: the interface, and the embedder this installation has."""
+"""The interface of embedders, and a cache for queries."""
 
 import threading
 from collections import OrderedDict
@@ -21,7 +21,7 @@ class Embedder(Protocol):
 
 
 class RecentQueries(Generic[T]):
-    """What was worked out for the latest queries: agents repeat themselves."""
+    """A cache of results for the latest queries, because agents repeat theirs."""
 
     SIZE: Final = 512
 
@@ -30,14 +30,14 @@ class RecentQueries(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, query: str) -> T | None:
-        """What is known of a query that was asked before."""
+        """The cached value of a query, if any."""
         with self._lock:
-            if (known := self._kept.get(query)) is not None:
+            if (value := self._kept.get(query)) is not None:
                 self._kept.move_to_end(query)
-            return known
+            return value
 
-    def keep(self, query: str, found: T) -> None:
+    def keep(self, query: str, value: T) -> None:
         with self._lock:
-            self._kept[query] = found
+            self._kept[query] = value
             if len(self._kept) > self.SIZE:
                 self._kept.popitem(last=False)

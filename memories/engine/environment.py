@@ -1,4 +1,4 @@
-"""The providers that the environment asks for."""
+"""The providers that the environment configures."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,42 +16,44 @@ OPENROUTER: Final = "https://openrouter.ai/api/v1"
 
 
 def from_environment() -> Configuration:
-    """What the environment says, in mem0's names. ConfigurationError for what cannot be used."""
-    said = settings.PROVIDER_ENVIRONMENT
+    """The configuration of the environment, in mem0's variables. ConfigurationError."""
+    variables = settings.PROVIDER_ENVIRONMENT
     variable = "MEM0_LLM_PROVIDER"
-    name = said.get(variable, "")
+    name = variables.get(variable, "")
     if not name:
-        name, variable = _hinted_llm(said)
-    llm = _named(name, "llm", variable)
+        name, variable = _llm_of_hints(variables)
+    llm = _choice_named(name, "llm", variable)
     if llm is not None:
-        default = said.get("MEM0_DEFAULT_LLM_MODEL") if llm.provider == "openai" else None
-        llm = _checked(_with_model(llm, said.get("MEM0_LLM_MODEL") or default), "llm", variable)
+        default = variables.get("MEM0_DEFAULT_LLM_MODEL") if llm.provider == "openai" else None
+        llm = _check_choice(
+            _with_model(llm, variables.get("MEM0_LLM_MODEL") or default), "llm", variable
+        )
     variable = "MEM0_FALLBACK_LLM_PROVIDER"
-    fallback = _named(said.get(variable), "llm", variable)
+    fallback = _choice_named(variables.get(variable), "llm", variable)
     if fallback is not None:
         if llm is None:
             raise ConfigurationError(f"{variable} needs an LLM that it stands in for.")
-        fallback = _with_model(fallback, said.get("MEM0_FALLBACK_LLM_MODEL"))
-        fallback = _checked(fallback, "llm", variable)
+        fallback = _with_model(fallback, variables.get("MEM0_FALLBACK_LLM_MODEL"))
+        fallback = _check_choice(fallback, "llm", variable)
     return Configuration(
         llm=llm,
         fallback_llm=fallback,
-        embedder=_embedder_of(said),
+        embedder=_embedder_of(variables),
         late_interaction=settings.LATE_INTERACTION,
     )
 
 
-def _embedder_of(said: Mapping[str, str]) -> ProviderChoice | None:
+def _embedder_of(variables: Mapping[str, str]) -> ProviderChoice | None:
     variable = "MEM0_EMBED_PROVIDER"
-    name, model = said.get(variable), said.get("MEM0_EMBED_MODEL")
-    if not name and (other := said.get("MEM0_DEFAULT_EMBEDDER_MODEL")):
+    name, model = variables.get(variable), variables.get("MEM0_EMBED_MODEL")
+    if not name and (other := variables.get("MEM0_DEFAULT_EMBEDDER_MODEL")):
         variable = "MEM0_DEFAULT_EMBEDDER_MODEL"
         name, model = "openai", model or other
-    embedder = _named(name, "embedder", variable)
+    embedder = _choice_named(name, "embedder", variable)
     if embedder is None:
         return None
     embedder = _with_model(embedder, model)
-    if dims := said.get("MEM0_EMBED_DIMS"):
+    if dims := variables.get("MEM0_EMBED_DIMS"):
         if not dims.isdecimal() or not 0 < int(dims) <= choices.MOST_DIMS:
             raise ConfigurationError(
                 f"MEM0_EMBED_DIMS must be a whole number from 1 to {choices.MOST_DIMS}, "
@@ -60,23 +62,23 @@ def _embedder_of(said: Mapping[str, str]) -> ProviderChoice | None:
         embedder = ProviderChoice(
             embedder.provider, {**embedder.config, "embedding_dims": int(dims)}
         )
-    return _checked(embedder, "embedder", variable)
+    return _check_choice(embedder, "embedder", variable)
 
 
-def _hinted_llm(said: Mapping[str, str]) -> tuple[str, str]:
-    """The provider whose key or address is in the environment, where none is named, and the
-    variable that tells; "" for none."""
+def _llm_of_hints(environment: Mapping[str, str]) -> tuple[str, str]:
+    """The provider whose key or address is in the environment, for when none is named, and that
+    variable; "" for none."""
     for name in ("openai", "anthropic", "gemini", "ollama"):
         provider = PROVIDERS[name]
         hints = [*provider.variables, *provider.address_variables]
         if name == "openai":
             hints.append("OPENROUTER_API_KEY")
-        if variable := next((variable for variable in hints if variable in said), None):
+        if variable := next((variable for variable in hints if variable in environment), None):
             return name, variable
     return "", ""
 
 
-def _named(name: str | None, kind: Kind, variable: str) -> ProviderChoice | None:
+def _choice_named(name: str | None, kind: Kind, variable: str) -> ProviderChoice | None:
     if not name or name.lower() in {LOCAL, NONE}:
         return None
     try:
@@ -86,8 +88,8 @@ def _named(name: str | None, kind: Kind, variable: str) -> ProviderChoice | None
     return of_environment(name.lower(), kind)
 
 
-def _checked(choice: ProviderChoice, kind: Kind, variable: str) -> ProviderChoice:
-    """The choice, when it can be used; else ConfigurationError naming what has to be set."""
+def _check_choice(choice: ProviderChoice, kind: Kind, variable: str) -> ProviderChoice:
+    """The choice if it is valid, else ConfigurationError with the variable to set."""
     provider = PROVIDERS[choice.provider]
     if provider.address and (address := choice.config.get(provider.address)):
         try:
@@ -99,7 +101,7 @@ def _checked(choice: ProviderChoice, kind: Kind, variable: str) -> ProviderChoic
         needed = next(iter(_own(provider.variables, choice.provider, kind)))
         raise ConfigurationError(f"{variable} chooses {provider.called}: {needed} is missing.")
     try:
-        # Our own fields, so mem0 need not be asked: the start does not wait for its import.
+        # These fields are ours, so the start need not import mem0 to check their names.
         choices.check_values(choice, kind)
     except InvalidInputError as error:
         raise ConfigurationError(f"{variable}: {error.message}") from error
@@ -107,34 +109,34 @@ def _checked(choice: ProviderChoice, kind: Kind, variable: str) -> ProviderChoic
 
 
 def _own(variables: Sequence[str], name: str, kind: Kind) -> list[str]:
-    """Azure has variables for each kind."""
+    """The variables of this kind; only Azure has separate ones."""
     prefix = {"llm": "LLM_", "embedder": "EMBEDDING_"}[kind] if name == "azure_openai" else ""
     return [variable for variable in variables if variable.startswith(prefix)]
 
 
 def _address_variable(name: str, kind: Kind) -> str | None:
-    said = settings.PROVIDER_ENVIRONMENT
-    if name == "openai" and kind == "llm" and "OPENROUTER_API_KEY" in said:
+    environment = settings.PROVIDER_ENVIRONMENT
+    if name == "openai" and kind == "llm" and "OPENROUTER_API_KEY" in environment:
         return "OPENROUTER_API_BASE"
     variables = _own(PROVIDERS[name].address_variables, name, kind)
-    return next((variable for variable in variables if variable in said), None)
+    return next((variable for variable in variables if variable in environment), None)
 
 
 def of_environment(name: str, kind: Kind) -> ProviderChoice:
-    """A provider with the key and the address that the environment has for it."""
-    said, provider = settings.PROVIDER_ENVIRONMENT, PROVIDERS[name]
+    """A provider with its key and address from the environment."""
+    environment, provider = settings.PROVIDER_ENVIRONMENT, PROVIDERS[name]
     config: dict[str, Any] = {"model": getattr(provider, kind)}
     keys = _own(provider.variables, name, kind)
-    if key := next((said[variable] for variable in keys if variable in said), None):
+    if key := next((environment[variable] for variable in keys if variable in environment), None):
         config["api_key"] = key
-    if provider.address and (variable := _address_variable(name, kind)) and variable in said:
-        config[provider.address] = _with_scheme(said[variable], variable)
+    if provider.address and (variable := _address_variable(name, kind)) and variable in environment:
+        config[provider.address] = _with_scheme(environment[variable], variable)
     if name == "azure_openai":
         own = {"llm": "LLM_", "embedder": "EMBEDDING_"}[kind]
         for variable, field in (("DEPLOYMENT", "azure_deployment"), ("API_VERSION", "api_version")):
-            if value := said.get(f"{own}AZURE_{variable}"):
+            if value := environment.get(f"{own}AZURE_{variable}"):
                 config[field] = value
-    if name == "openai" and kind == "llm" and (key := said.get("OPENROUTER_API_KEY")):
+    if name == "openai" and kind == "llm" and (key := environment.get("OPENROUTER_API_KEY")):
         # mem0 prefers this key too. OpenAI's own key may be set for the embedder alone.
         config |= {"api_key": key, "model": "openai/gpt-5-mini"}
         config.setdefault("openai_base_url", OPENROUTER)
@@ -142,7 +144,7 @@ def of_environment(name: str, kind: Kind) -> ProviderChoice:
 
 
 def _with_scheme(address: str, variable: str) -> str:
-    """Ollama's own variable is mostly written as host and port alone."""
+    """The address as a URL. Ollama's own variable usually has only host and port."""
     if variable != "OLLAMA_HOST" or "://" in address:
         return address
     host = address.rstrip("/")

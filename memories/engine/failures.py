@@ -1,4 +1,4 @@
-"""What providers' SDKs raise, as the product's ProviderError with a cause in words."""
+"""Translates exceptions of the providers' SDKs into ProviderError, with a cause in words."""
 
 import email.utils
 import math
@@ -28,7 +28,7 @@ MESSAGES: Final = {
     MALFORMED: "Provider answered with something that cannot be used.",
     UNKNOWN: "Upstream provider error.",
 }
-# Another attempt may go well.
+# Another attempt may succeed.
 PASSING: Final = frozenset({LIMITED, TIMEOUT, UNAVAILABLE})
 
 _BY_NAME: Final = {
@@ -57,16 +57,17 @@ _BY_NAME: Final = {
 }
 CAUSE_LENGTH: Final = 300
 READ_LENGTH: Final = 20_000
-# So many of a secret's letters, at its beginning or end, are a secret themselves.
+# This many characters from a secret's start or end count as a secret too.
 SECRET_PART: Final = 8
-# No caller is told to wait longer than a day.
+# The longest wait that callers are asked for: a day.
 RETRY_AFTER_MOST: Final = 86_400
 
 
 def translate(error: BaseException, *, secrets: tuple[str, ...] = ()) -> ProviderError:
     """`error` of an SDK as ProviderError: its code by class name or status along the causes.
 
-    `cause` tells people what the provider said, without the `secrets` and at most 300 characters.
+    `cause` is the provider's message for people, without the `secrets` and with at most 300
+    characters.
     """
     for link in _chain(error):
         if isinstance(link, ProviderError):
@@ -74,7 +75,7 @@ def translate(error: BaseException, *, secrets: tuple[str, ...] = ()) -> Provide
     code, where = _classify(error)
     cause = _cause(where, secrets)
     if code == UNAVAILABLE and status_of(where) is None:
-        # SDKs say "Connection error." for all that can be in the way.
+        # SDKs say only "Connection error." for every network problem.
         *_, root = _chain(where)
         reason = _cause(root, secrets)
         cause = cause if reason in cause else f"{cause} ({reason})"
@@ -89,11 +90,11 @@ def failure(code: str, cause: str = "", *, retry_after: int | None = None) -> Pr
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that an SDK's exception carries, by itself or in its response."""
     response = getattr(error, "response", None)
-    found = [getattr(error, name, None) for name in ("status_code", "code", "http_status")]
-    found.append(getattr(response, "status_code", None))
+    candidates = [getattr(error, name, None) for name in ("status_code", "code", "http_status")]
+    candidates.append(getattr(response, "status_code", None))
     if isinstance(response, Mapping):  # botocore's
-        found.append((response.get("ResponseMetadata") or {}).get("HTTPStatusCode"))
-    return next((s for s in found if isinstance(s, int) and 100 <= s <= 599), None)
+        candidates.append((response.get("ResponseMetadata") or {}).get("HTTPStatusCode"))
+    return next((s for s in candidates if isinstance(s, int) and 100 <= s <= 599), None)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -134,7 +135,7 @@ def _cause(error: BaseException, secrets: tuple[str, ...]) -> str:
     text = str(getattr(error, "message", "") or error)[:READ_LENGTH]
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = _without(text, secret)
-    # What databases do not keep is left out.
+    # Drop characters that databases do not store.
     text = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
     text = text[:CAUSE_LENGTH] + ("…" if len(text) > CAUSE_LENGTH else "")
     prefix = f"HTTP {status}: " if status is not None and str(status) not in text else ""
@@ -142,8 +143,8 @@ def _cause(error: BaseException, secrets: tuple[str, ...]) -> str:
 
 
 def _without(text: str, secret: str) -> str:
-    """`text` without the secret, and without the parts of it that are left where libraries cut a
-    long message off."""
+    """`text` without the secret, and without the parts of it that remain where libraries truncate a
+    long message."""
     for length in range(len(secret), min(SECRET_PART, len(secret)) - 1, -1):
         for part in (secret[:length], secret[-length:]):
             text = text.replace(part, "[redacted]")
@@ -152,8 +153,8 @@ def _without(text: str, secret: str) -> str:
 
 def _retry_after(error: BaseException) -> int | None:
     """Seconds that the provider asks to wait, from its Retry-After header (RFC 9110, 10.2.3)."""
-    # Some SDKs raise without the response; what they met on the way has it.
-    value = next((found for link in _chain(error) if (found := _retry_header(link))), None)
+    # Some SDKs raise without the response; another exception in the chain has it.
+    value = next((header for link in _chain(error) if (header := _retry_header(link))), None)
     if value is None:
         return None
     try:
@@ -163,7 +164,7 @@ def _retry_after(error: BaseException) -> int | None:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, TypeError, OverflowError):
             return None
-    # Rounded up: who comes too early is refused again.
+    # Rounded up, because an early retry is refused again.
     return None if math.isnan(seconds) else math.ceil(min(max(0.0, seconds), RETRY_AFTER_MOST))
 
 

@@ -14,7 +14,7 @@ _UNKNOWN: Final = ("not found", "does not exist", "unknown", "no such")
 # The statuses of a redirect, and of a server that has no such route.
 _REDIRECT: Final = re.compile(r"\b30[1278]\b")
 _NO_ROUTE: Final = re.compile(r"\b40[45]\b")
-# What the system says of a connection that did not come about, and what that means.
+# Words in the system's message about a failed connection, and what they mean.
 _UNREACHABLE: Final = (
     (("metadata address",), "{where} is a metadata address, which is never connected to."),
     (
@@ -35,7 +35,7 @@ _UNREACHABLE: Final = (
         "{where} broke the connection off in the middle: look at its log, and try again.",
     ),
 )
-# Where the models of a server come from.
+# How to get a model onto a server.
 _GET_MODEL: Final = {
     "ollama": " Fetch it there: ollama pull {model}",
     "lmstudio": " Load it in LM Studio.",
@@ -98,7 +98,7 @@ def listing_hint(error: ProviderError, choice: ProviderChoice) -> str:
 
 
 def hint_empty_list(choice: ProviderChoice, kind: Kind) -> str:
-    """Of a provider that answers with a list in which there is no model of this kind."""
+    """For a provider whose list has no model of this kind."""
     what = {"llm": "chat", "embedder": "embedding"}[kind]
     model = choice.model or getattr(PROVIDERS[choice.provider], kind)
     more = _GET_MODEL.get(choice.provider, "").format(model=model)
@@ -106,7 +106,7 @@ def hint_empty_list(choice: ProviderChoice, kind: Kind) -> str:
 
 
 def hint_no_list(choice: ProviderChoice) -> str:
-    """Of a provider that cannot be asked for its models."""
+    """For a provider that has no list of models."""
     name = " The list of its models cannot be asked for: type the model's name."
     return _GET_MODEL.get(choice.provider, name).strip()
 
@@ -117,7 +117,7 @@ def _address(choice: ProviderChoice) -> str:
 
 
 def _who(choice: ProviderChoice) -> str:
-    """The provider, or its address where that is not the one that everybody has."""
+    """The provider's name, or its address if that is not the default."""
     provider, where = PROVIDERS[choice.provider], _address(choice)
     usual = provider.default_address
     return provider.called if usual and same_address(where, usual) else where
@@ -159,7 +159,7 @@ def _refused(choice: ProviderChoice, kind: Kind, cause: str) -> str:
 
 
 def _lacks_path(choice: ProviderChoice) -> bool:
-    """Whether the address is that of the server alone, where the provider's own goes on."""
+    """Whether the address has no path although the provider's default has one."""
     usual = PROVIDERS[choice.provider].default_address
     return bool(urlsplit(usual).path) and not urlsplit(_address(choice)).path.rstrip("/")
 

@@ -1,4 +1,4 @@
-"""Which models a provider has, as the provider itself tells it."""
+"""Lists a provider's models by asking the provider."""
 
 import json
 import re
@@ -12,24 +12,24 @@ from memories.engine.catalogue import PROVIDERS, Kind, ProviderChoice
 from memories.engine.choices import MODEL_LENGTH, same_address
 from memories.engine.clients import limit_client, refuse_packed
 
-# Somebody waits, and may as well type the name.
+# Short, because a person waits and can type the name instead.
 LISTING_SECONDS: Final = 10
 # OpenRouter's list, the longest known, has less than one million.
 LISTING_BYTES: Final = 4_000_000
 MOST_NAMES: Final = 500
-# As many as one call may ask for: there is no second one.
+# The most that one call may request; there is no second call.
 _PAGE: Final = 1000
-# A shorter key may be a word, such as a server at home accepts, that stands in names as well.
+# A shorter key may be an ordinary word (for a server at home), which names may contain too.
 _SECRET_LENGTH: Final = 16
 
 Row = Mapping[str, Any]
 
-# What answers say of a model, in `type` (Together, LM Studio and others), in the modalities of its
-# output (OpenRouter), and in what can be done with it (Gemini).
+# How answers describe a model: `type` (Together, LM Studio and others), output modalities
+# (OpenRouter), and generation methods (Gemini).
 _CHATS: Final = frozenset({"chat", "language", "llm", "vlm", "code", "text", "generateContent"})
 _EMBEDS: Final = frozenset({"embedding", "embeddings", "embedContent"})
 _NEITHER: Final = frozenset({"image", "audio", "video", "speech", "moderation", "rerank"})
-# What the names say: surely at the provider's own address, probably everywhere.
+# Hints in the names: certain at the provider's own address, likely elsewhere.
 _EMBEDDER: Final = re.compile(r"embed|minilm|(^|[/_.-])(bge|gte|e5|uae)[_.-]|paraphrase-", re.I)
 _OTHERS: Final[dict[str, re.Pattern[str]]] = {
     "openai": re.compile(
@@ -48,16 +48,16 @@ def can_list(provider: str) -> bool:
 
 
 def list_models(choice: ProviderChoice, kind: Kind) -> tuple[str, ...]:
-    """The names of the provider's models of this kind, the likely ones first; one call, in which
-    the model of `choice` does not matter.
+    """The names of the provider's models of this kind, the likely ones first. One call; the model
+    of `choice` does not matter.
 
-    At most MOST_NAMES, each printable and of at most MODEL_LENGTH characters. ProviderError when it
-    does not answer with a list, InvalidInputError when the configuration does not fit it.
+    At most MOST_NAMES, each printable and of at most MODEL_LENGTH characters. ProviderError if the
+    answer is not a list, InvalidInputError if the configuration is invalid.
     """
     client = remote.create_client(choice, kind).client
     limit_client(client, min(LISTING_SECONDS, settings.PROVIDER_TIMEOUT), LISTING_BYTES)
     refuse_packed(client)
-    rows = remote.persist(lambda: _asked(client, choice), attempts=1, seconds=LISTING_SECONDS)
+    rows = remote.persist(lambda: _read_rows(client, choice), attempts=1, seconds=LISTING_SECONDS)
     names = {
         name
         for row in rows
@@ -66,10 +66,10 @@ def list_models(choice: ProviderChoice, kind: Kind) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: _order(name, kind))[:MOST_NAMES])
 
 
-def _asked(client: Any, choice: ProviderChoice) -> list[Row]:
+def _read_rows(client: Any, choice: ProviderChoice) -> list[Row]:
     try:
         rows = _ROWS[choice.provider](client)
-        if rows is None:  # what Ollama's other API says when there is none
+        if rows is None:  # Ollama's OpenAI-like API without models
             return []
         if not isinstance(rows, list):
             raise failures.failure(failures.MALFORMED, "The answer holds no list of models.")
@@ -81,8 +81,8 @@ def _asked(client: Any, choice: ProviderChoice) -> list[Row]:
     return [row for row in rows if isinstance(row, Mapping)]
 
 
-# The answers are read as plain JSON: the SDKs make an object of every row, which takes them seconds
-# where a broken server sends a million.
+# The answers are read as plain JSON, because the SDKs make an object of every row, which takes
+# seconds if a broken server sends a million.
 def _openai(client: Any) -> Any:
     return client.models.with_raw_response.list().http_response.json()["data"]
 
@@ -110,7 +110,7 @@ _ROWS: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def _name(row: Row, choice: ProviderChoice, kind: Kind) -> str:
-    """The model's name as mem0 wants it; "" where it has none that can be used."""
+    """The model's name as mem0 expects it; "" if it has no usable one."""
     name = row.get("name" if choice.provider in {"gemini", "ollama"} else "id")
     if not isinstance(name, str) or not 0 < len(name) <= MODEL_LENGTH:
         return ""
@@ -118,35 +118,35 @@ def _name(row: Row, choice: ProviderChoice, kind: Kind) -> str:
         return ""
     if any(secret in name for secret in choice.secrets() if len(secret) >= _SECRET_LENGTH):
         return ""
-    # mem0 gives the folder to the LLM itself, and takes an embedder's as it is.
+    # mem0 adds the folder for an LLM itself, and takes an embedder's name as it is.
     return name.removeprefix("models/") if choice.provider == "gemini" and kind == "llm" else name
 
 
 def _fits(row: Row, name: str, choice: ProviderChoice, kind: Kind) -> bool:
-    """Whether the model is of this kind, as far as that is certain."""
-    said, is_its_own = _said(row), _is_its_own(choice)
-    if said & (_CHATS | _EMBEDS | _NEITHER):
-        if not said & (_CHATS if kind == "llm" else _EMBEDS):
+    """Whether the model may be of this kind; False only if that is certain."""
+    statements, is_its_own = _describing_words(row), _is_its_own(choice)
+    if statements & (_CHATS | _EMBEDS | _NEITHER):
+        if not statements & (_CHATS if kind == "llm" else _EMBEDS):
             return False
     elif is_its_own and choice.provider == "openai" and _is_unlikely(name, kind):
         return False
     return kind == "embedder" or not (is_its_own and _is_other(name, choice))
 
 
-def _said(row: Row) -> set[str]:
-    """What the answer says about a model, in words."""
-    found: list[Any] = [row.get("type")]
+def _describing_words(row: Row) -> set[str]:
+    """The words in which the answer describes a model."""
+    values: list[Any] = [row.get("type")]
     architecture = row.get("architecture")
     for value in (
         row.get("supportedGenerationMethods"),
         architecture.get("output_modalities") if isinstance(architecture, Mapping) else None,
     ):
-        found += value if isinstance(value, list) else []
-    return {word for word in found if isinstance(word, str)}
+        values += value if isinstance(value, list) else []
+    return {word for word in values if isinstance(word, str)}
 
 
 def _is_its_own(choice: ProviderChoice) -> bool:
-    """Whether the provider itself is asked, not what stands at another address."""
+    """Whether the address is the provider's own."""
     provider = PROVIDERS[choice.provider]
     address = choice.config.get(provider.address)
     return not address or same_address(address, provider.default_address)
@@ -154,7 +154,7 @@ def _is_its_own(choice: ProviderChoice) -> bool:
 
 def _is_other(name: str, choice: ProviderChoice) -> bool:
     pattern = _OTHERS.get(choice.provider)
-    # Behind the base of a model that was tuned stands what its owner calls it.
+    # A fine-tuned model's name is its base followed by its owner's name for it.
     base = name.split(":")[1] if name.startswith("ft:") else name
     return pattern is not None and bool(pattern.search(base))
 
@@ -164,7 +164,7 @@ def _is_unlikely(name: str, kind: Kind) -> bool:
 
 
 def _order(name: str, kind: Kind) -> tuple[bool, list[str | int], str]:
-    """Likely ones first, then by name, numbers by their size."""
+    """The sort key: likely models first, then by name, with numbers by value."""
     pieces = re.split(r"([0-9]+)", name.casefold())
     by_size = [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)]
     return _is_unlikely(name, kind), by_size, name

@@ -22,10 +22,10 @@ from memories.readings import Pieces, QueryTokens, Reading, TokenStates, Vector
 
 T = TypeVar("T")
 
-# Tokenising takes time in proportion to the text although 256 tokens are kept: a book must not
-# cost seconds. Only a text whose words average 80 letters is cut shorter by this.
+# Tokenising takes time in proportion to the text although only 256 tokens count, and a book must
+# not cost seconds. Only texts with an average of 80 letters a word lose tokens by this.
 _MAX_CHARS = 20_000
-# From so many texts on a second thread pays.
+# From this many texts a second thread pays off.
 _MANY: Final = 8
 _MOST_THREADS: Final = 8
 
@@ -33,8 +33,8 @@ _MOST_THREADS: Final = 8
 class LocalEmbedder:
     """all-MiniLM-L6-v2 with int8 weights; safe to call from several threads.
 
-    English, 384 dimensions, at most 256 tokens: of a longer text the beginning counts. Vectors of
-    another `model_key` live in another space and must not be compared with these.
+    English, 384 dimensions, at most 256 tokens; of a longer text only the beginning counts. Vectors
+    of another `model_key` live in another space and must not be compared with these.
     """
 
     model_key: str = MODEL_KEY
@@ -50,7 +50,7 @@ class LocalEmbedder:
 
     @classmethod
     def load(cls, model_dir: Path) -> Self | None:
-        """The embedder of the model in `model_dir`; None when none has been prepared.
+        """The embedder of the model in `model_dir`; None if none has been prepared.
 
         Does all the loading (0.2 s, 80 MiB), so that `embed` never does. Raises WeightsError when
         the model's files are damaged.
@@ -69,20 +69,20 @@ class LocalEmbedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of `texts`, in their order: float32, shape (len(texts), 384), rows of length 1.
 
-        The texts run one by one: a text's vector is the same whatever it is embedded with, and
-        without padding this is also cheaper than batches (750 against 920 ms for 400 texts).
+        The texts run one by one, so that a text's vector does not depend on the others; without
+        padding this is also cheaper than batches (750 against 920 ms for 400 texts).
         """
         vectors = np.empty((len(texts), self.dims), np.float32)
-        for row, found in zip(vectors, self._each(self._embed_one, texts), strict=True):
-            row[:] = found
+        for row, vector in zip(vectors, self._each(self._embed_one, texts), strict=True):
+            row[:] = vector
         return vectors
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
-        """Vector and token states of each text, of one and the same pass."""
+        """Vector and token states of each text, from a single pass."""
         return list(self._each(self._read_one, texts))
 
     def read_query(self, query: str) -> tuple[Vector, QueryTokens | None]:
-        """Vector of a query, and the pieces of it that count; None where there are none."""
+        """Vector of a query, and its meaningful word pieces; None if there are none."""
         encoding, text, _ = self._encoded(query)
         vector, states = self._run(encoding)
         words = pieces_that_count(encoding, text)
@@ -93,12 +93,11 @@ class LocalEmbedder:
         return vector, QueryTokens(pieces, self._project(states[places]), tuple(words.values()))
 
     def pieces(self, text: str) -> Pieces:
-        """The word pieces that `read` has states of, without reading the text."""
+        """The word pieces for which `read` returns states, without running the model."""
         return np.array(self._encoded(text)[0].ids[1:-1], np.uint16)
 
     def words(self, text: str) -> list[tuple[int, int]]:
-        """Where in the text the word of each piece stands that `read` has states of: first
-        character, and the one after the last."""
+        """For each piece of `pieces`, the span of its word in the text: [start, end)."""
         encoding, _, shift = self._encoded(text)
         ends: dict[int, tuple[int, int]] = {}
         for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
@@ -111,7 +110,7 @@ class LocalEmbedder:
         ]
 
     def states(self, text: str) -> NDArray[np.float32]:
-        """The last layer's states of a text's word pieces as they are, [n, 384]."""
+        """The last layer's unprojected states of a text's word pieces, [n, 384]."""
         return self._run(self._encoded(text)[0])[1][1:-1]
 
     def _embed_one(self, text: str) -> Vector:
@@ -121,7 +120,7 @@ class LocalEmbedder:
     def _read_one(self, text: str) -> Reading:
         encoding, _, _ = self._encoded(text)
         vector, states = self._run(encoding)
-        # The first and the last piece stand for the beginning and the end.
+        # Without the first and the last piece, which mark beginning and end.
         pieces = np.array(encoding.ids[1:-1], np.uint16)
         return Reading(vector, TokenStates(pieces, self._project(states[1:-1])))
 
@@ -130,13 +129,13 @@ class LocalEmbedder:
         return vectors[0], states[0]
 
     def _encoded(self, text: str) -> tuple[Encoding, str, int]:
-        """The text in word pieces, what was taken of it, and where in the given one that begins."""
-        # JSON may bring half a surrogate pair, which the tokenizer refuses.
+        """The text in word pieces, the part of it that was encoded, and where that part begins."""
+        # JSON may contain half a surrogate pair, which the tokenizer refuses.
         clean = text.strip()[:_MAX_CHARS].encode("utf-8", "replace").decode("utf-8")
         return self._tokenizer.encode(clean), clean, len(text) - len(text.lstrip())
 
     def _each(self, do: Callable[[str], T], texts: Sequence[str]) -> Iterable[T]:
-        """Many texts at once run on all cores, one text a thread."""
+        """Runs many texts on all cores, one text per thread."""
         if len(texts) < _MANY:
             return map(do, texts)
         with self._making:
@@ -166,7 +165,7 @@ def _session_options() -> onnxruntime.SessionOptions:
 
 
 def load_embedder() -> Embedder | None:
-    """The local embedding model, or None when it was not prepared."""
+    """The local embedding model, or None if it was not prepared."""
     from memories.engine.local_embedder import LocalEmbedder
 
     return LocalEmbedder.load(settings.MODEL_DIR)

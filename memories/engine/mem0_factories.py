@@ -1,4 +1,4 @@
-"""mem0's factories: its objects for the providers, without what they do beside."""
+"""mem0's factories for provider objects, without their side effects."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from mem0.utils.factory import EmbedderFactory, LlmFactory
 
 from memories.engine.catalogue import ADDRESSES, AZURE, NESTED, PROVIDERS
 
-# Code, files and detours, none of which is for a configuration that comes over HTTP (proxies are
-# those of the environment: HTTPS_PROXY), and what would be taken and never used.
+# Fields that may not come over HTTP (code, files, proxies; HTTPS_PROXY in the environment works),
+# and fields without an effect.
 _NOT_OURS: Final = {
     "response_callback",
     "http_client_proxies",
@@ -30,13 +30,13 @@ _NOT_OURS: Final = {
     "site_url",
     "app_name",
 }
-# Ours: mem0 has no key for it.
+# Our own key; mem0 has none for it.
 _GEMINI_ADDRESS: Final = "gemini_base_url"
 
 
 class _Ollama(OllamaEmbedding):  # type: ignore[misc]  # mem0 publishes no types
     def _ensure_model_exists(self) -> None:
-        """mem0 would pull gigabytes here, in whatever request comes first."""
+        """Does nothing. mem0 would pull gigabytes here, in the first request."""
 
 
 def fields(provider: str, kind: str) -> set[str]:
@@ -58,36 +58,36 @@ def fields(provider: str, kind: str) -> set[str]:
 
 def llm(provider: str, config: Mapping[str, Any]) -> Any:
     """mem0's LLM. It carries its SDK's client as `client`."""
-    made = dict(config)
-    address = made.pop(_GEMINI_ADDRESS, None)
-    made = _with_azure(provider, made)
-    # mem0's own limit cuts the facts of a long conversation off.
-    made.setdefault("max_tokens", 4000)
-    return _at(LlmFactory.create(provider, made), provider, config, address)
+    options = dict(config)
+    address = options.pop(_GEMINI_ADDRESS, None)
+    options = _with_azure(provider, options)
+    # mem0's own limit truncates the facts of a long conversation.
+    options.setdefault("max_tokens", 4000)
+    return _at(LlmFactory.create(provider, options), provider, config, address)
 
 
 def embedder(provider: str, config: Mapping[str, Any]) -> Any:
     """mem0's embedder. It carries its SDK's client as `client`."""
-    made = dict(config)
-    address = made.pop(_GEMINI_ADDRESS, None)
-    made = _with_azure(provider, made)
+    options = dict(config)
+    address = options.pop(_GEMINI_ADDRESS, None)
+    options = _with_azure(provider, options)
     if provider == "ollama":
-        return _at(_Ollama(BaseEmbedderConfig(**made)), provider, config, address)
-    return _at(EmbedderFactory.create(provider, made, None), provider, config, address)
+        return _at(_Ollama(BaseEmbedderConfig(**options)), provider, config, address)
+    return _at(EmbedderFactory.create(provider, options, None), provider, config, address)
 
 
 def _with_azure(provider: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Azure's keys nested, as mem0 has them."""
+    """The configuration with Azure's keys nested, as mem0 expects them."""
     if provider != "azure_openai":
         return config
     nested = {name: config.pop(name) for name in AZURE if name in config}
     return {**config, NESTED: nested}
 
 
-def _at(made: Any, provider: str, config: Mapping[str, Any], address: str | None) -> Any:
+def _at(model: Any, provider: str, config: Mapping[str, Any], address: str | None) -> Any:
     if provider == "gemini" and address:
-        made.client._api_client._http_options.base_url = address
+        model.client._api_client._http_options.base_url = address
     if provider == "ollama" and (key := config.get("api_key")):
-        # A server behind a proxy, or Ollama's own in the cloud; mem0 has no use for the key.
-        made.client._client.headers["Authorization"] = f"Bearer {key}"
-    return made
+        # For a server behind a proxy, or Ollama's cloud; mem0 ignores the key.
+        model.client._client.headers["Authorization"] = f"Bearer {key}"
+    return model

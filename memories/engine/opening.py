@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 class BrokenLlm:
-    """Stands for an LLM that is configured and cannot be set up: an add fails with the reason,
-    where without it the messages would be kept word for word and nobody would notice."""
+    """Stands for a configured LLM that cannot be set up. Adds fail with the reason; otherwise their
+    messages would be stored word for word and nobody would notice."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -36,8 +36,8 @@ class BrokenLlm:
 
 
 class LazyLlm:
-    """Set up by `prepare`, or when it is first asked: mem0 and a provider's SDK take two seconds to
-    import, which the start of a server does not wait for."""
+    """An LLM that is set up by `prepare` or its first call, because mem0 and a provider's SDK take
+    two seconds to import and the start of a server should not wait for that."""
 
     def __init__(self, make: Callable[[], Llm]) -> None:
         self._make = make
@@ -46,7 +46,7 @@ class LazyLlm:
 
     @property
     def calls(self) -> CallRecord | None:
-        """How its calls ended: without any until it is set up, None where it cannot be."""
+        """The record of its calls: empty until it is set up, None if it cannot be."""
         return CallRecord() if self._made is None else getattr(self._made, "calls", None)
 
     def prepare(self) -> Llm:
@@ -62,9 +62,9 @@ class LazyLlm:
 
 
 def open_llm(choice: ProviderChoice | None, fallback: ProviderChoice | None) -> LazyLlm | None:
-    """The LLM, None for none. Nothing is asked of the provider.
+    """The LLM, None for none. Makes no call to the provider.
 
-    With a `fallback`, that one is asked when the first fails at once, or cannot be set up.
+    A `fallback` is called if the first LLM fails or cannot be set up.
     """
     return None if choice is None else LazyLlm(partial(_both, choice, fallback))
 
@@ -87,8 +87,8 @@ def _llm(choice: ProviderChoice, attempts: int) -> Llm:
 
 
 def open_embedder(choice: ProviderChoice | None, dims: int) -> Embedder | None:
-    """The embedder, None for none: the local model, or a provider's whose dimensions are known and
-    that can be set up."""
+    """The embedder: the local model, or a provider's. None if that is not prepared, its dimensions
+    are unknown, or it cannot be set up."""
     if choice is None:
         local = _load_local_if_sound()
         if local is None:
@@ -113,29 +113,31 @@ def open_engine(
     late_interaction: bool,
     former: Engine | None = None,
 ) -> Engine:
-    """The engine of these choices. The models of `former` are kept where they are the same ones: a
-    model is not loaded twice. Token states are read by the local model, which `open_reader` loads
-    where it is not the embedder."""
-    made = Engine(None, open_llm(llm, fallback_llm), chosen=embedder, wants_reader=late_interaction)
+    """The engine of these choices. Reuses the models of `former` that stay the same, so that no
+    model is loaded twice. The local model reads token states; `open_reader` loads it if it is not
+    the embedder."""
+    engine = Engine(
+        None, open_llm(llm, fallback_llm), chosen=embedder, wants_reader=late_interaction
+    )
     if former is not None and former.embedder and former.chosen == embedder:
-        made.embedder, made.calls = former.embedder, former.calls
+        engine.embedder, engine.calls = former.embedder, former.calls
     elif former is not None and former.reader is not None and embedder is None:
-        made.embedder = former.reader
+        engine.embedder = former.reader
     else:
-        made.embedder = open_embedder(embedder, dims)
+        engine.embedder = open_embedder(embedder, dims)
     if late_interaction:
-        made.reader = as_reader(made.embedder) or (former.reader if former else None)
-    return made
+        engine.reader = as_reader(engine.embedder) or (former.reader if former else None)
+    return engine
 
 
 def as_reader(embedder: Embedder | None) -> "TokenReader | None":
-    """The embedder, if it gives the states of tokens as well."""
+    """The embedder, if it makes token states as well."""
     return cast("TokenReader", embedder) if hasattr(embedder, "states_key") else None
 
 
 def open_reader() -> "TokenReader | None":
-    """The local model, to read token states beside another embedder; None when it was not prepared,
-    WeightsError when it is damaged. Takes a fifth of a second."""
+    """The local model, to read token states beside another embedder; None if it was not prepared,
+    WeightsError if it is damaged. Takes a fifth of a second."""
     local = _load_local()
     if local is None:
         logger.warning("no embedding model is prepared: there is no late interaction")
@@ -148,7 +150,8 @@ def _load_local() -> Embedder | None:
 
 
 def _load_local_if_sound() -> Embedder | None:
-    """Reading, and search by words, need no model: one that is damaged keeps no server down."""
+    """The local model, None if it is damaged. The server can read and search by words without
+    it."""
     try:
         return _load_local()
     except WeightsError as error:

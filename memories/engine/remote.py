@@ -1,5 +1,4 @@
-"""LLMs and embedders of providers, made by mem0's factories, with timeouts and retries in one
-place."""
+"""The providers' LLMs and embedders, made by mem0's factories, with timeouts and retries."""
 
 import base64
 import copy
@@ -26,18 +25,19 @@ from memories.storage.connections import let_go_of_connection
 logger = logging.getLogger(__name__)
 
 EMBED_BATCH: Final = 100
-# For the vector of a query somebody waits, and search by words is the answer meanwhile.
+# A person waits for a query's vector, and search by words can answer without it.
 QUERY_ATTEMPTS: Final = 2
 QUERY_SECONDS: Final = 5.0
-# Letters of a text that are embedded; less, step by step, where the provider finds that too long.
+# How many characters of a text are embedded; fewer, step by step, if the provider refuses the
+# length.
 EMBED_LETTERS: Final = (20_000, 6_000, 2_000)
 MALFORMED_ATTEMPTS: Final = 2
-# Enough for the facts of a long conversation; what is cut off is a broken reply.
+# Enough for the facts of a long conversation; a truncated reply is unusable.
 REPLY_TOKENS: Final = 4000
-# What some models refuse, and how to go on without it.
+# Parameters that some models refuse and that can be left out.
 _OPTIONAL: Final = ("temperature", "top_p", "response_format", "max_tokens", "store")
 
-# Whose embeddings come from OpenAI's own client.
+# Providers whose embeddings come from OpenAI's client.
 _OPENAI_LIKE: Final = frozenset({"openai", "azure_openai", "lmstudio"})
 
 Message = Mapping[str, Any]
@@ -45,18 +45,18 @@ T = TypeVar("T")
 
 
 class Llm(Protocol):
-    """What mem0 and we ask of a language model; ProviderError when it fails."""
+    """A language model for mem0 and for us; ProviderError if it fails."""
 
     def generate_response(
         self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
     ) -> str:
-        """mem0's call: with a `response_format` the JSON of an extraction, else the reply as text,
-        without the model's reasoning."""
+        """mem0's call. With a `response_format`, the JSON of an extraction; otherwise the reply as
+        text without the model's reasoning."""
 
 
 class RemoteLlm:
-    """One provider's model. A passing failure is tried again until the deadline; what the model
-    refuses (temperature, response_format …) is left out from then on."""
+    """One provider's model. Passing failures are retried until the deadline; parameters that the
+    model refuses (temperature, response_format …) are left out from then on."""
 
     def __init__(self, choice: ProviderChoice, *, attempts: int) -> None:
         """InvalidInputError when the configuration does not fit the provider."""
@@ -64,17 +64,17 @@ class RemoteLlm:
         self.calls = CallRecord()
         self._llm = create_client(choice, "llm")
         self._refused: set[str] = set()
-        self._renames = False  # max_tokens is max_completion_tokens there
+        self._renames = False  # whether max_tokens is max_completion_tokens here
         limit_client(self._llm.client, settings.PROVIDER_TIMEOUT)
         self._leave_out_refused()
 
     def generate_response(
         self, messages: Sequence[Message], response_format: Any = None, **kwargs: Any
     ) -> str:
-        read = replies.read_extraction if response_format else replies.plain_text
-        with self.calls.noted():
+        parse = replies.read_extraction if response_format else replies.plain_text
+        with self.calls.noting():
             return persist(
-                lambda: read(self._ask(messages, response_format)),
+                lambda: parse(self._ask(messages, response_format)),
                 attempts=self._attempts,
                 seconds=settings.PROVIDER_DEADLINE,
             )
@@ -82,9 +82,9 @@ class RemoteLlm:
     def _ask(self, messages: Sequence[Message], response_format: Any) -> Any:
         while True:
             left_out = frozenset(self._refused)
-            wanted = {} if "response_format" in left_out else {"response_format": response_format}
+            options = {} if "response_format" in left_out else {"response_format": response_format}
             try:
-                return self._llm.generate_response([dict(m) for m in messages], **wanted)
+                return self._llm.generate_response([dict(m) for m in messages], **options)
             except (IndexError, AttributeError, KeyError, TypeError) as error:
                 # An answer without choices, or without a message in them.
                 cause = f"The answer has an unknown shape ({type(error).__name__})."
@@ -95,21 +95,22 @@ class RemoteLlm:
                     raise translated from None
 
     def _goes_on_without(self, error: ProviderError, left_out: Set[str]) -> bool:
-        """Whether the provider refused a parameter that can be left out and was not: another
-        thread may have learned it since."""
+        """Whether the provider refused an optional parameter that this call sent. Another thread
+        may have noted the refusal meanwhile."""
         if error.code != failures.REFUSED:
             return False
-        named = {n for n in _OPTIONAL if re.search(rf"\b{n}\b", error.cause)} - left_out
-        for name in named - self._refused:
+        refused = {n for n in _OPTIONAL if re.search(rf"\b{n}\b", error.cause)} - left_out
+        for name in refused - self._refused:
             logger.info("the model refuses a parameter: left out", extra={"parameter": name})
             self._refused.add(name)
             self._renames |= name == "max_tokens" and "max_completion_tokens" in error.cause
             if hasattr(self._llm.config, name):
                 setattr(self._llm.config, name, None)
-        return bool(named)
+        return bool(refused)
 
     def _leave_out_refused(self) -> None:
-        """SDKs send null for what is None, and that is refused as well: it is taken out here."""
+        """Removes refused parameters from the SDK's call, because it sends null for None, which is
+        refused too."""
         client = self._llm.client
         chat = getattr(getattr(client, "chat", None), "completions", None)
         resource = chat or getattr(client, "messages", None)
@@ -118,16 +119,16 @@ class RemoteLlm:
         create = resource.create
 
         def without_refused(**parameters: Any) -> Any:
-            kept = {k: v for k, v in parameters.items() if k not in self._refused}
+            accepted = {k: v for k, v in parameters.items() if k not in self._refused}
             if self._renames:
-                kept["max_completion_tokens"] = REPLY_TOKENS
-            return create(**kept)
+                accepted["max_completion_tokens"] = REPLY_TOKENS
+            return create(**accepted)
 
         resource.create = without_refused
 
 
 class FallbackLlm:
-    """Asks a second model when the first one fails, and says so in the log."""
+    """Calls a second model if the first one fails, and logs that."""
 
     def __init__(self, first: Llm, second: Llm) -> None:
         self._first, self._second = first, second
@@ -150,7 +151,7 @@ class FallbackLlm:
 
 
 class RemoteEmbedder:
-    """One provider's embedding model. `dims` is what it was found to answer with."""
+    """One provider's embedding model. `dims` are its measured dimensions."""
 
     def __init__(self, choice: ProviderChoice, dims: int) -> None:
         """InvalidInputError when the configuration does not fit the provider."""
@@ -163,26 +164,26 @@ class RemoteEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Vector:
         """Shape (len(texts), dims), float32; ProviderError when the provider fails."""
-        found: list[Any] = []
+        vectors: list[Any] = []
         for at in range(0, len(texts), EMBED_BATCH):
             batch = list(texts[at : at + EMBED_BATCH])
-            found += persist(
+            vectors += persist(
                 partial(self._vectors, batch),
                 attempts=settings.PROVIDER_ATTEMPTS,
                 seconds=2 * settings.PROVIDER_EMBED_TIMEOUT,
             )
-        return _array(found)
+        return _array(vectors)
 
     def embed_query(self, query: str) -> Vector:
-        """As `embed`, for somebody who waits: what does not go well soon fails."""
+        """As `embed`, for a waiting person: fails soon instead of retrying for long."""
         attempts = min(settings.PROVIDER_ATTEMPTS, QUERY_ATTEMPTS)
         ask = partial(self._for_queries._vectors, [query])
         return _array(persist(ask, attempts=attempts, seconds=QUERY_SECONDS))
 
     @cached_property
     def _for_queries(self) -> "RemoteEmbedder":
-        """The same with a client of its own, for the timeout of a call is its client's: also the
-        first of two calls is not to last longer than somebody waits."""
+        """The same embedder with a separate client, because timeouts belong to the client, and even
+        the first of two attempts must not take longer than a person waits."""
         other = copy.copy(self)
         other._embedder = create_client(self._choice, "embedder")
         limit_client(other._embedder.client, min(QUERY_SECONDS, settings.PROVIDER_EMBED_TIMEOUT))
@@ -193,7 +194,7 @@ class RemoteEmbedder:
         while True:
             short, left_out = [text[: letters[0]] for text in texts], frozenset(self._refused)
             try:
-                found = self._asked(short, left_out)
+                vectors = self._embed_batch(short, left_out)
             except ProviderError:
                 raise
             except (IndexError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -202,32 +203,32 @@ class RemoteEmbedder:
                 translated = failures.translate(error, secrets=self._choice.secrets())
                 if self._goes_on_without(translated, left_out):
                     continue
-                # Too long, perhaps; the limit is the model's, in tokens, which differ by language.
+                # Perhaps too long. The model's limit is in tokens, which differ by language.
                 longest = max(map(len, short))
                 letters = [limit for limit in letters if limit < longest]
                 if translated.code != failures.REFUSED or not letters:
                     raise translated from None
                 continue
-            if len(found) != len(texts):
-                cause = f"{len(found)} vectors came for {len(texts)} texts."
+            if len(vectors) != len(texts):
+                cause = f"{len(vectors)} vectors came for {len(texts)} texts."
                 raise failures.failure(failures.MALFORMED, cause)
-            return found
+            return vectors
 
-    def _asked(self, texts: list[str], left_out: Set[str]) -> list[Any]:
+    def _embed_batch(self, texts: list[str], left_out: Set[str]) -> list[Any]:
         if self._choice.provider not in _OPENAI_LIKE:
             return list(self._embedder.embed_batch(texts))
-        wanted: dict[str, Any] = {"input": texts, "model": self._embedder.config.model}
+        options: dict[str, Any] = {"input": texts, "model": self._embedder.config.model}
         if self._choice.config.get("embedding_dims") and "dimensions" not in left_out:
-            wanted["dimensions"] = self._choice.config["embedding_dims"]
-        # base64 is read in a quarter of the time that a thousand decimal numbers take.
-        wanted["encoding_format"] = "float" if "encoding_format" in left_out else "base64"
-        rows = list(self._embedder.client.embeddings.create(**wanted).data)
+            options["dimensions"] = self._choice.config["embedding_dims"]
+        # base64 takes a quarter of the time of decimal numbers to read.
+        options["encoding_format"] = "float" if "encoding_format" in left_out else "base64"
+        rows = list(self._embedder.client.embeddings.create(**options).data)
         if all(isinstance(getattr(row, "index", None), int) for row in rows):
             rows.sort(key=lambda row: row.index)
         return [_decoded(row.embedding) for row in rows]
 
     def _goes_on_without(self, error: ProviderError, left_out: Set[str]) -> bool:
-        """Whether the provider refused a parameter that can be left out and was not."""
+        """Whether the provider refused an optional parameter that this call sent."""
         if error.code != failures.REFUSED:
             return False
         for name, words in (
@@ -248,9 +249,9 @@ def _array(vectors: list[Any]) -> Vector:
 
 
 def measure_dims(choice: ProviderChoice) -> int:
-    """How many dimensions the embedder's vectors have: asked, never guessed. One call.
+    """The number of dimensions of the embedder's vectors, measured by one call.
 
-    ProviderError when it cannot be asked.
+    ProviderError if the call fails.
     """
     vectors = RemoteEmbedder(choice, 0).embed(["How many dimensions has this?"])
     if vectors.ndim != 2 or not vectors.shape[1] or not np.isfinite(vectors).all():
@@ -259,13 +260,13 @@ def measure_dims(choice: ProviderChoice) -> int:
 
 
 def model_key(choice: ProviderChoice, dims: int) -> str:
-    """Names the space that vectors live in. The address is no part of it: a server may move."""
+    """The name of a vector space. It does not contain the address, because a server may move."""
     return f"{choice.provider}/{choice.model}/{dims}"
 
 
 def persist(ask: Callable[[], T], *, attempts: int, seconds: float) -> T:
-    """`ask`'s answer; passing failures are tried again within `seconds`, after what the provider
-    asks to wait (Retry-After), else after half a second, doubling."""
+    """The result of `ask`. Retries passing failures within `seconds`, after the provider's
+    Retry-After or else after half a second, doubling."""
     until = time.monotonic() + seconds
     about_to_wait()
     for attempt in range(1, attempts + 1):
@@ -279,9 +280,9 @@ def persist(ask: Callable[[], T], *, attempts: int, seconds: float) -> T:
                 raise
             if not malformed and error.code not in failures.PASSING:
                 raise
-            pause = random.uniform(0.25, 0.5) * 2**attempt  # noqa: S311  (spreads, hides nothing)
+            pause = random.uniform(0.25, 0.5) * 2**attempt  # noqa: S311  (jitter, not a secret)
             pause = pause if error.retry_after is None else float(error.retry_after)
-            # What took long will take long again: there must be time for it.
+            # A slow call will be slow again, so there must be time for it.
             if time.monotonic() + pause + (time.monotonic() - started) > until:
                 raise
             time.sleep(pause)
@@ -295,8 +296,8 @@ def _decoded(embedding: Any) -> Any:
 
 
 def create_client(choice: ProviderChoice, kind: str) -> Any:
-    """mem0's object for this provider, with its SDK's client as `client`, not tamed yet; nothing is
-    asked of the provider. InvalidInputError when the configuration does not fit it."""
+    """mem0's object for this provider, with its SDK's client as `client`, without limits yet. Makes
+    no call. InvalidInputError if the configuration is invalid."""
     # Imported here: mem0 takes a second to import, and an installation without a provider never
     # does.
     from memories.engine import mem0_factories
@@ -304,7 +305,8 @@ def create_client(choice: ProviderChoice, kind: str) -> Any:
     provider = PROVIDERS[choice.provider]
     config = {**choice.config, "model": choice.model or getattr(provider, kind)}
     if not config.get("api_key") and provider.name not in {"ollama", "aws_bedrock", "litellm"}:
-        # Without one the SDKs look for a key in the environment, which may be another server's.
+        # Without a key, the SDKs take one from the environment, which may be meant for another
+        # server.
         config["api_key"] = "none"
     try:
         make = mem0_factories.llm if kind == "llm" else mem0_factories.embedder

@@ -1,4 +1,4 @@
-"""Reads what language models answer: reasoning, fences and prose around the JSON that was asked."""
+"""Reads the replies of language models, with reasoning, fences and prose around the JSON."""
 
 import json
 import re
@@ -11,16 +11,16 @@ _THOUGHT: Final = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 _THOUGHT_END: Final = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _FENCE: Final = "```"
 _LANGUAGE: Final = re.compile(r"\w*\s*")
-# Where an object, or a list of them, may begin: prose has braces too.
+# Where an object, or a list of objects, may begin; prose has braces too.
 _OBJECT: Final = re.compile(r'(?:\[\s*)?\{\s*["}]')
-# Thoughts that are taken out of a reply, at most.
+# The most thoughts that are removed from a reply.
 _THOUGHTS: Final = 100
 _LISTS: Final = ("memory", "memories", "facts")
 _DECODER: Final = json.JSONDecoder(strict=False)
 
 
 def plain_text(reply: Any) -> str:
-    """The reply without the model's reasoning; ProviderError when nothing is left of it."""
+    """The reply without the model's reasoning; ProviderError if nothing remains."""
     *_, text = _stages(_joined(reply))
     if not text.strip("`\n "):
         raise failures.failure(failures.MALFORMED, "The model's reply is empty.")
@@ -28,32 +28,32 @@ def plain_text(reply: Any) -> str:
 
 
 def json_object(reply: Any) -> dict[str, Any]:
-    """The JSON object in the reply, whatever stands around it.
+    """The first JSON object in the reply, whatever surrounds it.
 
-    ProviderError when there is none: a reply that was cut off is not a reply.
+    ProviderError if there is none; a truncated reply does not count.
     """
-    found = next((value for value in _values(reply) if isinstance(value, dict)), None)
-    if found is None:
+    json_value = next((value for value in _values(reply) if isinstance(value, dict)), None)
+    if json_value is None:
         raise _no_json()
-    return found
+    return json_value
 
 
 def read_extraction(reply: Any) -> str:
     """The reply to mem0's extraction prompt as the JSON it expects, `{"memory": [{"text": …}]}`.
 
-    Models that answer with a bare list, or with texts instead of objects, are understood; of
-    several answers the last that is not empty counts, for the others are drafts and examples.
-    ProviderError when the reply holds no list of memories.
+    Also understands a bare list, and texts instead of objects. Of several answers the last
+    non-empty one counts, because the others are drafts and examples. ProviderError if the reply
+    contains no list of memories.
     """
     values = _values(reply)
     if not values:
         raise _no_json()
-    lists = [found for value in values if (found := _listed(value)) is not None]
+    lists = [items for value in values if (items := _listed(value)) is not None]
     if not lists:
         raise failures.failure(failures.MALFORMED, "The model's reply holds no list of memories.")
-    chosen = next((found for found in reversed(lists) if found), lists[0])
-    memories = [memory for item in chosen if (memory := _memory(item))["text"]]
-    # mem0 takes out what stands between think tags, be it in the middle of a text.
+    latest = next((items for items in reversed(lists) if items), lists[0])
+    memories = [memory for item in latest if (memory := _memory(item))["text"]]
+    # mem0 removes text between think tags, even in the middle of a memory.
     return json.dumps({"memory": memories}, ensure_ascii=False).replace("<", "\\u003c")
 
 
@@ -64,8 +64,8 @@ def _no_json() -> Exception:
 def _listed(value: Any) -> list[Any] | None:
     if isinstance(value, list):
         return value
-    found = next((value[name] for name in _LISTS if name in value), None)
-    return found if isinstance(found, list) else None
+    items = next((value[name] for name in _LISTS if name in value), None)
+    return items if isinstance(items, list) else None
 
 
 def _memory(item: Any) -> dict[str, str]:
@@ -80,14 +80,14 @@ def _memory(item: Any) -> dict[str, str]:
 
 
 def make_storable(text: str) -> str:
-    """Without what no database keeps: halves of characters, and the character 0."""
+    """The text without characters that databases cannot store: lone surrogates and NUL."""
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return whole.replace("\0", "")
 
 
-# --- What stands around it -----------------------------------------------------------------------
+# --- Around the JSON -----------------------------------------------------------------------------
 def _joined(reply: Any) -> str:
-    """The text of a reply, also of one in parts."""
+    """The text of a reply, which may come in parts."""
     if isinstance(reply, list):
         texts = (part.get("text") if isinstance(part, dict) else part for part in reply)
         reply = "".join(text for text in texts if isinstance(text, str))
@@ -95,8 +95,8 @@ def _joined(reply: Any) -> str:
 
 
 def _stages(text: str) -> Iterator[str]:
-    """The reply, and again after each thought that is taken out of it. Some servers leave the
-    opening tag out; a thought without an end was cut off, and nothing was said after it."""
+    """The reply, and the reply again after the removal of each thought. Some servers omit the
+    opening tag; a thought without an end was truncated and nothing follows it."""
     yield text
     for _ in range(_THOUGHTS):
         begin, end = _THOUGHT.search(text), _THOUGHT_END.search(text)
@@ -111,18 +111,18 @@ def _stages(text: str) -> Iterator[str]:
 
 
 def _values(reply: Any) -> list[Any]:
-    """The JSON values of the reply: objects, lists of them, or the one list that it is."""
+    """The JSON values of the reply: objects, lists of objects, or one bare list."""
     text = ""
     for text in _stages(_joined(reply)):
         if (alone := _bare_list(text)) is not None:
             return [alone]
-        # What is in the JSON may speak of thoughts; outside of it, they are some.
-        found, around = _scan(text)
-        if found and not (_THOUGHT.search(around) or _THOUGHT_END.search(around)):
-            return found
+        # Think tags inside the JSON are text; outside they are reasoning.
+        values, around = _scan(text)
+        if values and not (_THOUGHT.search(around) or _THOUGHT_END.search(around)):
+            return values
     if not text:
         raise failures.failure(failures.MALFORMED, "The model's reply is empty.")
-    # Braces in the prose may hide what stands in the fences.
+    # Braces in the prose may hide the content of the fences.
     return [value for part in text.split(_FENCE)[1::2] for value in _scan(part)[0]]
 
 
@@ -132,32 +132,32 @@ def _bare_list(text: str) -> list[Any] | None:
         start = language.end()
     if not text.startswith("[", start):
         return None
-    found, end = _decoded(text, start)
+    value, end = _decoded(text, start)
     alone = not text[end:].strip().removeprefix(_FENCE).strip()
-    return found if alone and isinstance(found, list) else None
+    return value if alone and isinstance(value, list) else None
 
 
 def _scan(text: str) -> tuple[list[Any], str]:
-    """The values in a text, and what stands around them.
+    """The values in a text, and the text around them.
 
-    None where one is broken: whole ones inside of it are its parts, and those before it may be
-    drafts and examples of what was cut off.
+    No values if one of them is broken: whole values inside it are its parts, and those before it
+    may be drafts and examples.
     """
-    found: list[Any] = []
+    values: list[Any] = []
     around: list[str] = []
     at = 0
     while begin := _OBJECT.search(text, at):
         value, end = _decoded(text, begin.start())
         if value is None:
             return [], text
-        found.append(value)
+        values.append(value)
         around.append(text[at : begin.start()])
         at = end
-    return found, " ".join([*around, text[at:]])
+    return values, " ".join([*around, text[at:]])
 
 
 def _decoded(text: str, start: int) -> tuple[Any, int]:
     try:
         return _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError):  # the latter for a thousand brackets in each other
+    except (ValueError, RecursionError):  # RecursionError for a thousand nested brackets
         return None, start

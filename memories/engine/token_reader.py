@@ -1,9 +1,9 @@
-"""What the local model knows of every word piece, compressed for late interaction.
+"""The local model's state of every word piece, compressed for late interaction.
 
-The last layer's state of each piece, minus what all pieces have in common, projected from 384 to 64
+The last layer's state of each piece, minus the mean of all pieces, projected from 384 to 64
 dimensions and normalised. After ColBERT (Khattab and Zaharia 2020: a vector for every token, and
-the best match for each of the query's), without training: the projection is random, but always the
-same one (Johnson and Lindenstrauss 1984), and the mean is that of unrelated text.
+the best match for each of the query's), without training: the projection is random but fixed
+(Johnson and Lindenstrauss 1984), and the mean is that of unrelated text.
 """
 
 import hashlib
@@ -31,23 +31,22 @@ Array = NDArray[np.float32]
 
 
 class TokenReader(Embedder, Protocol):
-    """An embedder that gives the states of a text's tokens with the same pass as its vector."""
+    """An embedder that makes a text's token states in the same pass as its vector."""
 
     states_key: str
 
     def read(self, texts: Sequence[str]) -> list[Reading]:
-        """Vector (not normalised anew) and token states of each text."""
+        """Vector (not normalised again) and token states of each text."""
 
     def read_query(self, query: str) -> tuple[Vector, QueryTokens | None]:
-        """Vector and word pieces of a query; None for pieces that this model does not know well
-        enough to compare them, or that say nothing."""
+        """Vector and word pieces of a query; None instead of pieces if the model does not know the
+        script well enough, or if all words are stop words."""
 
     def pieces(self, text: str) -> Pieces:
-        """The word pieces that `read` has states of, without reading the text."""
+        """The word pieces for which `read` returns states, without running the model."""
 
     def words(self, text: str) -> list[tuple[int, int]]:
-        """Where in the text the word of each piece stands that `read` has states of: first
-        character, and the one after the last."""
+        """For each piece of `pieces`, the span of its word in the text: [start, end)."""
 
 
 class Projection:
@@ -73,12 +72,12 @@ def orthonormal_matrix() -> Array:
     bits = hashlib.shake_256(_SEED).digest(DIMS * STATE_DIMS // 8)
     signs = np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(DIMS, STATE_DIMS) * 2.0 - 1.0
     basis, triangle = np.linalg.qr(signs)
-    # Up to the signs of its columns, which this fixes, the basis is the only one.
+    # The basis is unique except for the signs of its columns, which this fixes.
     matrix: Array = (basis * np.sign(np.diag(triangle))).astype(np.float32)
     return matrix
 
 
-# What a question has in common with all others; as the usual lists of English have it.
+# Words that all questions share, from the usual English stop word lists.
 _STOP_WORDS: Final = """
 a about above after again against all also am an and any are aren as at be because been before
 being below between both but by can could couldn d did didn do does doesn doing don down during
@@ -90,34 +89,33 @@ those through to too under until up ve very was wasn we were weren what when whe
 who whom whose why will with won would wouldn you your yours yourself yourselves
 """
 STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
-# Scripts in which the pieces of a word say something to the model, as far as that was measured
-# (docs/finding.md). In Chinese and Korean they are single signs and parts of them, and what the
-# rest of the formula has found would be lost again.
+# Scripts whose word pieces are meaningful to the model, as measured (docs/finding.md). In Chinese
+# and Korean pieces are single signs or parts of them, and comparing them makes results worse.
 _READ: Final = ("LATIN", "CYRILLIC", "ARABIC", "DIGIT")
 _UNKNOWN: Final = "[UNK]"
 
 
 def pieces_that_count(encoding: Encoding, text: str) -> dict[int, str]:
-    """Which pieces of a query, by their place, are of words that say something, and of which:
-    neither stop words nor punctuation. None of a query in a script that it does not read."""
+    """The word of each meaningful piece of a query, by the piece's position, without stop words and
+    punctuation. Empty for a query in a script that the model does not read."""
     spans: dict[int, list[int]] = {}
     for place, number in enumerate(encoding.word_ids):
         if number is not None and encoding.tokens[place] != _UNKNOWN:
             spans.setdefault(number, []).append(place)
-    found: dict[int, str] = {}
+    words_by_place: dict[int, str] = {}
     words = read = 0
     for places in spans.values():
-        said = text[encoding.offsets[places[0]][0] : encoding.offsets[places[-1]][1]]
-        word = _plain(said)
+        spelling = text[encoding.offsets[places[0]][0] : encoding.offsets[places[-1]][1]]
+        word = _plain(spelling)
         if word in STOP_WORDS or not any(letter.isalnum() for letter in word):
             continue
         words += 1
-        read += unicodedata.name(said[0], "").startswith(_READ)
-        found.update(dict.fromkeys(places, said))
-    return found if 2 * read > words else {}
+        read += unicodedata.name(spelling[0], "").startswith(_READ)
+        words_by_place.update(dict.fromkeys(places, spelling))
+    return words_by_place if 2 * read > words else {}
 
 
 def _plain(word: str) -> str:
-    """As the model's vocabulary has it: small letters without accents."""
+    """The word as in the model's vocabulary: lower case without accents."""
     decomposed = unicodedata.normalize("NFD", word.casefold())
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))

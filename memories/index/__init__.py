@@ -1,1 +1,1 @@
-"""The rebuildable vector index: the only room that knows Qdrant."""
+"""The rebuildable search index. No other room knows Qdrant."""

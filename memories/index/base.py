@@ -1,4 +1,4 @@
-"""What every vector index offers, whatever it is made of."""
+"""The interface of a vector index."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,8 @@ from memories.readings import Vector
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A memory as the index holds it: its text for words, its vector for meaning, its fields."""
+    """A memory in the index: its text for search by words, its vector, and its fields for
+    filters."""
 
     id: UUID
     rev: int
@@ -24,22 +25,22 @@ Hits = list[tuple[UUID, float]]
 
 
 class VectorIndex(Protocol):
-    """A cache of what SQL holds. Every method may raise IndexUnavailableError.
+    """A cache of SQL. Every method may raise IndexUnavailableError.
 
-    Filters are nodes that memories.filters.pushdown gave; `now` (Unix seconds) hides what expired
-    before it, None hides nothing; `ids` narrows to those memories.
+    Filters are nodes from memories.filters.pushdown. `now` (Unix seconds) hides memories that
+    expired before it, None hides none; `ids` narrows the search to those memories.
     """
 
     dims: int
-    # Whether its answers come over a network: whoever waits for them needs no CPU meanwhile.
+    # Whether its answers come over a network, so that a waiting caller uses no CPU.
     is_remote: bool
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Adds or replaces the points."""
 
     def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
-        """Removes the points; unknown ids are no error. `revs` are the revisions in which they were
-        deleted, where known: an earlier one that is still on its way must not bring them back."""
+        """Removes the points; unknown ids are no error. `revs` are the revisions of the deletions,
+        if known, because a late write of an earlier revision must not restore a point."""
 
     def search(
         self,
@@ -73,7 +74,7 @@ class VectorIndex(Protocol):
         now: float | None = None,
         ids: Collection[UUID] | None = None,
     ) -> tuple[Hits, Hits]:
-        """What `search` and `search_text` find; without a vector, nothing by meaning."""
+        """The hits of `search` and of `search_text`; none of the former without a vector."""
 
     def words(self, text: str) -> frozenset[int]:
         """The content words of a text as BM25 sees them: stemmed, without stop words, hashed."""
@@ -82,16 +83,16 @@ class VectorIndex(Protocol):
         """Every point's id and revision, in the order of the ids."""
 
     def revisions(self, ids: Collection[UUID]) -> dict[UUID, int]:
-        """The revisions of those of the points that are there."""
+        """The revisions of those points that exist."""
 
     def count(self) -> int:
-        """How many points there are."""
+        """The number of points."""
 
     def flush(self) -> None:
-        """Returns when everything so far is on disk."""
+        """Returns when all writes so far are on disk."""
 
     def close(self) -> None:
-        """Flushes and lets go of the files."""
+        """Flushes and closes the files."""
 
     def abandon(self) -> None:
-        """Lets go of the files without writing to them."""
+        """Closes the files without writing to them."""

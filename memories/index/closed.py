@@ -1,4 +1,4 @@
-"""Stands where the embedded index cannot be opened for now."""
+"""The stand-in for an embedded index that cannot be opened for now."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -10,7 +10,7 @@ from memories.index.payload import Bm25Encoder
 
 
 class ClosedIndex:
-    """A VectorIndex that answers nothing and takes nothing: IndexUnavailableError says why."""
+    """A VectorIndex whose every method raises IndexUnavailableError with the reason."""
 
     is_remote = False
 
@@ -50,10 +50,10 @@ class ClosedIndex:
         self._refuse()
 
     def flush(self) -> None:
-        """There is nothing to bring to disk."""
+        """Nothing to flush."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Nothing to close."""
 
     def abandon(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to close."""

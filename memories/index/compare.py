@@ -1,4 +1,4 @@
-"""Tells where an index differs from SQL, in constant memory and while both go on changing."""
+"""Finds the differences between an index and SQL, in constant memory and while both change."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ _PAGE: Final = 2000
 
 @dataclass(slots=True)
 class Differences:
-    """Memories that the index lacks, has in another revision, or has although they are gone.
+    """Memories that the index lacks, has in another revision, or still has after their deletion.
 
-    `ahead` are those of `stale` of which the index has a later revision than SQL, as after a
-    database was restored from a backup.
+    `ahead` are those of `stale` that have a later revision in the index than in SQL, as after a
+    restore of the database from a backup.
     """
 
     compared: int = 0
@@ -32,16 +32,16 @@ class Differences:
     def all(self) -> list[UUID]:
         return [*self.missing, *self.stale, *self.ghosts]
 
-    def note(self, id_: UUID, wanted: int | None, held: int | None) -> None:
-        if wanted == held:
+    def note(self, id_: UUID, expected: int | None, actual: int | None) -> None:
+        if expected == actual:
             return
-        if held is None:
+        if actual is None:
             self.missing.append(id_)
-        elif wanted is None:
+        elif expected is None:
             self.ghosts.append(id_)
         else:
             self.stale.append(id_)
-            if held > wanted:
+            if actual > expected:
                 self.ahead.append(id_)
 
 
@@ -50,67 +50,68 @@ def compare_all(
 ) -> Differences:
     """Compares every point's id and revision with SQL; IndexUnavailableError may rise.
 
-    What is pending is on its way and no difference, unless `pending_too`. `each` is called after
-    every page.
+    Pending changes are no differences, unless `pending_too`. `each` is called after every page.
     """
     first = Differences()
-    for rows, held in _windows(index):
+    for rows, points in _windows(index):
         each()
-        first.compared += len(held)
-        for id_ in rows.keys() | held.keys():
-            wanted, pending = rows.get(id_, (None, False))
+        first.compared += len(points)
+        for id_ in rows.keys() | points.keys():
+            expected, pending = rows.get(id_, (None, False))
             if pending_too or not pending:
-                first.note(id_, wanted, held.get(id_))
+                first.note(id_, expected, points.get(id_))
     if not first.all:
         return first
-    # Once more: the two were not read in the same moment.
+    # Check the suspects again, because the two were not read at the same moment.
     sure = Differences(compared=first.compared)
     suspects = first.all
     for at in range(0, len(suspects), BATCH):
         each()
         ids = suspects[at : at + BATCH]
-        now, rows = index.revisions(ids), _wanted(Memory.objects.filter(id__in=ids))
+        now, rows = index.revisions(ids), _expected_revisions(Memory.objects.filter(id__in=ids))
         for id_ in ids:
-            wanted, pending = rows.get(id_, (None, False))
+            expected, pending = rows.get(id_, (None, False))
             if pending_too or not pending:
-                sure.note(id_, wanted, now.get(id_))
+                sure.note(id_, expected, now.get(id_))
     return sure
 
 
 def compare_batch(index: VectorIndex, ids: Sequence[UUID]) -> list[UUID]:
-    """Those of a batch that the index has in another revision than SQL, has not, or has although
-    they are gone."""
-    held, rows = index.revisions(ids), _wanted(Memory.objects.filter(id__in=ids))
-    return [id_ for id_ in ids if rows.get(id_, (None, False))[0] != held.get(id_)]
+    """The ids of a batch that the index lacks, has in another revision than SQL, or still has after
+    their deletion."""
+    points, rows = index.revisions(ids), _expected_revisions(Memory.objects.filter(id__in=ids))
+    return [id_ for id_ in ids if rows.get(id_, (None, False))[0] != points.get(id_)]
 
 
 _Rows = dict[UUID, tuple[int | None, bool]]
 
 
 def _windows(index: VectorIndex) -> Iterator[tuple[_Rows, dict[UUID, int]]]:
-    """SQL's rows and the index's points between two ids, until both are at their end."""
+    """SQL's rows and the index's points, one id range after the other."""
     last: UUID | None = None
     for page in _pages(index.scan_ids()):
         ids = [id_ for id_, _ in page]
         if ids != sorted(ids) or (last is not None and ids[0] <= last):
             raise IndexUnavailableError("The memory index does not give its points in order.")
         rows = Memory.objects.filter(id__lte=ids[-1])
-        yield _wanted(rows.filter(id__gt=last) if last else rows), dict(page)
+        yield _expected_revisions(rows.filter(id__gt=last) if last else rows), dict(page)
         last = ids[-1]
     while True:
         rows = Memory.objects.filter(id__gt=last) if last else Memory.objects.all()
-        found = _wanted(rows.order_by("id")[:_PAGE])
-        if not found:
+        remaining = _expected_revisions(rows.order_by("id")[:_PAGE])
+        if not remaining:
             return
-        yield found, {}
-        last = max(found)
+        yield remaining, {}
+        last = max(remaining)
 
 
-def _wanted(rows: Any) -> _Rows:
-    """What the index is to hold of these rows (None: nothing), and whether that is pending."""
+def _expected_revisions(rows: Any) -> _Rows:
+    """The revision that the index should have of each row (None: no point), and whether it is
+    pending."""
     columns = rows.values_list("id", "rev", "indexed_rev", "deleted_at")
     return {
-        id_: (rev if deleted is None else None, rev > seen) for id_, rev, seen, deleted in columns
+        id_: (rev if deleted is None else None, rev > indexed)
+        for id_, rev, indexed, deleted in columns
     }
 
 

@@ -26,15 +26,15 @@ _RESCORED: Final = edge.SearchParams(
 )
 _SCAN_PAGE: Final = 5000
 _FIRST_LOOK: Final = 20
-# What a new index takes on disk, and what a point takes beside its vector and its text.
+# The disk space of a new index, and that of a point without its vector and text.
 _CREATED_BYTES: Final = disk.MB
 _POINT_BYTES: Final = 2000
-# An error of the engine's own, no mistake of the caller's.
+# How messages of the engine's internal errors begin.
 _BROKEN: Final = ("Service runtime error", "IO Error")
-# What the engine's language throws where it gives up: pyo3 derives it from BaseException.
+# A panic of the engine's Rust code; pyo3 derives it from BaseException.
 _PANIC: Final = "PanicException"
-# Of so many points on, a filter that lets this share of them through, by the engine's estimate, is
-# checked on the nearest of all: on so many times what is needed.
+# From _MANY points, a filter that passes at least the share _WIDE of them (by the engine's
+# estimate) is applied to the nearest points only, _SPARE times as many as needed.
 _MANY: Final = 30_000
 _WIDE: Final = 0.4
 _SPARE: Final = 1.25
@@ -44,7 +44,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _guarded(method: Method) -> Method:
-    """The one door to the engine; see EdgeIndex._at_work."""
+    """Runs a method that calls the engine inside EdgeIndex._at_work."""
 
     @functools.wraps(method)
     def guarded(self: "EdgeIndex", *args: Any, **kwargs: Any) -> Any:
@@ -55,7 +55,7 @@ def _guarded(method: Method) -> Method:
 
 
 class _Filters:
-    """fields.Dialect in the words of the embedded engine."""
+    """FilterDialect of the embedded engine."""
 
     def match(self, field: str, texts: Sequence[str]) -> Any:
         # One value alone is a third cheaper to match than a list of one.
@@ -78,26 +78,26 @@ _FILTERS: Final = _Filters()
 class EdgeIndex:
     """VectorIndex on Qdrant Edge. `dims` 0 makes an index of words only.
 
-    What the engine writes to is mapped to memory, so nothing is written while the disk is full:
-    IndexPausedError. `damage` says what is wrong with the files, once the engine has found it out.
+    The engine's files are mapped to memory, so nothing may be written while the disk is full:
+    IndexPausedError. `damage` says what is wrong with the files, once that is known.
     """
 
     is_remote = False
 
     def __init__(self, path: Path, dims: int) -> None:
-        """Opens the index in `path`, or makes it. IndexInUseError when another process has it,
-        IndexPausedError when the disk is full or can only be read, IndexDamagedError when the files
-        are not as they were left, or are not of such an index."""
+        """Opens or creates the index in `path`. IndexInUseError if another process has it,
+        IndexPausedError if the disk is full or read-only, IndexDamagedError if the files were
+        changed since they were closed, or belong to another kind of index."""
         self.path, self.dims = path, dims
         self.damage = ""
         self._is_open = True
         self._words = fields.Bm25Encoder()
         self._let_go_of_root = folder.hold(path.parent)
         try:
-            self._shard, self.was_left_in_order = self._opened()
+            self._shard, self.was_left_in_order = self._open_shard()
         except OSError as error:
             self._let_go_of_root()
-            # Another user's, or no folder can be made: that may be changed meanwhile.
+            # Belongs to another user, or cannot be created. Somebody may fix that meanwhile.
             raise IndexPausedError(
                 f"The memory index in {path} cannot be opened ({error.strerror})."
             ) from error
@@ -106,8 +106,8 @@ class EdgeIndex:
             raise
         self.identity = folder.identity(path)
 
-    def _opened(self) -> tuple[Any, bool]:
-        """The engine's shard, and whether it was closed in an orderly way the last time."""
+    def _open_shard(self) -> tuple[Any, bool]:
+        """The engine's shard, and whether it was closed properly the last time."""
         self._pause_when_full(_CREATED_BYTES)
         if not self.path.exists():
             self._pause_when_read_only(self.path.parent)
@@ -118,12 +118,12 @@ class EdgeIndex:
             if not any(self.path.iterdir()):
                 with self._at_work():
                     return self._create(self.path, self.dims), True
-            return self._loaded()
+            return self._load()
         except BaseException:
             self._let_go()
             raise
 
-    def _loaded(self) -> tuple[Any, bool]:
+    def _load(self) -> tuple[Any, bool]:
         in_order, damage = folder.compare_with_record(self.path)
         damage = damage or self._wrong_config()
         if not damage and not folder.record_opening(self.path):
@@ -132,14 +132,14 @@ class EdgeIndex:
             raise self._damaged(damage)
         with self._at_work(loading=True):
             shard = edge.EdgeShard.load(str(self.path))
-            # What cannot be counted and read cannot be searched either.
+            # If counting and reading fail, so would a search.
             shard.count(edge.CountRequest(exact=True))
             shard.scroll(edge.ScrollRequest(limit=_FIRST_LOOK, with_payload=True))
         folder.record_opened(self.path)
         return shard, in_order
 
     def _wrong_config(self) -> str:
-        """Why the engine's own description of the index does not fit; "" when it does."""
+        """What is wrong with the engine's own description of the index; "" for nothing."""
         try:
             config = json.loads((self.path / folder.CONFIG).read_text(encoding="utf-8"))
             vectors = config.get("vectors") or {}
@@ -150,11 +150,11 @@ class EdgeIndex:
             return f"{folder.CONFIG} cannot be read"
         return "" if dims == self.dims else f"it is of {dims} dimensions, not of {self.dims}"
 
-    # --- What keeps the engine from harm ---------------------------------------------------------
+    # --- Guarding the engine ---------------------------------------------------------------------
     @contextmanager
     def _at_work(self, *, loading: bool = False) -> Iterator[None]:
-        """Every call of the engine: what goes wrong becomes an IndexUnavailableError, also a panic,
-        which no `except Exception` would see. Whether it is damage depends on the disk."""
+        """Wraps every call of the engine and turns errors into IndexUnavailableError, even panics,
+        which `except Exception` does not catch. A full or read-only disk is not damage."""
         if not self._is_open:
             raise IndexUnavailableError("The memory index is closed.")
         try:
@@ -178,10 +178,10 @@ class EdgeIndex:
         error.add_note(damage)
         return error
 
-    def _pause_when_full(self, wanted: int) -> None:
+    def _pause_when_full(self, needed: int) -> None:
         room = disk.room_of(self.path)
-        if room.free < room.floor + wanted:
-            error = disk.disk_full_error(room, room.floor + wanted)
+        if room.free < room.floor + needed:
+            error = disk.disk_full_error(room, room.floor + needed)
             raise IndexPausedError(f"The memory index is not written: {error.message}") from error
 
     def _pause_when_read_only(self, path: Path) -> None:
@@ -225,13 +225,13 @@ class EdgeIndex:
             if point.vector is not None and self.dims:
                 vectors[DENSE] = point.vector.tolist()
             rows.append(edge.Point(str(point.id), vectors, fields.payload_of(point)))
-        # Once in the journal, once in place, and pages that are not filled.
+        # Once in the journal, once in place, and partly filled pages.
         self._pause_when_full(3 * size)
         self._shard.update(edge.UpdateOperation.upsert_points(rows))
 
     @_guarded
     def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
-        # Nothing is on its way: there is one writer, in this process.
+        # `revs` is not needed, because the only writer is in this process.
         if ids:
             self._pause_when_full(0)
             self._shard.update(edge.UpdateOperation.delete_points([str(i) for i in ids]))
@@ -247,28 +247,28 @@ class EdgeIndex:
         ids: Collection[UUID] | None = None,
     ) -> Hits:
         nearest = edge.Query.Nearest(vector.tolist(), None)
-        if ids is None and (found := self._wide(nearest, limit, where, now)) is not None:
-            return found
+        if ids is None and (hits := self._wide(nearest, limit, where, now)) is not None:
+            return hits
         return self._query(nearest, limit, where, now, ids)
 
     def _wide(self, nearest: Any, limit: int, where: Node, now: float | None) -> Hits | None:
-        """The same where the filter lets most of many points through: first the nearest of all,
-        and then the filter on these alone. To check it on every point takes five times as long as
-        to find the nearest. None where it is no such filter, or too few of the nearest pass."""
-        chosen, total = (
+        """A faster search for filters that pass most of many points: finds the nearest of all and
+        filters only those. Filtering every point takes five times as long as finding the nearest.
+        None if the filter is not of this kind, or too few of the nearest pass."""
+        filter_, total = (
             fields.build_filter(_FILTERS, where, now, None),
             self._shard.info().points_count,
         )
-        if chosen is None or total < _MANY:
+        if filter_ is None or total < _MANY:
             return None
-        share = self._shard.count(edge.CountRequest(filter=chosen, exact=False)) / total
+        share = self._shard.count(edge.CountRequest(filter=filter_, exact=False)) / total
         if share < _WIDE:
             return None
         more = int(limit * _SPARE / share) + 1
         of_all = edge.QueryRequest(query=nearest, limit=more, params=_RESCORED)
-        known = {cast("UUID", hit.id) for hit in self._shard.query(of_all)}
-        found = self._query(nearest, limit, where, now, known)
-        return found if len(found) == limit else None
+        nearest_ids = {cast("UUID", hit.id) for hit in self._shard.query(of_all)}
+        hits = self._query(nearest, limit, where, now, nearest_ids)
+        return hits if len(hits) == limit else None
 
     @_guarded
     def search_text(
@@ -308,11 +308,11 @@ class EdgeIndex:
         now: float | None,
         ids: Collection[UUID] | None,
     ) -> Hits:
-        chosen = fields.build_filter(_FILTERS, where, now, ids)
+        filter_ = fields.build_filter(_FILTERS, where, now, ids)
         request = edge.QueryRequest(
-            query=query, limit=limit, filter=chosen, with_payload=False, params=_RESCORED
+            query=query, limit=limit, filter=filter_, with_payload=False, params=_RESCORED
         )
-        # Every id is a UUID, for it went in as one; to say so costs more than the search itself.
+        # Every id is a UUID already; converting them would cost more than the search itself.
         return cast("Hits", [(hit.id, hit.score) for hit in self._shard.query(request)])
 
     def words(self, text: str) -> frozenset[int]:
@@ -323,14 +323,14 @@ class EdgeIndex:
         return iter(self._scan())
 
     def _scan(self) -> list[tuple[UUID, int]]:
-        found: list[tuple[UUID, int]] = []
+        revisions: list[tuple[UUID, int]] = []
         offset = None
         while True:
             request = edge.ScrollRequest(limit=_SCAN_PAGE, offset=offset, with_payload=True)
             records, offset = self._shard.scroll(request)
-            found += _revisions(records)
+            revisions += _revisions(records)
             if offset is None:
-                return found
+                return revisions
 
     @_guarded
     def revisions(self, ids: Collection[UUID]) -> dict[UUID, int]:
@@ -344,7 +344,7 @@ class EdgeIndex:
     @_guarded
     def flush(self) -> None:
         room = disk.room_of(self.path)
-        # Writing stops earlier than this: what was written before can go to disk.
+        # Writes stop at a higher limit, so that a flush of earlier writes still works.
         if room.free < room.floor // 2:
             self._pause_when_full(0)
         self._shard.flush()
@@ -377,8 +377,8 @@ class EdgeIndex:
             self._let_go_of_root()
 
     def _keep_shard(self) -> None:
-        """For ever: to let go of the engine's shard is to have it write to its files all the same,
-        and it would die of that on a full disk."""
+        """Leaks the engine's shard on purpose. Its destructor writes to its files, and crashes the
+        process on a full disk."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._shard))
 
 

@@ -1,4 +1,5 @@
-"""The folder of the embedded index: who has it, whether it is as it was left, what is set aside."""
+"""The folder of the embedded index: its lock, the check for changes since its closing, and damaged
+generations that were set aside."""
 
 import errno
 import fcntl
@@ -18,22 +19,22 @@ from core.errors import IndexInUseError
 from core.folders import is_read_only
 
 CONFIG: Final = "edge_config.json"
-# What each file was like when the index was closed, and how often it was begun to open it since.
+# The record of all files at the last closing, and the number of unfinished openings since.
 _LEFT: Final = "left.json"
 _OPENING: Final = "opening"
-# So many starts may die while they open it, before it is taken for what kills them.
+# How many starts may die while opening the index before it counts as damaged.
 _MOST_OPENINGS: Final = 2
 _ASIDE: Final = "damaged-"
 _KEEP_ASIDE_SECONDS: Final = 7 * 86_400
 _SECOND: Final = 1_000_000_000
 
 
-# --- Who has it ----------------------------------------------------------------------------------
+# --- Locks ---------------------------------------------------------------------------------------
 class _Lock:
-    """The lock file beside the folder of an index, held once however often this process asks."""
+    """The lock file beside the folder of an index, locked once per process."""
 
     def __init__(self, path: Path, root: Path) -> None:
-        self._descriptor = _opened(path)
+        self._descriptor = _open_lock_file(path)
         self.users = 0
         if self._descriptor is None:
             return
@@ -43,9 +44,9 @@ class _Lock:
             holder = os.pread(self._descriptor, 20, 0).decode(errors="replace").strip()
             self.close()
             if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                return  # the file system knows no locks: the folder's own has to do
+                return  # the file system has no locks: the folder's own lock has to do
             raise in_use_error(root, holder) from error
-        with suppress(OSError):  # a full or read-only disk: the lock holds without it
+        with suppress(OSError):  # on a full or read-only disk the lock works without the process id
             os.truncate(self._descriptor, 0)
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -55,7 +56,7 @@ class _Lock:
             self._descriptor = None
 
 
-def _opened(path: Path) -> int | None:
+def _open_lock_file(path: Path) -> int | None:
     for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         with suppress(OSError):
             return os.open(path, flags | os.O_CLOEXEC, 0o600)
@@ -67,9 +68,9 @@ _guard = threading.Lock()
 
 
 def hold(root: Path) -> Callable[[], None]:
-    """Makes sure that no other process works below `root`; what lets go of it again.
+    """Locks `root` against other processes; returns the function that releases it.
 
-    IndexInUseError names the process that has it.
+    IndexInUseError names the process that holds the lock.
     """
     path = root.resolve().with_name(f"{root.name}.lock")
     with _guard:
@@ -87,11 +88,11 @@ def hold(root: Path) -> Callable[[], None]:
 
 
 class _Asker:
-    """Holds a folder for a moment."""
+    """An owner that holds a folder for a moment."""
 
 
 def is_held(root: Path) -> bool:
-    """Whether another process works below `root` now, of this version or an older one."""
+    """Whether another process, of this version or an older one, works below `root` now."""
     if not root.is_dir():
         return False
     try:
@@ -105,10 +106,12 @@ def is_held(root: Path) -> bool:
 
 
 def hold_folder(owner: object, path: Path) -> Callable[[], object]:
-    """Locks the folder of one generation for as long as `owner` lives; what lets go of it.
+    """Locks the folder of one generation while `owner` lives; returns the function that releases
+    it.
 
-    The engine would refuse a second process as well, but only after it has cut off the journals of
-    the first, which could never flush its index again. Also versions without a lock file see it.
+    The engine would refuse a second process as well, but only after truncating the journals of the
+    first, which could then never flush its index again. Versions without a lock file respect this
+    lock too.
     """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     let_go = weakref.finalize(owner, os.close, folder)
@@ -118,7 +121,7 @@ def hold_folder(owner: object, path: Path) -> Callable[[], object]:
         let_go()
         raise in_use_error(path) from error
     except OSError:
-        pass  # the file system knows no locks
+        pass  # the file system has no locks
     return let_go
 
 
@@ -130,29 +133,29 @@ def in_use_error(path: Path, holder: str = "") -> IndexInUseError:
     )
 
 
-# --- Whether it is as it was left ----------------------------------------------------------------
+# --- Changes since the last closing --------------------------------------------------------------
 def record_closed(path: Path) -> None:
-    """Writes down what every file is like, after the index was closed."""
+    """Records size and time of every file after the index was closed."""
     files = {name: list(stamp) for name, stamp in _stamps(path).items()}
-    with suppress(OSError):  # then it is compared with SQL after the next start
+    with suppress(OSError):  # without a record the next start compares the index with SQL
         draft = path / f"{_LEFT}.new"
         draft.write_text(json.dumps(files), encoding="utf-8")
         draft.replace(path / _LEFT)
 
 
 def compare_with_record(path: Path) -> tuple[bool, str]:
-    """Whether the index was closed in an orderly way, and what is not as it was left then; "" for
-    nothing. The note is gone afterwards: from now on the files change."""
+    """Whether the index was closed properly, and what has changed since; "" for nothing. Removes
+    the record, because the files change from now on."""
     note = path / _LEFT
     try:
-        left = json.loads(note.read_text(encoding="utf-8"))
+        recorded = json.loads(note.read_text(encoding="utf-8"))
         note.unlink()
     except FileNotFoundError:
         return False, ""
     except (OSError, ValueError):
         return False, ""
     now = _stamps(path)
-    for name, (size, at) in left.items():
+    for name, (size, at) in recorded.items():
         if name not in now:
             return True, f"{name} is missing"
         if now[name][0] != size or not _same_time(now[name][1], at):
@@ -161,25 +164,25 @@ def compare_with_record(path: Path) -> tuple[bool, str]:
 
 
 def _same_time(now: int, then: int) -> bool:
-    """Copies may keep whole seconds alone."""
+    """Whether the times are equal; copies may keep only whole seconds."""
     return now == then or (now % _SECOND == 0 and now // _SECOND == then // _SECOND)
 
 
 def _stamps(path: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change (ns) of each of the engine's files."""
-    found = {}
+    """Size and modification time (ns) of each of the engine's files."""
+    stamps = {}
     for folder, _, names in os.walk(path):
         for name in names:
             if name.startswith((_LEFT, _OPENING)):
                 continue
             file = Path(folder, name)
             stat = file.stat()
-            found[str(file.relative_to(path))] = (stat.st_size, stat.st_mtime_ns)
-    return found
+            stamps[str(file.relative_to(path))] = (stat.st_size, stat.st_mtime_ns)
+    return stamps
 
 
 def record_opening(path: Path) -> bool:
-    """Notes that the engine is about to open it; False where earlier starts died of that."""
+    """Records that the engine is about to open the index; False if earlier starts died of that."""
     marker = path / _OPENING
     try:
         before = len(marker.read_bytes())
@@ -198,7 +201,7 @@ def record_opened(path: Path) -> None:
 
 
 def is_writable(path: Path) -> bool:
-    """Whether the engine may write all of its files, which it maps to memory for that."""
+    """Whether the engine may write all of its files, which it maps to memory."""
     if is_read_only(path):
         return False
     for folder, _, names in os.walk(path):
@@ -214,24 +217,25 @@ def is_writable(path: Path) -> bool:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which folder this is, None for none: one that was deleted and made again is another one."""
+    """The identity of the folder, None if it is missing. A deleted and recreated folder has another
+    one."""
     try:
         (path / CONFIG).stat()
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stat.st_dev, stat.st_ino
 
 
-# --- What is set aside ---------------------------------------------------------------------------
+# --- Setting aside -------------------------------------------------------------------------------
 def prepare(root: Path) -> str:
-    """Makes the folder of all generations; what was in its way and is set aside, "" for nothing.
+    """Creates the folder of all generations; returns what was in the way and was set aside, or "".
 
-    Where it cannot be made, whoever opens the index says so.
+    If that fails, opening the index reports the problem.
     """
     moved = ""
     with suppress(OSError):
-        # Also a link to what is not there is in its way.
+        # A dangling link is in the way too.
         if os.path.lexists(root) and not root.is_dir():
             target = root.with_name(f"{root.name}.{_ASIDE}{int(time.time())}")
             root.rename(target)
@@ -241,9 +245,10 @@ def prepare(root: Path) -> str:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Moves a damaged generation out of the way, to be looked at; where to, None for nowhere.
+    """Moves a damaged generation aside for inspection; returns the new path, None if it was
+    removed.
 
-    One is kept at a time, for a week, and none while the disk is full: it is a cache.
+    Keeps one at a time, for a week, and none while the disk is low, because the index is a cache.
     """
     if not path.exists():
         return None

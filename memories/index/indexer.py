@@ -1,4 +1,4 @@
-"""Keeps the index equal to SQL: applies changes, drains what was left over, rebuilds."""
+"""Keeps the index equal to SQL: applies changes, drains pending ones, rebuilds."""
 
 import logging
 import shutil
@@ -29,25 +29,25 @@ __all__ = ["UNSETTLED", "Indexer", "expiry_second"]
 
 logger = logging.getLogger(__name__)
 
-# The most changes that may wait to be settled, and so be applied again after a crash.
+# The most unsettled changes, which are applied again after a crash.
 UNSETTLED: Final = 20_000
-# What a point takes on disk beside its vector, as measured: text, fields, journal.
+# The measured disk space of a point without its vector: text, fields, journal.
 POINT_BYTES: Final = 2000
 Progress = Callable[[int, int], None]
 Model = tuple[str, int]
 
 
 def ignore_progress(done: int, total: int) -> None:
-    """A progress that nobody watches."""
+    """The default for `progress`."""
 
 
 def do_nothing() -> None:
-    """A step of the work that nobody waits for."""
+    """The default for `each`."""
 
 
 @dataclass(slots=True)
 class GenerationBuild:
-    """The next generation while it is made: of which model, and where."""
+    """The next generation while it is being built."""
 
     index: VectorIndex
     generation: int
@@ -58,21 +58,21 @@ class GenerationBuild:
 class Indexer(RepairingIndexer):
     """The one writer of an index. Safe to call from any thread.
 
-    A change is applied right after its commit, so that a search sees it at once; that it was
-    applied is written down (`indexed_rev`) only after the index is on disk. What a crash leaves in
-    between is applied again, which changes nothing.
+    A change is applied right after its commit, so that a search sees it at once. It is recorded as
+    applied (`indexed_rev`) only after the index is on disk. After a crash the changes in between
+    are applied again, which is harmless.
 
     `index`, `model_key` and `dims` change together, under `swap_lock`.
     """
 
-    # Whether no other process can have the same index.
+    # Whether no other process can use the same index.
     is_alone = True
 
     def __init__(self, root: Path, model_key: str, dims: int, open_index: OpenIndex) -> None:
-        """Opens, or makes, the index of the embedder `model_key` below the folder `root`.
+        """Opens or creates the index of the embedder `model_key` below the folder `root`.
 
-        IndexInUseError when another process has it. Where it is damaged, it is moved aside and to
-        be built again; where the disk does not let it be opened, it stays closed until `tend`.
+        IndexInUseError if another process has it. A damaged index is set aside and rebuilt; one
+        that the disk does not let be opened stays closed until `tend` opens it.
         """
         self._root, self._open = root, open_index
         self._lock = threading.RLock()
@@ -99,8 +99,7 @@ class Indexer(RepairingIndexer):
 
     @property
     def complete(self) -> bool:
-        """Whether the index holds all memories: an answer from it would be an empty list for an
-        outage otherwise."""
+        """Whether the index contains all memories. Otherwise its answers would be wrongly empty."""
         return self.state.built_at is not None and not self.problem
 
     def _path(self, generation: int) -> Path:
@@ -108,71 +107,75 @@ class Indexer(RepairingIndexer):
 
     # --- Following -------------------------------------------------------------------------------
     def refresh(self) -> None:
-        """Takes up what other processes did to the index; here, there are none."""
+        """Follows other processes' changes to the index; the embedded index has no other
+        processes."""
 
     @contextmanager
     def briefly(self) -> Iterator[None]:
-        """What is asked of the index within is no more than welcome: one over a network has a
-        second for it, and then raises IndexUnavailableError."""
+        """Marks calls inside as optional: an index over a network gets a second for them and then
+        raises IndexUnavailableError."""
         yield
 
     def follow(self, ids: Sequence[UUID]) -> None:
-        """`apply`, after a change that its caller is told of next: from then on it is found."""
+        """`apply` for a change whose caller is about to get the answer, so that searches find it
+        from then on."""
         self.apply(ids)
 
     def apply(self, ids: Sequence[UUID]) -> None:
-        """Brings the index to what SQL holds for these memories. IndexUnavailableError may rise.
+        """Brings the index up to SQL for these memories. May raise IndexUnavailableError.
 
-        Rows are read under the lock, so that of two changes to one memory the later one stays.
+        Rows are read under the lock, so that the later of two changes to one memory wins.
         """
         if not ids:
             return
         with self._lock:
             if self.problem:
-                return  # they stay pending, and are drained once it is open
+                return  # the changes stay pending and are drained once the index is open
             for id_ in ids:
                 self._applied.pop(id_, None)
-            found = rows.read_rows(ids, self.model_key)
-            write(self.index, ids, found)
+            index_rows = rows.read_rows(ids, self.model_key)
+            write(self.index, ids, index_rows)
             if (building := self._building) is not None:
                 same = building.model[0] == self.model_key
                 write(
-                    building.index, ids, found if same else rows.read_rows(ids, building.model[0])
+                    building.index,
+                    ids,
+                    index_rows if same else rows.read_rows(ids, building.model[0]),
                 )
-            self._applied.update((row.id, row.rev) for row in found)
+            self._applied.update((row.id, row.rev) for row in index_rows)
 
     def drain(self) -> int:
-        """Applies what SQL has and the index has not seen; how many memories that were."""
+        """Applies pending changes; how many memories those were."""
         if self.problem:
             return 0
         with self._lock:
-            left = rows.filter_pending().values_list("id", "rev")
-            ids = [id_ for id_, rev in left[:UNSETTLED] if self._applied.get(id_) != rev]
-        # A batch at a time under the lock: an add that comes in between does not wait for all.
+            pending = rows.filter_pending().values_list("id", "rev")
+            ids = [id_ for id_, rev in pending[:UNSETTLED] if self._applied.get(id_) != rev]
+        # One batch at a time under the lock, so that an add in between need not wait for all.
         for at in range(0, len(ids), BATCH):
             self.apply(ids[at : at + BATCH])
         return len(ids)
 
     @property
     def is_building(self) -> bool:
-        """Whether this process builds another generation now."""
+        """Whether this process is building another generation."""
         return self._building is not None
 
     @property
     def unsettled(self) -> int:
-        """How many applied changes are not yet written down as being on disk."""
+        """How many applied changes are not yet recorded as being on disk."""
         return len(self._applied)
 
     def settle(self) -> None:
-        """Brings the index to disk, and writes down in SQL what is there.
+        """Writes the index to disk, and records in SQL what is there.
 
-        Flushing stops every thread of the process for as long as the disk takes (the index holds
-        the interpreter's lock), so it is done now and then, not after every change.
+        Flushing stops every thread of the process for as long as the disk takes (the engine holds
+        the interpreter's lock), so it happens periodically, not after every change.
         """
         with self._lock:
             applied = self._applied
             if applied:
-                # Where that fails, they stay unsettled.
+                # If that fails, the changes stay unsettled.
                 self.index.flush()
             self._applied = {}
         for rev, same in group_by_rev(applied).items():
@@ -180,26 +183,26 @@ class Indexer(RepairingIndexer):
                 Memory.objects.filter(id__in=same[at : at + BATCH], rev=rev).update(indexed_rev=rev)
 
     def differences(self, *, each: Callable[[], None] = do_nothing) -> Differences:
-        """Where the index and SQL are not the same; what is pending is on its way. `each` is called
-        now and then."""
+        """The differences between index and SQL, except pending changes. `each` is called after
+        every page."""
         return compare_all(self.index, each=each)
 
-    def repair(self, found: Differences, *, each: Callable[[], None] = do_nothing) -> None:
-        """Applies again what differs."""
-        # What is there in a later revision than SQL has would not give way to an earlier one, nor
-        # would what is left of a memory that SQL, restored from a backup, has not deleted.
-        first_gone = {*found.ghosts, *found.ahead, *found.missing}
-        ids = found.all
+    def repair(self, differences: Differences, *, each: Callable[[], None] = do_nothing) -> None:
+        """Applies the differences again."""
+        # A point with a later revision than SQL's refuses an earlier one, and so does the grave of
+        # a memory that is live in a restored backup. Such points are deleted first.
+        to_delete_first = {*differences.ghosts, *differences.ahead, *differences.missing}
+        ids = differences.all
         for at in range(0, len(ids), BATCH):
             each()
             some = ids[at : at + BATCH]
-            self.index.delete([id_ for id_ in some if id_ in first_gone])
+            self.index.delete([id_ for id_ in some if id_ in to_delete_first])
             self.apply(some)
         self.settle()
 
     # --- Rebuilding ------------------------------------------------------------------------------
     def rebuild_wanted(self) -> bool:
-        """Whether the index has to be built."""
+        """Whether the index has to be rebuilt."""
         if self.problem or time.monotonic() < self._heal_at:
             return False
         return IndexState.objects.get(pk=self.state.pk).wants_rebuild or not self.complete
@@ -212,14 +215,14 @@ class Indexer(RepairingIndexer):
         commit: Callable[[], object] | None = None,
         swapped: Callable[[], object] | None = None,
     ) -> int:
-        """Builds the index anew beside the old one, which answers meanwhile; how many memories.
+        """Builds a new index beside the old one, which answers meanwhile; how many memories.
 
-        Of `model` (its key and dimensions), or of the same model as before. No embedding is made:
-        vectors come from SQL, and a memory without one of the model is found by its words. Changes
+        The new index is for `model` (its key and dimensions), by default the same model. Nothing is
+        embedded: vectors come from SQL, and a memory without one is found by its words. Changes
         during the rebuild go to both. In the end `commit` is called in the transaction that makes
-        the new one the index in use: when it raises, nothing has changed. `swapped` is called under
-        `swap_lock`, together with the change of `index`, `model_key` and `dims`. ConflictError when
-        it is being rebuilt already.
+        the new index the one in use; if it raises, nothing has changed. `swapped` is called under
+        `swap_lock`, together with the change of `index`, `model_key` and `dims`. ConflictError if a
+        rebuild is running already.
         """
         with self._only_build():
             return self._rebuild(progress, model or (self.model_key, self.dims), commit, swapped)
@@ -241,7 +244,7 @@ class Indexer(RepairingIndexer):
         swapped: Callable[[], object] | None,
     ) -> int:
         building = self._begin(model)
-        # Should it fail, not again at once.
+        # If the rebuild fails, wait before the next one.
         self._heal_at = time.monotonic() + HEAL_SECONDS
         try:
             total = Memory.objects.filter(deleted_at=None).count()
@@ -268,11 +271,11 @@ class Indexer(RepairingIndexer):
         return building
 
     def _check_room(self, dims: int) -> None:
-        """DiskFullError where a second index does not fit on the disk beside the first."""
+        """DiskFullError if a second index does not fit on the disk beside the first."""
         count = Memory.objects.filter(deleted_at=None).count()
-        room, wanted = disk.room_of(self._root), count * (POINT_BYTES + 5 * dims)
-        if room.free < room.floor + wanted:
-            raise disk.disk_full_error(room, room.floor + wanted)
+        room, needed = disk.room_of(self._root), count * (POINT_BYTES + 5 * dims)
+        if room.free < room.floor + needed:
+            raise disk.disk_full_error(room, room.floor + needed)
 
     def _give_up(self, building: GenerationBuild) -> None:
         with self._lock:
@@ -293,20 +296,20 @@ class Indexer(RepairingIndexer):
         commit: Callable[[], object] | None,
         swapped: Callable[[], object] | None,
     ) -> None:
-        # Nothing is applied meanwhile: after the transaction both were brought the same changes.
+        # Nothing is applied meanwhile, so both have the same changes after the transaction.
         with self._lock:
             with transaction.atomic():
                 state = self._write_down(building)
                 if commit is not None:
                     commit()
             old = self._take(building, state, swapped)
-        # A search that is under way in the old one starts over in the new one.
+        # A search in the old index is repeated in the new one.
         with suppress(IndexUnavailableError):
             old.close()
         folder.drop_others(self._root, self._path(state.generation))
 
     def _write_down(self, building: GenerationBuild) -> IndexState:
-        """The flip in SQL, in the caller's transaction."""
+        """Records the flip in SQL, in the caller's transaction."""
         model_key, dims = building.model
         IndexState.objects.filter(pk=self.state.pk).update(
             generation=building.generation,
@@ -319,7 +322,7 @@ class Indexer(RepairingIndexer):
     def _take(
         self, building: GenerationBuild, state: IndexState, swapped: Callable[[], object] | None
     ) -> VectorIndex:
-        """Goes over to the new index; the old one."""
+        """Switches to the new index; returns the old one."""
         with self.swap_lock:
             old, self.index, self._building = self.index, building.index, None
             self.problem = ""
@@ -330,7 +333,7 @@ class Indexer(RepairingIndexer):
         return old
 
     def close(self) -> None:
-        """Writes down what is on disk and lets go of the index."""
+        """Settles and closes the index."""
         try:
             self.settle()
         finally:
@@ -338,16 +341,16 @@ class Indexer(RepairingIndexer):
                 self.index.close()
 
 
-def write(index: VectorIndex, ids: Sequence[UUID], found: Sequence[rows.IndexRow]) -> None:
-    """Brings these memories in the index to what was read of them."""
-    live = [row.point for row in found if row.point is not None]
+def write(index: VectorIndex, ids: Sequence[UUID], index_rows: Sequence[rows.IndexRow]) -> None:
+    """Writes these rows to the index and deletes the others of `ids`."""
+    live = [row.point for row in index_rows if row.point is not None]
     index.upsert(live)
-    gone = {row.id: row.rev for row in found if row.point is None}
-    index.delete(set(ids) - {point.id for point in live}, gone)
+    deleted = {row.id: row.rev for row in index_rows if row.point is None}
+    index.delete(set(ids) - {point.id for point in live}, deleted)
 
 
 def group_by_rev(revisions: dict[UUID, int]) -> dict[int, list[UUID]]:
-    """The memories of each revision: most are in their first."""
+    """The memory ids by revision; most memories are in their first."""
     same: dict[int, list[UUID]] = {}
     for id_, rev in revisions.items():
         same.setdefault(rev, []).append(id_)

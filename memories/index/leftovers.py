@@ -1,5 +1,5 @@
-"""Takes away what nobody uses any more: generations, builds that broke off, what is left of
-memories that are gone."""
+"""Removes leftovers from an index server: unused generations, interrupted builds, and the graves of
+deleted memories."""
 
 import time
 from contextlib import suppress
@@ -11,16 +11,16 @@ from memories.index.qdrant import Collections, QdrantIndex
 from memories.models.server import INDEX_BUILD, IndexState
 
 SWEEP_SECONDS: Final = 10.0
-# The other processes see a flip within a second or two; a search under way in the old index ends.
+# Other processes notice a flip within a second or two, and running searches in the old index end.
 KEEP_OLD_SECONDS: Final = 60.0
-# So long the index remembers that a memory is gone, for the sake of writes that are late; and so
-# often it is looked for those that are older.
+# How long the index remembers a deletion, because of late writes, and how often older graves are
+# removed.
 BURIED_SECONDS: Final = 3600.0
 DIG_SECONDS: Final = 600.0
 
 
 class Leftovers:
-    """Of one server, as one process sees them."""
+    """The leftovers on one server, as one process sees them."""
 
     def __init__(self, collections: Collections) -> None:
         self._collections = collections
@@ -29,7 +29,7 @@ class Leftovers:
         self._unused_since: dict[int, float] = {}
 
     def sweep(self, index: QdrantIndex, state: IndexState) -> None:
-        """Now and then, beside the index in use; IndexUnavailableError may rise."""
+        """Removes leftovers periodically. May raise IndexUnavailableError."""
         now = time.monotonic()
         if now - self._swept_at < SWEEP_SECONDS:
             return
@@ -42,7 +42,7 @@ class Leftovers:
         due = [g for g, since in self._unused_since.items() if now - since >= KEEP_OLD_SECONDS]
         if not due:
             return
-        # With the lease nobody builds, so that none of these is about to come into use.
+        # Under the lease nobody builds, so none of these generations is about to be used.
         with suppress(ConflictError), leases.hold(INDEX_BUILD):
             live = IndexState.objects.get(pk=state.pk).generation
             for generation in due:

@@ -1,4 +1,4 @@
-"""Opens the index that the settings ask for."""
+"""Opens the configured index."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from memories.index.indexer import Indexer
 
 
 def open_indexer(model_key: str, dims: int, *, root: Path | None = None) -> Indexer:
-    """The indexer of the index of this model: on the Qdrant server of the settings, else embedded
-    in the folder `root`. IndexUnavailableError when it cannot be opened."""
+    """The indexer for this model: on the configured Qdrant server, else embedded in the folder
+    `root`. IndexUnavailableError if it cannot be opened."""
     if settings.QDRANT_URL:
-        # Imported where it is needed: it costs the start of an embedded server a second.
+        # Imported here, because the import would cost an embedded server a second at its start.
         from memories.index.qdrant import Collections, Server
         from memories.index.shared_indexer import SharedIndexer
 

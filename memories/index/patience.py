@@ -1,5 +1,5 @@
-"""How long the index server is waited for: so long for what is asked, and not at all for a while
-after it has not answered several times in a row."""
+"""Time limits for calls to the index server, and a breaker that stops calls for a while after
+several in a row had no answer."""
 
 import math
 import ssl
@@ -16,15 +16,15 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 
 from core.errors import IndexUnavailableError
 
-# What a request waits for its change to be in the index; a worker brings it there otherwise.
+# How long a request waits for its change to reach the index; after that a worker applies it.
 WRITE_SECONDS: Final = 1.3
-# What health, metrics and the neighbours of an add wait for.
+# The limit for health, metrics and the neighbours of an add.
 LOOK_SECONDS: Final = 1.0
-# So many calls without an answer, one after the other, and nobody asks for so many seconds; then
-# one call tries.
+# After FAILURES calls in a row without an answer, no call is made for PAUSE_SECONDS; then one call
+# tries.
 FAILURES: Final = 3
 PAUSE_SECONDS: Final = 5.0
-# A connection that breaks at once tells of a server that restarts, and costs nobody any time.
+# A connection that breaks at once (the server restarts) costs no time and does not count.
 _SLOW_SECONDS: Final = 0.5
 
 Send = Callable[[httpx.Request], httpx.Response]
@@ -32,9 +32,9 @@ _SILENT: Final = "The memory index does not answer; try again shortly."
 
 
 class CallLine:
-    """Calls with one purpose: `seconds` for all that one caller asks, and a breaker.
+    """Calls with one purpose: a limit of `seconds` for all calls of one caller, and a breaker.
 
-    `clock` gives seconds that never go back.
+    `clock` returns monotonic seconds.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,34 +42,35 @@ class CallLine:
         self.clock = clock
         self._lock = threading.Lock()
         self._failures = 0
-        # When somebody may try again, and whether somebody is at it.
+        # When the next try is allowed, and whether one is running.
         self._again_at = 0.0
         self._trying = False
 
     def admit(self) -> bool:
-        """Whether the caller is the one who tries; IndexUnavailableError where nobody may ask."""
+        """Whether this caller makes the single try; IndexUnavailableError while no call is
+        allowed."""
         with self._lock:
             if self._failures < FAILURES:
                 return False
-            left = self._again_at - self.clock()
-            if left > 0 or self._trying:
-                raise IndexUnavailableError(_SILENT, retry_after=max(1, math.ceil(left)))
+            seconds_left = self._again_at - self.clock()
+            if seconds_left > 0 or self._trying:
+                raise IndexUnavailableError(_SILENT, retry_after=max(1, math.ceil(seconds_left)))
             self._trying = True
             return True
 
-    def tried(self) -> None:
-        """Who tried is done, whatever came of it."""
+    def record_try(self) -> None:
+        """Records the end of a try, whatever its outcome."""
         with self._lock:
             self._trying = False
 
-    def answered(self) -> None:
-        """The server has answered."""
+    def record_answer(self) -> None:
+        """Records that the server has answered."""
         if self._failures:
             with self._lock:
                 self._failures = 0
 
-    def silent(self) -> None:
-        """The server has not answered in time."""
+    def record_silence(self) -> None:
+        """Records that the server has not answered in time."""
         with self._lock:
             self._failures += 1
             self._again_at = self.clock() + PAUSE_SECONDS
@@ -82,14 +83,15 @@ class _Budget:
 
 
 class _InTime(httpx.SyncByteStream):
-    """An answer's body, as long as there is time: a time-out counts from one byte to the next."""
+    """An answer's body with a limit for the whole of it; httpx's time-out restarts with every
+    byte."""
 
     def __init__(self, response: httpx.Response, until: float, clock: Callable[[], float]) -> None:
         self._response, self._stream = response, response.stream
         self._until, self._clock = until, clock
 
     def __iter__(self) -> Iterator[bytes]:
-        assert isinstance(self._stream, httpx.SyncByteStream)  # noqa: S101  (a client's without async)
+        assert isinstance(self._stream, httpx.SyncByteStream)  # noqa: S101  (the client is synchronous)
         for part in self._stream:
             if self._clock() > self._until:
                 raise httpx.ReadTimeout(
@@ -103,8 +105,8 @@ class _InTime(httpx.SyncByteStream):
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection each of whose reads has the time that is left: a time-out counts from one byte
-    to the next, and a head may come in a thousand of them."""
+    """A connection whose every read is limited to the remaining time. httpx's time-out restarts
+    with every byte, and a head may come in a thousand pieces."""
 
     def __init__(self, stream: httpcore.NetworkStream, left: "Left") -> None:
         self._stream, self._left = stream, left
@@ -116,12 +118,12 @@ class _Stream(httpcore.NetworkStream):
         self._stream.write(buffer, self._at_most(timeout))
 
     def _at_most(self, timeout: float | None) -> float | None:
-        left = self._left()
-        if left is None:
+        seconds_left = self._left()
+        if seconds_left is None:
             return timeout
-        if left <= 0:
+        if seconds_left <= 0:
             raise httpcore.ReadTimeout("The answer takes too long.")
-        return left if timeout is None else min(left, timeout)
+        return seconds_left if timeout is None else min(seconds_left, timeout)
 
     def close(self) -> None:
         self._stream.close()
@@ -138,12 +140,12 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-# How many seconds this thread has left; None where it has no hurry.
+# How many seconds this thread has left; None for no limit.
 Left = Callable[[], float | None]
 
 
 class _Backend(httpcore.NetworkBackend):
-    """Opens such connections, in the way of `other`."""
+    """Opens such connections with the backend `other`."""
 
     def __init__(self, other: httpcore.NetworkBackend, left: Left) -> None:
         self._other, self._left = other, left
@@ -161,8 +163,7 @@ class _Backend(httpcore.NetworkBackend):
 
 
 class CallLines:
-    """The lines to one server. What no line is for, background work, waits as long as the client
-    does: for it there is no hurry."""
+    """The lines to one server. Background work has no line and only the client's own time-out."""
 
     def __init__(self, timeout: float) -> None:
         """`timeout`: seconds that one call may take at all."""
@@ -174,7 +175,7 @@ class CallLines:
 
     @contextmanager
     def on(self, line: CallLine) -> Iterator[None]:
-        """What this thread asks meanwhile is on this line; inside another one, on that one."""
+        """Puts this thread's calls on this line, unless they are on an outer one already."""
         if getattr(self._local, "budget", None) is not None:
             yield
             return
@@ -185,11 +186,11 @@ class CallLines:
         finally:
             self._local.budget = None
             if tries:
-                line.tried()
+                line.record_try()
 
     def watch(self, client: httpx.Client) -> None:
-        """Holds the client's connections to the time of who uses them."""
-        # httpx has no other way to say it.
+        """Limits the client's connections to the remaining time of their callers."""
+        # httpx offers no public way to do this.
         pool: Any = client._transport._pool  # type: ignore[attr-defined]
         pool._network_backend = _Backend(pool._network_backend, self._left)
         client.event_hooks = {"response": [self.hold_to_time]}
@@ -200,34 +201,36 @@ class CallLines:
         return None if until is None else until - self.searching.clock()
 
     def hold_to_time(self, response: httpx.Response) -> None:
-        """The client's hook for an answer whose body is still to come."""
+        """The client's hook for an answer whose body has not been read yet."""
         self._local.head_until = None
         until: float | None = response.request.extensions.get("until")
         if until is not None:
             response.stream = _InTime(response, until, self.searching.clock)
 
     def send(self, request: httpx.Request, send: Send) -> httpx.Response:
-        """The client's middleware: gives a call the time that is left."""
+        """The client's middleware, which limits a call to the remaining time."""
         budget: _Budget | None = getattr(self._local, "budget", None)
         if budget is None:
-            # The body may be long, the head never is.
+            # Only the head is limited here, because a body may be long.
             self._local.head_until = self.searching.clock() + self._timeout
             try:
                 return send(request)
             finally:
                 self._local.head_until = None
         line, started = budget.line, budget.line.clock()
-        left = budget.until - started
-        if left <= 0:
+        seconds_left = budget.until - started
+        if seconds_left <= 0:
             raise IndexUnavailableError(_SILENT, retry_after=1)
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
+        request.extensions["timeout"] = dict.fromkeys(
+            ("connect", "read", "write", "pool"), seconds_left
+        )
         request.extensions["until"] = budget.until
         try:
             response = send(request)
         except ResponseHandlingException as error:
-            waited = line.clock() - started >= min(_SLOW_SECONDS, left)
+            waited = line.clock() - started >= min(_SLOW_SECONDS, seconds_left)
             if isinstance(error.source, httpx.TransportError) and waited:
-                line.silent()
+                line.record_silence()
             raise
-        line.answered()
+        line.record_answer()
         return response

@@ -1,4 +1,4 @@
-"""What both kinds of index share: names, words as sparse vectors, payloads and filters."""
+"""Shared by both kinds of index: names, words as sparse vectors, payloads and filters."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +16,14 @@ LEXICAL: Final = "bm25"
 EXPIRES: Final = "expires"
 REV: Final = "rev"
 KEYWORDS: Final = (*INDEXED_FIELDS, METADATA_WORDS)
-# Nearly every search is within one of these: a server keeps what belongs together side by side.
+# Nearly every search is within one of these, so a server stores their points together.
 TENANTS: Final = frozenset({"project", "user_id"})
 
 
 @contextmanager
 def translating_errors() -> Iterator[None]:
-    """Any failure of the index becomes IndexUnavailableError; an outage is never an empty list."""
+    """Turns every failure of the index into IndexUnavailableError; an outage is never an empty
+    list."""
     try:
         yield
     except IndexUnavailableError:
@@ -32,7 +33,8 @@ def translating_errors() -> Iterator[None]:
 
 
 class Bm25Encoder:
-    """BM25 as Qdrant's own encoder makes it, here: a server need not know the language."""
+    """Qdrant's own BM25 encoder, run in this process, so that the server need not know the
+    language."""
 
     def __init__(self) -> None:
         self._bm25 = edge.Bm25()
@@ -42,7 +44,7 @@ class Bm25Encoder:
         return self._bm25.embed_document(text)
 
     def query(self, text: str) -> Any:
-        """The sparse vector of a query; without indices when no word of it counts."""
+        """The sparse vector of a query; without indices if it has only stop words."""
         return self._bm25.embed_query(text)
 
     def of(self, text: str) -> frozenset[int]:
@@ -51,12 +53,12 @@ class Bm25Encoder:
 
 
 def payload_of(point: Point) -> dict[str, Any]:
-    """What is stored beside a point's vectors."""
+    """The payload that is stored with a point's vectors."""
     return {**point.fields, REV: point.rev}
 
 
 class FilterDialect(Protocol):
-    """How one implementation writes the parts of a filter."""
+    """The parts of a filter in one implementation."""
 
     def match(self, field: str, texts: Sequence[str]) -> Any: ...
     def up_to(self, field: str, value: float) -> Any: ...
@@ -67,7 +69,7 @@ class FilterDialect(Protocol):
 def build_filter(
     dialect: FilterDialect, where: Node, now: float | None, ids: Collection[UUID] | None
 ) -> Any | None:
-    """The filter of a search; None where it lets everything through."""
+    """The filter of a search; None if it passes everything."""
     must = [_native(dialect, where)] if where != AllOf(()) else []
     must_not = [dialect.up_to(EXPIRES, now)] if now is not None else []
     if ids is not None:

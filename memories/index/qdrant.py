@@ -26,21 +26,21 @@ _SCAN_PAGE: Final = 5000
 _NUMBERS_AT_ONCE: Final = 400_000
 _BURIED_AT_ONCE: Final = 1000
 _NUMBER: Final = models.PayloadSchemaType.FLOAT
-# When a memory went that is no more: on such a point is nothing else but its revision.
+# The time of a memory's deletion. A point with it (a grave) has nothing else but its revision.
 GONE: Final = "gone"
-# The clocks of other machines may be ahead.
+# A margin, because the clocks of other machines may be ahead.
 _DAY: Final = 86_400.0
-# Of two writers of one point the same one is last on every replica.
+# Every replica applies two writes of one point in the same order.
 _ORDERING: Final = models.WriteOrdering.MEDIUM
 
 
 class CollectionMissingError(IndexUnavailableError):
-    """The server answers and does not have the collection: it was dropped, or lost its data."""
+    """The server answers but does not have the collection: it was dropped, or lost its data."""
 
 
 @contextmanager
-def _answered(name: str) -> Iterator[None]:
-    """As `translated`; a collection that is not there has an error of its own."""
+def _translating(name: str) -> Iterator[None]:
+    """As `translating_errors`, with a separate error for a missing collection."""
     with translating_errors():
         try:
             yield
@@ -53,7 +53,7 @@ def _answered(name: str) -> Iterator[None]:
 
 
 class _Filters:
-    """fields.Dialect in the words of the client."""
+    """FilterDialect of the Qdrant client."""
 
     def match(self, field: str, texts: Sequence[str]) -> Any:
         match: Any = models.MatchAny(any=list(texts))
@@ -70,7 +70,7 @@ class _Filters:
 
     def group(self, *, must: Any = None, should: Any = None, must_not: Any = None) -> Any:
         if not (must or should or must_not):
-            must_not = [self.has_id(())]  # everything, said with a condition
+            must_not = [self.has_id(())]  # everything, expressed as a condition
         return models.Filter.model_construct(
             must=must or None, should=should or None, must_not=must_not or None, min_should=None
         )
@@ -81,13 +81,13 @@ _FILTERS: Final = _Filters()
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where the collections are and how they are made. The key never shows in a repr."""
+    """The address of a server and the settings of its collections. Its repr hides the key."""
 
     url: str
     api_key: str = field(default="", repr=False)
     collection: str = "mem0dash"
     timeout: int = 10
-    # Kept open between calls; there may be as many more as there are threads that call.
+    # Connections kept open between calls; busy threads may open more.
     connections: int = 32
     replication_factor: int | None = None
     write_consistency_factor: int | None = None
@@ -96,14 +96,14 @@ class Server:
 
 
 class Collections:
-    """The generations of the index on a server. Opening one asks the server nothing."""
+    """The generations of the index on a server. Opening one makes no call."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=server.connections)
         self._client = QdrantClient(
             url=server.url,
-            # A header of our own: given as `api_key` without TLS, it warns on every start.
+            # As a header, because the client warns about an `api_key` without TLS on every start.
             headers={"api-key": server.api_key} if server.api_key else None,
             timeout=server.timeout,
             prefer_grpc=False,
@@ -113,14 +113,14 @@ class Collections:
         self.patience = CallLines(server.timeout)
         api = self._client.http.client
         api.add_middleware(self.patience.send)
-        # Middleware sees an answer only when its body is there.
+        # Middleware sees an answer only after its body, so the connections are watched too.
         self.patience.watch(api._client)
 
     def name(self, generation: int) -> str:
         return f"{self.server.collection}_{generation:06d}"
 
     def open(self, generation: int, dims: int) -> "QdrantIndex":
-        """The index of this generation, whether it is there or not."""
+        """The index of this generation, whether it exists or not."""
         return QdrantIndex(self._client, self.name(generation), dims, self.patience)
 
     @translating_errors()
@@ -129,10 +129,12 @@ class Collections:
 
     @translating_errors()
     def generations(self) -> list[int]:
-        """The generations that are there, in use or not, in their order."""
+        """All existing generations, in use or not, in order."""
         pattern = re.compile(re.escape(self.server.collection) + r"_(\d{6,})")
-        found = [pattern.fullmatch(one.name) for one in self._client.get_collections().collections]
-        return sorted(int(match[1]) for match in found if match)
+        matches = [
+            pattern.fullmatch(one.name) for one in self._client.get_collections().collections
+        ]
+        return sorted(int(match[1]) for match in matches if match)
 
     @translating_errors()
     def drop(self, generation: int) -> None:
@@ -140,7 +142,7 @@ class Collections:
 
     @translating_errors()
     def create(self, generation: int, dims: int) -> "QdrantIndex":
-        """Makes the empty collection and what its filters need."""
+        """Creates the empty collection and the payload indexes for its filters."""
         server, name = self.server, self.name(generation)
         on_disk = True if server.on_disk else None
         dense = models.VectorParams(size=dims, distance=models.Distance.COSINE, on_disk=on_disk)
@@ -162,7 +164,7 @@ class Collections:
             self._client.create_payload_index(name, key, field_schema=keyword, wait=True)
         for key in (EXPIRES, GONE):
             self._client.create_payload_index(name, key, field_schema=_NUMBER, wait=True)
-        # A server may be told to refuse conditions on what has no index.
+        # Servers may be configured to refuse conditions on fields without an index.
         rev = models.IntegerIndexParams(
             type=models.IntegerIndexType.INTEGER, lookup=False, range=True
         )
@@ -188,7 +190,7 @@ class QdrantIndex:
     def _asking(self, line: CallLine | None = None) -> Iterator[QdrantClient]:
         if self._closed:
             raise IndexUnavailableError("The memory index is closed.")
-        with _answered(self.name), self._patience.on(line) if line else nullcontext():
+        with _translating(self.name), self._patience.on(line) if line else nullcontext():
             yield self._client
 
     def upsert(self, points: Sequence[Point]) -> None:
@@ -205,8 +207,8 @@ class QdrantIndex:
                 )
 
     def _struct(self, point: Point) -> models.PointStruct:
-        # Unchecked: what is written was checked when it was stored, and checking each number of
-        # each vector again is most of the work.
+        # Unvalidated, because the values were checked when they were stored, and validating every
+        # number again would be most of the work.
         words = self._words.document(point.text)
         sparse = models.SparseVector.model_construct(indices=words.indices, values=words.values)
         vectors: dict[str, Any] = {LEXICAL: sparse}
@@ -216,9 +218,9 @@ class QdrantIndex:
         return models.PointStruct.model_construct(id=str(point.id), vector=vectors, payload=payload)
 
     def delete(self, ids: Collection[UUID], revs: Mapping[UUID, int] | None = None) -> None:
-        """Leaves of a memory whose revision is known its id and that revision, for a while: a write
-        that was held on its way then finds a later one and changes nothing, where it would bring
-        back what was erased if there were nothing."""
+        """Replaces a memory whose revision is known by a grave (id and revision) for a while. A
+        delayed write then finds a later revision and changes nothing; otherwise it would restore
+        erased text."""
         revs = revs or {}
         with self._asking() as client:
             if unknown := [str(id_) for id_ in ids if id_ not in revs]:
@@ -240,9 +242,10 @@ class QdrantIndex:
                 )
 
     def sweep(self, before: float) -> None:
-        """Removes what `delete` left behind before that Unix second."""
+        """Removes the graves from before that Unix second."""
         with self._asking() as client:
-            # One that an earlier version made has no index for it; making it again changes nothing.
+            # A collection of an earlier version lacks this index; creating it again changes
+            # nothing.
             client.create_payload_index(self.name, GONE, field_schema=_NUMBER, wait=True)
             selector = models.FilterSelector(filter=_buried(before))
             client.delete(self.name, selector, wait=True, ordering=_ORDERING)
@@ -256,8 +259,8 @@ class QdrantIndex:
         now: float | None = None,
         ids: Collection[UUID] | None = None,
     ) -> Hits:
-        chosen = fields.build_filter(_FILTERS, where, now, ids)
-        return self._queried([_request(vector.tolist(), DENSE, limit, chosen)])[0]
+        filter_ = fields.build_filter(_FILTERS, where, now, ids)
+        return self._query_batch([_request(vector.tolist(), DENSE, limit, filter_)])[0]
 
     def search_text(
         self,
@@ -280,24 +283,25 @@ class QdrantIndex:
         now: float | None = None,
         ids: Collection[UUID] | None = None,
     ) -> tuple[Hits, Hits]:
-        chosen = fields.build_filter(_FILTERS, where, now, ids)
+        filter_ = fields.build_filter(_FILTERS, where, now, ids)
         words = self._words.query(query)
         dense, lexical = [], []
         if vector is not None:
-            dense = [_request(vector.tolist(), DENSE, limit, chosen)]
+            dense = [_request(vector.tolist(), DENSE, limit, filter_)]
         if words.indices:
             sparse = models.SparseVector.model_construct(indices=words.indices, values=words.values)
-            lexical = [_request(sparse, LEXICAL, limit, chosen)]
-        found = self._queried([*dense, *lexical])
-        return found[0] if dense else [], found[-1] if lexical else []
+            lexical = [_request(sparse, LEXICAL, limit, filter_)]
+        hits = self._query_batch([*dense, *lexical])
+        return hits[0] if dense else [], hits[-1] if lexical else []
 
-    def _queried(self, requests: Sequence[models.QueryRequest]) -> list[Hits]:
-        """All of them in one call: over a network a second one costs as long again."""
+    def _query_batch(self, requests: Sequence[models.QueryRequest]) -> list[Hits]:
+        """Runs all queries in one call, because a second call would double the time on the
+        network."""
         if not requests:
             return []
         batch = models.QueryRequestBatch.model_construct(searches=list(requests))
         with self._asking(self._patience.searching) as client:
-            # The client's own method would look through every number for something to embed.
+            # The client's own method would search every number for something to embed.
             answer = client.http.search_api.query_batch_points(
                 collection_name=self.name, query_request_batch=batch
             )
@@ -321,18 +325,18 @@ class QdrantIndex:
                 return
 
     def revisions(self, ids: Collection[UUID]) -> dict[UUID, int]:
-        wanted = [str(id_) for id_ in ids]
+        names = [str(id_) for id_ in ids]
         with self._asking() as client:
-            return dict(_revisions(client.retrieve(self.name, wanted, with_payload=[REV, GONE])))
+            return dict(_revisions(client.retrieve(self.name, names, with_payload=[REV, GONE])))
 
     def count(self) -> int:
         with self._asking(self._patience.looking) as client:
-            found = client.count(self.name, exact=True).count
-            gone = client.count(self.name, count_filter=_buried(time.time() + _DAY), exact=True)
-            return int(found - gone.count)
+            points = client.count(self.name, exact=True).count
+            graves = client.count(self.name, count_filter=_buried(time.time() + _DAY), exact=True)
+            return int(points - graves.count)
 
     def flush(self) -> None:
-        """Nothing is left to do: every write waited until the server had it."""
+        """Nothing to flush, because every write waits until the server has it."""
         with self._asking():
             pass
 
@@ -344,17 +348,17 @@ class QdrantIndex:
         self.close()
 
 
-def _request(query: Any, using: str, limit: int, chosen: Any) -> models.QueryRequest:
+def _request(query: Any, using: str, limit: int, filter_: Any) -> models.QueryRequest:
     return models.QueryRequest.model_construct(
-        query=query, using=using, limit=limit, filter=chosen, with_payload=False
+        query=query, using=using, limit=limit, filter=filter_, with_payload=False
     )
 
 
 def _not_newer(points: Sequence[Point]) -> Any:
-    """Lets an upsert replace a point only where it has no later revision than ours.
+    """The condition that an upsert only replaces points without a later revision.
 
-    Of two processes the slower one then cannot leave its older state behind. Servers before 1.16
-    do not know the condition and ignore it; whoever writes looks again all the same.
+    It keeps the slower of two processes from leaving an older state behind. Servers before 1.16
+    ignore the condition, but writers check again anyway.
     """
     by_rev: dict[int, list[UUID]] = {}
     for point in points:
@@ -377,6 +381,10 @@ def _buried(before: float) -> Any:
 
 
 def _revisions(records: Sequence[Any]) -> list[tuple[UUID, int]]:
-    """Of those that are not gone."""
+    """The revisions of all points except graves."""
     payloads = [(r.id, cast("Any", r.payload or {})) for r in records]
-    return [(UUID(str(id_)), int(held.get(REV, 0))) for id_, held in payloads if GONE not in held]
+    return [
+        (UUID(str(id_)), int(payload.get(REV, 0)))
+        for id_, payload in payloads
+        if GONE not in payload
+    ]

@@ -1,4 +1,4 @@
-"""Memories as rows for the index: read from SQL, made into points."""
+"""Reads memories from SQL and makes points for the index."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -35,12 +35,12 @@ _COLUMNS: Final = (
     "vector__data",
     "vector__id",
 )
-# What tells whether a row changed: its revision, and which vector it has, which may come later.
+# Identifies a row's state: its revision and the id of its vector, which may come later.
 Stamp = tuple[int, int | None]
 
 
 class IndexRow(NamedTuple):
-    """What the index is to hold of one memory: `point` None for one that is deleted."""
+    """One memory for the index; `point` is None if it is deleted."""
 
     id: UUID
     stamp: Stamp
@@ -52,41 +52,43 @@ class IndexRow(NamedTuple):
 
 
 def read_rows(ids: Sequence[UUID], model_key: str) -> list[IndexRow]:
-    """The rows that there are of these, with the vectors of this model where they have one."""
-    found = _with_vector(model_key).filter(id__in=ids).values_list(*_COLUMNS)
-    return [_row(dict(zip(_COLUMNS, values, strict=True))) for values in found]
+    """The existing rows of these ids, with their vectors of this model if they have one."""
+    rows = _with_vector(model_key).filter(id__in=ids).values_list(*_COLUMNS)
+    return [_row(dict(zip(_COLUMNS, values, strict=True))) for values in rows]
 
 
 def read_revisions(ids: Sequence[UUID], model_key: str) -> dict[UUID, Stamp]:
-    """What `read_rows` would find, without reading it."""
+    """The stamps of the rows that `read_rows` would read."""
     columns = ("id", "rev", "vector__id")
-    found = _with_vector(model_key).filter(id__in=ids).values_list(*columns)
-    return {id_: (rev, vector_id) for id_, rev, vector_id in found}
+    rows = _with_vector(model_key).filter(id__in=ids).values_list(*columns)
+    return {id_: (rev, vector_id) for id_, rev, vector_id in rows}
 
 
 def filter_pending() -> QuerySet[Memory]:
-    """What the index has not been seen to hold."""
+    """Memories whose latest revision is not recorded as indexed."""
     return Memory.objects.filter(rev__gt=F("indexed_rev"))
 
 
 def ids_changed_since(since: datetime) -> list[UUID]:
-    """What any process changed since then; the time of a memory itself may be an import's."""
-    found = Revision.objects.filter(at__gte=since)
-    return list(found.values_list("memory_id", flat=True).distinct())
+    """Memories that any process has changed since then. The history tells, because imports set
+    their own times on memories."""
+    revisions = Revision.objects.filter(at__gte=since)
+    return list(revisions.values_list("memory_id", flat=True).distinct())
 
 
 def with_vector(ids: Iterable[UUID], model_key: str) -> list[UUID]:
-    """Those of the ids that have a vector of this model: to get one is no change of a memory."""
-    wanted, found = list(ids), []
+    """Those of the ids that have a vector of this model. A new vector does not change a memory's
+    revision."""
+    all_ids, with_vectors = list(ids), []
     of_model = MemoryVector.objects.filter(model_key=model_key)
-    for at in range(0, len(wanted), BATCH):
-        some = of_model.filter(memory_id__in=wanted[at : at + BATCH])
-        found += list(some.values_list("memory_id", flat=True))
-    return found
+    for at in range(0, len(all_ids), BATCH):
+        some = of_model.filter(memory_id__in=all_ids[at : at + BATCH])
+        with_vectors += list(some.values_list("memory_id", flat=True))
+    return with_vectors
 
 
 def batches() -> Iterator[list[UUID]]:
-    """The ids of all live memories, in their order."""
+    """The ids of all live memories, in order, in batches."""
     rows = Memory.objects.filter(deleted_at=None).order_by("id").values_list("id", flat=True)
     return passed(rows, BATCH)
 
@@ -119,7 +121,7 @@ def _row(values: dict[str, Any]) -> IndexRow:
 def expiry_second(expires_at: Any, expiration_date: Any) -> float | None:
     """The Unix second from which a memory is expired; None for never.
 
-    A memory with an expiration date holds to the end of that day, UTC.
+    A memory with an expiration date expires at the end of that day, UTC.
     """
     ends = []
     if expires_at is not None:

@@ -1,4 +1,4 @@
-"""The index on a server that several processes write: nobody is alone, everybody may be killed."""
+"""The index on a server that several processes write, each of which may be killed at any time."""
 
 import logging
 import time
@@ -40,27 +40,27 @@ from memories.models.server import INDEX_BUILD, IndexState
 logger = logging.getLogger(__name__)
 
 BUILD: Final = INDEX_BUILD
-# While somebody holds this, no row is written down as applied: what changes stays pending.
+# While this lease is held, no row is recorded as applied, so changes stay pending.
 FENCE: Final = "index-flip"
 FENCE_SECONDS: Final = 60.0
 CLAIM_SECONDS: Final = 60
-# A change that is younger than this is left to the process that made it.
+# Younger changes are left to the process that made them.
 YOUNG_SECONDS = 2.0
-# What was changed earlier than this before its transaction ended is found by the comparison only.
+# Changes of longer transactions are found only by the comparison.
 LONG_TRANSACTION: Final = timedelta(seconds=60)
 ATTEMPTS: Final = 5
 LOOK_SECONDS: Final = 5.0
-# So long a change waits for another generation to take over; and so long afterwards changes go to
-# the one before as well, in which a process searches that has not noticed yet.
+# How long a change waits for a new generation to take over, and how long changes then go to the
+# former generation too, because a process may still search in it.
 FOLLOW_SECONDS: Final = 1.0
 FORMER_SECONDS: Final = 10.0
-# So long a process may go on with an index of the former model, until it has the new embedder.
+# How long a process may use an index of the former model until it has the new embedder.
 BEHIND_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
 class SharedGenerationBuild(GenerationBuild):
-    """Beside what every build has: its lease, and what was brought without a vector."""
+    """A build with its lease, and the ids that were written without a vector."""
 
     lease: HeldLease
     wordless: set[UUID] = field(default_factory=set)
@@ -68,7 +68,7 @@ class SharedGenerationBuild(GenerationBuild):
 
 @dataclass(frozen=True, slots=True)
 class FormerGeneration:
-    """The generation that this process searched in before."""
+    """The generation that this process used before."""
 
     index: VectorIndex
     model_key: str
@@ -78,16 +78,17 @@ class FormerGeneration:
 class SharedIndexer(Indexer):
     """One of several writers of an index. Safe to call from any thread of any process.
 
-    A change is applied after its commit and then looked at again: what changed meanwhile is applied
-    once more, so that a slow process never leaves an older state behind. What the server has is
-    written down at once, but only as long as this generation is the one in use.
+    A change is applied after its commit and then checked again: if it changed meanwhile, it is
+    applied again, so that a slow process never leaves an older state behind. Applied changes are
+    recorded at once, but only while this generation is the one in use.
     """
 
     is_alone = False
     index: QdrantIndex
 
     def __init__(self, collections: Collections, model_key: str, dims: int) -> None:
-        """Opens the index without asking the server; one of no memories at all is made at once."""
+        """Opens the index without a call to the server; the index of an empty database is created
+        at once."""
         self._collections = collections
         self._prepare(model_key, dims)
         self.state, _ = IndexState.objects.get_or_create(
@@ -100,7 +101,8 @@ class SharedIndexer(Indexer):
         self._leftovers = Leftovers(collections)
         self.index = collections.open(self.state.generation, dims)
         if not self.complete and not Memory.objects.exists():
-            # Others may be at it, or the server away: then it is built by and by.
+            # Another process may be building it, or the server is unavailable; it is built later
+            # then.
             with suppress(ConflictError, IndexUnavailableError):
                 self.rebuild()
 
@@ -117,10 +119,10 @@ class SharedIndexer(Indexer):
 
     # --- Following -------------------------------------------------------------------------------
     def refresh(self) -> None:
-        """Takes up what other processes did: a new generation, a loss, a wish.
+        """Follows other processes: a new generation, a loss, a requested rebuild.
 
-        An index of another model waits for the engine of that model: `rebuild(model=…)` goes over
-        to it without building. Without vectors of its own, this process takes any.
+        An index of another model waits for the engine of that model: `rebuild(model=…)` then
+        switches to it without building. A process without an embedder takes any index.
         """
         state = IndexState.objects.get(pk=self.state.pk)
         if state.generation == self.state.generation:
@@ -133,7 +135,7 @@ class SharedIndexer(Indexer):
             self._behind_since = time.monotonic()
 
     def _go_over(self, state: IndexState, swapped: Callable[[], object] | None = None) -> None:
-        """To the generation that another process made."""
+        """Switches to the generation that another process made."""
         index = self._collections.open(state.generation, state.dims)
         former = self._as_former()
         with self.swap_lock:
@@ -151,7 +153,7 @@ class SharedIndexer(Indexer):
             yield
 
     def _writing(self) -> AbstractContextManager[None]:
-        """A second for what somebody waits for; what does not get there stays pending."""
+        """Limits writes that somebody waits for; writes that miss the limit stay pending."""
         patience = self._collections.patience
         return patience.on(patience.writing)
 
@@ -160,9 +162,9 @@ class SharedIndexer(Indexer):
             self._apply(ids)
 
     def follow(self, ids: Sequence[UUID]) -> None:
-        """`apply` so that a search of any process finds it, also while a new generation takes over:
-        what only the one that goes has would be missed by who has gone over, and what only the
-        one that comes has by who has not."""
+        """`apply` so that searches of all processes find the change, even while a new generation
+        takes over. Some processes use the old generation then and some the new one, so the change
+        goes to both."""
         if not ids:
             return
         with self._writing():
@@ -172,20 +174,20 @@ class SharedIndexer(Indexer):
                 self._apply(ids)
         former = self._former
         if former is not None and time.monotonic() - former.left_at < FORMER_SECONDS:
-            # It may be gone already, and with it everybody who searched in it.
+            # It may have been dropped already, because nobody uses it any more.
             with suppress(IndexUnavailableError), self._writing():
                 self._bring(former.index, former.model_key, ids)
 
     def _as_former(self) -> FormerGeneration | None:
-        """The generation in use, which is about to go; None where nobody searches in it."""
+        """The generation in use, which is about to be replaced; None if nobody can search in it."""
         return FormerGeneration(self.index, self.model_key) if self.complete else None
 
     def _has_gone_over(self, generation: int) -> bool:
-        """Whether this process has left that generation, as soon as that is certain; False when it
-        stays, or when the change takes too long to wait for."""
+        """Waits until it is certain whether this process leaves that generation; False if it stays,
+        or if the flip takes too long."""
         until = time.monotonic() + FOLLOW_SECONDS
         while time.monotonic() < until:
-            # In this order: the fence is there until the new generation is in use.
+            # In this order, because the fence lasts until the new generation is in use.
             is_fenced = leases.is_held(FENCE)
             self.refresh()
             if self.state.generation != generation:
@@ -196,21 +198,21 @@ class SharedIndexer(Indexer):
         return False
 
     def _apply(self, ids: Sequence[UUID]) -> tuple[int, bool]:
-        """The generation that it was brought to, and whether that is written down for all."""
+        """The generation that got the changes, and whether all of them are recorded."""
         with self.swap_lock:
             index, model_key, state = self.index, self.model_key, self.state
         try:
-            written = self._bring(index, model_key, ids)
+            revisions = self._bring(index, model_key, ids)
         except IndexUnavailableError:
             self.refresh()
             if self.index is index:
                 raise
-            return self._apply(ids)  # it was replaced by another process
+            return self._apply(ids)  # another process has replaced the index
         if (building := self._building) is not None:
-            # Should it fail: the comparison before the flip finds it.
+            # If this fails, the comparison before the flip finds the change.
             with suppress(IndexUnavailableError):
                 self._bring(building.index, building.model[0], ids)
-        return state.generation, self._mark(written, state.generation) == len(written)
+        return state.generation, self._mark(revisions, state.generation) == len(revisions)
 
     def _bring(
         self,
@@ -219,43 +221,47 @@ class SharedIndexer(Indexer):
         ids: Sequence[UUID],
         wordless: set[UUID] | None = None,
     ) -> dict[UUID, int]:
-        """Writes until nothing has changed meanwhile; the revisions that the index then has.
+        """Writes until nothing has changed meanwhile; returns the revisions in the index.
 
-        Two processes that write the same memory both look again after writing: the one that wrote
-        last sees what the other one saw, and so the last write is of the last state.
+        Two processes that write the same memory both check again after writing. The one that wrote
+        last sees the other's change, so the last write has the latest state.
         """
-        written: dict[UUID, int] = {}
+        revisions: dict[UUID, int] = {}
         todo = list(dict.fromkeys(ids))
         for _ in range(ATTEMPTS):
-            found = rows.read_rows(todo, model_key)
-            write(index, todo, found)
+            index_rows = rows.read_rows(todo, model_key)
+            write(index, todo, index_rows)
             now = rows.read_revisions(todo, model_key)
-            before = {row.id: row.stamp for row in found}
-            written.update((row.id, row.rev) for row in found)
+            before = {row.id: row.stamp for row in index_rows}
+            revisions.update((row.id, row.rev) for row in index_rows)
             if wordless is not None:
-                wordless.update(row.id for row in found if row.point and row.point.vector is None)
+                wordless.update(
+                    row.id for row in index_rows if row.point and row.point.vector is None
+                )
             todo = [id_ for id_ in todo if now.get(id_) != before.get(id_)]
             if not todo:
                 break
-        # What does not come to rest is left to its last writer, and stays pending.
+        # Memories that keep changing are left to their last writer and stay pending.
         for id_ in todo:
-            written.pop(id_, None)
-        return written
+            revisions.pop(id_, None)
+        return revisions
 
-    def _mark(self, written: dict[UUID, int], generation: int) -> int:
-        """Writes down what the index has, if it is the one in use and nobody is replacing it; of
-        how many memories."""
+    def _mark(self, revisions: dict[UUID, int], generation: int) -> int:
+        """Records what the index has, if it is in use and nobody is replacing it; for how many
+        memories."""
         marked = 0
         in_use = Exists(IndexState.objects.filter(pk=self.state.pk, generation=generation))
         fenced = Exists(Lease.objects.filter(name=FENCE, until__gt=Now()))
-        for rev, same in group_by_rev(written).items():
+        for rev, same in group_by_rev(revisions).items():
             for at in range(0, len(same), BATCH):
-                held = Memory.objects.filter(in_use, ~fenced, id__in=same[at : at + BATCH], rev=rev)
-                marked += held.update(indexed_rev=rev, claimed_until=None)
+                memories = Memory.objects.filter(
+                    in_use, ~fenced, id__in=same[at : at + BATCH], rev=rev
+                )
+                marked += memories.update(indexed_rev=rev, claimed_until=None)
         return marked
 
     def drain(self) -> int:
-        """Applies what is pending and nobody else is at; how many memories that were."""
+        """Applies pending changes that no other process works on; how many memories those were."""
         if not self.complete or self._behind_since is not None:
             return 0
         total = 0
@@ -270,20 +276,20 @@ class SharedIndexer(Indexer):
         return total
 
     def _claim(self) -> list[UUID]:
-        """Up to a batch of pending memories, for this process alone for a while."""
+        """Claims up to a batch of pending memories for this process, for a while."""
         now = timezone.now()
-        # An import may date its memories: what is of the future is not young.
+        # Imports may date their memories; one in the future is not young.
         young = Q(
             updated_at__gt=now - timedelta(seconds=YOUNG_SECONDS),
             updated_at__lte=now + timedelta(seconds=5),
         )
         free = Q(claimed_until=None) | Q(claimed_until__lt=Now())
-        # First a look without a lock: most rounds find nothing.
-        left = rows.filter_pending().filter(free).exclude(young)
-        if not left.exists():
+        # First a query without a lock, because most rounds find nothing.
+        pending = rows.filter_pending().filter(free).exclude(young)
+        if not pending.exists():
             return []
         with transaction.atomic():
-            locked = left.select_for_update(skip_locked=True).values_list("id", flat=True)
+            locked = pending.select_for_update(skip_locked=True).values_list("id", flat=True)
             ids = list(locked[:BATCH])
             until = now + timedelta(seconds=CLAIM_SECONDS)
             Memory.objects.filter(id__in=ids).update(claimed_until=until)
@@ -291,25 +297,26 @@ class SharedIndexer(Indexer):
 
     @property
     def unsettled(self) -> int:
-        """Nothing ever is: the server has what it acknowledged."""
+        """Always 0, because the server has stored what it acknowledged."""
         return 0
 
     def settle(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do; see `unsettled`."""
 
     def tend(self) -> None:
-        """Nothing: `rebuild_wanted` looks whether the server still has it."""
+        """Nothing to do; `rebuild_wanted` checks whether the server still has the index."""
 
     # --- Rebuilding ------------------------------------------------------------------------------
     def rebuild_wanted(self) -> bool:
-        """Whether the index has to be built, and nobody is at it."""
+        """Whether the index has to be rebuilt and nobody is rebuilding it."""
         self.refresh()
         self._look_for_it()
-        wanted = self._insists or self.state.wants_rebuild
-        return wanted and self._behind_since is None and not leases.is_held(BUILD)
+        is_needed = self._insists or self.state.wants_rebuild
+        return is_needed and self._behind_since is None and not leases.is_held(BUILD)
 
     def _look_for_it(self) -> None:
-        """A server that has lost its data answers as an empty one would: that is no answer."""
+        """Checks that the collection exists, because a server that lost its data answers like an
+        empty one."""
         if self.state.built_at is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = time.monotonic()
@@ -317,8 +324,8 @@ class SharedIndexer(Indexer):
         if self._collections.exists(generation):
             return
         self.refresh()
-        lost = IndexState.objects.filter(pk=self.state.pk, generation=generation)
-        if self.state.generation == generation and lost.update(built_at=None):
+        state = IndexState.objects.filter(pk=self.state.pk, generation=generation)
+        if self.state.generation == generation and state.update(built_at=None):
             logger.error("the Qdrant server has lost the index: it is built anew")
             self.refresh()
 
@@ -330,17 +337,17 @@ class SharedIndexer(Indexer):
         commit: Callable[[], object] | None = None,
         swapped: Callable[[], object] | None = None,
     ) -> int:
-        """As the embedded index; ConflictError also when another process builds.
+        """As in the embedded index; ConflictError also if another process builds.
 
-        Where another process has built meanwhile what is asked for here, this one goes over to it.
+        If another process has built the requested index meanwhile, this one switches to it.
         """
         with self._only_build():
             if self._made_by_another(model, commit, swapped):
                 return Memory.objects.filter(deleted_at=None).count()
             with leases.hold(BUILD) as lease:
                 self._lease = lease
-                wanted = model or self._model_to_build()
-                return self._rebuild(progress, wanted, commit, swapped)
+                target = model or self._model_to_build()
+                return self._rebuild(progress, target, commit, swapped)
 
     def _model_to_build(self) -> Model:
         if self._insists:
@@ -354,9 +361,9 @@ class SharedIndexer(Indexer):
         swapped: Callable[[], object] | None,
     ) -> bool:
         state = IndexState.objects.get(pk=self.state.pk)
-        wanted = model or (self.model_key, self.dims)
+        target = model or (self.model_key, self.dims)
         newer = state.generation != self.state.generation and state.built_at is not None
-        if not newer or self._model_of(state) != wanted:
+        if not newer or self._model_of(state) != target:
             return False
         if commit is not None:
             with transaction.atomic():
@@ -367,8 +374,8 @@ class SharedIndexer(Indexer):
     def _begin(self, model: Model) -> GenerationBuild:
         started = timezone.now()
         live = IndexState.objects.get(pk=self.state.pk).generation
-        # Never a number that was used: its collection may still be written to by somebody who does
-        # not know yet that the lease is lost.
+        # Never reuse a number, because a process that has not noticed its lost lease may still
+        # write to that collection.
         generation = max([live, *self._collections.generations()]) + 1
         fresh = self._collections.create(generation, model[1])
         self._building = SharedGenerationBuild(fresh, generation, model, started, self._lease)
@@ -376,7 +383,8 @@ class SharedIndexer(Indexer):
 
     def _give_up(self, building: GenerationBuild) -> None:
         self._building = None
-        # A commit may go through unheard. Where nobody can be asked, whoever sweeps drops it.
+        # The commit may have succeeded without a reply. If the database cannot tell, a sweep drops
+        # it.
         with suppress(IndexUnavailableError, AnyDatabaseError):
             if IndexState.objects.get(pk=self.state.pk).generation != building.generation:
                 self._collections.drop(building.generation)
@@ -396,12 +404,12 @@ class SharedIndexer(Indexer):
         assert isinstance(building, SharedGenerationBuild)  # noqa: S101  (_begin makes no other)
         since = timezone.now() - LONG_TRANSACTION
         beat = building.lease.renew
-        found = compare_all(building.index, pending_too=True, each=beat)
-        self._catch_up(building, found.all, beat)
+        differences = compare_all(building.index, pending_too=True, each=beat)
+        self._catch_up(building, differences.all, beat)
         self._catch_up(building, rows.ids_changed_since(since), beat)
         with leases.hold(FENCE, FENCE_SECONDS) as fence:
-            # From here on what changes stays pending, and whoever changes it waits for the end of
-            # this: so only what is not there already.
+            # From here on changes stay pending and their processes wait, so copy only what is
+            # missing.
             self._catch_up(building, rows.ids_changed_since(since), fence.renew)
             embedded = rows.with_vector(building.wordless, building.model[0])
             for at in range(0, len(embedded), BATCH):

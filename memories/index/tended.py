@@ -23,8 +23,8 @@ from memories.models.server import IndexState
 
 logger = logging.getLogger(__name__)
 
-# A closed index is tried again this often; one that was damaged is built again after a pause that
-# doubles each time, for what damages it may go on doing so.
+# How often a closed index is tried again. A damaged one is rebuilt after a pause that doubles each
+# time, because the cause of the damage may persist.
 TRY_AGAIN_SECONDS: Final = 5.0
 HEAL_SECONDS: Final = 10.0
 MOST_HEAL_SECONDS: Final = 3600.0
@@ -32,13 +32,13 @@ OpenIndex = Callable[[Path, int], VectorIndex]
 
 
 class RepairingIndexer:
-    """The half of an Indexer that opens its index, and opens it again."""
+    """The part of an Indexer that opens and reopens its index."""
 
     index: VectorIndex
     state: IndexState
-    # Why the index does not answer although this process has it; "" where it does. For people.
+    # Why the index does not answer although this process has it, for people; "" if it does.
     problem = ""
-    # Before this, on the monotonic clock, it is not built by itself.
+    # Until this time (monotonic clock) no automatic rebuild starts.
     _heal_at = 0.0
 
     dims: int
@@ -64,9 +64,9 @@ class RepairingIndexer:
             self._open_index(damage)
 
     def _open_index(self, damage: str = "") -> None:
-        """Opens the generation in use. `damage` says what was found wrong with its files."""
+        """Opens the generation in use. `damage` says what is wrong with its files, if anything."""
         path = self._path(self.state.generation)
-        # It may be in another user's folder.
+        # The path may be in another user's folder.
         existed = os.path.exists(path)  # noqa: PTH110  (Path.exists raises there)
         try:
             if damage:
@@ -83,7 +83,7 @@ class RepairingIndexer:
             self._begin_anew()
 
     def _set_aside(self, path: Path, damage: str) -> None:
-        """Makes room for a new index, which is built at once the first time."""
+        """Sets a damaged index aside for a new one, which is built at once the first time."""
         aside = folder.set_aside(path)
         logger.error(
             "the search index is damaged: it is built again from the database",
@@ -104,8 +104,8 @@ class RepairingIndexer:
         with self.swap_lock:
             self.index, self.problem = index, ""
         self._applied = {}
-        # What was not closed in an orderly way may lack what a crash took: the journal is replayed,
-        # but nobody knows whether it was whole.
+        # After an improper closing the index may lack changes: the journal is replayed, but it may
+        # have been incomplete.
         self._doubtful = not getattr(index, "was_left_in_order", True)
 
     def _stay_closed(self, reason: str) -> None:
@@ -115,15 +115,15 @@ class RepairingIndexer:
         logger.error("the search index stays closed: search is by words", extra={"why": reason})
 
     def tend(self) -> None:
-        """A look at the index, once a second: opens one that stayed closed, and has one built again
-        that is damaged, or that somebody has deleted."""
+        """Checks the index, once a second: opens a closed one, and has a damaged or deleted one
+        rebuilt."""
         with self._lock:
             if isinstance(self.index, ClosedIndex):
                 if time.monotonic() >= self._try_at:
                     self._open_index()
                 return
             if damage := self._damage():
-                # What is left of it is not worth being brought to disk.
+                # The damaged index is not worth writing to disk.
                 self.index.abandon()
                 self._open_index(damage)
             elif self._doubtful and self.complete:
@@ -131,30 +131,30 @@ class RepairingIndexer:
                 self._compare()
 
     def _damage(self) -> str:
-        """What has become of the files since they were opened; "" for nothing."""
-        found = str(getattr(self.index, "damage", ""))
+        """What has happened to the files since they were opened; "" for nothing."""
+        damage = str(getattr(self.index, "damage", ""))
         was = getattr(self.index, "identity", None)
-        if not found and was is not None:
+        if not damage and was is not None:
             path = self._path(self.state.generation)
             if folder.identity(path) != was:
-                found = f"the folder {path} was deleted or replaced"
-        return found
+                damage = f"the folder {path} was deleted or replaced"
+        return damage
 
     def _compare(self) -> None:
-        found = self.differences()
-        if found.all:
+        differences = self.differences()
+        if differences.all:
             logger.warning(
                 "the index lacked changes after a crash: repaired",
-                extra={"memories": len(found.all)},
+                extra={"memories": len(differences.all)},
             )
-            self.repair(found)
+            self.repair(differences)
 
     def _begin_anew(self) -> None:
-        """The folder was lost or the embedder is new: all that there is has to be applied again."""
+        """Marks the new index as incomplete, because the folder was lost or the embedder is new."""
         there_is_some = Memory.objects.filter(deleted_at=None).exists()
         self.state.built_at = None if there_is_some else timezone.now()
         try:
             self.state.save(update_fields=["built_at"])
         except AnyDatabaseError:
-            # A full disk: after a restart the missing folder says the same.
+            # For example a full disk; after a restart the missing folder has the same effect.
             logger.warning("that the index is to be built is not written down")

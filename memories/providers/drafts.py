@@ -1,5 +1,5 @@
-"""A choice of providers while somebody is making it: what is offered, how it is put together and
-tried out, and how it is kept between two requests before it is used."""
+"""Draft configurations: what providers are offered, how a draft is made and tried, and how it is
+stored between two requests before it is used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,11 +26,11 @@ from memories.engine.choices import same_address
 from memories.engine.local_model import WeightsError, find_prepared_model
 from memories.providers import service as providers
 
-# OpenAI's interface at another address: for people another provider than OpenAI.
+# OpenAI's interface at another address, which people see as a provider of its own.
 COMPATIBLE: Final = "compatible"
-# The embedder of whom the LLM is from.
+# The embedder of the LLM's provider.
 SAME: Final = "same"
-# Stands for a model that is still to be picked from the provider's list.
+# Stands for a model that has yet to be picked from the provider's list.
 UNNAMED: Final = "unnamed"
 KINDS: Final[tuple[Kind, Kind]] = ("llm", "embedder")
 __all__ = ["COMPATIBLE", "KINDS", "LOCAL", "NONE", "SAME", "UNNAMED"]
@@ -38,9 +38,8 @@ __all__ = ["COMPATIBLE", "KINDS", "LOCAL", "NONE", "SAME", "UNNAMED"]
 
 @dataclass(frozen=True, slots=True)
 class ProviderOffer:
-    """A provider as people choose it. `address` is its usual one, "" where it has none or a fixed
-    one (`has_address` tells); `model` is what is proposed; `package` what pip would have to
-    install."""
+    """A provider as people choose it. `address` is the default, "" if it has none or a fixed one
+    (`has_address` tells); `model` is the suggestion; `package` is what pip would install."""
 
     id: str
     provider: str
@@ -57,8 +56,8 @@ class ProviderOffer:
 
 @dataclass(frozen=True, slots=True)
 class WantedProvider:
-    """What was chosen for one kind: an offer's id, or NONE, LOCAL, SAME. An empty key keeps the
-    stored one where it was stored for this provider and address."""
+    """The choice for one kind: an offer's id, or NONE, LOCAL, SAME. An empty key keeps the stored
+    key if it was stored for this provider and address."""
 
     offer: str
     model: str = ""
@@ -69,8 +68,8 @@ class WantedProvider:
 
 @dataclass(frozen=True, slots=True)
 class ChosenProvider:
-    """What a configuration has for one kind, without secrets. `key_ends` is "" where the key is
-    short; `same` tells that an embedder is reached as the LLM is."""
+    """A configuration's provider of one kind, without secrets. `key_ends` is "" if the key is
+    short; `same` tells that the embedder has the LLM's provider, address and key."""
 
     offer: str
     model: str = ""
@@ -82,15 +81,15 @@ class ChosenProvider:
 
 
 def offers(kind: Kind) -> list[ProviderOffer]:
-    """The providers of this kind, as a person would look for them."""
-    found: list[ProviderOffer] = []
+    """The providers of this kind, in the order that people expect."""
+    available: list[ProviderOffer] = []
     for provider in PROVIDERS.values():
         if not catalogue.offers(provider.name, kind):
             continue
-        found.append(_offer(provider, kind))
+        available.append(_offer(provider, kind))
         if provider.name == "ollama":
-            found.append(_compatible(_offer(PROVIDERS["openai"], kind)))
-    return found
+            available.append(_compatible(_offer(PROVIDERS["openai"], kind)))
+    return available
 
 
 def _offer(provider: Provider, kind: Kind) -> ProviderOffer:
@@ -102,7 +101,7 @@ def _offer(provider: Provider, kind: Kind) -> ProviderOffer:
         installed=catalogue.is_installed(provider),
         model=getattr(provider, kind),
         address=provider.default_address,
-        # OpenAI elsewhere is an offer of its own.
+        # OpenAI at another address is a separate offer.
         has_address=bool(provider.address) and provider.name != "openai",
         needs_address=bool(provider.address) and not provider.default_address,
         needs_key=provider.needs_key,
@@ -124,7 +123,7 @@ def _compatible(openai: ProviderOffer) -> ProviderOffer:
 
 
 def local_model_is_prepared() -> bool:
-    """Whether the embedding model of this machine is there to be used."""
+    """Whether the local embedding model is ready to use."""
     if configuration.current_configuration().embedder is None:
         return runtime.get_runtime().engine.embedder is not None
     try:
@@ -133,53 +132,52 @@ def local_model_is_prepared() -> bool:
         return False
 
 
-# --- Putting it together -------------------------------------------------------------------------
+# --- Making a draft ------------------------------------------------------------------------------
 
 
 def make_draft(
     base: Configuration, llm: WantedProvider | None, embedder: WantedProvider | None
 ) -> Configuration:
-    """`base` with this LLM and this embedder, None for the one that it has; InvalidInputError for
-    what does not fit."""
-    made = base
+    """`base` with this LLM and this embedder; None keeps the present one. InvalidInputError."""
+    draft = base
     if llm is not None:
         sections = {"llm": _change(llm)}
         if llm.offer == NONE:
             sections["fallback_llm"] = None
-        made = providers.apply_sections(_with_known_secrets(made, "llm", llm), sections)
+        draft = providers.apply_sections(_with_stored_secrets(draft, "llm", llm), sections)
     if embedder is not None:
-        known = _with_known_secrets(made, "embedder", embedder)
+        with_secrets = _with_stored_secrets(draft, "embedder", embedder)
         same = embedder.offer == SAME
-        change = _like(made.llm, embedder.model) if same else _change(embedder)
-        made = providers.apply_sections(known, {"embedder": change})
-    return made
+        change = _like(draft.llm, embedder.model) if same else _change(embedder)
+        draft = providers.apply_sections(with_secrets, {"embedder": change})
+    return draft
 
 
-def _change(wanted: WantedProvider) -> dict[str, Any] | None:
-    if wanted.offer in {NONE, LOCAL}:
+def _change(request: WantedProvider) -> dict[str, Any] | None:
+    if request.offer in {NONE, LOCAL}:
         return None
-    provider = PROVIDERS["openai" if wanted.offer == COMPATIBLE else wanted.offer]
-    config: dict[str, Any] = {"model": wanted.model}
+    provider = PROVIDERS["openai" if request.offer == COMPATIBLE else request.offer]
+    config: dict[str, Any] = {"model": request.model}
     if provider.address:
-        # OpenAI itself has its usual address, whatever was there before.
-        config[provider.address] = wanted.address
-    if wanted.api_key:
-        config["api_key"] = wanted.api_key
+        # OpenAI itself always has its default address.
+        config[provider.address] = request.address
+    if request.api_key:
+        config["api_key"] = request.api_key
     if provider.name == "azure_openai":
         # Azure knows models by the name of their deployment.
-        config |= {"azure_deployment": wanted.model, "api_version": wanted.api_version}
+        config |= {"azure_deployment": request.model, "api_version": request.api_version}
     return {"provider": provider.name, "config": config}
 
 
-def _with_known_secrets(base: Configuration, kind: Kind, wanted: WantedProvider) -> Configuration:
-    """`base`, or with what is in use where that has this offer, and the draft another: who looks at
-    another card and comes back finds the key still there."""
-    known = _known(base, kind, wanted.offer)
-    return base if known is None else base.with_section(kind, known)
+def _with_stored_secrets(base: Configuration, kind: Kind, request: WantedProvider) -> Configuration:
+    """`base`, or with the choice in use if only that has this offer. Somebody who looks at another
+    card and comes back finds the key again."""
+    choice = _draft_or_used(base, kind, request.offer)
+    return base if choice is None else base.with_section(kind, choice)
 
 
-def _known(draft: Configuration, kind: Kind, offer: str) -> ProviderChoice | None:
-    """What the draft has of this offer, or else what is in use; None where neither has it."""
+def _draft_or_used(draft: Configuration, kind: Kind, offer: str) -> ProviderChoice | None:
+    """The draft's choice for this offer, else the one in use; None if neither has it."""
     for configured in (draft, configuration.current_configuration()):
         choice: ProviderChoice | None = getattr(configured, kind)
         if choice is not None and _offer_of(choice) == offer:
@@ -194,16 +192,16 @@ def _like(llm: ProviderChoice | None, model: str) -> dict[str, Any]:
         raise InvalidInputError(f"{called} no embedding models: choose another embedder.")
     if not model and _offer_of(llm) in {COMPATIBLE, "azure_openai"}:
         raise InvalidInputError("Name the embedding model: there is no usual one at that address.")
-    kept = {"api_key", "api_version", "default_headers", PROVIDERS[llm.provider].address}
-    # Also what the LLM has not is said: an address of the embedder so far would get the LLM's key.
-    config = {key: llm.config.get(key) for key in kept if key}
+    copied_keys = {"api_key", "api_version", "default_headers", PROVIDERS[llm.provider].address}
+    # Missing values are set to None, or the LLM's key would go to the embedder's previous address.
+    config = {key: llm.config.get(key) for key in copied_keys if key}
     if llm.provider == "azure_openai":
         config["azure_deployment"] = model
     return {"provider": llm.provider, "config": {**config, "model": model}}
 
 
 def choice_of(draft: Configuration, kind: Kind) -> ChosenProvider:
-    """What the draft has for this kind."""
+    """The draft's choice of this kind."""
     choice: ProviderChoice | None = getattr(draft, kind)
     if choice is None:
         return ChosenProvider(NONE if kind == "llm" else LOCAL)
@@ -211,8 +209,8 @@ def choice_of(draft: Configuration, kind: Kind) -> ChosenProvider:
 
 
 def find_choice(draft: Configuration, kind: Kind, offer: str) -> ChosenProvider | None:
-    """What there is of this offer: the draft's, or else what is in use; None for neither."""
-    choice = _known(draft, kind, offer)
+    """The draft's choice of this offer, else the one in use; None if neither has it."""
+    choice = _draft_or_used(draft, kind, offer)
     return None if choice is None else _as_chosen(choice, draft, kind)
 
 
@@ -252,26 +250,26 @@ def _is_like(embedder: ProviderChoice, llm: ProviderChoice) -> bool:
 
 
 def seal(draft: Configuration) -> dict[str, Any]:
-    """The draft as it may be kept, its secrets encrypted."""
+    """The draft for storage, with encrypted secrets."""
     return configuration.seal(draft)
 
 
-def unseal(kept: Any) -> Configuration:
-    """A kept draft, or what is in use where there is none, or none that can be read."""
-    if isinstance(kept, Mapping):
+def unseal(sealed: Any) -> Configuration:
+    """A stored draft; the configuration in use if there is none or it cannot be read."""
+    if isinstance(sealed, Mapping):
         try:
-            return configuration.unseal(kept)
+            return configuration.unseal(sealed)
         except (ConfigurationError, crypto.WrongEncryptionKeyError, KeyError, ValueError):
-            pass  # of another version, or of a key that is no more
+            pass  # from another version, or sealed with a lost key
     return configuration.current_configuration()
 
 
-# --- Trying it out, using it ---------------------------------------------------------------------
+# --- Trying and using a draft --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderTrial:
-    """What asking the providers of a draft gave; None where there is nobody to ask."""
+    """The results of calling a draft's providers; None if there is no provider."""
 
     llm: providers.ProbeResult | None
     embedder: providers.ProbeResult | None
@@ -282,7 +280,7 @@ class ProviderTrial:
 
 
 def try_draft(principal: Principal, draft: Configuration) -> ProviderTrial:
-    """One real call to each provider of the draft; the instance owner's."""
+    """Makes one real call to each provider of the draft. For the instance owner."""
     principal.require_instance(providers.PROVIDERS_OF)
     return ProviderTrial(
         llm=providers.probe_choice(draft.llm, "llm") if draft.llm else None,
@@ -291,18 +289,18 @@ def try_draft(principal: Principal, draft: Configuration) -> ProviderTrial:
 
 
 def use_draft(principal: Principal, draft: Configuration, trial: ProviderTrial) -> None:
-    """Uses the draft from now on, and keeps it. An embedder that did not answer is left out, for
-    its dimensions are not known; the one so far stays.
+    """Stores the draft and uses it from now on. An embedder that did not answer is left out,
+    because its dimensions are unknown; the previous one stays.
 
     Raises what providers.configure does.
     """
     principal.require_instance(providers.PROVIDERS_OF)
-    used = configuration.current_configuration()
+    previous = configuration.current_configuration()
     if trial.embedder is not None and not trial.embedder.ok:
-        draft = replace(draft, embedder=used.embedder, dims=used.dims)
-    providers.use_configuration(principal, replace(draft, version=used.version), used)
+        draft = replace(draft, embedder=previous.embedder, dims=previous.dims)
+    providers.use_configuration(principal, replace(draft, version=previous.version), previous)
 
 
 def model_in_use() -> str:
-    """What vectors are made with now, as "provider/model/dimensions"; "" for words only."""
+    """The embedding model in use, as "provider/model/dimensions"; "" for search by words only."""
     return runtime.get_runtime().engine.model_key

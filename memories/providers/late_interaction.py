@@ -1,4 +1,4 @@
-"""Late interaction as people set it: on or off, how far its token states are, and their removal."""
+"""The setting of late interaction: on or off, the progress of its token states, their removal."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from accounts.audit import AuditAction
 from core.errors import ConflictError, IndexUnavailableError
 from core.principal import Principal
 from memories import runtime
-from memories.backfill import token_states as token_work
+from memories.backfill import token_states
 from memories.engine import configuration
 from memories.engine.catalogue import Configuration
 from memories.engine.configuration import ChangedMeanwhileError
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What belongs to the whole instance here, in words.
+# The name of this instance-wide setting, for messages.
 LATE_INTERACTION: Final = "late interaction"
 
 
 @dataclass(frozen=True, slots=True)
 class LateInteractionStatus:
-    """Whether token states are used, and whether the environment says so; the state of the model
-    that reads them, also where it is not used; how many of the live memories have theirs; of how
-    many memories states are kept, those in the bin as well, and the bytes they take."""
+    """Whether token states are used, and whether the environment decides that; the state of the
+    model that reads them, used or not; how many live memories have states; how many memories have
+    stored states, deleted ones included, and their size in bytes."""
 
     is_on: bool
     by_environment: bool
@@ -48,28 +48,29 @@ class LateInteractionStatus:
 
 
 def status(principal: Principal) -> LateInteractionStatus:
-    """How late interaction is; the instance owner's."""
+    """The state of late interaction. For the instance owner."""
     principal.require_instance(LATE_INTERACTION)
     row = configuration.latest_row()
     is_on = configuration.current_configuration().late_interaction
-    made, live = token_work.measure_progress(_states_key())
-    kept, taken = token_work.measure_stored()
+    with_states, live = token_states.measure_progress(_states_key())
+    stored, size = token_states.measure_stored()
     return LateInteractionStatus(
         is_on=is_on,
         by_environment=row is None or "late_interaction" not in row.config,
         model=_model(is_on=is_on),
-        made=made,
+        made=with_states,
         live=live,
-        kept=kept,
-        bytes=taken,
+        kept=stored,
+        bytes=size,
     )
 
 
 def switch(principal: Principal, on: bool) -> None:
-    """Switches it on or off, for good and at once: in this process now, in others within seconds.
+    """Switches late interaction on or off permanently: in this process now, in others within
+    seconds.
 
-    What is kept stays, and is used again after switching on. The instance owner's; ConflictError
-    when the configuration is being changed by others all the time.
+    Stored states stay and are used again after switching on. For the instance owner; ConflictError
+    if others keep changing the configuration.
     """
     principal.require_instance(LATE_INTERACTION)
     for attempt in range(1, CHANGE_ATTEMPTS + 1):
@@ -86,39 +87,39 @@ def switch(principal: Principal, on: bool) -> None:
             return
 
 
-def _use(principal: Principal, wanted: Configuration) -> None:
-    reason = f"late interaction {'on' if wanted.late_interaction else 'off'}"
+def _use(principal: Principal, target: Configuration) -> None:
+    reason = f"late interaction {'on' if target.late_interaction else 'off'}"
 
     action = (
         AuditAction.LATE_INTERACTION_ON
-        if wanted.late_interaction
+        if target.late_interaction
         else AuditAction.LATE_INTERACTION_OFF
     )
 
     def commit() -> int:
         with transaction.atomic():
-            kept = configuration.save(wanted, account_id=principal.account_id, reason=reason)
+            row = configuration.save(target, account_id=principal.account_id, reason=reason)
             audit.record(action, actor=principal.actor)
-        return kept.version
+        return row.version
 
     running = _running()
     if running is None:
         commit()
     else:
-        running.use(runtime.engine_of(wanted, running.engine, ask=False), commit)
+        running.use(runtime.engine_of(target, running.engine, ask=False), commit)
 
 
 def drop(principal: Principal, *, seconds: float = math.inf) -> int:
-    """Removes the kept token states, a portion at a time, as many as can be in about so many
-    seconds; how many. The instance owner's; ConflictError while they are in use."""
+    """Removes stored token states, a portion at a time, for about so many seconds; how many. For
+    the instance owner; ConflictError while they are in use."""
     principal.require_instance(LATE_INTERACTION)
     total, started = 0, time.monotonic()
     while time.monotonic() - started < seconds:
-        # Each time, for somebody may switch it on meanwhile, and then they are wanted again.
+        # Checked each time, because somebody may switch it on meanwhile.
         if configuration.current_configuration().late_interaction:
             raise ConflictError("Late interaction is on: switch it off before removing its data.")
         with transaction.atomic():
-            some = token_work.drop_some()
+            some = token_states.drop_some()
             if some and not total:
                 audit.record(AuditAction.LATE_INTERACTION_REMOVED, actor=principal.actor)
         if not some:
@@ -136,8 +137,10 @@ def _running() -> Runtime | None:
 
 
 def _states_key() -> str:
-    """The key of states that can be compared now, or could be if it were on."""
-    from memories.engine.token_reader import STATES_KEY  # the tokenizer, which a start can spare
+    """The key of states that can be compared now, or could be if late interaction were on."""
+    from memories.engine.token_reader import (
+        STATES_KEY,
+    )  # imports the tokenizer, which a start does not need
 
     running = _running()
     reader = _reader(running) if running else None
@@ -155,7 +158,7 @@ def _model(*, is_on: bool) -> ModelState:
             return "ready"
         if is_on and running.engine.wants_reader:
             return running.reader_state
-    # Nobody has tried to load it: it is ready when it could be.
+    # Nobody has tried to load the model: it counts as ready if it could be loaded.
     try:
         return "ready" if find_prepared_model(settings.MODEL_DIR) else "missing"
     except WeightsError:

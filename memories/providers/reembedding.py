@@ -1,4 +1,5 @@
-"""From one embedder to another while search goes on: new vectors beside the old, then one flip."""
+"""Re-embedding: changes the embedder while search continues, with new vectors beside the old
+ones."""
 
 import logging
 import threading
@@ -32,9 +33,9 @@ LEASE: Final = "reembedding"
 # The kind of job that removes the vectors of a cancelled passage.
 DROP: Final = "memories.drop-vectors"
 BATCH: Final = 100
-# Longer than a call with its attempts and the pause after it take.
+# Longer than a call with all its attempts and the pause after it.
 LEASE_SECONDS: Final = 120.0
-# After a failing call; it doubles, and the provider's own wish counts more.
+# After a failed call; it doubles, unless the provider asks for a longer pause.
 PAUSE_SECONDS: Final = 2.0
 MOST_PAUSE_SECONDS: Final = 30.0
 _NEVER: Final = threading.Event()
@@ -42,38 +43,38 @@ Progress = Callable[[int, int], None]
 
 
 def find_running() -> Reembedding | None:
-    """The passage that is under way."""
+    """The running re-embedding, if any."""
     return Reembedding.objects.filter(state=Reembedding.State.RUNNING).first()
 
 
 def start(principal: Principal, change: Mapping[str, Any] | None) -> Reembedding:
-    """Begins the passage to the embedder that `change` ({provider, config}; None: the local one)
-    makes of the configured one. The instance owner's.
+    """Starts re-embedding with the embedder that `change` ({provider, config}; None: the local one)
+    makes of the configured one. For the instance owner.
 
-    ConflictError when one is under way or nothing would change; InvalidInputError and ProviderError
-    as `providers.configure`.
+    ConflictError if one is running or nothing would change; InvalidInputError and ProviderError as
+    `providers.configure`.
     """
     principal.require_instance(providers.PROVIDERS_OF)
     former = configuration.current_configuration()
-    wanted = providers.with_dims(providers.apply_sections(former, {"embedder": change}))
-    return _begin(wanted, former, principal)
+    target = providers.with_dims(providers.apply_sections(former, {"embedder": change}))
+    return _begin(target, former, principal)
 
 
 def start_back(principal: Principal) -> Reembedding:
-    """Begins the way back to the embedder before the last passage: what its vectors are of is not
-    embedded again. ConflictError when there was none."""
+    """Starts the change back to the embedder before the last re-embedding; memories that still have
+    its vectors are not embedded again. ConflictError if there was none."""
     principal.require_instance(providers.PROVIDERS_OF)
     last = Reembedding.objects.filter(state=Reembedding.State.FLIPPED).order_by("-id").first()
     if last is None:
         raise ConflictError("There is no former embedder to go back to.")
     former = configuration.current_configuration()
     before = configuration.unseal(last.former_config)
-    wanted = replace(former, embedder=before.embedder, dims=last.former_dims)
-    return _begin(wanted, former, principal)
+    target = replace(former, embedder=before.embedder, dims=last.former_dims)
+    return _begin(target, former, principal)
 
 
-def _begin(wanted: Configuration, former: Configuration, principal: Principal) -> Reembedding:
-    engine = runtime.engine_of(wanted)
+def _begin(target: Configuration, former: Configuration, principal: Principal) -> Reembedding:
+    engine = runtime.engine_of(target)
     if engine.embedder is None:
         raise ConflictError("The new embedder cannot be used: there would be no vectors.")
     state = IndexState.objects.first()
@@ -83,7 +84,7 @@ def _begin(wanted: Configuration, former: Configuration, principal: Principal) -
     try:
         with transaction.atomic():
             job = Reembedding.objects.create(
-                config=configuration.seal(wanted),
+                config=configuration.seal(target),
                 model_key=engine.model_key,
                 dims=engine.dims,
                 former_config=configuration.seal(former),
@@ -98,13 +99,13 @@ def _begin(wanted: Configuration, former: Configuration, principal: Principal) -
 
 
 def all_of() -> QuerySet[Reembedding]:
-    """All passages, the one under way and those of before."""
+    """All re-embeddings, past and running."""
     return Reembedding.objects.all()
 
 
 def cancel(principal: Principal, *, drop_later: bool = False) -> Reembedding:
-    """Ends the passage that is under way; its vectors go, search was never touched. With
-    `drop_later` a job removes them: a request is not to take that long."""
+    """Cancels the running re-embedding and removes its vectors; search was never affected. With
+    `drop_later` a job removes them, because that is too long for a request."""
     principal.require_instance(providers.PROVIDERS_OF)
     with transaction.atomic():
         job = find_running()
@@ -120,8 +121,8 @@ def cancel(principal: Principal, *, drop_later: bool = False) -> Reembedding:
 
 
 def drop_some(model_key: str) -> int:
-    """Removes a portion of the vectors of a model that is not in use, nor about to be; how many,
-    0 for none left."""
+    """Removes a portion of the vectors of a model that is neither in use nor about to be; how many,
+    0 when none is left."""
     state, passage = IndexState.objects.first(), find_running()
     if model_key in {state and state.model_key, passage and passage.model_key}:
         return 0
@@ -130,8 +131,8 @@ def drop_some(model_key: str) -> int:
 
 
 def drop_former(principal: Principal) -> int:
-    """Removes the vectors of every other model than the one in use: the way back then embeds
-    everything again. How many; ConflictError while a passage is under way."""
+    """Removes the vectors of all models except the one in use; how many. A change back then embeds
+    everything again. ConflictError during a re-embedding."""
     principal.require_instance(providers.PROVIDERS_OF)
     if find_running() is not None:
         raise ConflictError("The memories are being embedded anew; wait for it, or cancel it.")
@@ -139,7 +140,7 @@ def drop_former(principal: Principal) -> int:
     keys = MemoryVector.objects.values_list("model_key", flat=True).distinct()
     former = [key for key in keys if state and key != state.model_key]
     for key in former:
-        # Before they go, a portion at a time: a process that ends in between has begun to.
+        # Recorded first, because a process that ends half-way has removed some already.
         audit.record(
             AuditAction.VECTORS_REMOVED, actor=principal.actor, target=AuditTarget("model", "", key)
         )
@@ -147,10 +148,10 @@ def drop_former(principal: Principal) -> int:
 
 
 def measure_progress(job: Reembedding) -> tuple[int, int]:
-    """How many live memories have their new vector, of how many."""
+    """How many live memories have their new vector, and how many live memories there are."""
     live = Memory.objects.filter(deleted_at=None).exclude(text="")
-    made = MemoryVector.objects.filter(model_key=job.model_key, memory__deleted_at=None)
-    return made.count(), live.count()
+    new_vectors = MemoryVector.objects.filter(model_key=job.model_key, memory__deleted_at=None)
+    return new_vectors.count(), live.count()
 
 
 def work(
@@ -159,32 +160,32 @@ def work(
     stop: threading.Event = _NEVER,
     show: Progress = lambda done, total: None,
 ) -> None:
-    """Makes the vectors that are still lacking, batch by batch, until none is, or until `stop`.
+    """Makes the missing vectors, batch by batch, until none is missing or `stop` is set.
 
-    What was made stays, so it goes on after a kill where it was. A provider that does not answer is
-    asked again until it does; ProviderError when it refuses. ConflictError when another process is
-    at it, or when the passage was cancelled.
+    Each batch is stored, so the work resumes after a kill where it stopped. An unavailable provider
+    is retried until it answers; ProviderError if it refuses. ConflictError if another process does
+    this work, or if the re-embedding was cancelled.
     """
     with leases.hold(LEASE, LEASE_SECONDS) as lease:
-        # Token states are the local model's, whatever makes the vectors: they are there already.
-        wanted = replace(configuration.unseal(job.config), late_interaction=False)
-        engine = runtime.engine_of(wanted)
+        # Token states do not depend on the embedder and exist already.
+        target = replace(configuration.unseal(job.config), late_interaction=False)
+        engine = runtime.engine_of(target)
         while not stop.is_set():
-            found = 0
+            count = 0
             for rows in _lacking(job.model_key):
                 _store(job, rows, engine, lease, stop)
-                found += len(rows)
+                count += len(rows)
                 show(*measure_progress(job))
                 if stop.is_set():
                     return
-            if not found:
+            if not count:
                 now = timezone.now()
                 Reembedding.objects.filter(pk=job.pk, embedded_at=None).update(embedded_at=now)
                 return
 
 
 def _lacking(model_key: str) -> Iterator[list[Memory]]:
-    """One pass over the memories without a vector of the model, by id."""
+    """One pass, in id order, over the memories without a vector of the model."""
     return portions.passed(
         vectors.filter_lacking(model_key).order_by("id"), BATCH, lambda row: row.id
     )
@@ -197,7 +198,7 @@ def _store(
     lease: leases.HeldLease,
     stop: threading.Event,
 ) -> None:
-    """Embeds one batch, however often the provider has to be asked."""
+    """Embeds one batch, retrying until the provider answers."""
     pause = PAUSE_SECONDS
     while not stop.is_set():
         lease.renew()
@@ -225,25 +226,27 @@ def _note(job: Reembedding, problem: str) -> None:
 
 def flip(current: Runtime) -> bool:
     """Takes the new embedder into use once all its vectors are made, in the process that holds the
-    index: the index of the new model is built beside the old one, which answers until one
-    transaction changes index, configuration and the passage's state. Whether it did."""
+    index; whether it did. The new index is built beside the old one, which answers until one
+    transaction changes index, configuration and the state of the re-embedding."""
     job = find_running()
     if job is None or job.embedded_at is None or current.indexer is None:
         return False
-    # The other providers may have been configured anew meanwhile.
+    # The other providers may have been reconfigured meanwhile.
     target = configuration.unseal(job.config)
-    wanted = replace(configuration.current_configuration(), embedder=target.embedder, dims=job.dims)
-    engine = runtime.engine_of(wanted, current.engine)
+    configured = replace(
+        configuration.current_configuration(), embedder=target.embedder, dims=job.dims
+    )
+    engine = runtime.engine_of(configured, current.engine)
 
     def commit() -> int:
         with transaction.atomic():
             if not _end(job, Reembedding.State.FLIPPED):
                 raise ConflictError("The passage to another embedder was cancelled.")
-            kept = configuration.save(wanted, account_id=job.account_id, reason="embedded anew")
-            # The server did it, for who began it.
+            row = configuration.save(configured, account_id=job.account_id, reason="embedded anew")
+            # The server finishes what this account started.
             by = replace(OPERATOR, account_id=job.account_id)
             _record(AuditAction.REEMBEDDING_DONE, job, by)
-        return kept.version
+        return row.version
 
     current.use(engine, commit)
     logger.info("search has changed to the new embedder", extra={"model": job.model_key})
@@ -267,5 +270,5 @@ def _end(job: Reembedding, state: Reembedding.State) -> bool:
 
 
 def _drop(model_key: str) -> int:
-    """Removes the vectors of a model, a batch at a time: nobody waits for all of it."""
+    """Removes the vectors of a model in small batches, so that other writers need not wait."""
     return portions.delete(MemoryVector.objects.filter(model_key=model_key), 500)

@@ -1,4 +1,4 @@
-"""Providers as people configure them: change, try out, ask for instructions."""
+"""The configuration of providers: changing, probing, listing models, generating instructions."""
 
 import logging
 import time
@@ -35,19 +35,19 @@ logger = logging.getLogger(__name__)
 
 USE_CASE_LENGTH: Final = 4000
 INSTRUCTIONS_LENGTH: Final = 20_000
-# Of changes that come at once, each is merged into what those before it have made.
+# A change that meets a concurrent one is merged into its result, at most this often.
 CHANGE_ATTEMPTS: Final = 5
 DEFAULT_TEST_MESSAGE: Final = "I like to hike on weekends."
-# What clients send back although it cannot be changed this way.
+# Fields that clients send back although they cannot be changed here.
 _READ_ONLY: Final = frozenset({"version", "vector_store", "history_db_path"})
-# What belongs to the whole instance here, in words.
+# The name of these instance-wide settings, for messages.
 PROVIDERS_OF: Final = "providers"
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one real call to a provider gave. `dims` is an embedder's, `cause` and `hint` tell what
-    went wrong and what to do about it."""
+    """The result of one real call to a provider. `dims` is for embedders; `cause` and `hint` say
+    what went wrong and what to do about it."""
 
     ok: bool
     latency_ms: float
@@ -59,7 +59,7 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelNames:
-    """The names of a provider's models, the likely ones first; `problem` tells people why there is
+    """The names of a provider's models, the likely ones first; `problem` says why there are
     none."""
 
     names: tuple[str, ...]
@@ -68,7 +68,7 @@ class ModelNames:
 
 @dataclass(frozen=True, slots=True)
 class ProvidersInUse:
-    """What is used now, without secrets; a section is {provider, config}."""
+    """The configuration in use, without secrets; a section is {provider, config}."""
 
     llm: dict[str, Any]
     embedder: dict[str, Any]
@@ -79,13 +79,13 @@ class ProvidersInUse:
 def get_in_use(principal: Principal) -> ProvidersInUse:
     """The providers in use and the project's instructions; scope `read`."""
     principal.require(Scope.READ)
-    used = configuration.current_configuration()
+    current = configuration.current_configuration()
     engine = runtime.get_runtime().engine
     own = {"model": engine.model_key or "none", "embedding_dims": engine.dims}
     return ProvidersInUse(
-        llm=_section(used.llm) or {"provider": NONE, "config": {}},
-        embedder=_section(used.embedder) or {"provider": LOCAL, "config": own},
-        fallback_llm=_section(used.fallback_llm),
+        llm=_section(current.llm) or {"provider": NONE, "config": {}},
+        embedder=_section(current.embedder) or {"provider": LOCAL, "config": own},
+        fallback_llm=_section(current.fallback_llm),
         instructions=instructions_of(principal.project.id),
     )
 
@@ -105,14 +105,13 @@ def list_installed() -> dict[str, list[str]]:
 
 
 def configure(principal: Principal, change: Mapping[str, Any]) -> None:
-    """Merges `change` ({llm?, embedder?, fallback_llm?, custom_instructions?}) into what is used,
-    at once and without a restart.
+    """Merges `change` ({llm?, embedder?, fallback_llm?, custom_instructions?}) into the
+    configuration in use, at once and without a restart.
 
-    A secret never follows to another provider or address. PermissionDeniedError
-    (providers: the instance owner; instructions: scope `admin`; neither with an entity limit),
-    InvalidInputError, ConflictError
-    for another embedder while there are memories, ProviderError when a new embedder cannot be asked
-    for its dimensions; then nothing has changed.
+    A secret never follows to another provider or address. PermissionDeniedError (providers: the
+    instance owner; instructions: scope `admin`; neither with an entity limit), InvalidInputError,
+    ConflictError for another embedder while there are memories, ProviderError if a new embedder's
+    dimensions cannot be measured; nothing has changed then.
     """
     principal.require_project("the configuration")
     unknown = set(change) - set(SECTIONS) - _READ_ONLY - {"custom_instructions"}
@@ -146,82 +145,83 @@ def _change(principal: Principal, sections: Mapping[str, Any]) -> None:
 
 
 def apply_sections(former: Configuration, sections: Mapping[str, Any]) -> Configuration:
-    """`former` with these sections merged in; InvalidInputError for what does not fit."""
-    made = former
+    """`former` with these sections merged in; InvalidInputError."""
+    merged = former
     for name, change in sections.items():
         choice = configuration.merge(getattr(former, name), change, SECTIONS[name])
-        made = made.with_section(name, choice)
-    if made.fallback_llm is not None and made.llm is None:
+        merged = merged.with_section(name, choice)
+    if merged.fallback_llm is not None and merged.llm is None:
         raise InvalidInputError(
             "A fallback LLM needs an LLM that it stands in for: send fallback_llm as null as well."
         )
-    if made.embedder != former.embedder:
-        made = replace(made, dims=0)
-    return made
+    if merged.embedder != former.embedder:
+        merged = replace(merged, dims=0)
+    return merged
 
 
-def with_dims(wanted: Configuration) -> Configuration:
-    """The configuration with the dimensions that its embedder answers with, asked now.
+def with_dims(target: Configuration) -> Configuration:
+    """The configuration with the dimensions of its embedder, measured now if they are unknown.
 
-    ProviderError when it does not answer; InvalidInputError when it answers with others than asked.
+    ProviderError if the embedder does not answer; InvalidInputError if its dimensions differ from
+    the requested ones.
     """
-    if wanted.embedder is None or wanted.dims:
-        return wanted
-    dims = remote.measure_dims(wanted.embedder)
-    asked = wanted.embedder.config.get("embedding_dims")
-    if asked and asked != dims:
+    if target.embedder is None or target.dims:
+        return target
+    dims = remote.measure_dims(target.embedder)
+    requested = target.embedder.config.get("embedding_dims")
+    if requested and requested != dims:
         raise InvalidInputError(
-            f"The embedder answers with {dims} dimensions, not with the {asked} that "
+            f"The embedder answers with {dims} dimensions, not with the {requested} that "
             "embedding_dims asks for; leave it out, or name a model that can be shortened."
         )
-    return replace(wanted, dims=dims)
+    return replace(target, dims=dims)
 
 
-def use_configuration(principal: Principal, wanted: Configuration, former: Configuration) -> None:
-    if wanted == former:
+def use_configuration(principal: Principal, target: Configuration, former: Configuration) -> None:
+    if target == former:
         return
     for name in ("llm", "fallback_llm"):
-        choice = getattr(wanted, name)
+        choice = getattr(target, name)
         if choice is not None and choice != getattr(former, name):
-            remote.RemoteLlm(choice, attempts=1)  # refuses what cannot be set up
-    if wanted.embedder != former.embedder:
-        wanted = with_dims(wanted)
+            remote.RemoteLlm(choice, attempts=1)  # raises if it cannot be set up
+    if target.embedder != former.embedder:
+        target = with_dims(target)
     current = runtime.get_runtime()
-    engine = runtime.engine_of(wanted, current.engine)
-    if wanted.embedder != former.embedder:
+    engine = runtime.engine_of(target, current.engine)
+    if target.embedder != former.embedder:
         _check_embedder(engine, current.engine)
 
     def commit() -> int:
         with transaction.atomic():
-            kept = configuration.save(wanted, account_id=principal.account_id, reason="configured")
+            row = configuration.save(target, account_id=principal.account_id, reason="configured")
             audit.record(
                 AuditAction.PROVIDERS_CONFIGURED,
                 actor=principal.actor,
                 target=AuditTarget("providers"),
-                details=_differences(former, wanted),
+                details=_differences(former, target),
             )
-        return kept.version
+        return row.version
 
     current.use(engine, commit)
     logger.info(
         "providers configured",
         extra={
-            "llm": wanted.llm.provider if wanted.llm else "none",
+            "llm": target.llm.provider if target.llm else "none",
             "embedder": engine.model_key,
             "project": principal.project.slug,
         },
     )
 
 
-def _differences(former: Configuration, wanted: Configuration) -> dict[str, Any]:
-    """What changed, as {"llm.model": [before, after]}; of a secret only that it did, and of an
-    address not what follows its path, where some services want a key."""
-    before, after = _flattened(former), _flattened(wanted)
+def _differences(former: Configuration, target: Configuration) -> dict[str, Any]:
+    """The changes as {"llm.model": [before, after]}. A secret is only named as changed, and an
+    address is cut after its path, because some services expect a key in the query."""
+    before, after = _flattened(former), _flattened(target)
     changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
-    return {name: _told(name, before.get(name), after.get(name)) for name in sorted(changed)}
+    return {name: _audit_value(name, before.get(name), after.get(name)) for name in sorted(changed)}
 
 
-def _told(name: str, *pair: Any) -> Any:
+def _audit_value(name: str, *pair: Any) -> Any:
     key = name.rpartition(".")[2]
     if key in catalogue.SECRETS:
         return audit.CHANGED
@@ -231,18 +231,18 @@ def _told(name: str, *pair: Any) -> Any:
 
 
 def _flattened(configured: Configuration) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for section in SECTIONS:
         choice: ProviderChoice | None = getattr(configured, section)
-        found[f"{section}.provider"] = choice.provider if choice else None
+        values[f"{section}.provider"] = choice.provider if choice else None
         for key, value in catalogue.walk(choice.config) if choice else ():
             if key in catalogue.SECRETS or not isinstance(value, Mapping):
-                found[f"{section}.{key}"] = value
-    return found
+                values[f"{section}.{key}"] = value
+    return values
 
 
 def _check_embedder(engine: Engine, former: Engine) -> None:
-    """Refuses an embedder that stored memories are not embedded with, and one that is not there."""
+    """Refuses a missing embedder, and one that the stored memories are not embedded with."""
     if engine.embedder is None:
         raise InvalidInputError(
             "The local model is not prepared: run manage.py prepare_embedder first."
@@ -260,8 +260,8 @@ def _check_embedder(engine: Engine, former: Engine) -> None:
 
 
 def probe(principal: Principal, kind: Kind, change: Any) -> ProbeResult:
-    """One real call with `change` ({provider?, config?}) merged into the configured `kind`, which
-    stays as it is. The instance owner's; InvalidInputError for what does not fit."""
+    """One real call with `change` ({provider?, config?}) merged into the configured `kind`; stores
+    nothing. For the instance owner; InvalidInputError."""
     principal.require_instance(PROVIDERS_OF)
     former = configuration.current_configuration()
     choice = configuration.merge(getattr(former, kind), change, kind)
@@ -278,7 +278,7 @@ def probe_choice(choice: ProviderChoice, kind: Kind) -> ProbeResult:
             dims = remote.measure_dims(choice)
         else:
             llm = remote.RemoteLlm(choice, attempts=1)
-            started = time.perf_counter()  # what came before was our own setting up
+            started = time.perf_counter()  # the set-up does not count
             llm.generate_response([{"role": "user", "content": "Answer with the one word: ready"}])
         return ProbeResult(ok=True, latency_ms=_since(started), dims=dims)
     except ProviderError as error:
@@ -297,8 +297,8 @@ def probe_choice(choice: ProviderChoice, kind: Kind) -> ProbeResult:
 
 
 def models(choice: ProviderChoice, kind: Kind) -> ModelNames:
-    """Asks the provider which models of this kind it has, once. Who may ask is the caller's to
-    check. Never raises: `problem` tells what stands in the way."""
+    """Asks the provider once for its models of this kind. The caller checks permissions. Never
+    raises; `problem` says what went wrong."""
     try:
         if choice.provider not in PROVIDERS:
             return ModelNames((), "There is nothing to ask: no provider is chosen.")
@@ -333,10 +333,10 @@ Use case:
 
 
 def generate_instructions(principal: Principal, use_case: str) -> tuple[str, str]:
-    """Instructions for a use case and a message to try them with, both written by the LLM.
+    """Generates instructions for a use case and a message to try them with, using the LLM.
 
-    A call that is paid for: scope `write`. InvalidInputError for an empty or overlong use case;
-    NotConfiguredError when there is no LLM, ProviderError when it fails.
+    Scope `write`, because the call costs money. InvalidInputError for an empty or overlong use
+    case; NotConfiguredError if there is no LLM; ProviderError if it fails.
     """
     principal.require(Scope.WRITE)
     if not use_case.strip() or len(use_case) > USE_CASE_LENGTH:
@@ -350,7 +350,7 @@ def generate_instructions(principal: Principal, use_case: str) -> tuple[str, str
     try:
         answer = replies.json_object(reply)
     except ProviderError:
-        # Not the JSON that was asked for, but written all the same.
+        # Not the requested JSON, but usable as instructions.
         return reply, DEFAULT_TEST_MESSAGE
     instructions = answer.get("custom_instructions")
     test = answer.get("test_message")

@@ -1,1 +1,1 @@
-"""Decides about one memory: its review status, confidence and expiry."""
+"""Sets the review status, confidence and expiry of one memory."""

@@ -25,10 +25,10 @@ _ACTION_FOR: Final[Mapping[str, str]] = {
 def set_review(
     principal: Principal, memory_id: UUID | str, status: str, *, rev: int | None = None
 ) -> Memory:
-    """Sets the review status, and by whom and when. InvalidInputError for an unknown one; else as
-    `set_confidence`."""
+    """Sets the review status, the reviewer and the time. InvalidInputError for an unknown status;
+    other errors as `set_confidence`."""
     if status not in _ACTION_FOR:
-        # Other actions have names as well, and would be done as if they were a status.
+        # parse_action knows more actions than these.
         raise InvalidInputError(f"The review status is one of {', '.join(_ACTION_FOR)}.")
     return _set(principal, memory_id, _ACTION_FOR[status], "", rev)
 
@@ -36,10 +36,10 @@ def set_review(
 def set_confidence(
     principal: Principal, memory_id: UUID | str, confidence: str, *, rev: int | None = None
 ) -> Memory:
-    """Sets the confidence; the memory as it is now. What is as wanted already stays untouched.
+    """Sets the confidence; returns the memory. A memory with this confidence stays unchanged.
 
-    With `rev` it has to be in this revision still: ConflictError otherwise. NotFoundError when
-    missing, deleted or foreign; InvalidInputError; scope `review`.
+    ConflictError if the memory is no longer at `rev`. NotFoundError if it is missing, deleted or in
+    another project; InvalidInputError; scope `review`.
     """
     return _set(principal, memory_id, "confidence", confidence, rev)
 
@@ -55,15 +55,15 @@ def set_expiry(
 def _set(
     principal: Principal, memory_id: UUID | str, action: str, value: str, rev: int | None
 ) -> Memory:
-    wanted = parse_action(action, value)
-    principal.require(wanted.scope)
+    bound = parse_action(action, value)
+    principal.require(bound.scope)
     reviewer = authors.reviewer_of(principal)
     with transaction.atomic():
         memory = change.locked(principal, visibility.as_uuid(memory_id))
         if rev is not None and memory.rev != rev:
             raise ConflictError("This memory has changed since you opened it.")
-        if wanted.is_same(tuple(getattr(memory, name) for name in wanted.columns)):
+        if bound.is_same(tuple(getattr(memory, name) for name in bound.columns)):
             return memory
-        change.write([memory], wanted.values(reviewer, timezone.now()), principal=principal)
+        change.write([memory], bound.values(reviewer, timezone.now()), principal=principal)
     runtime.get_runtime().apply([memory])
     return memory

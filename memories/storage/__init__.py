@@ -1,1 +1,1 @@
-"""Writes rows, and reads them where the ORM would be too slow."""
+"""Writes rows, and reads them in SQL where the ORM is too slow."""

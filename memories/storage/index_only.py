@@ -1,7 +1,7 @@
-"""Reads that an index answers alone, without looking up rows: counts, ids in order, groups.
+"""Reads that an index answers without looking up rows: counts, ids in order, groups.
 
-By hand, since the ORM can say neither which of SQLite's indexes to use, which without statistics
-chooses badly among a million rows, nor to begin with the index of words.
+In raw SQL, because the ORM can neither name the index that SQLite must use (without statistics
+SQLite chooses badly among a million rows) nor start from the index of words.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,14 @@ Order = Sequence[tuple[str, bool]]
 
 _MEMORIES: Final = "memories_memory"
 RETRIEVALS: Final = "memories_memoryretrieval"
-# When a memory ends: at an instant, or after its last day.
+# When a memory expires: at an instant, or after its last day.
 _ENDS: Final = {
     "sqlite": "min(coalesce(expires_at, '9999'),"
     " coalesce(date(expiration_date, '+1 day'), '9999'))",
     "postgresql": "least(expires_at, (expiration_date + 1)::timestamp AT TIME ZONE 'UTC')",
 }
-# How often a search gave it to an agent, and when last, from another table: never is the least.
+# How often and when last a search returned the memory, from another table. "Never" is the smallest
+# value.
 _RETRIEVED: Final = {
     "retrievals": f"coalesce({RETRIEVALS}.count, 0)",
     "retrieved_at": f"coalesce({RETRIEVALS}.last_at, '0001-01-01')",
@@ -37,11 +38,11 @@ _PROJECT: Final = MemoryRetrieval._meta.get_field("project")
 
 @dataclass(frozen=True, slots=True)
 class IndexOnlySource:
-    """What to read: the predicate of `rows` (no joins), and on SQLite how to get at them: through
-    the index named `index`, or from what the index of words finds for `words`.
+    """What to read: the predicate of `rows` (no joins) and, on SQLite, the access path: the index
+    named `index`, or the matches of `words` in the index of words.
 
-    With `retrieved_in`, a project, only those of it that were ever given to an agent, read from
-    their retrievals: `index` is one of that table then.
+    With `retrieved_in`, a project, only its memories that a search ever returned, read from their
+    retrievals; `index` then belongs to that table.
     """
 
     rows: QuerySet[Memory]
@@ -51,7 +52,7 @@ class IndexOnlySource:
 
 
 def count_rows(source: IndexOnlySource, *, up_to: int = 0) -> int:
-    """How many there are; counting ends at `up_to`, where it is given."""
+    """The number of rows; counting stops at `up_to` if it is given."""
     limit = f" LIMIT {up_to}" if up_to else ""
     inner, params = _select("1", source)
     sql = f"SELECT count(*) FROM ({inner}{limit}) AS found"
@@ -61,37 +62,37 @@ def count_rows(source: IndexOnlySource, *, up_to: int = 0) -> int:
 
 
 def read_ids(source: IndexOnlySource, order: Order, *, limit: int, offset: int = 0) -> list[UUID]:
-    """The ids in `order`, and whether each of its columns goes down from the greatest: columns of
-    memories, "ends" for when a memory expires, "retrievals" and "retrieved_at" for how often and
-    when last it was given to an agent; or columns of RETRIEVALS, of a source that reads these."""
+    """The ids in `order`, pairs of a column and whether it is descending. Columns of memories;
+    "ends" for when a memory expires; "retrievals" and "retrieved_at" for how often and when last a
+    search returned it; or columns of RETRIEVALS if the source reads these."""
     joined = any(column in _RETRIEVED for column, _ in order)
     sql, params = _select("memories_memory.id", source, with_retrievals=joined)
-    found = _fetch(f"{sql} ORDER BY {_keys(order)} LIMIT {int(limit)} OFFSET {int(offset)}", params)
-    return [id_ if isinstance(id_, UUID) else UUID(id_) for (id_,) in found]
+    rows = _fetch(f"{sql} ORDER BY {_keys(order)} LIMIT {int(limit)} OFFSET {int(offset)}", params)
+    return [id_ if isinstance(id_, UUID) else UUID(id_) for (id_,) in rows]
 
 
 def read_rows(
     source: IndexOnlySource, columns: Sequence[str], order: Order, *, limit: int
 ) -> list[tuple[Any, ...]]:
-    """Columns of the first `limit` rows in order, as the database keeps them: JSON as text, and on
-    SQLite ids as 32 digits, and instants as text without their zone, which is UTC."""
+    """Columns of the first `limit` rows in order, as the database stores them: JSON as text; on
+    SQLite ids as 32 digits and instants as text without their zone, which is UTC."""
     names = [f"{_MEMORIES}.{column}" for column in columns]
     if connection.vendor == "sqlite":
-        # An expression is no column, of which Django would make an instant, at a price.
+        # Django converts columns to datetimes, which is slow, but leaves expressions alone.
         names = [f"+{name}" for name in names]
     sql, params = _select(", ".join(names), source)
     return _fetch(f"{sql} ORDER BY {_keys(order)} LIMIT {int(limit)}", params)
 
 
 def count_groups(source: IndexOnlySource, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Every combination of values of the columns, with how many there are of it at the end."""
+    """Every combination of values of the columns, followed by its count."""
     names = ", ".join(columns)
     sql, params = _select(f"{names}, count(*)", source)
     return _fetch(f"{sql} GROUP BY {names}", params)
 
 
 def most_frequent(source: IndexOnlySource, column: str, limit: int) -> list[tuple[str, int]]:
-    """The values of a column that the most rows have, with their counts."""
+    """The most frequent values of a column, with their counts."""
     sql, params = _select(f"{column}, count(*) AS n", source)
     order = f"ORDER BY n DESC, {column} LIMIT {int(limit)}"
     return _fetch(f"{sql} GROUP BY {column} {order}", params)
@@ -100,7 +101,7 @@ def most_frequent(source: IndexOnlySource, column: str, limit: int) -> list[tupl
 def count_expiring(
     source: IndexOnlySource, now: datetime, later: datetime
 ) -> tuple[int, int, int, int]:
-    """How many there are, how many of them expire at all, by `now`, and by `later`."""
+    """The number of rows, and how many of them expire at all, by `now`, and by `later`."""
     ended = "expires_at <= %s OR expiration_date < %s"
     columns = (
         "count(*)",

@@ -1,4 +1,4 @@
-"""The history of memories: each change leaves one entry, and the event that tells of it."""
+"""The history of memories: each change writes one entry and publishes one event."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -8,7 +8,7 @@ from core.principal import Principal
 from jobs import outbox
 from memories.models import Memory, Revision
 
-# What a subscriber hears, by the event of the entry.
+# The published event, by the event of the entry.
 KINDS: Final[Mapping[str, str]] = {
     "ADD": "memory.added",
     "UPDATE": "memory.updated",
@@ -48,29 +48,29 @@ def entry(
 
 
 def record(entries: Iterable[Revision], *, are_news: bool = True) -> None:
-    """Writes the entries in the caller's transaction and, where somebody listens, an event for
-    each. What is no news, such as a history that was made up, is told to nobody.
+    """Writes the entries in the caller's transaction and, if there are subscribers, an event for
+    each. Without `are_news`, for example for demo history, nothing is published.
 
-    An event names its memory and its entry, and holds no text: what is erased may not live on in a
-    copy.
+    An event names its memory and its entry and contains no text, because erased text must not
+    survive in a copy.
     """
-    written = Revision.objects.bulk_create(entries)
+    revisions = Revision.objects.bulk_create(entries)
     if not are_news or not outbox.subscribers():
         return
-    # By id, for each publication locks a lane of its memory.
-    for one in sorted(written, key=lambda one: one.memory_id):
+    # In id order, because each publication locks a lane of its memory.
+    for revision in sorted(revisions, key=lambda row: row.memory_id):
         outbox.publish(
-            _kind(one),
-            project_id=one.project_id,
-            memory_id=one.memory_id,
-            revision_id=one.pk,
-            actor=one.actor.plain(),
+            _kind(revision),
+            project_id=revision.project_id,
+            memory_id=revision.memory_id,
+            revision_id=revision.pk,
+            actor=revision.actor.plain(),
         )
 
 
-def _kind(one: Revision) -> str:
-    """What the entry is to a subscriber. A change of nothing but the review is a review."""
-    is_review = "review_status" in one.changes and one.changes.keys() <= _REVIEW
-    if one.event == "UPDATE" and is_review and one.old_text == one.new_text:
+def _kind(revision: Revision) -> str:
+    """The event for subscribers. A change of the review alone is a review."""
+    is_review = "review_status" in revision.changes and revision.changes.keys() <= _REVIEW
+    if revision.event == "UPDATE" and is_review and revision.old_text == revision.new_text:
         return REVIEWED
-    return KINDS[one.event]
+    return KINDS[revision.event]

@@ -1,4 +1,4 @@
-"""Builds and writes rows: a memory, its vector and its revision always in one transaction."""
+"""Builds and writes rows: a memory, its vector and its revision, always in one transaction."""
 
 import hashlib
 import re
@@ -25,12 +25,12 @@ from memories.readings import Reading, TokenStates, Vector, pack_states, text_su
 from memories.storage import revisions
 from memories.texts import entity_id, fingerprint, fold, parse_instant
 
-# PostgreSQL keeps at most 2,704 bytes in an entry of an index, and the browser's indexes hold all
+# PostgreSQL stores at most 2,704 bytes in an index entry, and the browser's indexes contain all
 # four ids, the source and more.
 MAX_IDS_BYTES: Final = 2000
 
-# Times that clients send as metadata. From _MILLISECONDS on (the year 5138) an epoch is in them;
-# before _SOONEST (1973) a number is a count or a duration rather than a time.
+# Times that clients send as metadata. Numbers from _MILLISECONDS (the year 5138) are milliseconds;
+# numbers below _SOONEST (1973) are counts or durations rather than times.
 TIMES_IN_METADATA: Final = (
     *("created_at", "updated_at", "expires_at", "expiration_date", "reviewed_at"),
 )
@@ -38,7 +38,7 @@ _MILLISECONDS: Final = 1e11
 _SOONEST: Final = 1e8
 _NUMBER: Final = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,9})?", re.ASCII)
 
-# Keys that mem0 keeps for itself in a payload: scope comes from the call, never from metadata.
+# Keys that mem0 reserves in a payload: entities come from the call, never from metadata.
 RESERVED_METADATA: Final = frozenset(
     {"user_id", "agent_id", "run_id", "actor_id", "data", "hash", "text_lemmatized", "updated_at"}
 )
@@ -46,7 +46,8 @@ RESERVED_METADATA: Final = frozenset(
 
 @dataclass(slots=True)
 class Draft:
-    """A memory about to be stored. `fingerprint` is of what it was made of; "" for its text's."""
+    """A memory about to be stored. `fingerprint` is that of its source; "" means that of its
+    text."""
 
     text: str
     entities: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Draft:
 
 
 def session_key(entities: Mapping[str, str], batch_id: uuid.UUID, batch_size: int) -> str:
-    """Names the conversation of a memory: its run, else the add that brought several at once.
+    """The key of a memory's conversation: its run, else its add if that has several memories.
 
     Empty for a lone fact. The same run id under another user or agent is another conversation.
     """
@@ -76,7 +77,8 @@ def session_key(entities: Mapping[str, str], batch_id: uuid.UUID, batch_size: in
 
 
 def read_time(value: object) -> datetime | None:
-    """As `parse_instant`, and a number, or one in a text, of seconds or milliseconds since 1970."""
+    """As `parse_instant`; also accepts seconds or milliseconds since 1970, as a number or as
+    text."""
     if isinstance(value, str):
         if (parsed := parse_instant(value.strip())) is not None:
             return parsed
@@ -95,7 +97,7 @@ def read_time(value: object) -> datetime | None:
 
 
 def check_times(metadata: Mapping[str, Any]) -> None:
-    """InvalidInputError for a time in the metadata that cannot be read; null and "" are none."""
+    """InvalidInputError for an unreadable time in the metadata; null and "" mean no time."""
     for name in TIMES_IN_METADATA:
         value = metadata.get(name)
         if value not in (None, "") and read_time(value) is None:
@@ -108,7 +110,7 @@ def check_times(metadata: Mapping[str, Any]) -> None:
 def provenance(metadata: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
     """The columns that valid provenance in the metadata is promoted to.
 
-    A review status beside `unreviewed` counts only from a caller who may review.
+    A review status other than `unreviewed` counts only from a caller who may review.
     """
     columns: dict[str, Any] = {}
     source, confidence = metadata.get("source"), metadata.get("confidence")
@@ -141,14 +143,15 @@ def build_memories(
     for seq, draft in enumerate(drafts):
         _check_ids(draft.entities)
         metadata = {k: v for k, v in draft.metadata.items() if k not in RESERVED_METADATA}
-        # Imports bring their own time; without one, the turns of one add keep their order by it.
+        # Imports bring their own time. Otherwise the microseconds keep the order of one add's
+        # turns.
         created_at = read_time(metadata.get("created_at"))
         if created_at is not None:
             del metadata["created_at"]
         created_at = created_at or now + timedelta(microseconds=seq)
         columns = provenance(metadata, principal)
         if draft.expiration_date is not None:
-            # What the call says goes before what the metadata say.
+            # The argument overrides the metadata.
             columns["expiration_date"] = draft.expiration_date
         rows.append(
             Memory(
@@ -176,7 +179,7 @@ def build_memories(
 
 
 def _check_ids(entities: Mapping[str, str]) -> None:
-    """InvalidInputError when the ids together do not fit into one entry of an index."""
+    """InvalidInputError if the ids together do not fit into one index entry."""
     if sum(len(entities.get(name, "").encode()) for name in ENTITY_FIELDS) > MAX_IDS_BYTES:
         raise InvalidInputError(
             f"{', '.join(ENTITY_FIELDS)} together cannot be longer than {MAX_IDS_BYTES} bytes."
@@ -184,7 +187,7 @@ def _check_ids(entities: Mapping[str, str]) -> None:
 
 
 def text_to_embed(memory: Memory, text: str | None = None) -> str:
-    """What the embedder reads for `memory` (or for its new `text`).
+    """The text that the embedder reads for `memory` (or for its new `text`).
 
     A turn of a conversation carries its day, so that "what did we say on 5 March" finds it.
     """
@@ -205,7 +208,7 @@ def insert_memories(
 ) -> None:
     """Writes rows, vectors, token states and ADD revisions; the caller holds the transaction.
 
-    What a row lacks of the second and third is made later.
+    Missing vectors and token states are made later.
     """
     now = timezone.now()
     Memory.objects.bulk_create(memories)
@@ -224,8 +227,8 @@ def insert_readings(
     *,
     others_may_have: bool = False,
 ) -> None:
-    """Writes the vectors and token states of memories that have none of these models; with
-    `others_may_have`, what another process has made of the same text meanwhile stays or is
+    """Writes vectors and token states of memories that have none of these models. With
+    `others_may_have`, rows that another process has made of the same text meanwhile stay or are
     replaced."""
     MemoryVector.objects.bulk_create(
         (
@@ -258,7 +261,7 @@ def tokens_row(memory: Memory, tokens: TokenStates, states_key: str) -> MemoryTo
 
 
 def insert_tokens(tokens: Sequence[MemoryTokens]) -> None:
-    """Writes token states over those that may be there, as of a former model."""
+    """Writes token states, replacing existing ones, for example of a previous model."""
     MemoryTokens.objects.bulk_create(
         tokens,
         update_conflicts=True,
@@ -268,8 +271,8 @@ def insert_tokens(tokens: Sequence[MemoryTokens]) -> None:
 
 
 def replace_reading(memory: Memory, reading: Reading, model_key: str, states_key: str) -> None:
-    """For a new text: the old vectors and states are of the old one, and without new ones they
-    have to go all the same."""
+    """Replaces vectors and states after a change of the text. The old ones are removed even if
+    there are no new ones."""
     MemoryVector.objects.filter(memory=memory).delete()
     MemoryTokens.objects.filter(memory=memory).delete()
     insert_readings([memory], [reading], model_key, states_key)
@@ -287,11 +290,11 @@ def vector_row(memory: Memory, vector: Vector, model_key: str) -> MemoryVector:
 
 
 def adopted_app(metadata: Mapping[str, Any]) -> str | None:
-    """`metadata.app_id`, where clients without an app field of their own keep it."""
+    """`metadata.app_id`, which clients without an app field of their own use."""
     value = metadata.get("app_id")
     if not isinstance(value, str):
         return None
     try:
         return entity_id(value, "app_id")
     except InvalidInputError:
-        return None  # not usable as an id: it stays plain metadata
+        return None  # not a valid id: it stays plain metadata

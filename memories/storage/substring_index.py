@@ -1,8 +1,8 @@
 """The index of three-letter pieces behind substring search: FTS5 on SQLite, pg_trgm on PostgreSQL.
 
-Where the database offers neither, substring search goes on without, and reads the newest memories
-alone (keyword.REACH). On SQLite triggers keep it, so that no write can forget it: only a copy of
-the table, as some migrations make, loses them, which `repair` notices.
+If the database offers neither, substring search works without an index and reads only the newest
+memories (substring.REACH). On SQLite triggers maintain the index, so that no write can miss it.
+Only a copy of the table, as some migrations make, loses the triggers; `repair` notices that.
 """
 
 import logging
@@ -16,9 +16,9 @@ from django.dispatch import receiver
 logger = logging.getLogger(__name__)
 
 TABLE: Final = "memories_words"
-# What SQLite makes beside it.
+# The shadow tables that SQLite creates.
 TABLES: Final = frozenset({TABLE, *(f"{TABLE}_{n}" for n in ("data", "idx", "docsize", "config"))})
-# Shorter texts have no piece of three letters to look for.
+# Shorter texts have no three-letter piece.
 SHORTEST: Final = 3
 _SECURE_DELETE_SINCE: Final = (3, 42)
 _SAMPLE: Final = 20
@@ -39,8 +39,8 @@ _TRIGRAM: Final = (
 
 
 def install(database: Any = connection) -> bool:
-    """Makes the index and fills it; False where the database has no such thing. Does nothing where
-    it is already, and may be repeated after an interruption."""
+    """Creates and fills the index; False if the database does not support it. Does nothing if the
+    index exists; can be repeated after an interruption."""
     try:
         with transaction.atomic(using=database.alias), database.cursor() as cursor:
             if database.vendor == "postgresql":
@@ -62,7 +62,7 @@ def _install_fts5(cursor: Any) -> None:
         "text_fold, content='memories_memory', tokenize='trigram case_sensitive 1')"
     )
     if sqlite3.sqlite_version_info >= _SECURE_DELETE_SINCE:
-        # What is erased leaves nothing behind in here; older versions drop it as pages merge.
+        # Erased text leaves no trace in the index; older versions drop it when pages merge.
         cursor.execute(f"INSERT INTO {TABLE}({TABLE}, rank) VALUES ('secure-delete', 1)")
     for name, rest in _TRIGGERS.items():
         cursor.execute(f"CREATE TRIGGER IF NOT EXISTS {name} {rest}")
@@ -70,7 +70,7 @@ def _install_fts5(cursor: Any) -> None:
 
 
 def remove(database: Any = connection) -> None:
-    """Takes the index away; the memories stay."""
+    """Removes the index; the memories stay."""
     with database.cursor() as cursor:
         if database.vendor == "postgresql":
             cursor.execute("DROP INDEX IF EXISTS memory_words")
@@ -81,7 +81,7 @@ def remove(database: Any = connection) -> None:
 
 
 def available(database: Any = connection) -> bool:
-    """Whether the index is there and kept up to date."""
+    """Whether the index exists and is maintained."""
     with database.cursor() as cursor:
         if database.vendor == "postgresql":
             cursor.execute(
@@ -98,13 +98,13 @@ def available(database: Any = connection) -> bool:
 
 
 def phrase(needle: str) -> str:
-    """`needle` (at least SHORTEST letters) as FTS5's MATCH takes it: word for word."""
+    """`needle` (at least SHORTEST letters) as a literal phrase for FTS5's MATCH."""
     return '"' + needle.replace('"', '""') + '"'
 
 
 def repair(database: Any = connection) -> None:
-    """Makes the index anew where it has lost its triggers, or leads to other rows than it should:
-    the numbers of rows, which it stands on, do not survive every way to copy a table."""
+    """Rebuilds the index if it has lost its triggers or points to wrong rows. It is based on
+    rowids, which not every way to copy a table preserves."""
     if database.vendor != "sqlite":
         return
     try:
@@ -118,7 +118,7 @@ def repair(database: Any = connection) -> None:
 
 
 def _leads_right(database: Any) -> bool:
-    """Whether the oldest and the newest rows are found by the beginnings of their texts."""
+    """Whether the index finds the oldest and the newest rows by the beginnings of their texts."""
     with database.cursor() as cursor:
         for order in ("ASC", "DESC"):
             cursor.execute(
@@ -145,5 +145,5 @@ def _after_migrating(sender: Any, using: str, **kwargs: Any) -> None:
     with database.cursor() as cursor:
         cursor.execute("SELECT 1 FROM sqlite_master WHERE name = %s", [TABLE])
         if cursor.fetchone() is None:
-            return  # not there yet, or not to be had
+            return  # not created yet, or not supported
     repair(database)

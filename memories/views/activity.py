@@ -104,7 +104,7 @@ def activity(request: PageRequest) -> HttpResponseBase:
     form = ActivityForm(request.GET, principal=principal)
     if not form.is_valid():
         return render(request, "memories/activity.html", {"form": form}, status=422)
-    if form.untidy():
+    if form.has_empty_parameters():
         query = form.query_string()
         return redirect(f"{reverse('memories:activity')}{'?' if query else ''}{query}")
     behind = ActivityKey.of(request.GET.get("behind", ""))

@@ -1,4 +1,4 @@
-"""How the request log says who called."""
+"""How the request log names callers."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -20,13 +20,13 @@ _WAYS: Final = {
 
 @register.filter
 def key_value(caller: RequestLog | Caller) -> str:
-    """What the filter "key" is set to for this caller."""
+    """The value of the filter "key" for this caller."""
     return caller.key_prefix or caller.auth_type
 
 
 @register.filter
 def key_words(caller: RequestLog | Caller, labels: Mapping[str, str]) -> str:
-    """What the key is called, else how it begins; the way in for callers without a key."""
+    """The key's label, else its prefix; the kind of credential for callers without a key."""
     if caller.key_prefix:
         return labels.get(caller.key_prefix) or f"{caller.key_prefix}…"
     return _WAYS.get(caller.auth_type, "A key")
@@ -39,7 +39,7 @@ def name_of(names: Mapping[UUID, str], account_id: UUID | None) -> str:
 
 @register.filter
 def status_look(status: int) -> str:
-    """The colour that a status is told in."""
+    """The colour of a status."""
     if status >= 500:
         return "bad"
     return "warn" if status >= 400 else "ok"

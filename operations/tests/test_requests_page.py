@@ -140,7 +140,7 @@ def chosen_of(params: dict[str, str]) -> TrafficFilter:
 
     form = RequestsForm(params)
     assert form.is_valid(), form.errors
-    return form.meant()
+    return form.traffic_filter()
 
 
 def test_days_are_whole_days_in_utc(signed_in: Client, project: Project) -> None:

@@ -32,7 +32,7 @@ class Command(BaseCommand):
         if options["list"]:
             self._list()
         elif (via and prefix is not None) or (owner is not None and not via):
-            # Passed over, one of them would end more keys than were asked for.
+            # Ignoring one of them would revoke more keys than intended.
             raise CommandError("Name a key, or --made-via, which --owner goes with; and not both.")
         elif via:
             self._end_made_via(via, owner)
@@ -66,11 +66,13 @@ class Command(BaseCommand):
         prefixes = {key.id: key.prefix for key in keys}
         for key in keys:
             state = "revoked" if key.revoked_at else "live"
-            used = key.last_used_at.isoformat(timespec="minutes") if key.last_used_at else "never"
+            last_used = (
+                key.last_used_at.isoformat(timespec="minutes") if key.last_used_at else "never"
+            )
             scopes = " ".join(key.scopes)
             via = key.made_via or "command line"
             maker = prefixes.get(key.made_by, via) if key.made_by else via
             self.stdout.write(
                 f"{key.prefix}…{key.last4}  {state}  {key.owner.email}  {key.project.slug}  "
-                f"{scopes}  used {used}  made by {maker}  {key.label}"
+                f"{scopes}  used {last_used}  made by {maker}  {key.label}"
             )

@@ -1,1 +1,2 @@
-"""Django's PostgreSQL backend: waits for locks are bounded, and nothing outlives a transaction."""
+"""Django's PostgreSQL backend with bounded waits for locks and nothing that outlives a
+transaction."""

@@ -1,4 +1,4 @@
-"""The backend that settings.DATABASES names; see `silence` for a server that does not answer."""
+"""The backend for settings.DATABASES; see `silence` for a server that does not answer."""
 
 from types import SimpleNamespace
 from typing import Any, Final
@@ -11,28 +11,28 @@ from core.database import deadlines
 from core.database.postgresql import sharing
 from core.database.postgresql.silence import PROBE_SECONDS, Connection, SilentError, watch
 
-# For locks of tables and rows: whoever waits for one holds a thread, and a client waits as well.
+# For locks of tables and rows. A waiting statement occupies a thread, and its client waits too.
 LOCK_SECONDS: Final = 5
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Nothing waits long for the locks of others, and a pooler in transaction mode may stand
-    between: it may give each transaction another connection of the server."""
+    """Bounds waits for others' locks, and works behind a pooler in transaction mode, which may give
+    each transaction another connection."""
 
-    # The driver, with connections that notice a silent server. The ignore: Django looks up names in
-    # it, whatever it is.
+    # The driver, with connections that notice a silent server. The ignore: Django only looks up
+    # names in it.
     Database = SimpleNamespace(  # type: ignore[assignment]
         **{**vars(psycopg), "connect": Connection.connect}
     )
 
     @property
     def pool(self) -> Any:
-        # The same for those of a pool.
+        # Connections of a pool notice it too.
         if options := self.settings_dict["OPTIONS"].get("pool"):
             options.setdefault("connection_class", Connection)
         return super().pool
 
-    # What this connection is one of.
+    # The shared connections that this one counts among.
     _few: sharing.Few | None = None
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
@@ -60,8 +60,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         watch.connects_to(conn_params)
         if watch.is_silent:
             raise SilentError
-        if (left := deadlines.left()) is not None:
-            if left < PROBE_SECONDS / 2:
+        if (seconds_left := deadlines.left()) is not None:
+            if seconds_left < PROBE_SECONDS / 2:
                 raise SilentError
             conn_params = {**conn_params, "connect_timeout": PROBE_SECONDS}
         try:
@@ -71,17 +71,16 @@ class DatabaseWrapper(base.DatabaseWrapper):
             raise SilentError from error
 
     def _configure_connection(self, connection: Any) -> bool:
-        """Says how long to wait. Not among the parameters of the connection itself: poolers refuse
-        those that they do not know."""
+        """Sets the limit for waits. Not as a connection parameter, because poolers refuse unknown
+        ones."""
         # The ignore: the stubs leave it out.
         changed = bool(super()._configure_connection(connection))  # type: ignore[misc]
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
-        # A connection of a pool begins with a transaction, which Django ends where this is true.
+        # A pool's connection starts in a transaction, which Django ends if this is true.
         return changed or not connection.autocommit
 
     def chunked_cursor(self) -> CursorWrapper:
-        """A cursor of the server's inside a transaction. Outside of one it would belong to a
-        session, so there all rows are read at once: memories.storage.connections.stream has
-        both."""
+        """A server-side cursor inside a transaction. Outside it would belong to a session, so all
+        rows are read at once there; see memories.storage.connections.stream."""
         return super().chunked_cursor() if self.in_atomic_block else self.cursor()

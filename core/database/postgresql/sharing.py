@@ -1,7 +1,7 @@
 """Threads that wait for a language model share a few connections to PostgreSQL.
 
-There are many of them, and each is in the database for some milliseconds before and after minutes
-of waiting. One connection for each would be most of what a server has to give.
+There are many of them, and each uses the database for some milliseconds before and after minutes of
+waiting. A connection for each would use up most of a server's connections.
 """
 
 import threading
@@ -9,7 +9,7 @@ from typing import Final
 
 from django.db import OperationalError, connection
 
-# More are not at work in the database at a time: they share the interpreter.
+# No more threads use the database at the same time, because they share the interpreter.
 CONNECTIONS: Final = 8
 # How long a thread waits for one.
 WAIT_SECONDS: Final = 10.0
@@ -18,13 +18,13 @@ _mine = threading.local()
 
 
 class NoneFreeError(OperationalError):
-    """Busy, and not away."""
+    """No connection was free in time. The database counts as busy, not as gone."""
 
     sqlstate = "55P03"  # lock_not_available
 
 
 class Few:
-    """So many connections, for whoever has none and needs one."""
+    """A limited number of connections for threads that need one."""
 
     def __init__(self, count: int) -> None:
         self._free = threading.Semaphore(count)
@@ -33,11 +33,11 @@ class Few:
 
     @property
     def is_scarce(self) -> bool:
-        """Whether those who have one and wait for something else should give it back."""
+        """Whether threads that wait for something else should give their connection back."""
         return 2 * self._taken > self._count
 
     def take(self) -> None:
-        """NoneFreeError where none is given back in time."""
+        """Reserves a connection; NoneFreeError if none becomes free in time."""
         if not self._free.acquire(timeout=WAIT_SECONDS):
             raise NoneFreeError("all connections for requests of this kind are in use")
         with self._guard:
@@ -50,18 +50,18 @@ class Few:
 
 
 def share(few: Few) -> None:
-    """The connections of this thread are among those."""
+    """Makes this thread share those connections."""
     _mine.few = few
 
 
 def shared() -> Few | None:
-    """What this thread shares, if it does."""
-    found: Few | None = getattr(_mine, "few", None)
-    return found
+    """The connections that this thread shares, if any."""
+    few: Few | None = getattr(_mine, "few", None)
+    return few
 
 
 def let_go_if_scarce() -> None:
-    """Closes this thread's connection where others wait for one; nothing inside a transaction."""
+    """Closes this thread's connection if they are scarce; does nothing inside a transaction."""
     few = shared()
     if few is not None and few.is_scarce and not connection.in_atomic_block:
         connection.close()

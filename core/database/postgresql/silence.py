@@ -1,10 +1,9 @@
-"""Notices a PostgreSQL that takes connections and statements and answers none of them.
+"""Notices a PostgreSQL server that accepts connections and statements but answers none.
 
-A server that is stopped, or a network that drops everything, closes no connection, and libpq waits
-for as long as the kernel does. How long a statement takes says nothing, for some take minutes. So
-where one is overdue, a new connection is tried: a server that does not answer this either is
-silent. Until a try succeeds, all that is overdue is cut off, and new connections are refused at
-once.
+A stopped server, or a network that drops all packets, closes no connection, and libpq waits as long
+as the kernel. The duration of a statement proves nothing, because some take minutes. So if one is
+overdue, a new connection is tried: a server that does not answer this either is silent. Until a try
+succeeds, overdue statements are cut off and new connections refused at once.
 """
 
 import logging
@@ -23,11 +22,11 @@ from core.database import deadlines
 
 logger = logging.getLogger(__name__)
 
-# How long a statement takes before somebody looks whether the server answers at all.
+# After this time for one statement, the watch checks whether the server answers at all.
 OVERDUE_SECONDS: Final = 2.5
-# How long a new connection may take then. libpq knows no less.
+# The time limit of that check. libpq allows no less.
 PROBE_SECONDS: Final = 2
-# Between two looks, where the last one found that it answers; where it did not.
+# The pause after a check: if the server answered, and if it was silent.
 AGAIN_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.25
@@ -44,7 +43,7 @@ class SilentError(psycopg.OperationalError):
 
 @dataclass(eq=False, slots=True)
 class _Statement:
-    """One that waits for the server. `until` is when it is cut off whatever the server does."""
+    """A statement that waits for the server. At `until` it is cut off in any case."""
 
     connection: psycopg.Connection[Any]
     until: float | None
@@ -53,7 +52,7 @@ class _Statement:
 
 
 class Watch:
-    """What waits for the servers of this process, and whether they answer."""
+    """Watches the statements of this process that wait for a server, and whether it answers."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -65,12 +64,13 @@ class Watch:
         self.is_silent = False
 
     def begin(self, connection: psycopg.Connection[Any]) -> _Statement:
-        """`connection` waits for its server from now on; SilentError where its thread has no time
-        left."""
-        left = deadlines.left()
-        if left is not None and left <= 0:
+        """Starts to watch `connection`; SilentError if its thread has no time left."""
+        seconds_left = deadlines.left()
+        if seconds_left is not None and seconds_left <= 0:
             raise SilentError
-        statement = _Statement(connection, None if left is None else time.monotonic() + left)
+        statement = _Statement(
+            connection, None if seconds_left is None else time.monotonic() + seconds_left
+        )
         with self._guard:
             self._waiting.add(statement)
             if self._thread is None:
@@ -81,16 +81,16 @@ class Watch:
         return statement
 
     def end(self, statement: _Statement) -> None:
-        """It has its answer, or will have none."""
+        """Ends the watch over the statement."""
         with self._guard:
             self._waiting.discard(statement)
 
     def connects_to(self, parameters: Mapping[str, Any]) -> None:
-        """How the server is reached."""
+        """Remembers the parameters of connections, for checks."""
         self._parameters = parameters
 
     def suspect(self) -> None:
-        """Somebody could not connect in time: looks at once."""
+        """Checks at once, because a connection could not be opened in time."""
         self._probe_at = 0.0
         self._look_closer(time.monotonic())
 
@@ -116,7 +116,7 @@ class Watch:
     def _probe(self) -> None:
         try:
             is_silent = not _answers(self._parameters)
-        except Exception:  # whatever it is, the watch goes on
+        except Exception:  # the watch must go on
             logger.exception("the database could not be looked at")
             is_silent = False
         if is_silent != self.is_silent:
@@ -130,8 +130,8 @@ class Watch:
 
 
 def _cut(statement: _Statement) -> None:
-    """Ends the waiting: its thread finds a connection that was closed. The caller has the guard,
-    so that nobody closes the descriptor and opens another one meanwhile."""
+    """Ends the wait: the thread sees a closed connection. The caller holds the guard, so that
+    nobody reuses the descriptor meanwhile."""
     if statement.is_cut:
         return
     statement.is_cut = True
@@ -144,10 +144,10 @@ def _cut(statement: _Statement) -> None:
 
 def _answers(parameters: Mapping[str, Any]) -> bool:
     """Whether the server answers a new connection, even if it refuses it."""
-    wanted = {**parameters, "connect_timeout": PROBE_SECONDS, "autocommit": True}
+    options = {**parameters, "connect_timeout": PROBE_SECONDS, "autocommit": True}
     try:
-        with deadlines.within(2 * PROBE_SECONDS), Connection.connect(**wanted) as connection:
-            # A pooler answers by itself where the server behind it does not.
+        with deadlines.within(2 * PROBE_SECONDS), Connection.connect(**options) as connection:
+            # A pooler may answer although the server behind it does not.
             connection.execute("SELECT 1")
     except (SilentError, psycopg.errors.ConnectionTimeout):
         return False

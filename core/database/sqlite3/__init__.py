@@ -1,1 +1,1 @@
-"""Django's SQLite backend, for many threads that write: fair turns, and no cursor that lives on."""
+"""Django's SQLite backend for many writing threads: fair turns, and no stray cursors."""

@@ -1,4 +1,4 @@
-"""The backend that settings.DATABASES names; see `turns` and `cursors` for what is different."""
+"""The backend for settings.DATABASES; see `turns` and `cursors` for the differences to Django's."""
 
 import threading
 import time
@@ -18,16 +18,19 @@ from core.database.sqlite3.turns import WriteQueue, patience, turns_of
 
 T = TypeVar("T")
 
-# How long SQLite polls for the lock at a time: so soon a process learns that a stranger holds it.
+# How long SQLite polls for the lock at a time, and so how soon a process learns that another
+# program holds it.
 POLL_SECONDS: Final = 1.0
-# Behind others of this process one waits so many times as long as for a stranger: they move on.
+# A write waits this many times longer behind writes of this process than for another program,
+# because the queue moves on.
 LINE_FACTOR: Final = 3
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Writes take turns; OPTIONS["timeout"] is how many seconds one waits for a stranger's lock.
-    Files that are no database, damaged, or of a newer version are refused before anything touches
-    them. Nothing is written to a file that is no longer where it was: it would be lost."""
+    """Writes take turns; OPTIONS["timeout"] is how many seconds one waits for another program's
+    lock. Files that are not a database, damaged, or of a newer version are refused before anything
+    touches them. Nothing is written to a file that was moved or deleted, because it would be
+    lost."""
 
     turns: WriteQueue
 
@@ -36,12 +39,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.thread = threading.get_ident()
         # Cursors that another thread dropped; this one closes them.
         self.abandoned: deque[Cursor] = deque()
-        # The cursor of a write outside transactions whose rows are still being read: until it is
-        # closed, SQLite has not committed it.
+        # The cursor of a write outside transactions whose rows are still being read. SQLite commits
+        # it when it is closed.
         self._writer: Cursor | None = None
         self._seconds = 0.0
         self._polls = POLL_SECONDS
-        # The database, and its log once there is one: the paths, and what this connection has open.
+        # Path and identity of the open database, and of its log once there is one.
         self._files: list[tuple[str, files.Identity]] = []
 
     # --- Opening and closing ---------------------------------------------------------------------
@@ -52,7 +55,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             files.check(files.path_of(name))
             self._check_before_opening(files.path_of(name))
         self._seconds = float(conn_params.get("timeout", 5.0))
-        # With the whole time-out: what is done here, such as choosing the journal, may meet others.
+        # With the whole time-out, because steps such as choosing the journal may meet other
+        # connections.
         connection = super().get_new_connection(conn_params)
         self._poll_for(connection, min(POLL_SECONDS, self._seconds))
         if not self.is_in_memory_db():
@@ -60,43 +64,44 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return connection
 
     def _check_before_opening(self, path: Path) -> None:
-        """SQLite would make an empty file where the database was, or a log where the log was."""
-        # If no connection has the file open, a new file in its place is fine.
+        """Raises if database or log have gone, because SQLite would create empty ones in their
+        place."""
+        # If no connection has the file open, a new file is fine.
         if not self.turns.open:
             return
-        found = files.identity_of(str(path))
+        identity = files.identity_of(str(path))
         logs = {one._files[1][0] for one in list(self.turns.open) if len(one._files) > 1}
-        known = self.turns.file
-        is_same = known is not None and files.is_same(found, known)
+        first = self.turns.file
+        is_same = first is not None and files.is_same(identity, first)
         if not is_same or any(files.identity_of(log) is None for log in logs):
             raise files.lost(str(path))
 
     def _note_file(self, path: Path) -> None:
         name = str(path)
-        found = files.identity_of(name)
-        if found is None:
+        identity = files.identity_of(name)
+        if identity is None:
             raise files.lost(name)
-        self._files = [(name, found)]
+        self._files = [(name, identity)]
         if not self.turns.open:
-            self.turns.file = found
+            self.turns.file = identity
         self.turns.open.add(self)
 
     def _note_log(self) -> None:
-        """In the first write, for only then SQLite surely has the log open."""
+        """Called in the first write, because only then SQLite is sure to have the log open."""
         log = f"{self._files[0][0]}-wal"
-        if (found := files.identity_of(log)) is not None:
-            self._files.append((log, found))
+        if (identity := files.identity_of(log)) is not None:
+            self._files.append((log, identity))
 
     def check_files(self) -> None:
-        """OperationalError where database or log are no longer what this connection has open.
-        Some microseconds."""
+        """OperationalError if database or log are no longer the files that this connection has
+        open. Takes some microseconds."""
         with self.wrap_database_errors:
-            for name, known in self._files:
-                if not files.is_same(files.identity_of(name), known):
+            for name, opened in self._files:
+                if not files.is_same(files.identity_of(name), opened):
                     raise files.lost(name)
 
     def create_cursor(self, name: str | None = None) -> Cursor:
-        # Tests share connections: it is whoever uses it now.
+        # Tests share connections between threads; the present user owns it.
         self.thread = threading.get_ident()
         while self.abandoned:
             self.abandoned.popleft().close()
@@ -128,9 +133,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def in_turn(
         self, run: Callable[[], T], *, writer: Cursor | None = None, again: bool = True
     ) -> T:
-        """Runs what takes SQLite's write lock when it is this connection's turn, and again while
-        strangers hold the lock, as long as a write may wait. `writer` is the cursor of a statement
-        outside transactions."""
+        """Runs a statement that takes SQLite's write lock when it is this connection's turn, and
+        retries while another program holds the lock, as long as a write may wait. `writer` is the
+        cursor of a statement outside transactions."""
         self.check_files()
         has_turn = self.turns.take(self, patience(LINE_FACTOR * self._seconds))
         until = time.monotonic() + patience(self._seconds)
@@ -141,27 +146,27 @@ class DatabaseWrapper(base.DatabaseWrapper):
             raise
         if len(self._files) == 1:
             self._note_log()
-        self.turns.passed()
+        self.turns.note_passed()
         if writer is not None and writer.description is not None:
             self._writer = writer
         elif writer is not None:
-            self.turns.wrote()
+            self.turns.note_written()
         self._settle()
         return result
 
     def _run_until(self, until: float, run: Callable[[], T], *, has_turn: bool, again: bool) -> T:
         try:
             while True:
-                left = until - time.monotonic()
-                if left < POLL_SECONDS:
-                    self._poll_for(self.connection, max(left, 0.0))
+                seconds_left = until - time.monotonic()
+                if seconds_left < POLL_SECONDS:
+                    self._poll_for(self.connection, max(seconds_left, 0.0))
                 try:
                     return run()
                 except (SqliteError, OperationalError) as error:
                     if not is_busy(error):
                         raise
                     if has_turn:
-                        self.turns.blocked()
+                        self.turns.note_blocked()
                     if not again or time.monotonic() >= until:
                         raise
         finally:
@@ -181,7 +186,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def _settle(self) -> None:
         """Gives the turn to the next, unless this connection is still writing."""
         if self.connection is None:
-            return  # closing has given it
+            return  # closing has ended the turn
         try:
             is_over = self._writer is None and not self.connection.in_transaction
         except ProgrammingError:  # SQLite's connection was closed behind Django's back
@@ -191,11 +196,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _commit(self) -> None:
         try:
-            # Again: nothing is acknowledged that is in no file, also where it went meanwhile.
+            # Checked again, so that nothing is acknowledged if the file has gone meanwhile.
             self.check_files()
             super()._commit()  # type: ignore[misc]  # the stubs leave it out
             if self.connection is not None:
-                self.turns.wrote()
+                self.turns.note_written()
         finally:
             self._settle()
 
@@ -207,6 +212,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether SQLite, or the line before it, gave up waiting for others."""
+    """Whether SQLite, or our queue, gave up waiting for others."""
     cause = error if hasattr(error, "sqlite_errorcode") else error.__cause__
     return (getattr(cause, "sqlite_errorcode", 0) & 0xFF) in {SQLITE_BUSY, SQLITE_LOCKED}

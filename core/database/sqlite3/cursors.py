@@ -1,10 +1,10 @@
-"""Cursors that only the thread of their connection ever closes.
+"""Cursors that are closed only by the thread of their connection.
 
-A statement that failed or was not read to its end holds on to its connection, and to close it takes
-that connection's mutex. Python's collector frees what is left in cycles, such as the frames of a
-traceback, in whatever thread it happens to run. Where that thread is inside a write transaction,
-and the other connection's thread waits for this very transaction with its mutex held, neither would
-go on before a time-out.
+A statement that failed or was not read to its end keeps its connection busy, and closing it takes
+that connection's mutex. Python's collector frees cycles, such as the frames of a traceback, in
+whatever thread it runs. If that thread is inside a write transaction, and the other connection's
+thread waits for this transaction while holding its mutex, the two block each other until a
+time-out.
 """
 
 import re
@@ -25,7 +25,8 @@ _WRITES: Final = re.compile(
 
 
 class Cursor(SQLiteCursorWrapper):
-    """Ends with a statement that fails; handed to its own thread when another one drops it."""
+    """A cursor that closes itself when a statement fails. If another thread drops it, its own
+    thread closes it."""
 
     owner: "DatabaseWrapper"
     # Whether something may be left to close.
@@ -35,7 +36,7 @@ class Cursor(SQLiteCursorWrapper):
         return self._ended_if_failed(super().execute, query, params)
 
     def executemany(self, query: str, param_list: Any) -> Any:
-        # Once: of many statements some may have gone through when one finds a lock.
+        # Not retried, because some of the statements may have succeeded before one met a lock.
         return self._ended_if_failed(super().executemany, query, param_list, again=False)
 
     def _ended_if_failed(
@@ -43,7 +44,7 @@ class Cursor(SQLiteCursorWrapper):
     ) -> Any:
         self.is_open = True
         try:
-            # A write by itself: those in a transaction have had their turn with its beginning.
+            # A single write; a transaction gets its turn at its start.
             if not self.connection.in_transaction and _WRITES.match(query):
                 return self.owner.in_turn(lambda: run(query, params), writer=self, again=again)
             return run(query, params)
@@ -59,7 +60,7 @@ class Cursor(SQLiteCursorWrapper):
             self.owner.abandoned.append(self)
             return
         self.is_open = False
-        # A connection that is closed has ended its statements.
+        # A closed connection has ended its statements.
         with suppress(ProgrammingError):
             super().close()
         self.owner.ended(self)

@@ -1,7 +1,8 @@
-"""Looks at a database file before SQLite opens it for writing: what cannot be right stays as it is.
+"""Checks a database file before SQLite opens it for writing, and refuses unsuitable files
+untouched.
 
-SQLite would say "file is not a database" somewhere in the middle, take an empty file for a new
-database, and leave files of its own beside one that is damaged.
+SQLite would fail with "file is not a database" later, take an empty file for a new database, and
+leave its own files beside a damaged one.
 """
 
 import os
@@ -21,30 +22,30 @@ RESTORE: Final = "Nothing was changed: restore the file from a backup, or name a
 
 _checked: set[str] = set()
 
-# Device and inode of a file, which stay the same while its path may come to mean another one; and
-# whether anything is in it.
+# Device and inode of a file, which identify it whatever its path, and whether it has content.
 Identity = tuple[int, int, bool]
 
 
 def identity_of(path: str) -> Identity | None:
-    """What stands at the path now; None for nothing. Takes 2 µs."""
+    """The identity of the file at the path; None if there is none. Takes 2 µs."""
     try:
-        found = os.stat(path)  # noqa: PTH116  (half the time of Path.stat, once for each write)
+        stat = os.stat(path)  # noqa: PTH116  (half the time of Path.stat, once per write)
     except OSError:
         return None
-    # A log is empty from time to time.
-    return found.st_dev, found.st_ino, found.st_size > 0 or path.endswith("-wal")
+    # A log may be empty.
+    return stat.st_dev, stat.st_ino, stat.st_size > 0 or path.endswith("-wal")
 
 
-def is_same(found: Identity | None, known: Identity) -> bool:
-    """Whether it is the file that was known; something may have come into it, and not gone."""
-    if found is None:
+def is_same(current: Identity | None, opened: Identity) -> bool:
+    """Whether it is still the opened file. An empty file may have got content, but not the
+    reverse."""
+    if current is None:
         return False
-    return found == known or (found[:2] == known[:2] and not known[2])
+    return current == opened or (current[:2] == opened[:2] and not opened[2])
 
 
 def lost(path: str) -> sqlite3.OperationalError:
-    """The error that SQLite has for a database whose file is no longer at its path."""
+    """SQLite's error for a database whose file is no longer at its path."""
     error = sqlite3.OperationalError(
         f"{path} was deleted, moved, replaced or emptied while it was open"
     )
@@ -54,13 +55,13 @@ def lost(path: str) -> sqlite3.OperationalError:
 
 
 def path_of(name: str) -> Path:
-    """The file that a connection's name means: a path, or a URI as https://sqlite.org/uri.html."""
+    """The file of a connection's name, which is a path or a URI (https://sqlite.org/uri.html)."""
     return Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
 
 
 def check(path: Path) -> None:
-    """Looks at the file once in a process; ConfigurationError, one sentence or two, when it is no
-    SQLite database, was cut off, is damaged, or belongs to a newer version of this server."""
+    """Checks the file once per process; ConfigurationError if it is not a SQLite database, is
+    truncated or damaged, or belongs to a newer version of this server."""
     name = str(path.resolve())
     if name in _checked:
         return
@@ -98,10 +99,10 @@ def _check_header(path: Path, header: bytes, size: int, in_log: int) -> None:
     if size >= _HEADER_BYTES:
         page = int.from_bytes(header[16:18]) or 1
         page_bytes = 65536 if page == 1 else page
-        # The number of pages holds only while it was written with the last change.
+        # The number of pages is valid only if the last change wrote it.
         is_told = header[24:28] == header[92:96]
         missing = int.from_bytes(header[28:32]) * page_bytes - size if is_told else 0
-    # What a crash left in the log is not in the file yet.
+    # After a crash, part of the content may still be in the log.
     if missing > in_log:
         raise ConfigurationError(
             f"DATABASE_URL: {path} was cut off: {size:,} bytes are left, {missing:,} are missing. "
@@ -110,7 +111,7 @@ def _check_header(path: Path, header: bytes, size: int, in_log: int) -> None:
 
 
 def _migrations(path: Path, *, with_log: bool) -> set[tuple[str, str]]:
-    """The migrations that the database has, read without touching it or making files beside it."""
+    """The applied migrations, read without touching the database or creating files beside it."""
     how = "mode=ro" if with_log else "mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True)) as database:
@@ -119,7 +120,7 @@ def _migrations(path: Path, *, with_log: bool) -> set[tuple[str, str]]:
                 return set()
             return set(database.execute("SELECT app, name FROM django_migrations").fetchall())
     except sqlite3.OperationalError:
-        return set()  # in use, or not for this user: what opens it in earnest tells
+        return set()  # in use, or not readable for this user: opening it will report that
     except sqlite3.DatabaseError as error:
         raise ConfigurationError(
             f"DATABASE_URL: {path} is damaged or no SQLite database ({error}). {RESTORE}"

@@ -1,22 +1,22 @@
 """Keeps SQLite's write-ahead log short.
 
-SQLite begins the log again from its start only when no reader is in it. While there is always one,
-the log grows, and every read has more to look through.
+SQLite restarts the log only when no reader uses it. If there is always one, the log grows and every
+read gets slower.
 """
 
 from pathlib import Path
 from typing import Any, Final
 
-# A log that begins again by itself is about 4 MiB: 1,000 pages.
+# A log that restarts by itself has about 4 MiB: 1,000 pages.
 LONG_BYTES: Final = 16 * 2**20
-# How long writers are held up at the most, for the readers in the log to leave.
+# How long writers may be blocked at most, until readers have left the log.
 WAIT_MS: Final = 500
 
 
 def shorten(connection: Any) -> bool:
-    """Brings a long log into the database and cuts it off; whether it did.
+    """Moves a long log into the database and truncates it; whether it did.
 
-    It has its turn among the writers, who could not begin meanwhile. Where readers do not leave in
+    It takes a turn among the writers, who could not start meanwhile. If readers do not leave in
     time, the next call tries again.
     """
     log = Path(f"{connection.settings_dict['NAME']}-wal")

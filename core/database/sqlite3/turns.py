@@ -1,8 +1,8 @@
 """Write turns: one thread of this process writes at a time, first come, first served.
 
-SQLite itself lets writers wait by polling, and whoever polls at the right moment wins: of fifty
-writers some wait for seconds while others pass them again and again. Here they stand in a line, and
-only the one at its head asks SQLite. Readers never come here.
+SQLite's writers wait by polling, and the one that polls at the right moment wins: of fifty writers
+some wait for seconds while others overtake them repeatedly. Here writers queue, and only the first
+asks SQLite. Readers do not queue.
 """
 
 import threading
@@ -17,8 +17,8 @@ from weakref import WeakSet
 
 from core.database.sqlite3.files import Identity
 
-# How long a write waits behind a stranger's lock. To refuse it at once would let clients that try
-# again take the CPU from those who read.
+# How long a write waits behind another program's lock. An immediate refusal would let retrying
+# clients take the CPU from readers.
 BLOCKED_SECONDS: Final = 0.5
 
 _brief = threading.local()
@@ -51,7 +51,8 @@ def busy(why: str) -> OperationalError:
 
 
 class _Waiting:
-    """One who stands in the line. `bell` rings when it is over: `is_on` says how."""
+    """A place in the queue. `bell` is released at the end of the wait; `is_on` says whether it is
+    their turn."""
 
     def __init__(self, who: Any, thread: int) -> None:
         self.who, self.thread, self.is_on = who, thread, False
@@ -60,11 +61,11 @@ class _Waiting:
 
 
 class WriteQueue:
-    """The line before one database file.
+    """The queue of writers for one database file.
 
-    `blocked_since` is when this process found that a stranger holds SQLite's lock (monotonic
-    seconds, None while nobody does), `wrote_at` when the last write went through. `file` is the
-    file that this process began with, `open` who has a connection to it.
+    `blocked_since` is when this process noticed that another program holds SQLite's lock (monotonic
+    seconds, None if none does); `wrote_at` is the time of the last successful write. `file` is the
+    identity of the file that this process opened first, `open` the connections to it.
     """
 
     def __init__(self) -> None:
@@ -79,17 +80,16 @@ class WriteQueue:
 
     @property
     def waiting(self) -> int:
-        """How many stand in the line."""
+        """The length of the queue."""
         return len(self._line)
 
     def take(self, who: Any, seconds: float) -> bool:
-        """Waits until it is the turn of `who`, which gives it back with `give`. False, at once,
-        where the thread's own other connection has it: SQLite says what it thinks of that.
+        """Waits until it is the turn of `who`, which ends it with `give`. Returns False at once if
+        another connection of the same thread has the turn; SQLite decides then.
 
-        OperationalError, as SQLite's for a locked database, after so many seconds; after
-        BLOCKED_SECONDS while a stranger holds SQLite's lock and somebody of this process asks for
-        it already: of a thousand that wait none would be nearer to it. Whoever has the turn may
-        take it again.
+        OperationalError, like SQLite's for a locked database, after so many seconds, or after
+        BLOCKED_SECONDS while another program holds SQLite's lock, because waiting longer would not
+        help. The holder of the turn may take it again.
         """
         thread = threading.get_ident()
         with self._guard:
@@ -98,21 +98,21 @@ class WriteQueue:
             if self._holder is who or self._thread == thread:
                 return self._holder is who
             is_blocked = self.blocked_since is not None
-            waiting = _Waiting(who, thread)
-            self._line.append(waiting)
-        if not waiting.bell.acquire(
+            ticket = _Waiting(who, thread)
+            self._line.append(ticket)
+        if not ticket.bell.acquire(
             timeout=min(seconds, BLOCKED_SECONDS) if is_blocked else seconds
         ):
             with self._guard:
-                if waiting in self._line:
-                    self._line.remove(waiting)
+                if ticket in self._line:
+                    self._line.remove(ticket)
                     raise busy("by another program" if is_blocked else "others are writing")
-        if not waiting.is_on:
+        if not ticket.is_on:
             raise busy("by another program")
         return True
 
     def give(self, who: Any) -> None:
-        """Ends the turn of `who`, if it has it; the next in the line is on."""
+        """Ends the turn of `who`, if it has it, and starts the next one."""
         with self._guard:
             if self._holder is not who:
                 return
@@ -122,20 +122,20 @@ class WriteQueue:
                 self._holder, self._thread, first.is_on = first.who, first.thread, True
                 first.bell.release()
 
-    def blocked(self) -> None:
-        """A stranger holds SQLite's lock: whoever stands in the line is sent away."""
+    def note_blocked(self) -> None:
+        """Notes that another program holds SQLite's lock, and sends the whole queue away."""
         with self._guard:
             if self.blocked_since is None:
                 self.blocked_since = time.monotonic()
             while self._line:
                 self._line.popleft().bell.release()
 
-    def passed(self) -> None:
-        """SQLite has given the lock."""
+    def note_passed(self) -> None:
+        """Notes that SQLite has granted the lock."""
         self.blocked_since = None
 
-    def wrote(self) -> None:
-        """A write has gone through, to the disk."""
+    def note_written(self) -> None:
+        """Notes that a write has reached the disk."""
         self.wrote_at = time.monotonic()
 
 
@@ -144,7 +144,7 @@ _all_guard = threading.Lock()
 
 
 def turns_of(database: Any) -> WriteQueue:
-    """The line of the file; connections that name it in different ways stand in the same one."""
+    """The queue of the file, the same for all spellings of its path."""
     name = str(Path(str(database)).resolve())
     with _all_guard:
         return _all.setdefault(name, WriteQueue())

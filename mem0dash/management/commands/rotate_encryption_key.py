@@ -1,4 +1,4 @@
-"""Puts every stored secret under the newest encryption key."""
+"""Re-encrypts every stored secret with the newest encryption key."""
 
 from typing import Any, Final
 
@@ -13,8 +13,8 @@ from core.principal import OPERATOR
 from memories.engine.configuration import SEALED
 from memories.models.server import EngineConfig, Reembedding
 
-# Every column that crypto.encrypt's tokens are stored in: a token, or JSON with tokens in it. Named
-# one by one, for JSON that callers send could hold what looks like a secret.
+# Every column that stores tokens of crypto.encrypt: a token, or JSON with tokens in it. Listed
+# explicitly, because JSON from callers could contain something that looks like a secret.
 SECRETS: Final[tuple[tuple[type[models.Model], str], ...]] = (
     (InstanceState, "encryption_check"),
     (EngineConfig, "config"),
@@ -24,7 +24,7 @@ SECRETS: Final[tuple[tuple[type[models.Model], str], ...]] = (
 
 
 class _Rotation:
-    """Re-encrypts what it is given, and counts."""
+    """Re-encrypts values, and counts the secrets."""
 
     def __init__(self) -> None:
         self.secrets = 0

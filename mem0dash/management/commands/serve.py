@@ -43,7 +43,7 @@ class Command(BaseCommand):
         server = uvicorn.Server(_uvicorn_config())
         socket = server.config.bind_socket()
         self._greet(socket.getsockname()[1])
-        # uvicorn raises the signal once more after it has ended: that is no failure here.
+        # uvicorn raises the signal again after it has ended, which is no failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         server.run(sockets=[socket])
@@ -52,7 +52,7 @@ class Command(BaseCommand):
         _end_with_requests()
 
     def _greet(self, port: int) -> None:
-        # "All addresses" is nothing to open in a browser; this machine's own is among them.
+        # A browser cannot open "all addresses", so show this machine's own.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.HOST, settings.HOST)  # noqa: S104
         host = f"[{host}]" if ":" in host else host
         url = settings.PUBLIC_URL or f"http://{host}:{port}"
@@ -75,8 +75,8 @@ class Command(BaseCommand):
 
 
 def _end_with_requests() -> None:
-    """Ends the process where the interpreter would wait for requests that go on: a provider may
-    hang for minutes."""
+    """Exits at once if requests are still running, because the interpreter would wait for them, and
+    a provider may hang for minutes."""
     from mem0dash import asgi
 
     if asgi.answering:
@@ -95,7 +95,7 @@ def _uvicorn_config() -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        # Addresses of proxies are middleware.client_address's business.
+        # middleware.client_address handles the addresses of proxies.
         proxy_headers=False,
         timeout_graceful_shutdown=settings.STOP_SECONDS,
         lifespan="on",

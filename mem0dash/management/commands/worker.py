@@ -1,4 +1,4 @@
-"""Does background work for web processes elsewhere, without serving anything."""
+"""Runs background work for web processes, without serving requests."""
 
 import signal
 import threading
@@ -23,7 +23,7 @@ class Command(BaseCommand):
         "Works in the background of web processes elsewhere: on jobs, and with a Qdrant server on "
         "index, vectors and retention as well."
     )
-    # The database is brought up to date first.
+    # The migration comes first.
     requires_system_checks = ()
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -33,13 +33,14 @@ class Command(BaseCommand):
                 "work itself, and a second process would only wait for the same lock."
             )
         prepare_database()
-        # Before this there is nothing to put in order, and waiting for others has to end at once.
+        # Only now, because before this there is nothing to clean up, and a signal must end a wait
+        # at once.
         stopped = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopped.set())
         self.check()
-        with _at_work() as told:
-            self.stdout.write(told)
+        with _at_work() as message:
+            self.stdout.write(message)
             self.stdout.flush()
             stopped.wait()
         self.stdout.write("mem0dash has stopped.")
@@ -47,8 +48,8 @@ class Command(BaseCommand):
 
 @contextmanager
 def _at_work() -> Iterator[str]:
-    """All background work where the index is on a server, else the jobs that need no index: it is
-    open in the process that serves. What it does, in words."""
+    """Runs all background work if the index is on a server, else only jobs that need no index,
+    because the serving process has it open. Yields a message that says which."""
     if not settings.QDRANT_URL:
         runner = Runner(has_index=False)
         runner.start()

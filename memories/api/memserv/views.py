@@ -82,7 +82,7 @@ class MemoriesView(MemservView):
         responses=shapes.answers(shapes.PAGE),
     )
     def get(self, request: Request) -> Response:
-        asked, principal = self.asked(inputs.ListMemories), self.caller()
+        asked, principal = self.read_query(inputs.ListMemories), self.caller()
         where = inputs.read_filter(principal, asked)
         rows, has_more = queries.page(
             principal, where=where, limit=asked.limit, offset=asked.offset, after=asked.place()

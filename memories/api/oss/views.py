@@ -82,7 +82,7 @@ class MemoriesView(OssView):
         responses=answers(schemas.MEMORIES),
     )
     def get(self, request: Request) -> Response:
-        query = self.asked(inputs.ListQuery)
+        query = self.read_query(inputs.ListQuery)
         principal = self.caller()
         where = _named(
             principal,
@@ -115,7 +115,7 @@ class MemoriesView(OssView):
     def delete(self, request: Request) -> Response:
         principal = self.caller()
         principal.require(Scope.ADMIN, "Admin role required.")
-        query = self.asked(inputs.DeleteQuery)
+        query = self.read_query(inputs.DeleteQuery)
         ids = {
             name: entity_id(value, name)
             for name in ENTITY_FIELDS

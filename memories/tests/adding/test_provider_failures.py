@@ -636,7 +636,7 @@ def test_no_connection_is_kept_while_a_model_is_waited_for(
         pytest.skip("only PostgreSQL has a pool")
     settings.DATABASE_POOL_SIZE = 4
     open_at: list[bool] = []
-    for class_, name in ((RemoteLlm, "_ask"), (RemoteEmbedder, "_asked")):
+    for class_, name in ((RemoteLlm, "_ask"), (RemoteEmbedder, "_embed_batch")):
         inner = getattr(class_, name)
 
         def watched(*args: Any, inner: Any = inner) -> Any:

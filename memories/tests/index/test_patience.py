@@ -35,7 +35,7 @@ def clock():
 
 def failing(line: CallLine) -> None:
     for _ in range(FAILURES):
-        line.silent()
+        line.record_silence()
 
 
 # --- The breaker ---------------------------------------------------------------------------------
@@ -43,9 +43,9 @@ def test_it_opens_after_several_failures_in_a_row_and_not_before(clock):
     line = CallLine(1.0, clock)
     for _ in range(3):
         for _ in range(FAILURES - 1):
-            line.silent()
+            line.record_silence()
         assert line.admit() is False
-        line.answered()
+        line.record_answer()
     failing(line)
     with pytest.raises(IndexUnavailableError) as refused:
         line.admit()
@@ -60,14 +60,14 @@ def test_after_the_pause_one_call_tries_and_the_others_do_not_wait_for_it(clock)
     for _ in range(3):
         with pytest.raises(IndexUnavailableError):
             line.admit()
-    line.silent()
-    line.tried()
+    line.record_silence()
+    line.record_try()
     with pytest.raises(IndexUnavailableError):
         line.admit()
     clock.now += PAUSE_SECONDS
     assert line.admit() is True
-    line.answered()
-    line.tried()
+    line.record_answer()
+    line.record_try()
     assert line.admit() is False
 
 
