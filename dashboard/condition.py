@@ -79,16 +79,16 @@ def count_problems() -> int:
 def list_components(*, may_manage: bool) -> list[ComponentView]:
     """Every component, asked now. Only administrators see causes and commands."""
     global _latest
-    asked = {condition.name: condition for condition in check_health()}
-    found = [
-        _database(asked["database"]),
-        _index(index_condition(), asked["index"]),
+    health = {condition.name: condition for condition in check_health()}
+    components = [
+        _database(health["database"]),
+        _index(index_condition(), health["index"]),
         *map(_provider, provider_conditions()),
         *_jobs(passage_condition()),
-        *_disk(asked.get("disk")),
+        *_disk(health.get("disk")),
     ]
-    _latest = (time.monotonic(), sum(part.is_problem for part in found))
-    return found if may_manage else [_without_details(part) for part in found]
+    _latest = (time.monotonic(), sum(part.is_problem for part in components))
+    return components if may_manage else [_without_details(part) for part in components]
 
 
 def _without_details(part: ComponentView) -> ComponentView:
@@ -96,37 +96,39 @@ def _without_details(part: ComponentView) -> ComponentView:
     return replace(part, todo=todo, command="", cause="")
 
 
-def _database(asked: ComponentHealth) -> ComponentView:
+def _database(health: ComponentHealth) -> ComponentView:
     name = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[connection.vendor]
-    if asked.is_well:
-        detail = f"{name} answers in {'less than 1' if asked.ms < 1 else round(asked.ms)} ms"
-        return ComponentView("Database", "database", "ok", "In order", detail, asked.since)
-    word, todo = _DATABASE_TROUBLE[asked.state]
-    return ComponentView("Database", "database", "bad", word, asked.problem, asked.since, todo=todo)
+    if health.is_well:
+        detail = f"{name} answers in {'less than 1' if health.ms < 1 else round(health.ms)} ms"
+        return ComponentView("Database", "database", "ok", "In order", detail, health.since)
+    word, todo = _DATABASE_TROUBLE[health.state]
+    return ComponentView(
+        "Database", "database", "bad", word, health.problem, health.since, todo=todo
+    )
 
 
-def _index(index: IndexCondition, asked: ComponentHealth) -> ComponentView:
+def _index(index: IndexCondition, health: ComponentHealth) -> ComponentView:
     name, icon = "Search index", "list-search"
     if index.building:
         return ComponentView(
             name,
             icon,
-            "info" if asked.is_well else "warn",
+            "info" if health.is_well else "warn",
             "Being built",
             "A new one is built from the database; the old one answers meanwhile"
-            if asked.is_well
-            else asked.problem,
-            None if asked.is_well else asked.since,
+            if health.is_well
+            else health.problem,
+            None if health.is_well else health.since,
             todo="Nothing: it ends by itself. Memories can be read and changed meanwhile.",
         )
-    if not asked.is_well:
+    if not health.is_well:
         return ComponentView(
             name,
             icon,
             "bad",
             "Not answering",
-            asked.problem,
-            asked.since,
+            health.problem,
+            health.since,
             todo="Memories can be read and added, not searched. Look at the server's log"
             + (" and at the Qdrant server." if "Qdrant" in index.place else ", or build it anew."),
             command="" if "Qdrant" in index.place else "manage.py rebuild_index",
@@ -139,53 +141,53 @@ def _index(index: IndexCondition, asked: ComponentHealth) -> ComponentView:
     return ComponentView(name, icon, "ok", "In order", detail, index.built_at, "built")
 
 
-def _disk(asked: ComponentHealth | None) -> Iterator[ComponentView]:
+def _disk(health: ComponentHealth | None) -> Iterator[ComponentView]:
     """Only where something is wrong with it."""
-    if asked is not None and not asked.is_well:
+    if health is not None and not health.is_well:
         yield ComponentView(
             "Disk",
             "database",
             "bad",
-            "Not writable" if "read" in asked.problem else "Full",
-            asked.problem,
-            asked.since,
+            "Not writable" if "read" in health.problem else "Full",
+            health.problem,
+            health.since,
             todo="Free some space on the server, or delete memories. Storing resumes by itself.",
         )
 
 
-def _provider(found: ProviderCondition) -> ComponentView:
-    is_llm = found.kind == "llm"
+def _provider(condition: ProviderCondition) -> ComponentView:
+    is_llm = condition.kind == "llm"
     name, icon = ("Language model", "brain") if is_llm else ("Embedder", "cpu")
-    if not found.title:
+    if not condition.title:
         detail = "None is configured: messages are kept word for word"
         return ComponentView(name, icon, "info", "Not in use", detail)
-    what = " · ".join(filter(None, (found.title, found.model, found.address)))
-    if not found.usable:
-        todo, command = _not_ready(found)
+    what = " · ".join(filter(None, (condition.title, condition.model, condition.address)))
+    if not condition.usable:
+        todo, command = _not_ready(condition)
         return ComponentView(name, icon, "warn", "Not ready", what, todo=todo, command=command)
-    if found.failing_since is not None:
+    if condition.failing_since is not None:
         return ComponentView(
             name,
             icon,
             "bad",
             "Failing",
-            f"{what}. {found.message}",
-            found.failing_since,
-            todo=found.hint or "It is asked again with the next request.",
+            f"{what}. {condition.message}",
+            condition.failing_since,
+            todo=condition.hint or "It is asked again with the next request.",
             command="manage.py check_providers",
-            cause=found.cause,
+            cause=condition.cause,
         )
-    if found.answered_at is None:
+    if condition.answered_at is None:
         return ComponentView(name, icon, "ok", "Ready", what)
-    return ComponentView(name, icon, "ok", "In order", what, found.answered_at, "answered")
+    return ComponentView(name, icon, "ok", "In order", what, condition.answered_at, "answered")
 
 
-def _not_ready(found: ProviderCondition) -> tuple[str, str]:
+def _not_ready(condition: ProviderCondition) -> tuple[str, str]:
     """What to do about a provider that cannot be used, and the command for it."""
-    if found.kind == "llm":
+    if condition.kind == "llm":
         todo = "It cannot be set up: adds that need it fail, and are kept. Look at its settings."
         return todo, "manage.py check_providers"
-    if found.title == "Local model":
+    if condition.title == "Local model":
         todo = "Search is by words alone until the model is prepared and the server restarted."
         return todo, "manage.py prepare_embedder"
     todo = "Search is by words alone until it answers. It is asked again every 30 seconds."

@@ -84,9 +84,9 @@ def shell(request: HttpRequest) -> dict[str, Any]:
 def _navigation(request: HttpRequest, principal: Principal) -> list[dict[str, Any]]:
     groups = []
     for title, links in NAVIGATION:
-        shown = [_shown(link, request) for link in links if link.scope in principal.scopes]
-        if shown:
-            groups.append({"title": title, "links": shown})
+        visible = [_shown(link, request) for link in links if link.scope in principal.scopes]
+        if visible:
+            groups.append({"title": title, "links": visible})
     return groups
 
 

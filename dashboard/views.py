@@ -24,13 +24,13 @@ def overview(request: PageRequest) -> HttpResponse:
     """What is stored, what failed, the last requests, and the health of all components."""
     principal = request.principal
     may_manage = Scope.ADMIN in principal.scopes
-    found = list_components(may_manage=may_manage)
+    components = list_components(may_manage=may_manage)
     context = {
         "totals": count_totals(principal),
         "failed": summarise_failed_adds(principal),
         "requests": recent_requests(principal, limit=SHOWN_REQUESTS) if may_manage else None,
-        "parts": found,
-        "problems": [part for part in found if part.is_problem],
+        "parts": components,
+        "problems": [part for part in components if part.is_problem],
         "may_manage": may_manage,
         "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
     }
@@ -44,14 +44,14 @@ def overview(request: PageRequest) -> HttpResponse:
 def theme(request: PageRequest) -> HttpResponse:
     """Keeps light or dark in this browser, or follows the system again."""
     answer = HttpResponseRedirect(local_path(request.POST.get("next")))
-    chosen = request.POST.get("theme", "")
+    name = request.POST.get("theme", "")
     path = settings.SESSION_COOKIE_PATH
-    if chosen not in THEMES:
+    if name not in THEMES:
         answer.delete_cookie(THEME_COOKIE, path=path, samesite="Lax")
         return answer
     answer.set_cookie(
         THEME_COOKIE,
-        chosen,
+        name,
         max_age=THEME_SECONDS,
         path=path,
         secure=settings.SESSION_COOKIE_SECURE,

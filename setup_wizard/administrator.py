@@ -75,12 +75,12 @@ def administrator(request: StepRequest) -> HttpResponseBase:
 def _claim(request: HttpRequest) -> HttpResponse:
     """Creates the owner, if the token is right. Of several tries at once, one succeeds."""
     form = AdministratorForm(request.POST)
-    sent = request.POST.get("setup_token", "")
+    token = request.POST.get("setup_token", "")
     try:
         address = throttle.address_subject(client_address(request))
-        setup.require_setup_token(sent, address=address, visitor=visitor(request))
+        setup.require_setup_token(token, address=address, visitor=visitor(request))
         if not form.is_valid():
-            return _shown(request, form, status=422, has_token=sent)
+            return _shown(request, form, status=422, has_token=token)
         account = create_owner(
             email=form.cleaned_data["email"],
             name=form.cleaned_data["name"],
@@ -93,7 +93,7 @@ def _claim(request: HttpRequest) -> HttpResponse:
         form.add_error(
             None, f"Too many attempts. Try again in {wait} minute{'' if wait == 1 else 's'}."
         )
-        answer = _shown(request, form, status=429, has_token=sent)
+        answer = _shown(request, form, status=429, has_token=token)
         answer.headers["Retry-After"] = str(error.retry_after)
         return answer
     except (setup.SetupClosedError, ConflictError):
@@ -102,11 +102,11 @@ def _claim(request: HttpRequest) -> HttpResponse:
         )
         return redirect_browser(request, reverse("login"))
     except PermissionDeniedError:
-        form.add_error("setup_token", WRONG_TOKEN if sent else [])
+        form.add_error("setup_token", WRONG_TOKEN if token else [])
         return _shown(request, form, status=403)
     except InvalidInputError as error:
         form.add_error("password", error.message)
-        return _shown(request, form, status=422, has_token=sent)
+        return _shown(request, form, status=422, has_token=token)
     start_session(request, account)
     return redirect_browser(request, url_of("provider"))
 

@@ -86,9 +86,9 @@ def _made(request: StepRequest, form: KeyForm) -> tuple[ApiKey, str]:
 
 def _former(request: StepRequest) -> UUID | None:
     """The key that existed when the form was shown."""
-    sent = request.POST.get("former", "")
+    key_id = request.POST.get("former", "")
     try:
-        return UUID(sent) if sent else None
+        return UUID(key_id) if key_id else None
     except ValueError:
         raise ConflictError(MADE_MEANWHILE) from None
 

@@ -156,7 +156,7 @@ class ProviderFieldsForm(PageForm):
             )
         return key
 
-    def wanted(self) -> WantedProvider:
+    def to_wanted(self) -> WantedProvider:
         """What the valid form says."""
         return WantedProvider(offer=self.offer.id, **self.cleaned_data)
 
@@ -176,7 +176,7 @@ class SameProviderForm(PageForm):
         )
         self.fields["model"].initial = stored.model if stored else ""
 
-    def wanted(self) -> WantedProvider:
+    def to_wanted(self) -> WantedProvider:
         """What the valid form says."""
         return WantedProvider(offer=SAME, **self.cleaned_data)
 

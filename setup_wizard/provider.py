@@ -62,7 +62,7 @@ _ABOUT: Final = {
     LOCAL: ("⌂", "On this machine, English"),
     SAME: ("=", "Its address and its key"),
 }
-# Below an embedder stands the model that is proposed, but for this one, which has none.
+# The card of an embedder shows the proposed model; this one has none, so it shows this text.
 _ABOUT_EMBEDDER: Final = {drafts.COMPATIBLE: "TEI, vLLM, others"}
 
 
@@ -101,8 +101,8 @@ class ProviderPage:
     def _picked(self, kind: Kind) -> str:
         if self.sent is not None:
             return str(self.sent.get(kind, ""))
-        chosen = drafts.choice_of(self.draft, kind)
-        return SAME if chosen.same else chosen.offer
+        choice = drafts.choice_of(self.draft, kind)
+        return SAME if choice.same else choice.offer
 
     def _cards(self, kind: Kind) -> list[ProviderCard]:
         titles = {NONE: "No provider", LOCAL: "Local model", SAME: "Same as above"}
@@ -129,10 +129,10 @@ class ProviderPage:
             return SameProviderForm(stored if stored.same else None, data)
         if offer is None:
             return None
-        known = drafts.find_choice(self.draft, kind, offer.id)
-        return ProviderFieldsForm(offer, kind, None if known and known.same else known, data)
+        choice = drafts.find_choice(self.draft, kind, offer.id)
+        return ProviderFieldsForm(offer, kind, None if choice and choice.same else choice, data)
 
-    def wanted(self, kind: Kind, *, unnamed: bool = False) -> WantedProvider | None:
+    def read_wanted(self, kind: Kind, *, unnamed: bool = False) -> WantedProvider | None:
         """What was sent for this kind; None where it does not fit, which the page then says.
         `unnamed` lets a model be still to be picked."""
         name = self.picked[kind]
@@ -146,8 +146,12 @@ class ProviderPage:
             card.form.fields["model"].required = False
         if not card.form.is_valid():
             return None
-        wanted = card.form.wanted()
-        return replace(wanted, model=wanted.model or UNNAMED) if unnamed else wanted
+        wanted_provider = card.form.to_wanted()
+        return (
+            replace(wanted_provider, model=wanted_provider.model or UNNAMED)
+            if unnamed
+            else wanted_provider
+        )
 
     def fail(self, kind: Kind, message: str) -> None:
         self.errors[kind] = message
@@ -177,53 +181,53 @@ def provider(request: StepRequest) -> HttpResponseBase:
     if action not in ACTIONS:
         raise InvalidInputError("That cannot be done here.")
     page = ProviderPage(draft, request.POST)
-    asked = cast("Kind", action.removesuffix("_models")) if action.endswith("_models") else None
-    made = _drafted(page, asked)
-    if made is None:
+    kind = cast("Kind", action.removesuffix("_models")) if action.endswith("_models") else None
+    new_draft = _drafted(page, kind)
+    if new_draft is None:
         return _shown(request, page, status=422)
     # The draft keeps what was typed. The page itself never holds a key.
-    request.session[DRAFT] = drafts.seal(made)
-    page = ProviderPage(made, _without_keys(request.POST))
-    if asked:
-        choice = getattr(made, asked)
-        found = providers.models(choice, asked) if choice else providers.ModelNames(())
-        page.go_on_with_model(asked, listed=bool(found.names))
-        return _shown(request, page, models={asked: found})
-    trial = drafts.try_draft(request.principal, made)
+    request.session[DRAFT] = drafts.seal(new_draft)
+    page = ProviderPage(new_draft, _without_keys(request.POST))
+    if kind:
+        choice = getattr(new_draft, kind)
+        names = providers.models(choice, kind) if choice else providers.ModelNames(())
+        page.go_on_with_model(kind, listed=bool(names.names))
+        return _shown(request, page, models={kind: names})
+    trial = drafts.try_draft(request.principal, new_draft)
     if action == "probe" or not (trial.ok or action == "save_anyway"):
         return _shown(request, page, trial=trial, status=200 if action == "probe" else 422)
-    return _saved(request, page, made, trial)
+    return _saved(request, page, new_draft, trial)
 
 
-def _drafted(page: ProviderPage, asked: Kind | None) -> Configuration | None:
+def _drafted(page: ProviderPage, listed_kind: Kind | None) -> Configuration | None:
     """The draft that the sent forms make; None where something does not fit, which they tell. Who
     asks for the models of one kind may have left the other unfinished."""
-    made = page.draft
+    draft = page.draft
     for kind in drafts.KINDS:
         leads = kind == "llm" and page.picked["embedder"] == SAME
-        if asked not in {None, kind} and not leads:
+        if listed_kind not in {None, kind} and not leads:
             continue
-        wanted = page.wanted(kind, unnamed=asked is not None)
-        if wanted is None:
+        wanted_provider = page.read_wanted(kind, unnamed=listed_kind is not None)
+        if wanted_provider is None:
             # The forms of both kinds are looked at, so that all errors show at once.
-            page.wanted("embedder", unnamed=asked is not None)
+            page.read_wanted("embedder", unnamed=listed_kind is not None)
             return None
         try:
-            either = (wanted, None) if kind == "llm" else (None, wanted)
-            made = drafts.make_draft(made, *either)
+            either = (wanted_provider, None) if kind == "llm" else (None, wanted_provider)
+            draft = drafts.make_draft(draft, *either)
         except InvalidInputError as error:
             page.fail(kind, error.message)
             return None
-    return made
+    return draft
 
 
-def _without_keys(sent: Any) -> Any:
-    """What was sent, but for keys, which the draft has now: an empty field keeps them."""
-    kept = sent.copy()
-    for name in list(kept):
+def _without_keys(data: Any) -> Any:
+    """The form's data without API keys, which the draft has now: an empty field keeps them."""
+    copy = data.copy()
+    for name in list(copy):
         if name.endswith("-api_key"):
-            kept[name] = ""
-    return kept
+            copy[name] = ""
+    return copy
 
 
 def _saved(
@@ -245,15 +249,15 @@ def _saved(
 
 def _told(draft: Configuration, trial: ProviderTrial) -> str:
     """Both models and how fast they answered, in one line."""
-    told = []
+    sentences = []
     if draft.llm and trial.llm and trial.llm.ok:
-        told.append(f"{draft.llm.model} answered in {trial.llm.latency_ms:,.0f} ms.")
+        sentences.append(f"{draft.llm.model} answered in {trial.llm.latency_ms:,.0f} ms.")
     if draft.embedder and trial.embedder and trial.embedder.ok:
-        told.append(
+        sentences.append(
             f"{draft.embedder.model} answered in {trial.embedder.latency_ms:,.0f} ms, with "
             f"{trial.embedder.dims} dimensions."
         )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def _shown(

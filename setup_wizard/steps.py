@@ -87,14 +87,14 @@ def requires_step(view: StepView) -> View:
             return redirect_browser(request, sign_in_url(request))
         if not account.is_owner:
             raise PermissionDeniedError("The owner of this server sets it up. Ask them to go on.")
-        known = cast(StepRequest, identify(request, account))
+        step_request = cast(StepRequest, identify(request, account))
         rows = Progress.objects.select_related("key")
         # Opening a page writes nothing; only sending a form writes the row.
         if request.method == "POST":
-            known.progress, _ = rows.get_or_create(id=1)
+            step_request.progress, _ = rows.get_or_create(id=1)
         else:
-            known.progress = rows.filter(id=1).first() or Progress()
-        return view(known)
+            step_request.progress = rows.filter(id=1).first() or Progress()
+        return view(step_request)
 
     update_wrapper(guarded, view)
     return guarded

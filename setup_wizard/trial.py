@@ -23,7 +23,7 @@ from apikeys.services import create_api_key, revoke_api_key
 from core import outbound
 from core.http.waiting import ProviderWait, waits_for, waits_when_posted
 from core.principal import Scope
-from memories.editing import service as services
+from memories.editing import service as editing
 from setup_wizard.forms import TrialForm
 from setup_wizard.models import Progress
 from setup_wizard.presets import PRESETS
@@ -114,30 +114,34 @@ def _tested(request: StepRequest, message: str, question: str) -> TrialResult:
 
 
 def _run(api: "_Api", user_id: str, message: str, question: str) -> TrialResult:
-    added = api.call(
+    add_call = api.call(
         "POST",
         "/memories",
         {"messages": [{"role": "user", "content": message}], "user_id": user_id},
     )
-    if added.problem:
-        return TrialResult(False, "The memory could not be added", added.problem, (added,))
-    made = added.answer.get("results") or []
-    if not made:
+    if add_call.problem:
+        return TrialResult(False, "The memory could not be added", add_call.problem, (add_call,))
+    memories = add_call.answer.get("results") or []
+    if not memories:
         return TrialResult(
             False,
             "The model found nothing worth keeping",
             "It read the message and stored nothing of it. Try one with a fact in it, or go back "
             "and look at the instructions.",
-            (added,),
+            (add_call,),
         )
-    asked = api.call("POST", "/search", {"query": question, "filters": {"user_id": user_id}})
-    removed = [api.call("DELETE", f"/memories/{row['id']}") for row in made]
-    calls = (added, asked, *removed)
-    if asked.problem:
-        return TrialResult(False, "The memory could not be searched for", asked.problem, calls)
-    ids = {row["id"] for row in made}
-    found = next((row for row in asked.answer.get("results") or [] if row["id"] in ids), None)
-    if found is None:
+    search_call = api.call("POST", "/search", {"query": question, "filters": {"user_id": user_id}})
+    removed = [api.call("DELETE", f"/memories/{row['id']}") for row in memories]
+    calls = (add_call, search_call, *removed)
+    if search_call.problem:
+        return TrialResult(
+            False, "The memory could not be searched for", search_call.problem, calls
+        )
+    ids = {row["id"] for row in memories}
+    memory = next(
+        (row for row in search_call.answer.get("results") or [] if row["id"] in ids), None
+    )
+    if memory is None:
         return TrialResult(
             False,
             "It was added, but that question did not find it",
@@ -147,9 +151,9 @@ def _run(api: "_Api", user_id: str, message: str, question: str) -> TrialResult:
     for call in removed:
         if call.problem:
             return TrialResult(False, "The memory could not be removed", call.problem, calls)
-    ms = added.ms + asked.ms
+    ms = add_call.ms + search_call.ms
     return TrialResult(
-        True, "Added, found and removed", f"Both took {ms:,.0f} ms.", calls, found["memory"]
+        True, "Added, found and removed", f"Both took {ms:,.0f} ms.", calls, memory["memory"]
     )
 
 
@@ -171,7 +175,7 @@ def _short_key(request: StepRequest, user_id: str) -> Iterator[str]:
         yield key
     finally:
         revoke_api_key(key_id=row.id, owner=request.account, actor=request.principal.actor)
-        services.erase_added_with(request.principal, key_id=row.id)
+        editing.erase_added_with(request.principal, key_id=row.id)
 
 
 class _Api:
@@ -195,10 +199,10 @@ class _Api:
         )
         ms = (time.perf_counter() - started) * 1000
         answer = _json(text)
-        sent = _pretty(body) if body else ""
+        request_text = _pretty(body) if body else ""
         got = _pretty(answer)[:SHOWN_CHARS] if answer else text[:SHOWN_CHARS]
         return TrialCall(
-            method, path, sent, status, ms, got, answer, _problem(status, answer, text)
+            method, path, request_text, status, ms, got, answer, _problem(status, answer, text)
         )
 
 
@@ -213,10 +217,10 @@ def _problem(status: int, answer: Mapping[str, Any], text: str) -> str:
 
 def _json(text: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _pretty(value: Mapping[str, Any]) -> str:

@@ -99,10 +99,10 @@ class ActivityKey:
         return f"{self.place}{_DEED if self.is_deed else ''}"
 
     @classmethod
-    def of(cls, written: str) -> "ActivityKey | None":
+    def of(cls, text: str) -> "ActivityKey | None":
         """What `str` made of it; None for "". InvalidInputError for anything else."""
-        place = DescendingKey.of(written.removesuffix(_DEED))
-        return None if place is None else cls(place, written.endswith(_DEED))
+        place = DescendingKey.of(text.removesuffix(_DEED))
+        return None if place is None else cls(place, text.endswith(_DEED))
 
     def older(self, model: type[Row]) -> Q:
         """Holds for the rows of this table that stand behind it."""
@@ -111,11 +111,11 @@ class ActivityKey:
         return Q(at__lte=self.place.at) if self.is_deed else Q(at__lt=self.place.at)
 
 
-def filter_revisions(principal: Principal, chosen: ActivityFilter) -> QuerySet[Revision]:
+def filter_revisions(principal: Principal, filters: ActivityFilter) -> QuerySet[Revision]:
     """The entries of memories in the caller's project that are meant; scope `read`, and `admin` for
     asking by key, client or request."""
     principal.require(Scope.READ)
-    if chosen.key or chosen.client or chosen.request:
+    if filters.key or filters.client or filters.request:
         principal.require(Scope.ADMIN, "Only administrators see keys, clients and requests.")
     rows = Revision.objects.filter(project_id=principal.project.id)
     if principal.entity_limit:
@@ -123,62 +123,64 @@ def filter_revisions(principal: Principal, chosen: ActivityFilter) -> QuerySet[R
         rows = rows.filter(
             memory_id__in=Memory.objects.filter(limit, project_id=principal.project.id).values("id")
         )
-    wanted = {
-        "event": chosen.event,
-        "memory_id": chosen.memory,
-        **_alike(chosen, principal.project.zone),
+    conditions = {
+        "event": filters.event,
+        "memory_id": filters.memory,
+        **_alike(filters, principal.project.zone),
     }
-    return rows.filter(**{name: value for name, value in wanted.items() if value})
+    return rows.filter(**{name: value for name, value in conditions.items() if value})
 
 
-def _alike(chosen: ActivityFilter, zone: tzinfo) -> dict[str, Any]:
+def _alike(filters: ActivityFilter, zone: tzinfo) -> dict[str, Any]:
     """What is asked of both tables in the same way."""
     return {
-        "account_id": chosen.account,
-        "key_prefix": chosen.key,
-        "client": chosen.client,
-        "request_id": chosen.request,
-        "at__gte": chosen.since and start_of(chosen.since, zone),
-        "at__lt": chosen.until and end_of(chosen.until, zone),
+        "account_id": filters.account,
+        "key_prefix": filters.key,
+        "client": filters.client,
+        "request_id": filters.request,
+        "at__gte": filters.since and start_of(filters.since, zone),
+        "at__lt": filters.until and end_of(filters.until, zone),
     }
 
 
-def _sources(principal: Principal, chosen: ActivityFilter) -> list[Source]:
+def _sources(principal: Principal, filters: ActivityFilter) -> list[Source]:
     """The lists that the entries come from, each in an order of its own index."""
-    of_memories = filter_revisions(principal, chosen)
+    of_memories = filter_revisions(principal, filters)
     sources: list[Source] = []
-    if chosen.kind in {"", MEMORIES} and chosen.event in {"", *EVENTS}:
+    if filters.kind in {"", MEMORIES} and filters.event in {"", *EVENTS}:
         sources.append(of_memories)
-    if chosen.memory or chosen.kind == MEMORIES or chosen.event in EVENTS:
+    if filters.memory or filters.kind == MEMORIES or filters.event in EVENTS:
         return sources
-    meant = {name: value for name, value in _alike(chosen, principal.project.zone).items() if value}
+    conditions = {
+        name: value for name, value in _alike(filters, principal.project.zone).items() if value
+    }
     for rows in audit.visible_entries(principal):
-        found = rows.filter(**meant)
-        if chosen.kind or chosen.event:
+        entries = rows.filter(**conditions)
+        if filters.kind or filters.event:
             # Each action for itself: no index has several together in the order of time.
-            sources += [found.filter(action=action) for action in _actions(chosen)]
+            sources += [entries.filter(action=action) for action in _actions(filters)]
         else:
-            sources.append(found)
+            sources.append(entries)
     return sources
 
 
-def _actions(chosen: ActivityFilter) -> list[AuditAction]:
-    of_kind = audit.KINDS[chosen.kind] if chosen.kind else tuple(AuditAction)
-    return [action for action in of_kind if chosen.event in {"", action}]
+def _actions(filters: ActivityFilter) -> list[AuditAction]:
+    of_kind = audit.KINDS[filters.kind] if filters.kind else tuple(AuditAction)
+    return [action for action in of_kind if filters.event in {"", action}]
 
 
 def list_entries(
-    principal: Principal, chosen: ActivityFilter, *, limit: int, behind: ActivityKey | None = None
+    principal: Principal, filters: ActivityFilter, *, limit: int, behind: ActivityKey | None = None
 ) -> list[MemoryEntry | AuditDeed]:
     """At most `limit` of them, newest first, that stand behind a place in the list. As many
     statements for a thousand as for one."""
-    found = _batch(_sources(principal, chosen), behind, limit)
-    states = _states(principal, [row.memory_id for row in found if isinstance(row, Revision)])
+    rows = _batch(_sources(principal, filters), behind, limit)
+    states = _states(principal, [row.memory_id for row in rows if isinstance(row, Revision)])
     return [
         _entry(row, states.get(row.memory_id, "gone"))
         if isinstance(row, Revision)
         else AuditDeed(row)
-        for row in found
+        for row in rows
     ]
 
 
@@ -224,9 +226,9 @@ def _entry(row: Revision, state: str) -> MemoryEntry:
     )
 
 
-def _changes(kept: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _changes(stored: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Field, before, after; of metadata what differs alone."""
-    for name, change in sorted(kept.items()):
+    for name, change in sorted(stored.items()):
         if name == "text" or not isinstance(change, list) or len(change) != 2:
             continue
         before, after = change
@@ -251,12 +253,12 @@ def list_people(principal: Principal) -> list[tuple[UUID, str]]:
     acted = Q()
     for rows in (of_memories, *audit.visible_entries(principal)):
         acted |= Q(Exists(rows.filter(account_id=OuterRef("id"))))
-    found = Account.objects.filter(acted).order_by("name", "id")
-    return list(found.values_list("id", "name"))
+    accounts = Account.objects.filter(acted).order_by("name", "id")
+    return list(accounts.values_list("id", "name"))
 
 
 # --- Export --------------------------------------------------------------------------------------
-def export(principal: Principal, chosen: ActivityFilter, format_: str) -> Iterator[bytes]:
+def export(principal: Principal, filters: ActivityFilter, format_: str) -> Iterator[bytes]:
     """All entries that are meant, newest first, in pieces of UTF-8; each that was there at the
     beginning comes once. Cells of a CSV are inert in a spreadsheet.
 
@@ -267,16 +269,16 @@ def export(principal: Principal, chosen: ActivityFilter, format_: str) -> Iterat
     names = (*COLUMNS, *DETAILS) if Scope.ADMIN in principal.scopes else COLUMNS
     batches = (
         [[_value(row, name) for name in names] for row in batch]
-        for batch in _batches(_sources(principal, chosen))
+        for batch in _batches(_sources(principal, filters))
     )
     return tabular.pieces(format_, names, batches)
 
 
 def _batches(sources: Sequence[Source]) -> Iterator[list[Row]]:
     behind: ActivityKey | None = None
-    while found := _batch(sources, behind, BATCH):
-        yield found
-        behind = _spot(found[-1])
+    while batch := _batch(sources, behind, BATCH):
+        yield batch
+        behind = _spot(batch[-1])
 
 
 def _value(row: Row, name: str) -> Any:
@@ -289,10 +291,10 @@ def _value(row: Row, name: str) -> Any:
 
 
 def _value_of_deed(row: AuditEntry, name: str) -> Any:
-    known = {
+    values = {
         "event": row.action,
         "account": row.account.name if row.account else row.actor_label,
         "changes": row.details,
         "target": row.target_label,
     }
-    return known[name] if name in known else getattr(row, name, None)
+    return values[name] if name in values else getattr(row, name, None)

@@ -73,10 +73,10 @@ def get_detail(principal: Principal, memory_id: str | UUID) -> MemoryDetail:
 
 
 def _found(principal: Principal, memory_id: str | UUID) -> Memory:
-    wanted = visibility.as_uuid(memory_id)
-    row = visibility.filter_reachable(principal).filter(id=wanted).first()
+    uuid = visibility.as_uuid(memory_id)
+    row = visibility.filter_reachable(principal).filter(id=uuid).first()
     if row is None and Scope.REVIEW in principal.scopes:
-        row = visibility.filter_restorable(principal).filter(id=wanted).first()
+        row = visibility.filter_restorable(principal).filter(id=uuid).first()
     if row is None:
         raise NotFoundError(f"Memory with id {memory_id} not found")
     return row
@@ -107,8 +107,8 @@ def _actor(revision: Revision, *, tells_key: bool) -> str:
 def _messages(memory: Memory) -> list[dict[str, Any]]:
     if memory.batch_id is None:
         return []
-    kept = AddInput.objects.filter(project_id=memory.project_id, id=memory.batch_id).first()
-    messages = kept.messages if kept is not None else []
+    add_input = AddInput.objects.filter(project_id=memory.project_id, id=memory.batch_id).first()
+    messages = add_input.messages if add_input is not None else []
     return [message for message in messages if isinstance(message, dict)]
 
 

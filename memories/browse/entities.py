@@ -13,7 +13,7 @@ from memories.models import Memory
 from memories.visibility import ENTITY_TYPES, filter_reachable, plain_ids
 
 PER_PAGE: Final = 50
-# Beyond this many the tabs of the others say "1,000+": who wants the exact number opens the tab.
+# Beyond this many the tabs of the others say "1,000+"; the tab itself shows the exact number.
 COUNTED: Final = 1_000
 ORDERS: Final = {
     "recent": ("-last", "name"),
@@ -62,15 +62,15 @@ def entity_page(
     principal.require(Scope.READ)
     groups = _groups(principal, field_of(type_), q, sort)
     number = max(1, number)
-    found = _rows(groups, number, per_page)
-    if not found and number > 1:
+    groups_of_page = _rows(groups, number, per_page)
+    if not groups_of_page and number > 1:
         # The count comes with the rows: where there are none, the first page has to tell it.
         first = _rows(groups, 1, per_page)
         number = min(number, _pages(first, per_page))
-        found = first if number == 1 else _rows(groups, number, per_page)
-    total = found[0]["total"] if found else 0
-    rows = [EntityRow(row["name"], row["memories"], row["last"]) for row in found]
-    return EntityPage(rows, total, number, _pages(found, per_page), per_page)
+        groups_of_page = first if number == 1 else _rows(groups, number, per_page)
+    total = groups_of_page[0]["total"] if groups_of_page else 0
+    rows = [EntityRow(row["name"], row["memories"], row["last"]) for row in groups_of_page]
+    return EntityPage(rows, total, number, _pages(groups_of_page, per_page), per_page)
 
 
 def entity_counts(principal: Principal) -> dict[str, int]:
@@ -97,8 +97,8 @@ def _groups(principal: Principal, field: str, q: str, sort: str) -> QuerySet[Mem
     if q:
         rows = rows.filter(**{f"{field}__icontains": q})
     # Count("*"), not the id: then the index of the field holds all that is asked for.
-    counted = rows.values(name=F(field)).annotate(memories=Count("*"), last=Max("updated_at"))
-    return counted.annotate(total=Window(Count("*"))).order_by(*ORDERS[sort])
+    groups = rows.values(name=F(field)).annotate(memories=Count("*"), last=Max("updated_at"))
+    return groups.annotate(total=Window(Count("*"))).order_by(*ORDERS[sort])
 
 
 def _rows(groups: QuerySet[Memory, Any], number: int, per_page: int) -> list[dict[str, Any]]:
@@ -127,8 +127,8 @@ SELECT COUNT(name) FROM seen
 
 def _distinct(principal: Principal, field: str) -> int:
     if principal.entity_limit:
-        found = filter_reachable(principal).exclude(**{field: ""}).values(field).distinct()
-        number: int = found.order_by()[: COUNTED + 1].count()
+        values = filter_reachable(principal).exclude(**{field: ""}).values(field).distinct()
+        number: int = values.order_by()[: COUNTED + 1].count()
         return number
     [project] = plain_ids(principal.project.id)
     with connection.cursor() as cursor:

@@ -65,11 +65,11 @@ def _batches(source: IndexOnlySource) -> Iterator[list[list[Any]]]:
     A statement of its own for each batch, so that a slow reader holds nothing in the database.
     """
     part = source
-    while found := covered.read_rows(part, [*COLUMNS.values()], _OLDEST, limit=BATCH):
-        at, id_ = found[-1][_AT], found[-1][0]
+    while batch := covered.read_rows(part, [*COLUMNS.values()], _OLDEST, limit=BATCH):
+        at, id_ = batch[-1][_AT], batch[-1][0]
         if isinstance(at, str):
             at, id_ = datetime.fromisoformat(at).replace(tzinfo=UTC), UUID(id_)
-        yield [_plain(row) for row in found]
+        yield [_plain(row) for row in batch]
         after = Q(created_at__gte=at) & (Q(created_at__gt=at) | Q(id__gt=id_))
         part = replace(source, rows=source.rows.filter(after))
 

@@ -33,7 +33,7 @@ NEWEST: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class FacetValue:
-    """A value of a field ("" is none), how many memories have it, and whether it is asked for."""
+    """A value of a field ("" is none), how many memories have it, and whether it is selected."""
 
     value: str
     count: int
@@ -56,10 +56,10 @@ def facets(
     few values, and up to two for each other one; what took long is kept until a memory changes.
     """
     if only is None:
-        named = any(selection.fields.get(name) for name in ENTITY_FIELDS)
-        only = [name for name in FACETS if name != "run_id" or named]
-    asked = (tuple(selection.params()), tuple(only))
-    return cached_count(principal, ("facets", *asked), lambda: _counted(principal, selection, only))
+        has_entity = any(selection.fields.get(name) for name in ENTITY_FIELDS)
+        only = [name for name in FACETS if name != "run_id" or has_entity]
+    key = (tuple(selection.params()), tuple(only))
+    return cached_count(principal, ("facets", *key), lambda: _counted(principal, selection, only))
 
 
 def more_facets(principal: Principal, selection: Selection) -> dict[str, list[FacetValue]]:
@@ -68,31 +68,31 @@ def more_facets(principal: Principal, selection: Selection) -> dict[str, list[Fa
     a search by words)."""
 
     def count() -> dict[str, list[FacetValue]]:
-        found = {name: _periods(principal, selection, name) for name in ("created", "updated")}
-        return found | {"metadata": _metadata_keys(principal, selection)}
+        periods = {name: _periods(principal, selection, name) for name in ("created", "updated")}
+        return periods | {"metadata": _metadata_keys(principal, selection)}
 
     return cached_count(principal, ("more_facets", tuple(selection.params())), count)
 
 
 def _periods(principal: Principal, selection: Selection, name: str) -> list[FacetValue]:
-    chosen = selection.fields.get(name, ())
+    selected = selection.fields.get(name, ())
     listed = []
     for value in PERIODS:
-        asked = selection.minus(name).plus(name, value)
-        rows = paging.rows_of(principal, asked)
-        if asked.by_words:
-            source = replace(paging.search_of(asked, rows).source, index="")
+        narrowed = selection.minus(name).plus(name, value)
+        rows = paging.rows_of(principal, narrowed)
+        if narrowed.by_words:
+            source = replace(paging.search_of(narrowed, rows).source, index="")
         else:
-            source = plans.count_in_memory_order(asked, rows)
-        listed.append(FacetValue(value, covered.count_rows(source), value in chosen))
+            source = plans.count_in_memory_order(narrowed, rows)
+        listed.append(FacetValue(value, covered.count_rows(source), value in selected))
     return listed
 
 
 def _metadata_keys(principal: Principal, selection: Selection) -> list[FacetValue]:
     if selection.by_words:
         return []
-    asked = selection.minus("metadata")
-    source = IndexOnlySource(paging.rows_of(principal, asked), plans.index_in_time(asked))
+    narrowed = selection.minus("metadata")
+    source = IndexOnlySource(paging.rows_of(principal, narrowed), plans.index_in_time(narrowed))
     newest = covered.read_rows(source, ("metadata",), paging.NEWEST, limit=NEWEST)
     counts = Counter(
         key
@@ -110,53 +110,53 @@ def _counted(
         rows = paging.rows_of(principal, selection)
         if not paging.search_of(selection, rows).countable:
             return {}
-    found: dict[str, dict[str, int]] = {}
+    by_field: dict[str, dict[str, int]] = {}
     few = [name for name in only if name in _FEW]
     if few:
-        found |= _few(principal, selection, few)
+        by_field |= _few(principal, selection, few)
     for name in only:
         if name in _MANY:
-            found[name] = _many(principal, selection, name)
+            by_field[name] = _many(principal, selection, name)
     if "expiry" in only:
-        found["expiry"] = _expiry(principal, selection)
-    return {name: _listed(found[name], selection.fields.get(name, ()), name) for name in only}
+        by_field["expiry"] = _expiry(principal, selection)
+    return {name: _listed(by_field[name], selection.fields.get(name, ()), name) for name in only}
 
 
-def _listed(counts: dict[str, int], chosen: tuple[str, ...], name: str) -> list[FacetValue]:
+def _listed(counts: dict[str, int], selected: tuple[str, ...], name: str) -> list[FacetValue]:
     if name == "expiry":
-        return [FacetValue(value, counts[value], value in chosen) for value in EXPIRY]
+        return [FacetValue(value, counts[value], value in selected) for value in EXPIRY]
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    shown = ranked[:TOP] + [pair for pair in ranked[TOP:] if pair[0] in chosen]
-    shown += [(value, 0) for value in chosen if value not in counts]
-    return [FacetValue(value, count, value in chosen) for value, count in shown]
+    pairs = ranked[:TOP] + [pair for pair in ranked[TOP:] if pair[0] in selected]
+    pairs += [(value, 0) for value in selected if value not in counts]
+    return [FacetValue(value, count, value in selected) for value, count in pairs]
 
 
 def _source(
     principal: Principal, selection: Selection, index: str, without: str = ""
 ) -> IndexOnlySource:
     """What to count in, through `index` where SQLite has all it needs in there."""
-    asked = selection.minus(without) if without else selection
-    rows = paging.rows_of(principal, asked)
+    narrowed = selection.minus(without) if without else selection
+    rows = paging.rows_of(principal, narrowed)
     if selection.by_words:
-        return replace(paging.search_of(asked, rows).source, index="")
-    return plans.choose_source(asked, rows, index)
+        return replace(paging.search_of(narrowed, rows).source, index="")
+    return plans.choose_source(narrowed, rows, index)
 
 
 def _few(principal: Principal, selection: Selection, only: Sequence[str]) -> dict[str, Any]:
-    """Counts of the fields of few values: every combination is counted without any of their
-    filters, which are then applied, but for the field's own, to each combination."""
-    asked = {name: set(values) for name, values in selection.fields.items() if name in _FEW}
+    """Counts of the fields with few values: every combination is counted without the filters of
+    these fields; then each field's counts apply the filters of the others, never its own."""
+    requested = {name: set(values) for name, values in selection.fields.items() if name in _FEW}
     wide = selection
-    for name in asked:
+    for name in requested:
         wide = wide.minus(name)
     # As the index has them, from its first column on: so equal ones are side by side in there.
-    deepest = max(_FEW.index(name) for name in (*asked, *only))
+    deepest = max(_FEW.index(name) for name in (*requested, *only))
     columns = _FEW[: deepest + 1]
     source = _source(principal, wide, "memory_facets")
     counts: dict[str, Counter[str]] = {name: Counter() for name in only}
     for *values, n in covered.count_groups(source, columns):
         row = dict(zip(columns, values, strict=True))
-        failing = [name for name, wanted in asked.items() if row[name] not in wanted]
+        failing = [name for name, allowed in requested.items() if row[name] not in allowed]
         if not failing:
             for name in only:
                 counts[name][row[name]] += n
@@ -170,9 +170,9 @@ def _many(principal: Principal, selection: Selection, name: str) -> dict[str, in
     index = "memory_user" if name == "user_id" else "memory_facets"
     source = _source(principal, selection, index, without=name)
     counts = dict(covered.most_frequent(source, name, TOP))
-    if chosen := selection.fields.get(name, ()):
-        rows = source.rows.filter(**{f"{name}__in": chosen})
-        counts |= dict(covered.most_frequent(replace(source, rows=rows), name, len(chosen)))
+    if selected := selection.fields.get(name, ()):
+        rows = source.rows.filter(**{f"{name}__in": selected})
+        counts |= dict(covered.most_frequent(replace(source, rows=rows), name, len(selected)))
     return counts
 
 

@@ -23,7 +23,7 @@ def cached_count(principal: Principal, key: Hashable, count: Callable[[], T]) ->
     """
     limit = principal.entity_limit or {}
     limited = tuple(sorted((k, tuple(sorted(v))) for k, v in limit.items()))
-    # Days begin elsewhere in another zone, which no revision tells.
+    # Days begin at another time in another zone, and a change of zone makes no revision.
     project = (principal.project.id, principal.project.time_zone)
     newest = Revision.objects.aggregate(newest=Max("id"))["newest"]
     return cast(T, counts.get((*project, limited, principal.scopes, key), count, state=newest))

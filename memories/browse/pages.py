@@ -121,14 +121,14 @@ def read_page(
     fails. A constant number of statements.
     """
     if selection.by_meaning:
-        found = _by_meaning(principal, selection, number, per_page)
+        answer = _by_meaning(principal, selection, number, per_page)
     elif selection.by_words:
-        found = _by_words(principal, selection, number, per_page)
+        answer = _by_words(principal, selection, number, per_page)
     else:
-        found = _listed(principal, selection, number, per_page)
+        answer = _listed(principal, selection, number, per_page)
     if selection.sort in _RETRIEVED:
-        found = replace(found, retrieved=retrievals.of([row.id for row in found.rows]))
-    return found
+        answer = replace(answer, retrieved=retrievals.of([row.id for row in answer.rows]))
+    return answer
 
 
 # --- Lists ---------------------------------------------------------------------------------------
@@ -139,13 +139,13 @@ def _listed(principal: Principal, selection: Selection, number: int, per_page: i
     number = min(max(number, 1), pages)
     first = (number - 1) * per_page
     limit = min(per_page, max(total - first, 0))
-    # What is in the metadata no index tells: to sort all would read all rows once more.
+    # No index covers the metadata: sorting everything would read all rows a second time.
     is_long = total > SORTED_AT_ONCE or bool(selection.fields.get("metadata"))
     if selection.sort in _RETRIEVED and is_long:
-        found = _retrieved(principal.project.id, selection, rows, total, first, limit)
+        ids = _retrieved(principal.project.id, selection, rows, total, first, limit)
     else:
-        found = _ids(selection, rows, total, first, limit)
-    return MemoryPage(_rows(rows, found), total, number, pages, per_page)
+        ids = _ids(selection, rows, total, first, limit)
+    return MemoryPage(_rows(rows, ids), total, number, pages, per_page)
 
 
 def _ids(
@@ -177,13 +177,13 @@ def _expiring(
     ending, never = rows.exclude(_NEVER), rows.filter(_NEVER)
     index = index_for(selection, "memory_newest")
     count = covered.count_rows(IndexOnlySource(ending, index))
-    found = covered.read_ids(
+    ids = covered.read_ids(
         IndexOnlySource(ending, index), _ORDERS["expiring"], limit=limit, offset=first
     )
-    if len(found) < limit:
-        after, left = max(first - count, 0), limit - len(found)
-        found += _window(IndexOnlySource(never, index), NEWEST, total - count, after, left)
-    return found
+    if len(ids) < limit:
+        after, remaining = max(first - count, 0), limit - len(ids)
+        ids += _window(IndexOnlySource(never, index), NEWEST, total - count, after, remaining)
+    return ids
 
 
 def _retrieved(
@@ -192,23 +192,23 @@ def _retrieved(
     """What was ever given to agents, the most or the last first, and then, newest first, what never
     was."""
     index, order = _RETRIEVED[selection.sort]
-    given = IndexOnlySource(rows, index, retrieved_in=project)
-    found = covered.read_ids(given, order, limit=limit, offset=first)
-    if len(found) < limit:
-        count = covered.count_rows(given)
+    source = IndexOnlySource(rows, index, retrieved_in=project)
+    ids = covered.read_ids(source, order, limit=limit, offset=first)
+    if len(ids) < limit:
+        count = covered.count_rows(source)
         of_memory = MemoryRetrieval.objects.filter(memory_id=OuterRef("id"))
         never = IndexOnlySource(
             rows.filter(~Exists(of_memory)), index_for(selection, "memory_newest")
         )
-        after, left = max(first - count, 0), limit - len(found)
-        found += _window(never, NEWEST, total - count, after, left)
-    return found
+        after, remaining = max(first - count, 0), limit - len(ids)
+        ids += _window(never, NEWEST, total - count, after, remaining)
+    return ids
 
 
-def _rows(rows: QuerySet[Memory], wanted: Sequence[UUID]) -> list[Memory]:
+def _rows(rows: QuerySet[Memory], ids: Sequence[UUID]) -> list[Memory]:
     """The rows of these ids in their order, through the predicate once more."""
-    found = CandidateReader(rows).memories(wanted)
-    return [found[id_] for id_ in wanted if id_ in found]
+    by_id = CandidateReader(rows).memories(ids)
+    return [by_id[id_] for id_ in ids if id_ in by_id]
 
 
 # --- Searches ------------------------------------------------------------------------------------
@@ -221,13 +221,13 @@ def _by_words(
     principal: Principal, selection: Selection, number: int, per_page: int, problem: str = ""
 ) -> MemoryPage:
     rows = rows_of(principal, selection)
-    found = search_of(selection, rows)
-    total, at_least = found.count()
+    matches = search_of(selection, rows)
+    total, at_least = matches.count()
     pages = max(1, -(-total // per_page))
     number = min(max(number, 1), pages)
     order = _ORDERS.get(selection.sort, NEWEST)
     first = (number - 1) * per_page
-    ids = found.ids(order, limit=per_page, offset=first, total=total)
+    ids = matches.ids(order, limit=per_page, offset=first, total=total)
     return MemoryPage(
         _rows(rows, ids),
         *(total, number, pages, per_page, "words"),
@@ -248,34 +248,34 @@ def _by_meaning(
         every = Comparison("review_status", "in", tuple(ReviewStatus.values))
         where = AllOf((where, every))
     try:
-        found = search.search_memories(
+        answer = search.search_memories(
             principal, selection.q, where=where, top_k=BEST, show_expired=True, counts=False
         )
     except EngineError as error:
         return _by_words(principal, selection, number, per_page, error.code)
-    by_meaning = found.mode == "semantic"
-    hits = found.hits
+    by_meaning = answer.mode == "semantic"
+    hits = answer.hits
     if selection.sort in _RETRIEVED:
         hits = _by_retrieval(selection.sort, hits)
     elif selection.sort != "best":
         hits = sorted(hits, key=lambda hit: _sort_key(selection.sort, hit.memory))
     pages = max(1, -(-len(hits) // per_page))
     number = min(max(number, 1), pages)
-    shown = hits[(number - 1) * per_page : number * per_page]
+    hits_of_page = hits[(number - 1) * per_page : number * per_page]
     return MemoryPage(
-        [hit.memory for hit in shown],
+        [hit.memory for hit in hits_of_page],
         *(len(hits), number, pages, per_page, "meaning" if by_meaning else "words"),
-        scores={hit.memory.id: hit.score for hit in shown} if by_meaning else {},
-        problem=found.problem or ("" if by_meaning else "no_embedder"),
+        scores={hit.memory.id: hit.score for hit in hits_of_page} if by_meaning else {},
+        problem=answer.problem or ("" if by_meaning else "no_embedder"),
     )
 
 
 def _by_retrieval(sort: str, hits: list[search.SearchHit]) -> list[search.SearchHit]:
-    """What `_ORDERS` says, for hits that are at hand."""
-    given = retrievals.of([hit.memory.id for hit in hits])
+    """The order of `_ORDERS` for hits in memory."""
+    retrieved = retrievals.of([hit.memory.id for hit in hits])
 
     def key(hit: search.SearchHit) -> tuple[Any, ...]:
-        count, last_at = given.get(hit.memory.id, (0, EARLIEST))
+        count, last_at = retrieved.get(hit.memory.id, (0, EARLIEST))
         how_often = (count,) if sort == "most_retrieved" else ()
         return (*how_often, last_at, hit.memory.created_at, hit.memory.id)
 
@@ -283,7 +283,7 @@ def _by_retrieval(sort: str, hits: list[search.SearchHit]) -> list[search.Search
 
 
 def _sort_key(sort: str, memory: Memory) -> tuple[float, int]:
-    """What `_ORDERS` says, for rows that are at hand."""
+    """The order of `_ORDERS` for rows in memory."""
     if sort == "expiring":
         return ends_at(memory).timestamp() if ends_at(memory) != LAST else float("inf"), 0
     at = memory.updated_at if sort == "updated" else memory.created_at
@@ -292,7 +292,7 @@ def _sort_key(sort: str, memory: Memory) -> tuple[float, int]:
 
 
 def ends_at(memory: Memory) -> datetime:
-    """When it stops to hold; the end of the calendar for what never does."""
+    """When the memory expires; the end of the calendar if it never does."""
     ends = [LAST]
     if memory.expires_at is not None:
         ends.append(memory.expires_at)

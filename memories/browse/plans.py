@@ -43,7 +43,7 @@ def count_in_memory_order(selection: Selection, rows: QuerySet[Memory]) -> Index
 
 
 def is_covered(selection: Selection) -> bool:
-    """Whether indexes alone tell what fits the selection's fields."""
+    """Whether indexes alone can answer the selection's fields."""
     return not any(values and name in _UNCOVERED for name, values in selection.fields.items())
 
 

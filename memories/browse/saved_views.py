@@ -49,7 +49,7 @@ def save(
         project_id=principal.project.id,
         owner_id=principal.account_id,
         name=name,
-        defaults={"params": selection.stored(), "shared": shared},
+        defaults={"params": selection.to_storage(), "shared": shared},
     )
     return view
 

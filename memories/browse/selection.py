@@ -71,7 +71,7 @@ class Selection:
 
     @classmethod
     def of(cls, params: Mapping[str, Any], *, beside: Collection[str] = ()) -> "Selection":
-        """From a QueryDict or from what `stored` gave: names with lists of values.
+        """From a QueryDict or from what `to_storage` gave: names with lists of values.
 
         Only names in `beside`, such as `page`, are passed over. InvalidInputError, with a sentence,
         for a name that is none of ours, which would narrow nothing, and for values that a name
@@ -108,7 +108,7 @@ class Selection:
             pairs.append(("sort", self.sort))
         return pairs
 
-    def stored(self) -> dict[str, list[str]]:
+    def to_storage(self) -> dict[str, list[str]]:
         """The same for JSON: what `of` reads again."""
         lists: dict[str, list[str]] = {}
         for name, value in self.params():
@@ -136,9 +136,9 @@ class Selection:
 
     def minus(self, name: str, value: str | None = None) -> "Selection":
         """Without a value of a field, or without the field."""
-        left = tuple(v for v in self.fields.get(name, ()) if value is not None and v != value)
+        remaining = tuple(v for v in self.fields.get(name, ()) if value is not None and v != value)
         fields = {k: v for k, v in self.fields.items() if k != name}
-        return replace(self, fields={**fields, name: left} if left else fields)
+        return replace(self, fields={**fields, name: remaining} if remaining else fields)
 
     # --- What it asks for ------------------------------------------------------------------------
     @property
@@ -151,12 +151,12 @@ class Selection:
 
     @property
     def deleted(self) -> bool:
-        """Whether it asks for what was deleted, instead of what is there."""
+        """Whether it selects deleted memories instead of live ones."""
         return bool(self.fields.get("deleted"))
 
     @property
     def is_everything(self) -> bool:
-        """Whether it leaves nothing out (of what is there)."""
+        """Whether it selects every live memory."""
         return not self.q and not self.fields
 
     def where(self, *, without: str = "") -> Node:
@@ -198,10 +198,10 @@ def _one(lists: Mapping[str, Sequence[str]], name: str) -> str:
 def _checked(name: str, values: Iterable[str]) -> tuple[str, ...]:
     """The values in one order, each once; InvalidInputError for one that the field cannot have."""
     label = LABELS[name]
-    chosen = tuple(sorted({value.strip() for value in values}))
-    if len(chosen) > MAX_VALUES:
+    distinct = tuple(sorted({value.strip() for value in values}))
+    if len(distinct) > MAX_VALUES:
         raise InvalidInputError(f"{label}: at most {MAX_VALUES} values at once.")
-    for value in chosen:
+    for value in distinct:
         if len(value) > _MAX_LENGTH or "\0" in value:
             raise InvalidInputError(f"{label}: a value is too long or holds a NUL character.")
         if name in _CHOICES and value not in _CHOICES[name]:
@@ -212,7 +212,7 @@ def _checked(name: str, values: Iterable[str]) -> tuple[str, ...]:
             _period(label, value, timezone.now())
         if name == "metadata" and not value.partition("=")[0].strip():
             raise InvalidInputError("Metadata: name a key, or key=value.")
-    return chosen
+    return distinct
 
 
 def _period(label: str, value: str, now: datetime) -> dict[str, str]:
@@ -253,9 +253,9 @@ def _node(name: str, values: tuple[str, ...]) -> Node:
         return _metadata(values)
     if name in ENTITY_FIELDS and "" in values:
         # None at all is a condition of its own: the others are read from indexes without it.
-        named = tuple(value for value in values if value)
+        entities = tuple(value for value in values if value)
         none = Comparison(name, "eq", None)
-        return AnyOf((Comparison(name, "in", named), none)) if named else none
+        return AnyOf((Comparison(name, "in", entities), none)) if entities else none
     return Comparison(name, "in", values)
 
 
@@ -265,7 +265,7 @@ def _any(parts: Iterable[Node]) -> Node:
 
 
 def _ended(at: datetime) -> Node:
-    """Expired at that instant; a date is the last day on which the memory holds."""
+    """Expired at that instant; a date is the last day on which the memory is valid."""
     return AnyOf(
         (
             Comparison("expires_at", "lte", at.isoformat()),
@@ -288,17 +288,17 @@ def _expiry(value: str, now: datetime) -> Node:
 def _metadata(values: tuple[str, ...]) -> Node:
     keys: dict[str, list[Node]] = {}
     for value in values:
-        key, given, wanted = (part.strip() for part in value.partition("="))
+        key, equals, text = (part.strip() for part in value.partition("="))
         tests = keys.setdefault(key, [])
-        if not given:
+        if not equals:
             tests.append(Comparison(key, "exists", metadata=True))
         else:
-            tests += [Comparison(key, "eq", form, metadata=True) for form in _forms(wanted)]
+            tests += [Comparison(key, "eq", form, metadata=True) for form in _forms(text)]
     return AllOf(tuple(_any(tests) for tests in keys.values()))
 
 
 def _forms(text: str) -> list[str | int | float | bool]:
-    """What a text in an address may stand for in JSON: itself, a number, a truth value."""
+    """The JSON values that a text in an address may stand for: itself, a number, a boolean."""
     forms: list[str | int | float | bool] = [text]
     if text in {"true", "false"}:
         forms.append(text == "true")

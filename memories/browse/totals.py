@@ -41,21 +41,21 @@ def count_totals(principal: Principal) -> Totals:
 
 def _count(principal: Principal) -> Totals:
     now = timezone.now()
-    found = filter_reachable(principal)
-    groups = found.values("review_status").annotate(
+    rows = filter_reachable(principal)
+    groups = rows.values("review_status").annotate(
         n=Count("id"),
         day=Count("id", filter=Q(created_at__gte=now - timedelta(days=1))),
         week=Count("id", filter=Q(created_at__gte=now - timedelta(days=7))),
     )
     # The order of the model's index would be added to the groups otherwise.
-    counted = {row["review_status"]: row for row in groups.order_by()}
-    entities = found.aggregate(
+    by_status = {row["review_status"]: row for row in groups.order_by()}
+    entities = rows.aggregate(
         **{name: Count(name, distinct=True, filter=~Q(**{name: ""})) for name in ENTITY_FIELDS}
     )
     return Totals(
-        memories=sum(row["n"] for row in counted.values()),
-        last_day=sum(row["day"] for row in counted.values()),
-        last_week=sum(row["week"] for row in counted.values()),
-        statuses={s: counted[s]["n"] if s in counted else 0 for s in ReviewStatus.values},
+        memories=sum(row["n"] for row in by_status.values()),
+        last_day=sum(row["day"] for row in by_status.values()),
+        last_week=sum(row["week"] for row in by_status.values()),
+        statuses={s: by_status[s]["n"] if s in by_status else 0 for s in ReviewStatus.values},
         entities=entities,
     )

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 Part = tuple[Literal["same", "ins", "del"], str]
 
-# Scripts that put no space between words are compared sign by sign, Thai to Hangul.
+# Scripts that put no space between words are compared character by character, Thai to Hangul.
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 )
@@ -24,12 +24,12 @@ def difference(old: str, new: str) -> list[Part]:
     before, after = _WORD.findall(old), _WORD.findall(new)
     head = _common(before, after)
     tail = _common(before[head:][::-1], after[head:][::-1])
-    gone, come = before[head : len(before) - tail], after[head : len(after) - tail]
+    removed, inserted = before[head : len(before) - tail], after[head : len(after) - tail]
     parts: list[Part] = [("same", "".join(before[:head]))]
-    if max(len(gone), len(come)) > COMPARED_WORDS:
-        parts += [("del", "".join(gone)), ("ins", "".join(come))]
+    if max(len(removed), len(inserted)) > COMPARED_WORDS:
+        parts += [("del", "".join(removed)), ("ins", "".join(inserted))]
     else:
-        parts += _compared(gone, come)
+        parts += _compared(removed, inserted)
     parts.append(("same", "".join(before[len(before) - tail :])))
     return _joined(parts)
 
@@ -44,41 +44,41 @@ def _common(one: list[str], other: list[str]) -> int:
     return same
 
 
-def _compared(gone: list[str], come: list[str]) -> list[Part]:
+def _compared(removed: list[str], inserted: list[str]) -> list[Part]:
     parts: list[Part] = []
-    matcher = SequenceMatcher(None, gone, come, autojunk=False)
+    matcher = SequenceMatcher(None, removed, inserted, autojunk=False)
     for kind, a, b, c, d in matcher.get_opcodes():
-        same = "".join(gone[a:b])
+        same = "".join(removed[a:b])
         if kind == "equal" and not (same.isspace() and parts):
             parts.append(("same", same))
         elif kind == "equal":
             # A lone space between two replaced words reads better as part of both.
             parts += [("del", same), ("ins", same)]
         else:
-            parts += [("del", same), ("ins", "".join(come[c:d]))]
+            parts += [("del", same), ("ins", "".join(inserted[c:d]))]
     return parts
 
 
 def _joined(parts: list[Part]) -> list[Part]:
     """Runs of what went and what came, each as one part, what went first."""
     joined: list[Part] = []
-    gone = come = ""
+    removed = inserted = ""
     for kind, text in [*parts, ("same", "")]:
         if kind == "del":
-            gone += text
+            removed += text
         elif kind == "ins":
-            come += text
-        elif text or not joined or (gone or come):
-            joined += [part for part in _run(gone, come) if part[1]]
-            gone = come = ""
+            inserted += text
+        elif text or not joined or (removed or inserted):
+            joined += [part for part in _run(removed, inserted) if part[1]]
+            removed = inserted = ""
             if text:
                 joined.append(("same", text))
     return joined
 
 
-def _run(gone: str, come: str) -> list[Part]:
+def _run(removed: str, inserted: str) -> list[Part]:
     """A replaced run; white space that both end with stayed."""
-    tail = len(come) - len(come.rstrip())
-    if tail and gone.endswith(come[-tail:]) and gone.strip() and come.strip():
-        return [("del", gone[:-tail]), ("ins", come[:-tail]), ("same", come[-tail:])]
-    return [("del", gone), ("ins", come)]
+    tail = len(inserted) - len(inserted.rstrip())
+    if tail and removed.endswith(inserted[-tail:]) and removed.strip() and inserted.strip():
+        return [("del", removed[:-tail]), ("ins", inserted[:-tail]), ("same", inserted[-tail:])]
+    return [("del", removed), ("ins", inserted)]

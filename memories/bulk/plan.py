@@ -89,7 +89,7 @@ class BulkMatch:
 
     @classmethod
     def of_selection(cls, selection: Selection) -> "BulkMatch":
-        return cls({"params": selection.stored()})
+        return cls({"params": selection.to_storage()})
 
     @classmethod
     def of_entity(cls, type_: str, id_: str) -> "BulkMatch":

@@ -35,7 +35,7 @@ class SampleAdd:
 
 
 def sample_adds(principal: Principal, now: datetime) -> list[SampleAdd]:
-    """The whole set in the name of `principal`, always the same but for ids and dates."""
+    """The whole set in the name of `principal`, always the same except for ids and dates."""
     entries: list[Entry] = json.loads(_FILE.read_text(encoding="utf-8"))
     return [_add(entry, principal, now) for entry in entries]
 
@@ -44,21 +44,21 @@ def _add(entry: Entry, principal: Principal, now: datetime) -> SampleAdd:
     drafts = _drafts(entry, now)
     rows = records.build_memories(drafts, principal=principal, batch_id=uuid4())
     young = now - rows[0].created_at < timedelta(days=INPUT_DAYS - 1)
-    kept = _input(entry, drafts[0], rows, principal) if young else None
+    add_input = _input(entry, drafts[0], rows, principal) if young else None
     revisions: list[Revision] = []
     for row in rows:
         row.categories = list(entry.get("categories", []))
         revisions += _lived(row, entry, principal, now)
-    return SampleAdd(rows, revisions, kept)
+    return SampleAdd(rows, revisions, add_input)
 
 
-def _moment(told: Entry, now: datetime) -> datetime:
+def _moment(entry: Entry, now: datetime) -> datetime:
     """`hours` ago, or at a time of day (UTC) `days` days ago."""
-    if "hours" in told:
-        return now - timedelta(hours=told["hours"])
+    if "hours" in entry:
+        return now - timedelta(hours=entry["hours"])
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    at = time.fromisoformat(told["at"])
-    return midnight - timedelta(days=told["days"]) + timedelta(hours=at.hour, minutes=at.minute)
+    at = time.fromisoformat(entry["at"])
+    return midnight - timedelta(days=entry["days"]) + timedelta(hours=at.hour, minutes=at.minute)
 
 
 def _drafts(entry: Entry, now: datetime) -> list[Draft]:
@@ -142,14 +142,14 @@ def _lived(row: Memory, entry: Entry, principal: Principal, now: datetime) -> li
 
 def _reviewed(row: Memory, review: Entry, at: datetime, principal: Principal) -> dict[str, Any]:
     """What a review sets: the metadata that says so, and the columns it is promoted to."""
-    given = {
+    details = {
         "review_status": review["status"],
         "reviewed_by": review["by"],
         "reviewed_at": at.isoformat(),
     }
     if "note" in review:
-        given["review_note"] = review["note"]
-    return {"metadata": {**row.metadata, **given}, **records.provenance(given, principal)}
+        details["review_note"] = review["note"]
+    return {"metadata": {**row.metadata, **details}, **records.provenance(details, principal)}
 
 
 def _changed(

@@ -45,7 +45,7 @@ def fill_project(principal: Principal) -> int:
     """Fills an empty project with the sample data, all of it or nothing; how many memories.
 
     Scope `admin`. ConflictError when the project holds a memory already, be it one in the bin that
-    can be restored, or while the shared index is built anew; ProviderError when the embedder fails.
+    can be restored, or while the shared index is rebuilt; ProviderError when the embedder fails.
     Without an embedder vectors are made once there is one, as after adds.
     """
     principal.require_project("the sample data")
@@ -87,8 +87,8 @@ def _insist_on_empty(principal: Principal) -> None:
             f"The sample data is in project {slug!r} already; demo --remove takes it away."
         )
     in_bin = there.exclude(deleted_at=None).count()
-    told = f", {in_bin:,} of them deleted, which can still be restored" if in_bin else ""
-    memories = f"{count:,} {'memory' if count == 1 else 'memories'}{told}"
+    deleted = f", {in_bin:,} of them deleted, which can still be restored" if in_bin else ""
+    memories = f"{count:,} {'memory' if count == 1 else 'memories'}{deleted}"
     raise ConflictError(
         f"Project {slug!r} holds {memories}: sample data goes into an empty project."
     )
@@ -106,14 +106,14 @@ def _signed(principal: Principal) -> QuerySet[Revision, UUID]:
 def _between_builds() -> Iterator[None]:
     """A transaction during which nobody builds the shared index: a build learns from the times in
     the history what changed meanwhile, and the sample data's history is dated back, or gone."""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            lease = held.enter_context(leases.hold(INDEX_BUILD))
+            lease = stack.enter_context(leases.hold(INDEX_BUILD))
         except ConflictError as error:
             raise ConflictError(
                 "The search index is being built anew; try again when that is done."
             ) from error
-        held.enter_context(transaction.atomic())
+        stack.enter_context(transaction.atomic())
         lease.lock()
         yield
 
@@ -123,7 +123,7 @@ def remove_demo(principal: Principal) -> int:
     vectors, history and inputs; how many they were. Scope `admin`.
 
     Nothing else goes, whatever it says of itself. Empty rows stay until `drop_emptied`.
-    ConflictError while the shared index is built anew: then nothing has changed.
+    ConflictError while the shared index is rebuilt; then nothing has changed.
     """
     principal.require_project("the sample data")
     with _between_builds():
@@ -131,8 +131,8 @@ def remove_demo(principal: Principal) -> int:
         rows = list(
             Memory.objects.select_for_update().filter(project_id=principal.project.id, id__in=ids)
         )
-        for kept in (MemoryVector, MemoryTokens, MemoryRetrieval):
-            kept.objects.filter(memory__in=rows).delete()
+        for model in (MemoryVector, MemoryTokens, MemoryRetrieval):
+            model.objects.filter(memory__in=rows).delete()
         Revision.objects.filter(project_id=principal.project.id, memory_id__in=ids).delete()
         # Claims go with them. The inputs of other adds stay, and with them the messages that the
         # extraction remembers: these are of somebody else's adds for the same user.
@@ -181,10 +181,10 @@ def drop_emptied(principal: Principal) -> int:
     What is left is purged by the server in its time.
     """
     principal.require_project("the sample data")
-    gone = _emptied(principal)
+    rows = _emptied(principal)
     if IndexState.objects.exists():
-        gone = gone.filter(indexed_rev=F("rev"))
-    gone.delete()
+        rows = rows.filter(indexed_rev=F("rev"))
+    rows.delete()
     return _emptied(principal).count()
 
 

@@ -201,8 +201,8 @@ class JsonHolds(_Holds):
             else:
                 inside = f"CASE WHEN {parent}.type = 'object' THEN {parent}.value ELSE '{{}}' END"
                 sources.append(f"json_each({inside if parent else sql}) AS {name}")
-        named = " AND ".join(f"{name}.key = %s" for name in [*outer, last])
-        where = f"{named} AND {test}"
+        key_tests = " AND ".join(f"{name}.key = %s" for name in [*outer, last])
+        where = f"{key_tests} AND {test}"
         return f"(EXISTS (SELECT 1 FROM {', '.join(sources)} WHERE {where}))", [*keys, *params]
 
     def _elements(self, sql: str, postgresql: bool) -> tuple[str, list[Any]]:
@@ -278,20 +278,20 @@ def _element(at: str, value: Scalar, postgresql: bool, *, folded: bool) -> tuple
         array = f"CASE WHEN jsonb_typeof({at}) = 'array' THEN {at} ELSE '[]'::jsonb END"
         if not folded:
             return f"(({array}) @> %s::jsonb)", [json.dumps(value)]
-        own, needle, wanted = _folded("(a.value #>> '{}')", str(value), postgresql)
+        own, needle, parameter = _folded("(a.value #>> '{}')", str(value), postgresql)
         unpacked = f"jsonb_array_elements({array}) AS a(value)"
         same = f"jsonb_typeof(a.value) = 'string' AND {own} = {needle}"
-        return f"EXISTS (SELECT 1 FROM {unpacked} WHERE {same})", [wanted]
+        return f"EXISTS (SELECT 1 FROM {unpacked} WHERE {same})", [parameter]
     array = f"CASE WHEN {at}.type = 'array' THEN {at}.value ELSE '[]' END"
     if isinstance(value, bool):
         types = "('true', 'false')"
     else:
         types = "('text')" if isinstance(value, str) else "('integer', 'real')"
-    own, needle, wanted = "a.value", "%s", _sqlite_value(value)
+    own, needle, parameter = "a.value", "%s", _sqlite_value(value)
     if folded:
-        own, needle, wanted = _folded(own, str(value), postgresql)
+        own, needle, parameter = _folded(own, str(value), postgresql)
     test = f"a.type IN {types} AND {own} = {needle}"
-    return f"EXISTS (SELECT 1 FROM json_each({array}) AS a WHERE {test})", [wanted]
+    return f"EXISTS (SELECT 1 FROM json_each({array}) AS a WHERE {test})", [parameter]
 
 
 def _folded(sql: str, value: str, postgresql: bool) -> tuple[str, str, str]:

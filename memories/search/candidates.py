@@ -78,36 +78,37 @@ class CandidateReader:
             f"SELECT {self._columns}, CASE WHEN {self._where} THEN 1 ELSE 0 END "
             f"FROM {self._wanted} WHERE memories_memory.deleted_at IS NULL"
         )
-        found = self._read(sql, ids, [*self._params, _parameter(ids)])
-        for candidate in found.values():
+        candidates = self._read(sql, ids, [*self._params, _parameter(ids)])
+        for candidate in candidates.values():
             candidate.is_candidate = False
-        return found
+        return candidates
 
     @staticmethod
     def cosines(ids: Collection[Key], vector: Vector, model_key: str) -> dict[Key, float]:
-        """How near the vectors of `ids` are to a unit vector of the model (−1..1); those without
-        one of it are left out. From the table: the index would be asked once more."""
+        """The cosine (−1..1) of each stored vector of `ids` with a unit vector of the same model.
+        Memories without a vector of that model are left out. Reads the table, which saves a second
+        call to the index."""
         of = "kept.model_key = %s AND kept.dims = %s"
-        found = _kept("memories_memoryvector", ids, of, [model_key, len(vector)])
-        if not found:
+        rows = _kept("memories_memoryvector", ids, of, [model_key, len(vector)])
+        if not rows:
             return {}
-        kept = np.frombuffer(b"".join(data for (data,) in found.values()), "<f4").reshape(
-            len(found), -1
+        vectors = np.frombuffer(b"".join(data for (data,) in rows.values()), "<f4").reshape(
+            len(rows), -1
         )
-        nearness: list[float] = (kept @ vector).tolist()
-        return dict(zip(found, nearness, strict=True))
+        nearness: list[float] = (vectors @ vector).tolist()
+        return dict(zip(rows, nearness, strict=True))
 
     @staticmethod
     def tokens(texts: Mapping[Key, str], states_key: str) -> dict[Key, bytes]:
-        """The packed token states of these memories; left out are those without any of this key,
-        or with states of another text than the given one."""
+        """The packed token states of these memories. Memories without states of this key, or with
+        states of another text than the given one, are left out."""
         of = "kept.states_key = %s"
-        found = _kept(
+        rows = _kept(
             "memories_memorytokens", texts.keys(), of, [states_key], more=", kept.text_sum"
         )
         return {
             id_: data
-            for id_, (data, read_from) in found.items()
+            for id_, (data, read_from) in rows.items()
             if read_from == text_sum(texts[id_])
         }
 
@@ -116,8 +117,8 @@ class CandidateReader:
         if not ids:
             return {}
         sql = f"SELECT memories_memory.* FROM {self._wanted} WHERE {self._where}"
-        wanted = _parameter([id_.hex for id_ in ids])
-        rows = Memory.objects.raw(sql, [wanted, *self._params])
+        parameter = _parameter([id_.hex for id_ in ids])
+        rows = Memory.objects.raw(sql, [parameter, *self._params])
         return {row.id: row for row in rows}
 
     def updated_at(self, ids: Collection[Key]) -> dict[Key, datetime]:
@@ -165,17 +166,17 @@ def _kept(
     vendor = connection.vendor
     key = _KEY[vendor].format("kept.memory_id")
     sql = _KEPT.format(key=key, ids=_IDS[vendor], table=table, of=of, more=more)
-    wanted = [_parameter(ids), *parameters]
+    arguments = [_parameter(ids), *parameters]
     if vendor == "sqlite":
         with connection.cursor() as cursor:
-            cursor.execute(sql, wanted)
+            cursor.execute(sql, arguments)
             return {row[0]: row[1:] for row in cursor.fetchall()}
-    # By a cursor that gives bytes as they are: Django's gets them as hexadecimal text.
+    # This cursor returns bytes as they are; Django's receives them as hexadecimal text.
     from django.db.backends.postgresql.base import ServerBindingCursor
 
     connection.ensure_connection()
     with connection.wrap_database_errors:
         open_cursor: Any = ServerBindingCursor  # which is psycopg's, but its stub does not say so
         raw = open_cursor(connection.connection)
-        raw.execute(sql, wanted, binary=True)
+        raw.execute(sql, arguments, binary=True)
         return {row[0]: row[1:] for row in raw.fetchall()}

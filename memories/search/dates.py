@@ -69,12 +69,12 @@ def named_interval(query: str, now: datetime) -> Interval | None:
     return None
 
 
-def _interval(found: dict[str, str | None], today: date) -> Interval | None:
-    name, number = found.get("month"), found.get("month_number")
+def _interval(groups: dict[str, str | None], today: date) -> Interval | None:
+    name, number = groups.get("month"), groups.get("month_number")
     month = _MONTHS[name.lower()] if name else int(number) if number else None
-    day = int(found.get("day") or 0) or None
-    part = (found.get("part") or "").lower()
-    if year := found.get("year"):
+    day = int(groups.get("day") or 0) or None
+    part = (groups.get("part") or "").lower()
+    if year := groups.get("year"):
         return _interval_of(int(year), month, day, part)
     # The latest that has begun; eight years hold a 29 February in any century.
     for earlier in range(9):

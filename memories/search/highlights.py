@@ -69,7 +69,7 @@ def _of_each(
 ) -> dict[UUID, tuple[Mark, ...]]:
     by_id = {memory.id: memory for memory in memories}
     rows = MemoryTokens.objects.filter(memory_id__in=list(by_id), states_key=reader.states_key)
-    made = {}
+    by_memory = {}
     for row in rows:
         memory = by_id[row.memory_id]
         text = text_to_embed(memory)
@@ -81,8 +81,8 @@ def _of_each(
         marks = _marks(tokens, states, spans, text)
         # Beyond the memory's own text stands its day.
         if own := tuple(mark for mark in marks if mark.end <= len(memory.text)):
-            made[memory.id] = own
-    return made
+            by_memory[memory.id] = own
+    return by_memory
 
 
 def _marks(
@@ -96,28 +96,28 @@ def _marks(
     # [pieces of the text, pieces of the query], and then [words of the text, pieces of the query].
     cosines = states.vectors @ tokens.vectors.T
     cosines = np.maximum.reduceat(cosines, starts, axis=0).clip(min=0)
-    # What the query says itself answers nothing else: "Mara" is near all that is said of her.
-    said = STOP_WORDS | {word.casefold() for word in tokens.words}
+    # A word of the query itself answers no other word: "Mara" is near everything about her.
+    query_words = STOP_WORDS | {word.casefold() for word in tokens.words}
     answers: dict[Span, list[str]] = {}
     first = 0
-    for asked, group in itertools.groupby(tokens.words):
+    for query_word, group in itertools.groupby(tokens.words):
         last = first + len(list(group))
-        may = [_may_answer(asked.casefold(), word, said) for word in words]
+        may = [_may_answer(query_word.casefold(), word, query_words) for word in words]
         # Of several pieces (all-ergy) one that is near says more than one that is not.
         near = np.where(may, np.sqrt((cosines[:, first:last] ** 2).mean(axis=1)), 0.0)
         if near.max() >= ANSWERS:
             best = words[int(near.argmax())]
             for place, word in zip(places, words, strict=True):
                 if word == best:
-                    answers.setdefault(place, []).append(asked)
+                    answers.setdefault(place, []).append(query_word)
         first = last
     return [Mark(*span, tuple(dict.fromkeys(answers[span]))) for span in sorted(answers)]
 
 
-def _may_answer(asked: str, word: str, said: frozenset[str]) -> bool:
-    """Whether the text's `word` may answer the query's `asked`, in small letters both."""
-    if word == asked:
+def _may_answer(query_word: str, word: str, query_words: frozenset[str]) -> bool:
+    """Whether `word` of the text may answer `query_word`; both in lower case."""
+    if word == query_word:
         return True
-    if asked in _MONTHS or any(letter.isdigit() for letter in asked):
+    if query_word in _MONTHS or any(letter.isdigit() for letter in query_word):
         return False
-    return word not in said and any(letter.isalnum() for letter in word)
+    return word not in query_words and any(letter.isalnum() for letter in word)

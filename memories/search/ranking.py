@@ -146,7 +146,7 @@ def with_recency(
     weight: float,
     half_life_days: float,
 ) -> list[tuple[Ranked, float]]:
-    """All of them again, ordered by how recent they are as well, each with the score for that.
+    """All candidates, ordered by relevance and recency, each with the combined score.
 
     (1 − weight) · score, stretched to 0..1 over all of them, + weight · 0.5^(age / half-life).
     """
@@ -154,13 +154,13 @@ def with_recency(
         return []
     scores = [r.total for r in ranked]
     low, high = min(scores), max(scores)
-    found = []
+    scored = []
     for r in ranked:
         near = (r.total - low) / (high - low) if high > low else 1.0
         changed = updated_at.get(r.candidate.id, r.candidate.created_at)
         days = max((now - changed).total_seconds() / 86_400, 0.0)
-        found.append((r, (1 - weight) * near + weight * 0.5 ** (days / half_life_days)))
-    return sorted(found, key=lambda one: -one[1])
+        scored.append((r, (1 - weight) * near + weight * 0.5 ** (days / half_life_days)))
+    return sorted(scored, key=lambda one: -one[1])
 
 
 def _session_means(pool: Sequence[Candidate], s0: Mapping[Key, float]) -> dict[str, float]:

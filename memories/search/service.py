@@ -41,8 +41,8 @@ _turns = threading.BoundedSemaphore(SEARCHES_AT_ONCE)
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A found memory, its score (0..1) and the terms that made it; and, where recency counted, the
-    score (0..1) by which it stands where it does."""
+    """A memory with its score (0..1) and the terms of the score. `rerank_score` (0..1) is the score
+    with recency, by which the answer is ordered; None when recency was not asked for."""
 
     memory: Memory
     score: float
@@ -52,7 +52,7 @@ class SearchHit:
 
 @dataclass(frozen=True, slots=True)
 class Recency:
-    """How much it counts that a memory was made or changed lately: 0 (not at all) to 1 (alone)."""
+    """How much the age of a memory counts, from 0 (not at all) to 1 (nothing else counts)."""
 
     weight: float
     half_life_days: float = 30.0
@@ -69,8 +69,8 @@ class SearchAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What a search is to give."""
+class _Options:
+    """What the caller asked of a search, besides the query itself."""
 
     top_k: int
     threshold: float
@@ -90,7 +90,8 @@ class _Query:
     now: float | None
     pool: int
     interval: Interval | None
-    # What the models make of it; and which ones, for what is kept of the memories.
+    # What the models read from the text, and the keys of those models, by which the stored vectors
+    # and token states of memories are found.
     vector: Vector | None = None
     tokens: QueryTokens | None = None
     model_key: str = ""
@@ -111,9 +112,9 @@ def search_memories(
     """The `top_k` best memories for `query` among those that match and that the caller may see.
 
     `threshold` (0..1) gates the cosine; a memory without it passes when it holds at least half of
-    the query's content words. `recency` orders anew all that passes, before the best are taken.
-    While the embedder does not answer, words alone do, labelled so. What is found counts as given
-    to an agent, unless `counts` says that a person looks at it (memories.retrievals).
+    the query's content words. `recency` reorders everything that passes, before the best are cut.
+    While the embedder does not answer, the search is by words alone and labelled so. The memories
+    count as retrieved by an agent unless `counts` is false, as for pages (memories.retrievals).
     Raises InvalidInputError, PermissionDeniedError (scope `read`), and EngineError when index or
     database fail, or the embedder while words find nothing: never an empty answer for an outage.
     """
@@ -121,48 +122,48 @@ def search_memories(
     _check(query, top_k, threshold)
     if top_k == 0:
         return SearchAnswer([], _mode(runtime.get_runtime().engine.embedder))
-    wanted = _Wanted(top_k, threshold, show_expired, recency)
+    options = _Options(top_k, threshold, show_expired, recency)
     current = runtime.get_runtime()
     try:
-        found = _searched(current, principal, query, where, wanted)
+        answer = _searched(current, principal, query, where, options)
     except IndexUnavailableError as error:
         if not current.has_words_alone:
             raise
-        found = _by_words(principal, query, where, wanted, error)
+        answer = _by_words(principal, query, where, options, error)
     if counts:
-        retrievals.note(hit.memory for hit in found.hits)
-    return found
+        retrievals.note(hit.memory for hit in answer.hits)
+    return answer
 
 
 def _searched(
-    current: runtime.Runtime, principal: Principal, query: str, where: Node, wanted: _Wanted
+    current: runtime.Runtime, principal: Principal, query: str, where: Node, options: _Options
 ) -> SearchAnswer:
     engine, index = current.pair()
     try:
-        return _search(engine, index, principal, query, where, wanted)
+        return _search(engine, index, principal, query, where, options)
     except IndexUnavailableError:
         engine, swapped = current.pair()
         if swapped is index:
             raise
         # Rebuilt meanwhile, perhaps for another model.
-        return _search(engine, swapped, principal, query, where, wanted)
+        return _search(engine, swapped, principal, query, where, options)
 
 
 def _by_words(
     principal: Principal,
     query: str,
     where: Node,
-    wanted: _Wanted,
+    options: _Options,
     problem: IndexUnavailableError,
 ) -> SearchAnswer:
-    """What the database's own index of words finds, while there is no other; `problem` rises where
-    it finds nothing, for that may be the outage's doing."""
+    """What the database's own index of words finds while the search index is unavailable. Raises
+    `problem` when that is nothing, because the outage may be the reason."""
     with _turns:
-        asked = _prepare(principal, query, where, wanted)
-        index = WordsInSql(asked.rows)
-        words = _by_key(index.search_text(asked.text, limit=asked.pool))
-        ranked = _ranked(index, asked, ({}, words), wanted.threshold)
-        hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
+        prepared = _prepare(principal, query, where, options)
+        index = WordsInSql(prepared.rows)
+        words = _by_key(index.search_text(prepared.text, limit=prepared.pool))
+        ranked = _ranked(index, prepared, ({}, words), options.threshold)
+        hits = _hydrate(prepared.reader, _cut(prepared.reader, ranked, options))
     if not hits:
         raise problem
     return SearchAnswer(hits, "keyword", problem.code)
@@ -174,31 +175,31 @@ def _search(
     principal: Principal,
     query: str,
     where: Node,
-    wanted: _Wanted,
+    options: _Options,
 ) -> SearchAnswer:
     vector, tokens, problem = None, None, None
     try:
         vector, tokens = engine.read_query(query)
     except ProviderError as error:
-        # By words meanwhile, and said so; but what finds nothing then is no answer.
+        # Search by words instead; if that finds nothing, the error is the answer.
         problem = error
     with ExitStack() as turn:
         if not index.is_remote:
             turn.enter_context(_turns)
-        asked = _prepare(principal, query, where, wanted)
-        asked = replace(
-            asked,
+        prepared = _prepare(principal, query, where, options)
+        prepared = replace(
+            prepared,
             vector=vector,
             tokens=tokens,
             model_key=engine.model_key,
             states_key=engine.states_key,
         )
-        named = _named(index, asked)
+        scores = _named(index, prepared)
         if index.is_remote:
-            # Not before: who waits for a server must not keep others from ranking.
+            # Not earlier: a search that waits for a server must not keep others from ranking.
             turn.enter_context(_turns)
-        ranked = _ranked(index, asked, named, wanted.threshold)
-        hits = _hydrate(asked.reader, _cut(asked.reader, ranked, wanted))
+        ranked = _ranked(index, prepared, scores, options.threshold)
+        hits = _hydrate(prepared.reader, _cut(prepared.reader, ranked, options))
     if problem is not None and not hits:
         raise problem
     return SearchAnswer(hits, _mode(vector), problem.code if problem else "")
@@ -220,10 +221,10 @@ def _check(query: str, top_k: int, threshold: float) -> None:
         raise InvalidInputError(f"Invalid top_k: {top_k}. Must be a non-negative integer.")
 
 
-def _prepare(principal: Principal, query: str, where: Node, wanted: _Wanted) -> _Query:
-    """All but what the models make of the query."""
-    rows = visibility.filter_visible(principal, where, show_expired=wanted.show_expired)
-    asked = AllOf(
+def _prepare(principal: Principal, query: str, where: Node, options: _Options) -> _Query:
+    """Everything except what the models read from the query."""
+    rows = visibility.filter_visible(principal, where, show_expired=options.show_expired)
+    requested = AllOf(
         (
             Comparison("project", "in", (str(principal.project.id),)),
             _of_status(visibility.statuses_for_agents(principal, where)),
@@ -231,80 +232,80 @@ def _prepare(principal: Principal, query: str, where: Node, wanted: _Wanted) -> 
             where,
         )
     )
-    pushed, exact = pushdown(asked)
+    pushed, exact = pushdown(requested)
     ids: list[UUID] | None = None
     if not exact:
         # What the index cannot filter, SQL resolves to ids; a filter that lets more through than
         # that is so wide that a larger pool holds enough of what matches.
         ids = list(rows.values_list("id", flat=True)[: RESOLVED_IDS + 1])
         ids = None if len(ids) > RESOLVED_IDS else ids
-    pool = max(POOL, 2 * wanted.top_k) * (1 if exact or ids is not None else 20)
+    pool = max(POOL, 2 * options.top_k) * (1 if exact or ids is not None else 20)
     now = timezone.now()
-    cutoff = None if wanted.show_expired else now.timestamp()
+    cutoff = None if options.show_expired else now.timestamp()
     interval = named_interval(query, now)
     reader = CandidateReader(rows)
     return _Query(query, rows, reader, pushed, ids, cutoff, pool, interval)
 
 
-def _of_status(shown: Sequence[str]) -> Node:
-    """One of these, in as few values as can say it: the index looks at each."""
-    hidden = tuple(status for status in ReviewStatus.values if status not in shown)
-    if len(hidden) < len(shown):
+def _of_status(statuses: Sequence[str]) -> Node:
+    """Matches these statuses with as few values as possible: the index checks each value."""
+    hidden = tuple(status for status in ReviewStatus.values if status not in statuses)
+    if len(hidden) < len(statuses):
         return Not(Comparison("review_status", "in", hidden))
-    return Comparison("review_status", "in", tuple(shown))
+    return Comparison("review_status", "in", tuple(statuses))
 
 
-def _named(index: VectorIndex, asked: _Query) -> tuple[dict[Key, float], dict[Key, float]]:
+def _named(index: VectorIndex, query: _Query) -> tuple[dict[Key, float], dict[Key, float]]:
     """The cosines of the nearest by meaning, and the BM25 scores of the best by words."""
     dense, lexical = index.search_both(
-        asked.vector,
-        asked.text,
-        limit=asked.pool,
-        where=asked.where,
-        now=asked.now,
-        ids=asked.ids,
+        query.vector,
+        query.text,
+        limit=query.pool,
+        where=query.where,
+        now=query.now,
+        ids=query.ids,
     )
     return _by_key(dense), _by_key(lexical)
 
 
 def _ranked(
     index: VectorIndex | WordsInSql,
-    asked: _Query,
-    named: tuple[dict[Key, float], dict[Key, float]],
+    query: _Query,
+    scores_by_source: tuple[dict[Key, float], dict[Key, float]],
     threshold: float,
 ) -> list[Ranked]:
     """Candidates by meaning, by words and by date, with their neighbours, gated and ranked."""
-    pool = _pool(asked, *named)
+    pool = _pool(query, *scores_by_source)
     members = list(pool.values())
     candidates = [c for c in members if c.is_candidate]
-    coverage = _coverage(index, asked.text, candidates)
+    coverage = _coverage(index, query.text, candidates)
     scores, late = base_scores(members, coverage), None
-    if asked.tokens is not None:
+    if query.tokens is not None:
         compared = {c.id: c.text for c in select_for_comparison(members, scores)}
-        for id_, states in asked.reader.tokens(compared, asked.states_key).items():
+        for id_, states in query.reader.tokens(compared, query.states_key).items():
             pool[id_].tokens = states
-        late = late_scores(asked.tokens, members, scores)
+        late = late_scores(query.tokens, members, scores)
         scores = base_scores(members, coverage, late)
-    passing = _passing(index, asked, candidates, threshold)
+    passing = _passing(index, query, candidates, threshold)
     passing |= _admit_neighbours(pool, passing, scores)
-    ranked = rank(members, coverage=coverage, interval=asked.interval, late=late)
+    ranked = rank(members, coverage=coverage, interval=query.interval, late=late)
     return [r for r in ranked if r.candidate.id in passing]
 
 
 def _pool(
-    asked: _Query, dense: dict[Key, float], lexical: dict[Key, float]
+    query: _Query, dense: dict[Key, float], lexical: dict[Key, float]
 ) -> dict[Key, Candidate]:
     """The nearest by meaning, the best by words, and what is of the day or month that the query
     names, all re-checked in SQL; and, as lenders of their scores, the turns around them."""
-    pool = asked.reader.candidates(dense.keys() | lexical.keys() | _dated(asked))
+    pool = query.reader.candidates(dense.keys() | lexical.keys() | _dated(query))
     for id_, bm25 in lexical.items():
         if id_ in pool:
             pool[id_].bm25 = bm25
     around = {i for c in pool.values() for i in (c.previous, c.next) if i is not None}
-    pool |= asked.reader.lenders(around - pool.keys())
-    if asked.vector is not None and (unnamed := pool.keys() - dense.keys()):
-        # Whom the search by meaning did not name has a cosine all the same.
-        dense |= asked.reader.cosines(unnamed, asked.vector, asked.model_key)
+    pool |= query.reader.lenders(around - pool.keys())
+    if query.vector is not None and (unnamed := pool.keys() - dense.keys()):
+        # Candidates outside the nearest by meaning need a cosine too.
+        dense |= query.reader.cosines(unnamed, query.vector, query.model_key)
     for id_, candidate in pool.items():
         candidate.cosine = dense.get(id_, 0.0)
     return pool
@@ -314,43 +315,43 @@ def _by_key(hits: Hits) -> dict[Key, float]:
     return {id_.hex: score for id_, score in hits}
 
 
-def _dated(asked: _Query) -> set[Key]:
+def _dated(query: _Query) -> set[Key]:
     """Memories of the time that the query names, unless that is too long to tell them apart."""
-    if asked.interval is None or (asked.interval[1] - asked.interval[0]).days > DATED_DAYS:
+    if query.interval is None or (query.interval[1] - query.interval[0]).days > DATED_DAYS:
         return set()
-    start, end = (datetime.combine(day, time.min, tzinfo=UTC) for day in asked.interval)
-    rows = asked.rows.filter(created_at__gte=start, created_at__lt=end + timedelta(days=1))
-    found = rows.order_by("created_at").values_list("id", flat=True)[:POOL]
-    return {id_.hex for id_ in found}
+    start, end = (datetime.combine(day, time.min, tzinfo=UTC) for day in query.interval)
+    rows = query.rows.filter(created_at__gte=start, created_at__lt=end + timedelta(days=1))
+    ids = rows.order_by("created_at").values_list("id", flat=True)[:POOL]
+    return {id_.hex for id_ in ids}
 
 
 def _coverage(
     index: VectorIndex | WordsInSql, query: str, candidates: Iterable[Candidate]
 ) -> float:
     """The share (0..1) of the query's content words that the best matches by words hold."""
-    asked = index.words(query)
+    query_words = index.words(query)
     best = sorted((c for c in candidates if c.bm25 > 0), key=lambda c: -c.bm25)[:COVERAGE_OF]
-    if not asked or not best:
+    if not query_words or not best:
         return 0.0
-    return max(len(asked & index.words(c.text)) for c in best) / len(asked)
+    return max(len(query_words & index.words(c.text)) for c in best) / len(query_words)
 
 
 def _passing(
     index: VectorIndex | WordsInSql,
-    asked: _Query,
+    query: _Query,
     candidates: Iterable[Candidate],
     threshold: float,
 ) -> set[Key]:
-    """Who passes the threshold: by cosine, by holding half of the query's content words, or by
-    being of the day that the query names."""
-    words = index.words(asked.text)
+    """The candidates that pass: by cosine, by containing half of the query's content words, or by
+    their date when the query names one."""
+    words = index.words(query.text)
 
     def passes(candidate: Candidate) -> bool:
-        if asked.vector is None:
+        if query.vector is None:
             return candidate.bm25 > 0
         if candidate.cosine >= threshold:
             return True
-        if asked.interval and closeness(candidate.created_at, asked.interval) == 1.0:
+        if query.interval and closeness(candidate.created_at, query.interval) == 1.0:
             return True
         if candidate.bm25 <= 0:
             return False
@@ -373,12 +374,12 @@ def _admit_neighbours(
 
 
 def _cut(
-    reader: CandidateReader, ranked: list[Ranked], wanted: _Wanted
+    reader: CandidateReader, ranked: list[Ranked], options: _Options
 ) -> list[tuple[Ranked, float | None]]:
-    """The best of all, each with the score that recency had a part in."""
-    recency = wanted.recency
+    """The best candidates, each with its score after recency, if recency was asked for."""
+    recency = options.recency
     if recency is None or recency.weight <= 0 or len(ranked) < 2:
-        return [(r, None) for r in ranked[: wanted.top_k]]
+        return [(r, None) for r in ranked[: options.top_k]]
     changed = reader.updated_at([r.candidate.id for r in ranked])
     again = with_recency(
         ranked,
@@ -387,15 +388,15 @@ def _cut(
         weight=recency.weight,
         half_life_days=recency.half_life_days,
     )
-    return list(again[: wanted.top_k])
+    return list(again[: options.top_k])
 
 
 def _hydrate(
     reader: CandidateReader, ranked: Sequence[tuple[Ranked, float | None]]
 ) -> list[SearchHit]:
     """The rows of the answer, read once more through the caller's predicate."""
-    found = reader.memories([UUID(hex=r.candidate.id) for r, _ in ranked])
-    by_key = {id_.hex: memory for id_, memory in found.items()}
+    memories = reader.memories([UUID(hex=r.candidate.id) for r, _ in ranked])
+    by_key = {id_.hex: memory for id_, memory in memories.items()}
     return [
         SearchHit(by_key[r.candidate.id], r.score, r.terms, rerank)
         for r, rerank in ranked

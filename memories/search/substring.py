@@ -38,12 +38,12 @@ COUNTED: Final = 10_000
 
 def fold_query(text: str) -> str:
     """`text` as it is looked for; InvalidInputError when it is blank or holds a NUL character."""
-    wanted = fold(text.strip())
-    if not wanted:
+    folded = fold(text.strip())
+    if not folded:
         raise InvalidInputError("Invalid query: cannot be empty or whitespace-only.")
-    if "\0" in wanted:
+    if "\0" in folded:
         raise InvalidInputError("Invalid query: cannot contain a NUL character.")
-    return wanted
+    return folded
 
 
 def condition(text: str) -> Q:
@@ -51,11 +51,11 @@ def condition(text: str) -> Q:
 
     Exact, whatever its length: short texts read every memory. InvalidInputError as `fold_query`.
     """
-    wanted = fold_query(text)
-    if len(wanted) >= fulltext.SHORTEST and fulltext.available():
+    folded = fold_query(text)
+    if len(folded) >= fulltext.SHORTEST and fulltext.available():
         if connection.vendor == "sqlite":
-            return Q(_IndexHolds(wanted))
-        return Q(text_fold__contains=wanted)
+            return Q(_IndexHolds(folded))
+        return Q(text_fold__contains=folded)
     return condition_without_index(text)
 
 
@@ -72,8 +72,8 @@ class SubstringSearch:
 
     def __init__(self, source: IndexOnlySource, text: str) -> None:
         self.text = text
-        wanted = fold_query(text)
-        indexed = len(wanted) >= fulltext.SHORTEST and fulltext.available()
+        folded = fold_query(text)
+        indexed = len(folded) >= fulltext.SHORTEST and fulltext.available()
         self._few = self._many = self.partial = False
         self._all = source
         self._indexed = indexed
@@ -85,15 +85,15 @@ class SubstringSearch:
             )
             self.source = replace(source, rows=rows)
         elif connection.vendor == "postgresql":
-            self.source = replace(source, rows=source.rows.filter(text_fold__contains=wanted))
+            self.source = replace(source, rows=source.rows.filter(text_fold__contains=folded))
         else:
-            finds = _index_finds(wanted)
+            finds = _index_finds(folded)
             self._few, self._many = finds <= FEW, finds > MANY
             rows = source.rows
             self.source = (
-                replace(source, index="", words=wanted)
+                replace(source, index="", words=folded)
                 if self._few
-                else replace(source, rows=rows.filter(_IndexHolds(wanted)))
+                else replace(source, rows=rows.filter(_IndexHolds(folded)))
             )
 
     def count(self) -> tuple[int, bool]:
@@ -101,8 +101,8 @@ class SubstringSearch:
         if connection.vendor == "sqlite" and not self.partial and not self._many:
             return covered.count_rows(self.source), False
         source = self._read_on() if self._many else self.source
-        found = covered.count_rows(source, up_to=COUNTED + 1)
-        return min(found, COUNTED), self.partial or found > COUNTED
+        count = covered.count_rows(source, up_to=COUNTED + 1)
+        return min(count, COUNTED), self.partial or count > COUNTED
 
     @property
     def countable(self) -> bool:
@@ -149,22 +149,22 @@ def find(
         rows = visibility.filter_reachable(principal).filter(
             to_q(where, principal.project.zone), review_status__in=statuses
         )
-    found = SubstringSearch(IndexOnlySource(rows, index="memory_updated"), text).ids(
+    ids = SubstringSearch(IndexOnlySource(rows, index="memory_updated"), text).ids(
         (("updated_at", True), ("id", True)), limit=limit, offset=offset
     )
-    by_id = CandidateReader(rows).memories(found)
-    given = [by_id[id_] for id_ in found if id_ in by_id]
-    retrievals.note(given)
-    return given
+    by_id = CandidateReader(rows).memories(ids)
+    memories = [by_id[id_] for id_ in ids if id_ in by_id]
+    retrievals.note(memories)
+    return memories
 
 
-def _index_finds(wanted: str) -> int:
+def _index_finds(folded: str) -> int:
     """How many the index of words finds, in all projects, up to one more than MANY."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT count(*) FROM (SELECT rowid FROM {fulltext.TABLE} "
             f"WHERE {fulltext.TABLE} MATCH %s LIMIT {MANY + 1})",
-            [fulltext.phrase(wanted)],
+            [fulltext.phrase(folded)],
         )
         return int(cursor.fetchone()[0])
 
@@ -203,5 +203,5 @@ class _IndexHolds(Expression):
         sql, _ = compiler.compile(self.column)
         table = sql.rpartition(".")[0]
         own = f"{table}.rowid" if table else "rowid"
-        found = f"SELECT rowid FROM {fulltext.TABLE} WHERE {fulltext.TABLE} MATCH %s"
-        return f"{own} IN ({found})", [fulltext.phrase(self.wanted)]
+        subquery = f"SELECT rowid FROM {fulltext.TABLE} WHERE {fulltext.TABLE} MATCH %s"
+        return f"{own} IN ({subquery})", [fulltext.phrase(self.wanted)]

@@ -40,12 +40,12 @@ class WordsInSql:
     def search_text(self, query: str, *, limit: int, **options: Any) -> Hits:
         """Memories that hold words of the query, those with the most of them first; of each word
         the `limit` that were changed last."""
-        found: Counter[UUID] = Counter()
+        counts: Counter[UUID] = Counter()
         newest = (("updated_at", True), ("id", True))
         for word in self._terms(query):
             source = IndexOnlySource(self._rows, index="memory_updated")
-            found.update(keyword.SubstringSearch(source, word).ids(newest, limit=limit, offset=0))
-        return [(id_, float(count)) for id_, count in found.most_common(limit)]
+            counts.update(keyword.SubstringSearch(source, word).ids(newest, limit=limit, offset=0))
+        return [(id_, float(count)) for id_, count in counts.most_common(limit)]
 
     def words(self, text: str) -> frozenset[int]:
         return _words().of(text)
@@ -55,5 +55,5 @@ class WordsInSql:
         every = list(dict.fromkeys(_WORD.findall(fold(query))))
         telling = [word for word in every if self.words(word)] or every or [query]
         # Shorter ones would read the newest memories one by one.
-        found = [word for word in telling if len(word) >= fulltext.SHORTEST] or telling
-        return sorted(found, key=len, reverse=True)[:MOST_WORDS]
+        terms = [word for word in telling if len(word) >= fulltext.SHORTEST] or telling
+        return sorted(terms, key=len, reverse=True)[:MOST_WORDS]

@@ -85,14 +85,14 @@ class ActivityForm(FilterForm):
             *((str(id_), name or "Without a name") for id_, name in list_people(principal)),
         ]
         if Scope.ADMIN not in principal.scopes:
-            # What asks for them all the same is refused, not passed over.
-            asked = [name for name in self.for_admins if self.data.get(name)]
-            if asked:
+            # An address that uses them anyway is refused, not silently ignored.
+            refused = [name for name in self.for_admins if self.data.get(name)]
+            if refused:
                 principal.require(Scope.ADMIN, "Only administrators see keys and clients.")
             for name in self.for_admins:
                 del self.fields[name]
 
-    def meant(self) -> ActivityFilter:
+    def activity_filter(self) -> ActivityFilter:
         return ActivityFilter(**{name: value for name, value in self.cleaned_data.items() if value})
 
 
@@ -108,14 +108,14 @@ def activity(request: PageRequest) -> HttpResponseBase:
         query = form.query_string()
         return redirect(f"{reverse('memories:activity')}{'?' if query else ''}{query}")
     behind = ActivityKey.of(request.GET.get("behind", ""))
-    found = list_entries(principal, form.meant(), limit=PER_PAGE + 1, behind=behind)
-    shown = found[:PER_PAGE]
-    labels = _labels(principal, shown) if Scope.ADMIN in principal.scopes else {}
+    entries = list_entries(principal, form.activity_filter(), limit=PER_PAGE + 1, behind=behind)
+    visible = entries[:PER_PAGE]
+    labels = _labels(principal, visible) if Scope.ADMIN in principal.scopes else {}
     may_manage = Scope.ADMIN in principal.scopes
     context = {
         "form": form,
-        "entries": [_told(entry, labels, may_manage=may_manage) for entry in shown],
-        "older": position_of(shown[-1]) if len(found) > PER_PAGE else None,
+        "entries": [_told(entry, labels, may_manage=may_manage) for entry in visible],
+        "older": position_of(visible[-1]) if len(entries) > PER_PAGE else None,
         "is_top": behind is None,
         "may_manage": may_manage,
         "may_review": Scope.REVIEW in principal.scopes,
@@ -129,32 +129,32 @@ def _told(
 ) -> dict[str, Any]:
     """An entry as the template draws it."""
     row = entry.row
-    told = {
+    context = {
         "is": entry,
         "via": _VIA.get(row.via, ""),
         "key": labels.get(row.key_prefix) or f"{row.key_prefix}…",
     }
     if isinstance(entry, MemoryEntry):
         word, look = words.EVENTS.get(entry.row.event, (entry.row.event, ""))
-        return {**told, "word": word, "look": look}
-    said = deeds.WORDS[AuditAction(entry.row.action)]
+        return {**context, "word": word, "look": look}
+    action_words = deeds.WORDS[AuditAction(entry.row.action)]
     if entry.row.action in KINDS["sign-ins"]:
-        told["via"] = ""  # a session is what it brings, by page or by the API
+        context["via"] = ""  # a session is what it brings, by page or by the API
     elif entry.row.account_id is None:
-        told["via"] = ""  # the sentence says it
+        context["via"] = ""  # the sentence says it
     return {
-        **told,
-        "word": said.word,
-        "look": said.look,
+        **context,
+        "word": action_words.word,
+        "look": action_words.look,
         "sentence": deeds.describe(entry.row),
         "who": deeds.actor_words(entry.row),
         "facts": list(deeds.list_facts(entry.row, may_manage=may_manage)),
     }
 
 
-def _labels(principal: Principal, shown: Iterable[MemoryEntry | AuditDeed]) -> dict[str, str]:
+def _labels(principal: Principal, entries: Iterable[MemoryEntry | AuditDeed]) -> dict[str, str]:
     labels_of: Callable[[UUID, Iterable[str]], dict[str, str]] = import_string(settings.KEY_LABELS)
-    return labels_of(principal.project.id, [entry.row.key_prefix for entry in shown])
+    return labels_of(principal.project.id, [entry.row.key_prefix for entry in entries])
 
 
 @require_safe
@@ -166,4 +166,4 @@ def activity_export(request: PageRequest) -> HttpResponseBase:
         problem = " ".join(map(str, form.non_field_errors()))
         raise InvalidInputError(problem or "The filter of this export cannot be read.")
     format_ = request.GET.get("format", "csv")
-    return download(export(request.principal, form.meant(), format_), "activity", format_)
+    return download(export(request.principal, form.activity_filter(), format_), "activity", format_)

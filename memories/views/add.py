@@ -20,13 +20,13 @@ from memories.views.forms import EXTRACTED, VERBATIM, AddForm
 from memories.visibility import as_uuid
 
 
-def _waits(asked: IncomingRequest) -> ProviderWait:
+def _waits(request: IncomingRequest) -> ProviderWait:
     """Word for word it asks no LLM. A form in parts is not read for that."""
-    if asked.method != "POST":
+    if request.method != "POST":
         return ProviderWait.NOBODY
     return (
         ProviderWait.EMBEDDER
-        if asked.form().get("how", ())[-1:] == [VERBATIM]
+        if request.form().get("how", ())[-1:] == [VERBATIM]
         else ProviderWait.LLM
     )
 
@@ -40,8 +40,8 @@ def add(request: PageRequest) -> HttpResponse:
     principal.require(Scope.WRITE)
     may_extract, user_id = can_extract(), principal.project.default_user_id
     if request.method != "POST":
-        named = {name: request.GET[name] for name in ENTITY_FIELDS if request.GET.get(name)}
-        initial = {"source": "dashboard", **named}
+        entities = {name: request.GET[name] for name in ENTITY_FIELDS if request.GET.get(name)}
+        initial = {"source": "dashboard", **entities}
         form = AddForm(initial=initial, may_extract=may_extract, default_user_id=user_id)
         return _form(request, form)
     form = AddForm(request.POST, may_extract=may_extract, default_user_id=user_id)
@@ -51,38 +51,38 @@ def add(request: PageRequest) -> HttpResponse:
 
 
 def _store(request: PageRequest, form: AddForm) -> HttpResponse:
-    given = form.cleaned_data
+    values = form.cleaned_data
     try:
-        added = add_memories(
+        outcome = add_memories(
             request.principal,
-            messages=[{"role": "user", "content": given["text"]}],
-            entities={name: given[name] or None for name in ENTITY_FIELDS},
-            metadata=_metadata(given),
-            expiration_date=given["last_day"],
-            infer=given.get("how") == EXTRACTED,
+            messages=[{"role": "user", "content": values["text"]}],
+            entities={name: values[name] or None for name in ENTITY_FIELDS},
+            metadata=_metadata(values),
+            expiration_date=values["last_day"],
+            infer=values.get("how") == EXTRACTED,
         )
     except (InvalidInputError, PermissionDeniedError, EngineError) as error:
         form.add_error(None, error.message)
         status = 422 if isinstance(error, InvalidInputError) else error.status
         return _form(request, form, status=status)
-    ids = [as_uuid(result["id"]) for result in added.results if result.get("event") != "DELETE"]
+    ids = [as_uuid(result["id"]) for result in outcome.results if result.get("event") != "DELETE"]
     if not ids:
         form.add_error(
             None, "Nothing was stored: the language model found nothing in it to remember."
         )
         return _form(request, form, status=422)
-    told = "Memory added." if len(ids) == 1 else f"{len(ids)} memories added."
-    messages.success(request, told)
+    message = "Memory added." if len(ids) == 1 else f"{len(ids)} memories added."
+    messages.success(request, message)
     return redirect(BrowserAddress(Selection(), memory_id=ids[0]).url())
 
 
-def _metadata(given: dict[str, Any]) -> dict[str, Any]:
-    said = {name: given[name] for name in ("source", "confidence") if given[name]}
-    return {**given["metadata"], **said}
+def _metadata(values: dict[str, Any]) -> dict[str, Any]:
+    provenance = {name: values[name] for name in ("source", "confidence") if values[name]}
+    return {**values["metadata"], **provenance}
 
 
 def _form(request: PageRequest, form: AddForm, *, status: int = 200) -> HttpResponse:
-    given = request.POST if request.method == "POST" else request.GET
-    wanted = given.get("next") or reverse("memories:browse")
-    context = {"form": form, "next": local_path(wanted)}
+    data = request.POST if request.method == "POST" else request.GET
+    address = data.get("next") or reverse("memories:browse")
+    context = {"form": form, "next": local_path(address)}
     return render(request, "memories/add.html", context, status=status)

@@ -223,8 +223,8 @@ def list_facts(row: AuditEntry, *, may_manage: bool) -> Iterator[DeedFact]:
         elif isinstance(value, list) and len(value) == 2:
             yield DeedFact(_label(name), _told(value[1]), _told(value[0]), became=True)
         elif value is not None:
-            told = f"{value}…" if name == "prefix" else _told(value)
-            yield DeedFact(_label(name), told)
+            text = f"{value}…" if name == "prefix" else _told(value)
+            yield DeedFact(_label(name), text)
         elif name == "expires_at":
             yield DeedFact(_label(name), "Never")
 

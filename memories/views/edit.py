@@ -15,7 +15,7 @@ from core.http.waiting import ProviderWait, waits_for, waits_when_posted
 from core.principal import Scope
 from memories import queries
 from memories.browse.word_diff import Part, difference
-from memories.editing import service as services
+from memories.editing import service as editing
 from memories.models import Memory
 from memories.views.browser.inspector import redirect_back, report_change
 from memories.views.forms import EditForm, format_metadata, unix_lines
@@ -64,15 +64,15 @@ def _initial(memory: Memory) -> dict[str, Any]:
 
 
 def _save(request: PageRequest, memory: Memory, form: EditForm) -> HttpResponse:
-    given = form.cleaned_data
+    values = form.cleaned_data
     try:
-        services.update_memory(
+        editing.update_memory(
             request.principal,
             memory.id,
             text=_text_of(memory, form),
-            metadata=given["metadata"] if given["metadata"] != memory.metadata else None,
+            metadata=values["metadata"] if values["metadata"] != memory.metadata else None,
             replace_metadata=True,
-            expected_rev=given["rev"],
+            expected_rev=values["rev"],
         )
     except ConflictError:
         return _conflict(request, queries.find(request.principal, memory.id), form)
@@ -85,16 +85,16 @@ def _save(request: PageRequest, memory: Memory, form: EditForm) -> HttpResponse:
 
 
 def _text_of(memory: Memory, form: EditForm) -> str:
-    """The new text, which is the old one where a browser only wrote its line ends anew."""
+    """The new text; the old one if the browser changed nothing but its line endings."""
     text: str = form.cleaned_data["text"]
     return memory.text if text == unix_lines(memory.text) else text
 
 
 def _change(memory: Memory, form: EditForm) -> EditPreview:
-    given = form.cleaned_data
+    values = form.cleaned_data
     return EditPreview(
         text=difference(memory.text, _text_of(memory, form)),
-        metadata=difference(format_metadata(memory.metadata), format_metadata(given["metadata"])),
+        metadata=difference(format_metadata(memory.metadata), format_metadata(values["metadata"])),
     )
 
 
@@ -128,9 +128,9 @@ def _render(
     status: int = 200,
     **more: Any,
 ) -> HttpResponse:
-    given = request.POST if request.method == "POST" else request.GET
-    wanted = given.get("next") or reverse("memories:browse") + f"?id={memory.id}"
-    context = {"memory": memory, "form": form, "next": local_path(wanted), **more}
+    data = request.POST if request.method == "POST" else request.GET
+    address = data.get("next") or reverse("memories:browse") + f"?id={memory.id}"
+    context = {"memory": memory, "form": form, "next": local_path(address), **more}
     if "change" in more:
         context["metadata"] = format_metadata(form.cleaned_data["metadata"])
     return render(request, name, context, status=status)

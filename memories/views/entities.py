@@ -34,32 +34,32 @@ NAMES: Final = frozenset({"type", "q", "sort", "page"})
 @page
 def entities(request: PageRequest) -> HttpResponse:
     """The entities of one type, found by name, sorted by name, number or last change."""
-    asked = request.GET
-    names.check_page(asked, NAMES)
-    names.check_once(dict(asked.lists()), NAMES)
-    type_, sort = asked.get("type", "user"), asked.get("sort", "recent")
-    q = asked.get("q", "").strip()
+    params = request.GET
+    names.check_page(params, NAMES)
+    names.check_once(dict(params.lists()), NAMES)
+    type_, sort = params.get("type", "user"), params.get("sort", "recent")
+    q = params.get("q", "").strip()
     if len(q) > LONGEST:
         raise InvalidInputError(f"A name has at most {LONGEST} characters.")
-    found = entity_page(
-        request.principal, type_, q=q, sort=sort, number=names.page_number(asked.get("page", "1"))
+    listing = entity_page(
+        request.principal, type_, q=q, sort=sort, number=names.page_number(params.get("page", "1"))
     )
     counts = entity_counts(request.principal)
     if not q:
-        counts[type_] = found.total
-    first = (found.number - 1) * found.per_page
+        counts[type_] = listing.total
+    first = (listing.number - 1) * listing.per_page
     context = {
-        "found": found,
+        "found": listing,
         "first": first + 1,
-        "last": first + len(found.rows),
+        "last": first + len(listing.rows),
         "field": field_of(type_),
         "type": _type(type_),
         "q": q,
         "sort": sort,
         "tabs": [_tab(known, counts[known[0]], type_, sort) for known in TYPES],
         "columns": [_column(*column, type_=type_, q=q, sort=sort) for column in COLUMNS],
-        "previous": _url(type_, q, sort, found.number - 1) if found.number > 1 else "",
-        "next": _url(type_, q, sort, found.number + 1) if found.number < found.pages else "",
+        "previous": _url(type_, q, sort, listing.number - 1) if listing.number > 1 else "",
+        "next": _url(type_, q, sort, listing.number + 1) if listing.number < listing.pages else "",
         "may_delete": Scope.ADMIN in request.principal.scopes,
     }
     return render(request, "memories/entities.html", context)
@@ -70,14 +70,16 @@ def _type(type_: str) -> dict[str, str]:
     return {"name": type_, "one": one, "many": many, "icon": icon}
 
 
-def _tab(known: tuple[str, str, str, str], count: int, current: str, sort: str) -> dict[str, Any]:
+def _tab(
+    entity_type: tuple[str, str, str, str], count: int, current: str, sort: str
+) -> dict[str, Any]:
     return {
-        "label": known[2],
-        "icon": known[3],
-        "count": min(count, COUNTED) if known[0] != current else count,
-        "more": count > COUNTED and known[0] != current,
-        "url": _url(known[0], "", sort, 1),
-        "current": known[0] == current,
+        "label": entity_type[2],
+        "icon": entity_type[3],
+        "count": min(count, COUNTED) if entity_type[0] != current else count,
+        "more": count > COUNTED and entity_type[0] != current,
+        "url": _url(entity_type[0], "", sort, 1),
+        "current": entity_type[0] == current,
     }
 
 

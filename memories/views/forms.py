@@ -135,11 +135,11 @@ class AddForm(PageForm):
             self.fields["user_id"].help_text = f"{default_user_id}, where no other is named."
 
     def clean(self) -> dict[str, Any]:
-        given: dict[str, Any] = super().clean() or {}
-        last_day: date | None = given.get("last_day")
+        values: dict[str, Any] = super().clean() or {}
+        last_day: date | None = values.get("last_day")
         if last_day is not None and last_day < date(1970, 1, 1):
             self.add_error("last_day", "Enter a later day.")
-        return given
+        return values
 
 
 class ViewForm(PageForm):

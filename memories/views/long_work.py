@@ -45,16 +45,16 @@ class BulkChanges:
     }
 
     def counts(self, principal: Principal) -> Mapping[JobGroup, int]:
-        found = bulk.count_by_state(principal)
+        by_state = bulk.count_by_state(principal)
         return {
-            group: sum(found.get(state, 0) for state in states)
+            group: sum(by_state.get(state, 0) for state in states)
             for group, states in self._GROUPS.items()
         }
 
     def rows(self, principal: Principal, group: JobGroup, limit: int) -> list[JobRow]:
         states = self._GROUPS[group]
-        found = bulk.recent(principal, limit, states=states) if states else []
-        return [self._row(one, group) for one in found]
+        rows = bulk.recent(principal, limit, states=states) if states else []
+        return [self._row(one, group) for one in rows]
 
     def cancel(self, principal: Principal, row_id: str) -> None:
         bulk.cancel(principal, row_id)
@@ -107,8 +107,8 @@ class Reembeddings:
     def rows(self, principal: Principal, group: JobGroup, limit: int) -> list[JobRow]:
         if not _is_owner(principal):
             return []
-        found = reembedding.all_of().filter(state__in=self._GROUPS[group]).order_by("-id")
-        return [self._row(one, group) for one in found.select_related("account")[:limit]]
+        rows = reembedding.all_of().filter(state__in=self._GROUPS[group]).order_by("-id")
+        return [self._row(one, group) for one in rows.select_related("account")[:limit]]
 
     def cancel(self, principal: Principal, row_id: str) -> None:
         if not _is_owner(principal):
@@ -177,8 +177,8 @@ class WordVectors:
         raise ConflictError("Switch late interaction off in Settings to end this.")
 
     def _made(self, principal: Principal) -> tuple[int, int]:
-        found = status(principal)
-        return found.made, found.live
+        current = status(principal)
+        return current.made, current.live
 
 
 def _is_owner(principal: Principal) -> bool:

@@ -73,9 +73,9 @@ def time_zone(request: PageRequest) -> HttpResponse:
     form = TimeZoneForm(request.POST, project=request.project)
     if not form.is_valid():
         return _shown(request, form, status=422)
-    chosen = form.cleaned_data["time_zone"]
-    set_time_zone(request.principal, chosen)
-    where = chosen or f"{settings.DEFAULT_TIME_ZONE}, the server's zone"
+    zone = form.cleaned_data["time_zone"]
+    set_time_zone(request.principal, zone)
+    where = zone or f"{settings.DEFAULT_TIME_ZONE}, the server's zone"
     messages.success(request, f"Days are in {where}, from now on.")
     return redirect("dashboard:settings")
 
@@ -93,10 +93,10 @@ def _shown(request: PageRequest, form: TimeZoneForm, *, status: int = 200) -> Ht
 @page
 def switch(request: PageRequest) -> HttpResponse:
     """Switches late interaction on ("1") or off ("0"), for everyone."""
-    wanted = request.POST.get("on", "")
-    if wanted not in {"0", "1"}:
+    value = request.POST.get("on", "")
+    if value not in {"0", "1"}:
         raise InvalidInputError("Late interaction is switched on with 1 and off with 0.")
-    is_on = wanted == "1"
+    is_on = value == "1"
     try:
         late_interaction.switch(request.principal, is_on)
     except ConflictError as error:
@@ -128,8 +128,8 @@ def remove(request: PageRequest) -> HttpResponse:
         messages.error(request, error.message)
     else:
         what = "1 memory" if count == 1 else f"{number(count)} memories"
-        left = late_interaction.status(request.principal).kept
-        more = f" {number(left)} are left: remove again." if left else ""
+        remaining = late_interaction.status(request.principal).kept
+        more = f" {number(remaining)} are left: remove again." if remaining else ""
         messages.success(request, f"Removed what was kept of {what}.{more}")
     return redirect("dashboard:settings")
 

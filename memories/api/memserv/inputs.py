@@ -91,7 +91,7 @@ class AddMemory(_Scoped):
         """The metadata, with the expiry in it. InvalidInputError where they contradict."""
         return with_expiry(self.metadata, self.expires_at)
 
-    def said(self) -> list[dict[str, Any]]:
+    def messages_of(self) -> list[dict[str, Any]]:
         """As messages; `content` counts where both say something. Empty for neither."""
         if self.content is not None and (self.content.strip() or not self.messages):
             return [{"role": "user", "content": self.content}]
@@ -108,9 +108,11 @@ class SearchMemories(_Read):
     recency_half_life_days: Annotated[float, Field(gt=0)] = 30.0
 
 
-def search_waits(asked: IncomingRequest) -> ProviderWait:
+def search_waits(request: IncomingRequest) -> ProviderWait:
     """Whom a search may wait for: by words it asks nobody."""
-    return ProviderWait.NOBODY if field_of(asked.body, "mode") == "keyword" else ProviderWait.QUERY
+    return (
+        ProviderWait.NOBODY if field_of(request.body, "mode") == "keyword" else ProviderWait.QUERY
+    )
 
 
 class ListMemories(_Read):
@@ -166,38 +168,38 @@ def owner_of(principal: Principal, user_id: str | None) -> str | None:
     return user_id or principal.project.default_user_id or None
 
 
-def read_filter(principal: Principal, asked: _Read) -> Node:
+def read_filter(principal: Principal, query: _Read) -> Node:
     """Which memories a read is about; InvalidInputError where it names nobody and there is no
     default user, or where a filter is empty."""
-    asked.check_filters()
-    return _filter(principal, asked)
+    query.check_filters()
+    return _filter(principal, query)
 
 
-def delete_filter(principal: Principal, asked: DeleteBulk) -> Node:
+def delete_filter(principal: Principal, query: DeleteBulk) -> Node:
     """Which memories are to be deleted; InvalidInputError where no filter beside the user stands
     there, or an empty one."""
-    if all(getattr(asked, name) is None for name in _FILTERS if name != "user_id"):
+    if all(getattr(query, name) is None for name in _FILTERS if name != "user_id"):
         raise InvalidInputError(NO_FILTER)
-    asked.check_filters()
-    return _filter(principal, asked)
+    query.check_filters()
+    return _filter(principal, query)
 
 
-def _filter(principal: Principal, asked: _Filtered) -> Node:
-    ids = {name: getattr(asked, name) for name in _IDS}
-    ids["user_id"] = owner_of(principal, asked.user_id)
-    named = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
-    if not named:
+def _filter(principal: Principal, query: _Filtered) -> Node:
+    ids = {name: getattr(query, name) for name in _IDS}
+    ids["user_id"] = owner_of(principal, query.user_id)
+    entities = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
+    if not entities:
         raise InvalidInputError(NO_USER)
-    parts: list[Node] = [Comparison(name, "eq", value) for name, value in named.items()]
-    if asked.source is not None:
-        parts.append(_promoted("source", asked.source, len(asked.source) <= 100))
-    if asked.confidence is not None:
+    parts: list[Node] = [Comparison(name, "eq", value) for name, value in entities.items()]
+    if query.source is not None:
+        parts.append(_promoted("source", query.source, len(query.source) <= 100))
+    if query.confidence is not None:
         parts.append(
-            _promoted("confidence", asked.confidence, asked.confidence in Confidence.values)
+            _promoted("confidence", query.confidence, query.confidence in Confidence.values)
         )
-    if asked.review_status is not None:
-        known = asked.review_status in ReviewStatus.values
-        parts.append(_promoted("review_status", asked.review_status, known))
+    if query.review_status is not None:
+        is_status = query.review_status in ReviewStatus.values
+        parts.append(_promoted("review_status", query.review_status, is_status))
     return AllOf(tuple(parts))
 
 

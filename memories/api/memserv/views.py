@@ -25,7 +25,7 @@ from memories.api.memserv.errors import memserv_exception_handler
 from memories.api.oss.schemas import MEMORY
 from memories.api.oss.shapes import memory_shape, revision_shape
 from memories.bulk import sweep
-from memories.editing import service as services
+from memories.editing import service as editing
 from memories.search import service as search
 from memories.search import substring as keyword
 
@@ -53,14 +53,14 @@ class MemoriesView(MemservView):
     )
     def post(self, request: Request) -> Response:
         body, principal = body_of(request, inputs.AddMemory), self.caller()
-        messages = body.said()
+        messages = body.messages_of()
         if not messages:
             raise InvalidInputError(inputs.NOTHING_TO_ADD)
         limits.check_messages(messages)
         user_id = inputs.owner_of(principal, body.user_id)
         if not (user_id or body.agent_id or body.app_id or body.run_id):
             raise InvalidInputError(inputs.NO_USER)
-        added = adding.add_memories(
+        result = adding.add_memories(
             principal,
             messages=messages,
             entities={
@@ -73,8 +73,8 @@ class MemoriesView(MemservView):
             idempotency_key=request.headers.get("Idempotency-Key", "").strip(),
             dedup=body.dedup,
         )
-        shape = shapes.added_shape(added.results, added.duplicate_of)
-        return Response(shape, headers={STORED_HEADER: added.stored})
+        shape = shapes.added_shape(result.results, result.duplicate_of)
+        return Response(shape, headers={STORED_HEADER: result.stored})
 
     @extend_schema(
         operation_id="memserv_list_memories",
@@ -82,17 +82,17 @@ class MemoriesView(MemservView):
         responses=shapes.answers(shapes.PAGE),
     )
     def get(self, request: Request) -> Response:
-        asked, principal = self.read_query(inputs.ListMemories), self.caller()
-        where = inputs.read_filter(principal, asked)
+        query, principal = self.read_query(inputs.ListMemories), self.caller()
+        where = inputs.read_filter(principal, query)
         rows, has_more = queries.page(
-            principal, where=where, limit=asked.limit, offset=asked.offset, after=asked.place()
+            principal, where=where, limit=query.limit, offset=query.offset, after=query.place()
         )
         last = rows[-1] if has_more else None
-        if asked.exclude_expired:
+        if query.exclude_expired:
             # After the page was cut: pages stay where they are when something expires.
             now = timezone.now()
             rows = [row for row in rows if not visibility.has_expired(row, now)]
-        page = {"limit": asked.limit, "offset": asked.offset, "has_more": has_more}
+        page = {"limit": query.limit, "offset": query.offset, "has_more": has_more}
         body: dict[str, Any] = {
             "results": [memory_shape(row) for row in rows],
             "pagination": page,
@@ -116,7 +116,7 @@ class SearchView(MemservView):
             return self._by_words(body)
         principal = self.caller()
         recency = search.Recency(body.recency_weight, body.recency_half_life_days)
-        found = search.search_memories(
+        answer = search.search_memories(
             principal,
             body.query,
             where=inputs.read_filter(principal, body),
@@ -125,10 +125,10 @@ class SearchView(MemservView):
             show_expired=not body.exclude_expired,
             recency=recency,
         )
-        headers: dict[str, str] = {SEARCH_HEADER: found.mode}
-        if found.problem:
-            headers[PROBLEM_HEADER] = found.problem
-        results = [shapes.found_shape(hit) for hit in found.hits]
+        headers: dict[str, str] = {SEARCH_HEADER: answer.mode}
+        if answer.problem:
+            headers[PROBLEM_HEADER] = answer.problem
+        results = [shapes.found_shape(hit) for hit in answer.hits]
         return Response({"results": results}, headers=headers)
 
     def _by_words(self, body: inputs.SearchMemories) -> Response:
@@ -189,9 +189,7 @@ class MemoryView(MemservView):
     def put(self, request: Request, memory_id: str) -> Response:
         body = body_of(request, inputs.ChangeMemory)
         try:
-            services.update_memory(
-                self.caller(), memory_id, text=body.content, metadata=body.told()
-            )
+            editing.update_memory(self.caller(), memory_id, text=body.content, metadata=body.told())
         except NotFoundError:
             raise NotFoundError(NOT_FOUND) from None
         return Response({"message": "Memory updated successfully!"})
@@ -203,7 +201,7 @@ class MemoryView(MemservView):
     )
     def delete(self, request: Request, memory_id: str) -> Response:
         try:
-            services.delete_memory(self.caller(), memory_id)
+            editing.delete_memory(self.caller(), memory_id)
         except NotFoundError:
             raise NotFoundError(NOT_FOUND) from None
         return Response({"deleted": True, "memory_id": memory_id})

@@ -13,7 +13,7 @@ from core.principal import Principal, Scope
 from core.rest.bodies import body_of, check_no_body
 from core.rest.schemas import ANY_OBJECT, MESSAGE, TEXT, TEXT_OR_NULL, answers, object_of
 from core.rest.views import OssView
-from memories.editing import service as services
+from memories.editing import service as editing
 from memories.providers import service as providers
 
 _PROVIDER = object_of({"provider": TEXT, "config": ANY_OBJECT})
@@ -98,18 +98,18 @@ class ResetView(OssView):
     def post(self, request: Request) -> Response:
         principal = self.caller()
         check_no_body(request)
-        services.reset_project(principal)
+        editing.reset_project(principal)
         return Response({"message": "All memories reset"})
 
 
 def _shape(principal: Principal) -> dict[str, Any]:
     """mem0's configuration, as far as there is something to say; a "local" embedder is our own."""
-    used = providers.get_in_use(principal)
+    current = providers.get_in_use(principal)
     return {
         "version": "v1.1",
-        "llm": used.llm,
-        "embedder": used.embedder,
-        "fallback_llm": used.fallback_llm,
+        "llm": current.llm,
+        "embedder": current.embedder,
+        "fallback_llm": current.fallback_llm,
         "vector_store": {"provider": "qdrant", "config": {}},
-        "custom_instructions": used.instructions or None,
+        "custom_instructions": current.instructions or None,
     }

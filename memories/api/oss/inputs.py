@@ -21,12 +21,12 @@ TopK = Annotated[int, Field(ge=0, le=TOP_K)]
 Identifier = Annotated[StrictStr | None, BeforeValidator(lambda v: None if v == "" else v)]
 
 
-def one_of(**given: int | None) -> int | None:
+def one_of(**values: int | None) -> int | None:
     """The number that is given under one name or several; InvalidInputError where they differ."""
-    said = {name: value for name, value in given.items() if value is not None}
-    if len(set(said.values())) > 1:
-        raise InvalidInputError(f"Give one of {', '.join(said)}: they say different numbers.")
-    return next(iter(said.values()), None)
+    numbers = {name: value for name, value in values.items() if value is not None}
+    if len(set(numbers.values())) > 1:
+        raise InvalidInputError(f"Give one of {', '.join(numbers)}: they say different numbers.")
+    return next(iter(numbers.values()), None)
 
 
 class MemoryCreate(NamedBody):
@@ -48,20 +48,20 @@ class _Infers(BaseModel):
     infer: bool | None = None
 
 
-def add_waits(asked: IncomingRequest) -> ProviderWait:
+def add_waits(request: IncomingRequest) -> ProviderWait:
     """Whom an add may wait for: word for word it asks no LLM, and without a message nobody."""
-    if field_of(asked.body, "messages") == []:
+    if field_of(request.body, "messages") == []:
         return ProviderWait.NOBODY
     try:
-        infers = _Infers(infer=field_of(asked.body, "infer")).infer
+        infers = _Infers(infer=field_of(request.body, "infer")).infer
     except ValidationError:
         infers = False  # it is refused
     return ProviderWait.EMBEDDER if infers is False else ProviderWait.LLM
 
 
-def update_waits(asked: IncomingRequest) -> ProviderWait:
+def update_waits(request: IncomingRequest) -> ProviderWait:
     """Whom a change may wait for: a new text is embedded, and nothing else."""
-    return ProviderWait.NOBODY if field_of(asked.body, "text") is None else ProviderWait.EMBEDDER
+    return ProviderWait.NOBODY if field_of(request.body, "text") is None else ProviderWait.EMBEDDER
 
 
 class MemoryUpdate(NamedBody):
@@ -116,8 +116,8 @@ class ListQuery(BaseModel):
 
     def names_nobody(self) -> bool:
         """Whether ids are named, and every one is empty: that is not "everybody"."""
-        named = self.model_fields_set & set(ENTITY_FIELDS)
-        return bool(named) and not any(getattr(self, name) for name in named)
+        fields = self.model_fields_set & set(ENTITY_FIELDS)
+        return bool(fields) and not any(getattr(self, name) for name in fields)
 
     def window(self, default: int) -> tuple[int, int]:
         """How many memories are left out, and how many are shown; InvalidInputError for numbers

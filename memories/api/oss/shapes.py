@@ -88,7 +88,7 @@ def hit_shape(hit: SearchHit, *, threshold: float, explain: bool) -> dict[str, A
 
 def revision_shape(revision: Revision) -> dict[str, Any]:
     """One entry of a history: an UPDATE keeps the memory's creation time, as mem0 does."""
-    added = revision.event == "ADD"
+    is_add = revision.event == "ADD"
     return {
         "id": str(revision.pk),
         "memory_id": str(revision.memory_id),
@@ -96,7 +96,7 @@ def revision_shape(revision: Revision) -> dict[str, Any]:
         "new_memory": revision.new_text,
         "event": revision.event,
         "created_at": instant(revision.memory_created_at),
-        "updated_at": None if added else instant(revision.at),
+        "updated_at": None if is_add else instant(revision.at),
         "is_deleted": revision.event in {"DELETE", "ERASE"},
         "actor_id": revision.actor_id or None,
         "role": revision.role or None,

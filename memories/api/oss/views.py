@@ -17,7 +17,7 @@ from memories import queries, visibility
 from memories.adding import service as adding
 from memories.api.headers import IDEMPOTENCY_KEY, PROBLEM_HEADER, SEARCH_HEADER, STORED_HEADER
 from memories.api.oss import inputs, schemas, shapes
-from memories.editing import service as services
+from memories.editing import service as editing
 from memories.editing.service import UNSET
 from memories.filters import AllOf, Comparison, Node, parse_filters
 from memories.filters.language import names_an_entity
@@ -36,12 +36,12 @@ CUT_HEADER = "X-Mem0dash-Cut"
 
 def _named(principal: Principal, **ids: str | None) -> Node | None:
     """The filter for the ids that a call names; the project's default user for none, or None."""
-    chosen = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
-    if not chosen and principal.project.default_user_id:
-        chosen = {"user_id": principal.project.default_user_id}
-    if not chosen:
+    entities = {name: entity_id(value, name) for name, value in ids.items() if value is not None}
+    if not entities and principal.project.default_user_id:
+        entities = {"user_id": principal.project.default_user_id}
+    if not entities:
         return None
-    return AllOf(tuple(Comparison(name, "eq", value) for name, value in chosen.items()))
+    return AllOf(tuple(Comparison(name, "eq", value) for name, value in entities.items()))
 
 
 class MemoriesView(OssView):
@@ -58,7 +58,7 @@ class MemoriesView(OssView):
     def post(self, request: Request) -> Response:
         body = body_of(request, inputs.MemoryCreate)
         limits.check_messages(body.messages)
-        added = adding.add_memories(
+        result = adding.add_memories(
             self.caller(),
             messages=[message.model_dump(exclude_none=True) for message in body.messages],
             entities={
@@ -74,7 +74,7 @@ class MemoriesView(OssView):
             prompt=body.prompt,
             idempotency_key=request.headers.get("Idempotency-Key", "").strip(),
         )
-        return Response({"results": added.results}, headers={STORED_HEADER: added.stored})
+        return Response({"results": result.results}, headers={STORED_HEADER: result.stored})
 
     @extend_schema(
         operation_id="list_memories",
@@ -125,7 +125,7 @@ class MemoriesView(OssView):
         if not ids:
             raise InvalidInputError(NO_IDENTIFIER)
         conditions = tuple(Comparison(name, "eq", value) for name, value in ids.items())
-        services.delete_matching(principal, AllOf(conditions))
+        editing.delete_matching(principal, AllOf(conditions))
         return Response({"message": "All relevant memories deleted"})
 
 
@@ -151,14 +151,14 @@ class MemoryView(OssView):
     )
     def put(self, request: Request, memory_id: str) -> Response:
         body = body_of(request, inputs.MemoryUpdate)
-        given = "expiration_date" in body.model_fields_set
+        has_date = "expiration_date" in body.model_fields_set
         try:
-            services.update_memory(
+            editing.update_memory(
                 self.caller(),
                 memory_id,
                 text=body.text,
                 metadata=body.metadata,
-                expiration_date=inputs.day(body.expiration_date) if given else UNSET,
+                expiration_date=inputs.day(body.expiration_date) if has_date else UNSET,
             )
         except NotFoundError:
             raise NotFoundError(
@@ -172,7 +172,7 @@ class MemoryView(OssView):
         responses=answers(MESSAGE),
     )
     def delete(self, request: Request, memory_id: str) -> Response:
-        services.delete_memory(self.caller(), memory_id)
+        editing.delete_memory(self.caller(), memory_id)
         return Response({"message": "Memory deleted successfully"})
 
 
@@ -199,11 +199,11 @@ class SearchView(OssView):
         body = body_of(request, inputs.SearchRequest)
         principal = self.caller()
         threshold = THRESHOLD_DEFAULT if body.threshold is None else body.threshold
-        wanted = body.at_most()
-        top_k = SEARCH_DEFAULT if wanted is None else wanted
+        requested = body.at_most()
+        top_k = SEARCH_DEFAULT if requested is None else requested
         if top_k > limits.TOP_K:
             raise InvalidInputError(f"Invalid top_k: {top_k}. Must be at most {limits.TOP_K}.")
-        found = search.search_memories(
+        answer = search.search_memories(
             principal,
             body.query,
             where=_search_filter(principal, body),
@@ -213,11 +213,11 @@ class SearchView(OssView):
         )
         results = [
             shapes.hit_shape(hit, threshold=threshold, explain=bool(body.explain))
-            for hit in found.hits
+            for hit in answer.hits
         ]
-        headers: dict[str, str] = {SEARCH_HEADER: found.mode}
-        if found.problem:
-            headers[PROBLEM_HEADER] = found.problem
+        headers: dict[str, str] = {SEARCH_HEADER: answer.mode}
+        if answer.problem:
+            headers[PROBLEM_HEADER] = answer.problem
         return Response({"results": results}, headers=headers)
 
 
@@ -225,9 +225,9 @@ def _search_filter(principal: Principal, body: inputs.SearchRequest) -> Node:
     """Body filters with the deprecated top-level ids merged in; ids may stand at any depth."""
     parts: list[Node] = [parse_filters(body.filters)] if body.filters else []
     top = {name: value for name in ENTITY_FIELDS if (value := getattr(body, name)) is not None}
-    named = _named(principal, **top) if top else None
-    if named is not None:
-        parts.append(named)
+    entity_filter = _named(principal, **top) if top else None
+    if entity_filter is not None:
+        parts.append(entity_filter)
     where: Node = AllOf(tuple(parts))
     if not names_an_entity(where):
         default = _named(principal)
@@ -249,11 +249,11 @@ class EntitiesView(OssView):
         responses=answers(schemas.ENTITIES),
     )
     def get(self, request: Request) -> Response:
-        found = queries.list_entities(self.caller(), self.TYPES)
-        shown = [shapes.entity_shape(entity) for entity in found[: limits.ENTITIES]]
+        entities = queries.list_entities(self.caller(), self.TYPES)
+        body = [shapes.entity_shape(entity) for entity in entities[: limits.ENTITIES]]
         # The wire knows no pages here.
-        headers = {CUT_HEADER: str(limits.ENTITIES)} if len(found) > len(shown) else None
-        return Response(shown, headers=headers)
+        headers = {CUT_HEADER: str(limits.ENTITIES)} if len(entities) > len(body) else None
+        return Response(body, headers=headers)
 
 
 class EntityView(OssView):
@@ -272,5 +272,5 @@ class EntityView(OssView):
         field = visibility.ENTITY_TYPES[entity_type]
         if "\0" in entity_id:
             raise InvalidInputError("NUL characters are not allowed in an id.")
-        services.delete_matching(principal, Comparison(field, "eq", entity_id))
+        editing.delete_matching(principal, Comparison(field, "eq", entity_id))
         return Response({"message": "Entity deleted"})

@@ -51,29 +51,33 @@ class Command(BaseCommand):
             count = indexer.rebuild()
             self.stdout.write(f"The index was not built; it now holds {count:,} memories.")
             return
-        found = indexer.differences()
-        waiting = filter_pending().count()
+        differences = indexer.differences()
+        pending = filter_pending().count()
         self.stdout.write(
-            f"{found.compared:,} points compared with the database; "
-            f"{waiting:,} changes are on their way."
+            f"{differences.compared:,} points compared with the database; "
+            f"{pending:,} changes are on their way."
         )
-        self._show("missing", found.missing)
-        self._show("of another revision", found.stale)
-        self._show("of memories that are gone", found.ghosts)
-        if not found.all:
+        self._show("missing", differences.missing)
+        self._show("of another revision", differences.stale)
+        self._show("of memories that are gone", differences.ghosts)
+        if not differences.all:
             self.stdout.write(
                 "Nothing differs but what is on its way; run this again when the index has it."
-                if waiting
+                if pending
                 else "The index and the database are the same."
             )
             return
         if not repair:
-            raise CommandError(f"{len(found.all):,} points differ; --repair applies them again.")
-        indexer.repair(found)
-        left = indexer.differences().all
-        if left:
-            raise CommandError(f"{len(left):,} points still differ: rebuild_index builds it anew.")
-        self.stdout.write(f"{len(found.all):,} points are repaired.")
+            raise CommandError(
+                f"{len(differences.all):,} points differ; --repair applies them again."
+            )
+        indexer.repair(differences)
+        remaining = indexer.differences().all
+        if remaining:
+            raise CommandError(
+                f"{len(remaining):,} points still differ: rebuild_index builds it anew."
+            )
+        self.stdout.write(f"{len(differences.all):,} points are repaired.")
 
     def _show(self, what: str, ids: Sequence[UUID]) -> None:
         if ids:

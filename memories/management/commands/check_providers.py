@@ -13,10 +13,10 @@ class Command(BaseCommand):
     help = "Makes one real call to each configured provider, and says how it went."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        used = configuration.current_configuration()
+        current = configuration.current_configuration()
         failed = False
         for name, kind in SECTIONS.items():
-            choice = getattr(used, name)
+            choice = getattr(current, name)
             if choice is None:
                 own = "the local model" if name == "embedder" else "none"
                 self.stdout.write(f"{name}: {own}")

@@ -50,15 +50,15 @@ class Command(BaseCommand):
     def _remove(self, operator: Principal) -> None:
         with without_index():
             count = demo.remove_demo(operator)
-        left = demo.drop_emptied(operator) and self._left_after_index(operator)
+        remaining = demo.drop_emptied(operator) and self._left_after_index(operator)
         if not count:
             self.stdout.write(f"There is no sample data in project {operator.project.slug!r}.")
             return
         self.stdout.write(f"{count:,} sample memories are removed for good.")
-        if left:
+        if remaining:
             self.stdout.write(
-                f"The index has not let go of {left:,} yet. Their texts are gone; their empty rows "
-                "go with the next purge of the server."
+                f"The index has not let go of {remaining:,} yet. Their texts are gone; "
+                "their empty rows go with the next purge of the server."
             )
 
     def _left_after_index(self, operator: Principal) -> int:

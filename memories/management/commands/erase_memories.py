@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 from accounts.queries import operator_of
 from core.errors import Mem0dashError
 from memories import queries, visibility
-from memories.editing import service as services
+from memories.editing import service as editing
 from memories.management.running import without_index
 from memories.models import ENTITY_FIELDS
 
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             if ids and not options["yes"] and not self._confirmed(len(ids)):
                 raise CommandError("Nothing was erased.")
             with without_index():
-                count = services.erase_memories(caller, ids)
+                count = editing.erase_memories(caller, ids)
         except Mem0dashError as error:
             raise CommandError(error.message) from error
         self.stdout.write(f"{count:,} memories are erased.")

@@ -1,4 +1,4 @@
-"""Builds the search index anew from the database, while the server runs or while it does not."""
+"""Rebuilds the search index from the database, whether or not the server runs."""
 
 import time
 from typing import Any
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         try:
             vectors.embed_missing(running)
             count = running.indexer.rebuild(self._show)
-            # A running server reads those anew that this takes away.
+            # A running server reads again what this removes.
             from memories.engine.token_reader import STATES_KEY  # which other commands can spare
 
             token_work.check_texts(STATES_KEY, None)

@@ -71,8 +71,8 @@ class Command(BaseCommand):
             "api_key": secret_from(options["api_key_file"]),
             address: options["base_url"],
         }
-        chosen = {name: value for name, value in config.items() if value}
-        return reembedding.start(operator, {"provider": options["provider"], "config": chosen})
+        filled_in = {name: value for name, value in config.items() if value}
+        return reembedding.start(operator, {"provider": options["provider"], "config": filled_in})
 
     def _run(self, job: Reembedding) -> None:
         """Works, or watches who does, until search has changed over."""

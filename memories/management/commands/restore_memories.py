@@ -10,7 +10,7 @@ from django.utils import timezone
 from accounts.queries import operator_of
 from core.errors import Mem0dashError
 from memories import queries, visibility
-from memories.editing import service as services
+from memories.editing import service as editing
 from memories.management.running import without_index
 
 MOST_HOURS = 24 * 36_500
@@ -38,7 +38,7 @@ class Command(BaseCommand):
                 ids = queries.ids_deleted_since(caller, since)
             if not options["dry_run"]:
                 with without_index():
-                    services.restore_memories(caller, ids)
+                    editing.restore_memories(caller, ids)
         except Mem0dashError as error:
             raise CommandError(error.message) from error
         verb = "would be" if options["dry_run"] else "are"

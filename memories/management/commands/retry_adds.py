@@ -26,28 +26,30 @@ class Command(BaseCommand):
             failed = adding.failed_adds(operator)
         except Mem0dashError as error:
             raise CommandError(error.message) from error
-        wanted = options["id"] or [kept.id for kept in failed]
+        ids = options["id"] or [add_input.id for add_input in failed]
         if options["list"]:
-            failed = [kept for kept in failed if kept.id in wanted]
-            for kept in failed:
-                when = f"{kept.created_at:%Y-%m-%d %H:%M}"
-                self.stdout.write(f"{kept.id}  {when}  {kept.reason} {kept.cause}".rstrip())
+            failed = [add_input for add_input in failed if add_input.id in ids]
+            for add_input in failed:
+                when = f"{add_input.created_at:%Y-%m-%d %H:%M}"
+                self.stdout.write(
+                    f"{add_input.id}  {when}  {add_input.reason} {add_input.cause}".rstrip()
+                )
             self.stdout.write(f"{len(failed)} failed adds.")
             return
         stored = 0
         with writing():
-            for input_id in wanted:
+            for input_id in ids:
                 stored += self._retry(operator, input_id)
-        self.stdout.write(f"{stored} of {len(wanted)} adds went well.")
-        if stored < len(wanted):
+        self.stdout.write(f"{stored} of {len(ids)} adds went well.")
+        if stored < len(ids):
             raise CommandError("Some failed again; their inputs are kept.")
 
     def _retry(self, operator: Any, input_id: UUID) -> bool:
         try:
-            added = adding.retry_add(operator, input_id)
+            result = adding.retry_add(operator, input_id)
         except Mem0dashError as error:
             cause = error.cause if isinstance(error, ProviderError) else ""
             self.stderr.write(f"{input_id}: {error.message} {cause}".rstrip())
             return False
-        self.stdout.write(f"{input_id}: {len(added.results)} memories")
+        self.stdout.write(f"{input_id}: {len(result.results)} memories")
         return True

@@ -65,8 +65,8 @@ class Command(BaseCommand):
         while token_work.filter_lacking(reader.states_key).exists():
             try:
                 with leases.hold(token_work.LEASE, token_work.LEASE_SECONDS) as lease:
-                    shown = _Shown(self, lease, reader.states_key)
-                    token_work.make_missing(runtime, gentle=False, show=shown)
+                    progress = _Shown(self, lease, reader.states_key)
+                    token_work.make_missing(runtime, gentle=False, show=progress)
             except ConflictError:
                 # A server is at it.
                 _check_on()
@@ -77,13 +77,13 @@ class Command(BaseCommand):
         made, live = token_work.measure_progress(states_key)
         self.stdout.write(f"{made:,} of {live:,}")
 
-    def _tell(self, found: LateInteractionStatus) -> None:
-        by = "as the environment says" if found.by_environment else "as was chosen while running"
-        self.stdout.write(f"Late interaction is {'on' if found.is_on else 'off'}, {by}.")
-        self.stdout.write(MODEL[found.model])
-        size = f"{found.bytes / 1e6:,.1f} MB"
+    def _tell(self, status: LateInteractionStatus) -> None:
+        by = "as the environment says" if status.by_environment else "as was chosen while running"
+        self.stdout.write(f"Late interaction is {'on' if status.is_on else 'off'}, {by}.")
+        self.stdout.write(MODEL[status.model])
+        size = f"{status.bytes / 1e6:,.1f} MB"
         self.stdout.write(
-            f"{found.made:,} of {found.live:,} memories have token states; {size} are kept."
+            f"{status.made:,} of {status.live:,} memories have token states; {size} are kept."
         )
 
 

@@ -24,7 +24,7 @@ def test_an_address_is_read_and_written_in_one_order():
     again = of("mode=words&q=tea&confidence=low&user_id=jonas&user_id=mara")
     assert seen.query_string() == again.query_string()
     assert of(seen.query_string()) == seen
-    assert Selection.of(seen.stored()) == seen
+    assert Selection.of(seen.to_storage()) == seen
 
 
 def test_an_empty_address_is_everything_and_has_no_parameters():

@@ -231,7 +231,7 @@ def test_who_waits_for_the_index_keeps_nobody_from_ranking(owner, engine, monkey
         return named(*args)
 
     monkeypatch.setattr(search, "_named", waiting)
-    wanted = search._Wanted(5, 0.1, show_expired=False, recency=None)
+    wanted = search._Options(5, 0.1, show_expired=False, recency=None)
 
     def searching() -> None:
         try:

@@ -56,13 +56,13 @@ def list_context(request: PageRequest, place: BrowserAddress) -> dict[str, Any]:
     """What the list and the inspector beside it show."""
     principal = request.principal
     selection = place.selection
-    found = reads.read_page(principal, selection, number=place.number)
-    place = BrowserAddress(selection, found.number, place.memory_id)
-    rows = listing.list_rows(found, place)
-    first = (found.number - 1) * found.per_page
+    memory_page = reads.read_page(principal, selection, number=place.number)
+    place = BrowserAddress(selection, memory_page.number, place.memory_id)
+    rows = listing.list_rows(memory_page, place)
+    first = (memory_page.number - 1) * memory_page.per_page
     return {
         "selection": selection,
-        "page": found,
+        "page": memory_page,
         "rows": rows,
         "first": first + 1,
         "last": first + len(rows),
@@ -76,7 +76,7 @@ def list_context(request: PageRequest, place: BrowserAddress) -> dict[str, Any]:
         "sorts": listing.sorts(place),
         "sort_word": listing.sort_word(selection),
         "when": WHEN.get(selection.sort, "Created"),
-        "pages": listing.page_links(place, found),
+        "pages": listing.page_links(place, memory_page),
         "exports": listing.export_choices(selection),
         "filters_url": listing.filters_url(selection),
         "clear_url": BrowserAddress(Selection()).url(),
@@ -84,7 +84,7 @@ def list_context(request: PageRequest, place: BrowserAddress) -> dict[str, Any]:
         "may_select": Scope.REVIEW in principal.scopes,
         "may_add": Scope.WRITE in principal.scopes,
         "may_erase": Scope.ADMIN in principal.scopes and selection.deleted,
-        "selects_all": found.mode != "meaning" and found.total > len(rows),
+        "selects_all": memory_page.mode != "meaning" and memory_page.total > len(rows),
         "by_words_url": listing.url_by_words(place),
         "by_meaning_url": listing.url_by_meaning(place),
         "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
@@ -105,7 +105,7 @@ def export(request: PageRequest) -> HttpResponseBase:
     """Everything that the selection matches, as a file: `format` is json, jsonl or csv."""
     principal = request.principal
     principal.require(Scope.READ)
-    wanted = request.GET.get("format", "")
+    format_ = request.GET.get("format", "")
     selection = Selection.of(dict(request.GET.lists()), beside={"format"})
-    pieces = writing.export(principal, selection, wanted)
-    return download(pieces, f"memories-{principal.project.slug}", wanted)
+    pieces = writing.export(principal, selection, format_)
+    return download(pieces, f"memories-{principal.project.slug}", format_)

@@ -56,22 +56,22 @@ def filters(request: PageRequest) -> HttpResponse:
     """The menu, or all filters as a page; with `apply`, the list that they make."""
     principal = request.principal
     principal.require(Scope.READ)
-    given = dict(request.GET.lists())
+    params = dict(request.GET.lists())
     problem = ""
-    if "apply" in given:
+    if "apply" in params:
         try:
-            return redirect(BrowserAddress(selection_of_form(given)).url())
+            return redirect(BrowserAddress(selection_of_form(params)).url())
         except InvalidInputError as error:
             problem = error.message
     try:
-        selection = Selection.of(given, beside=_FORM)
+        selection = Selection.of(params, beside=_FORM)
     except NotUnderstoodError:
         raise
     except InvalidInputError:
         selection = Selection()
     context = {
         "selection": selection,
-        "groups": filter_groups(principal, selection, given if problem else {}),
+        "groups": filter_groups(principal, selection, params if problem else {}),
         "kept": listing.hidden_fields(selection, "q", "mode", "sort"),
         "problem": problem,
         "clear_url": BrowserAddress(replace(selection, fields={})).url(),
@@ -86,9 +86,9 @@ def filters(request: PageRequest) -> HttpResponse:
     return answer
 
 
-def selection_of_form(given: Mapping[str, Sequence[str]]) -> Selection:
+def selection_of_form(params: Mapping[str, Sequence[str]]) -> Selection:
     """The selection that a filled-in form means; InvalidInputError for what no field can have."""
-    lists: dict[str, list[str]] = {name: list(values) for name, values in given.items()}
+    lists: dict[str, list[str]] = {name: list(values) for name, values in params.items()}
     for field in words.FIELDS:
         typed = (lists.pop(f"{OTHER}{field.name}", None) or [""])[-1].strip()
         if typed:
@@ -107,23 +107,23 @@ def filter_groups(
     principal: Principal, selection: Selection, typed: Mapping[str, Sequence[str]]
 ) -> list[FilterGroup]:
     """Every field that this caller can filter by. `typed` is what a form said that did not fit."""
-    counted = reads.facets(principal, selection) | reads.more_facets(principal, selection)
-    made = []
+    facets = reads.facets(principal, selection) | reads.more_facets(principal, selection)
+    groups = []
     for field in words.FIELDS:
         if field.name == "deleted" and Scope.REVIEW not in principal.scopes:
             continue
-        chosen = selection.fields.get(field.name, ())
-        values, span, more = _asked(field, chosen, counted)
+        selected = selection.fields.get(field.name, ())
+        values, span, more = _asked(field, selected, facets)
         if f"{FROM}{field.name}" in typed:
             span = (_last(typed, f"{FROM}{field.name}"), _last(typed, f"{UNTIL}{field.name}"))
         more = _last(typed, f"{OTHER}{field.name}") or more
-        note = _note(field, values, counted)
-        made.append(FilterGroup(field, values, len(chosen), span, more, note))
-    return made
+        note = _note(field, values, facets)
+        groups.append(FilterGroup(field, values, len(selected), span, more, note))
+    return groups
 
 
-def _note(field: FieldWords, values: Sequence[FilterValue], counted: Mapping[str, Any]) -> str:
-    if field.name == "run_id" and field.name not in counted:
+def _note(field: FieldWords, values: Sequence[FilterValue], facets: Mapping[str, Any]) -> str:
+    if field.name == "run_id" and field.name not in facets:
         return "There are many: choose a user, an agent or an app first, or name one."
     if field.kind == "metadata" and values:
         return f"Counted in the newest {reads.NEWEST:,}."
@@ -131,38 +131,39 @@ def _note(field: FieldWords, values: Sequence[FilterValue], counted: Mapping[str
 
 
 def _asked(
-    field: FieldWords, chosen: Sequence[str], counted: Mapping[str, list[reads.FacetValue]]
+    field: FieldWords, selected: Sequence[str], by_field: Mapping[str, list[reads.FacetValue]]
 ) -> tuple[list[FilterValue], tuple[str, str], str]:
     def word(value: str) -> str:
-        told = words.value_word(field.name, value)
-        return told[:1].upper() + told[1:] if field.kind == "time" or not value else told
+        text = words.value_word(field.name, value)
+        return text[:1].upper() + text[1:] if field.kind == "time" or not value else text
 
     if field.kind == "time":
-        counts = {facet.value: facet.count for facet in counted.get(field.name, [])}
+        counts = {facet.value: facet.count for facet in by_field.get(field.name, [])}
         spans = [
-            FilterValue(value, word(value), counts.get(value), value in chosen)
+            FilterValue(value, word(value), counts.get(value), value in selected)
             for value in words.SPANS
         ]
-        own = next((value for value in chosen if value not in words.SPANS), "")
+        own = next((value for value in selected if value not in words.SPANS), "")
         first, dots, last = own.partition("..")
         return spans, (first, last if dots else first), ""
     if field.kind == "metadata":
         keys = [
-            FilterValue(f.value, f.value, f.count, f.value in chosen) for f in counted[field.name]
+            FilterValue(f.value, f.value, f.count, f.value in selected)
+            for f in by_field[field.name]
         ]
         known = {value.value for value in keys}
-        typed = [FilterValue(value, value, None, True) for value in chosen if value not in known]
+        typed = [FilterValue(value, value, None, True) for value in selected if value not in known]
         return [*typed, *keys], ("", ""), ""
     if field.name == "deleted":
         label = "Deleted, not yet removed"
-        return [FilterValue(DELETED, label, None, DELETED in chosen)], ("", ""), ""
-    facets = counted.get(field.name, [])
+        return [FilterValue(DELETED, label, None, DELETED in selected)], ("", ""), ""
+    facets = by_field.get(field.name, [])
     listed = [FilterValue(f.value, word(f.value), f.count, f.chosen) for f in facets]
     known = {value.value for value in listed}
-    listed += [FilterValue(value, word(value), 0, True) for value in chosen if value not in known]
+    listed += [FilterValue(value, word(value), 0, True) for value in selected if value not in known]
     return listed, ("", ""), ""
 
 
-def _last(given: Mapping[str, Sequence[str]], name: str) -> str:
-    values: Any = given.get(name) or [""]
+def _last(params: Mapping[str, Sequence[str]], name: str) -> str:
+    values: Any = params.get(name) or [""]
     return str(values[-1])

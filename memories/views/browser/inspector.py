@@ -22,7 +22,7 @@ from memories import queries, visibility
 from memories.browse import service as reads
 from memories.browse.selection import Selection
 from memories.browse.word_diff import Part, difference
-from memories.editing import service as services
+from memories.editing import service as editing
 from memories.models import ENTITY_FIELDS, Confidence, Memory, ReviewStatus, Revision
 from memories.review import service as reviewing
 from memories.views.browser import marks, words
@@ -107,19 +107,19 @@ def inspector_context(
 
 
 def _facts(memory: Memory) -> list[MemoryFact]:
-    made = []
+    facts = []
     for name in ENTITY_FIELDS:
         if value := getattr(memory, name):
             url = BrowserAddress(Selection(fields={name: (value,)})).url()
-            made.append(MemoryFact(words.BY_NAME[name].label, value, url))
+            facts.append(MemoryFact(words.BY_NAME[name].label, value, url))
     if memory.source:
         url = BrowserAddress(Selection(fields={"source": (memory.source,)})).url()
-        made.append(MemoryFact("Source", memory.source, url))
-    return made
+        facts.append(MemoryFact("Source", memory.source, url))
+    return facts
 
 
-def _options(field: str, values: Sequence[str], chosen: str) -> list[tuple[str, str, bool]]:
-    return [(value, words.value_word(field, value), value == chosen) for value in values]
+def _options(field: str, values: Sequence[str], current: str) -> list[tuple[str, str, bool]]:
+    return [(value, words.value_word(field, value), value == current) for value in values]
 
 
 def _event(entry: reads.HistoryEntry) -> HistoryEvent:
@@ -201,7 +201,7 @@ def expiry(request: PageRequest, memory_id: UUID) -> HttpResponse:
 @page
 def delete(request: PageRequest, memory_id: UUID) -> HttpResponse:
     """Deletes it at once: whoever did that can undo it."""
-    services.delete_memory(request.principal, memory_id)
+    editing.delete_memory(request.principal, memory_id)
     report_change(request, memory_id, "Memory deleted.")
     return redirect_back(request, closed=True)
 
@@ -210,7 +210,7 @@ def delete(request: PageRequest, memory_id: UUID) -> HttpResponse:
 @page
 def restore(request: PageRequest, memory_id: UUID) -> HttpResponse:
     """Brings a deleted memory back as it was."""
-    services.restore_memories(request.principal, [memory_id])
+    editing.restore_memories(request.principal, [memory_id])
     messages.success(request, "Memory restored.")
     return redirect_back(request)
 
@@ -221,27 +221,27 @@ def restore(request: PageRequest, memory_id: UUID) -> HttpResponse:
 def undo(request: PageRequest, memory_id: UUID, revision_id: int) -> HttpResponse:
     """Takes back the memory's last change, unless others have changed it since."""
     try:
-        services.undo_change(request.principal, memory_id, revision_id)
+        editing.undo_change(request.principal, memory_id, revision_id)
         messages.success(request, "Undone.")
     except ConflictError as error:
         messages.error(request, error.message)
     return redirect_back(request)
 
 
-def report_change(request: PageRequest, memory_id: UUID, told: str) -> None:
-    """Tells what a change came to, with the way to undo it."""
+def report_change(request: PageRequest, memory_id: UUID, message: str) -> None:
+    """Shows the outcome of a change, with a link to undo it."""
     principal = request.principal
-    made = [
+    revisions = [
         revision.id
         for revision in queries.history(principal, memory_id)
         if revision.request_id and revision.request_id == principal.request_id
     ]
-    way = reverse("memories:memory-undo", args=[memory_id, made[-1]]) if made else ""
-    messages.success(request, told, extra_tags=way)
+    way = reverse("memories:memory-undo", args=[memory_id, revisions[-1]]) if revisions else ""
+    messages.success(request, message, extra_tags=way)
 
 
 def redirect_back(request: PageRequest, *, closed: bool = False) -> HttpResponse:
-    """To where the form was sent from; `closed` without the memory that was open there."""
+    """Redirects to the page that sent the form; with `closed`, without its open memory."""
     path = local_path(request.POST.get("next") or reverse("memories:browse"))
     place = BrowserAddress.at(path)
     if closed and place is not None:

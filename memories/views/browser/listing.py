@@ -75,13 +75,13 @@ class PageLinks:
     last: str
 
 
-def list_rows(found: MemoryPage, place: BrowserAddress) -> list[ListedMemory]:
-    found_by_meaning = found.rows if found.mode == "meaning" else []
+def list_rows(page: MemoryPage, place: BrowserAddress) -> list[ListedMemory]:
+    found_by_meaning = page.rows if page.mode == "meaning" else []
     marked = marks.marks_of(place.selection, found_by_meaning)
-    shown = []
-    for memory in found.rows:
+    rows = []
+    for memory in page.rows:
         every = _labels(memory)
-        shown.append(
+        rows.append(
             ListedMemory(
                 memory=memory,
                 text=marks.html(memory.text, marked.get(memory.id, ()), at_most=SHOWN_LETTERS),
@@ -89,12 +89,12 @@ def list_rows(found: MemoryPage, place: BrowserAddress) -> list[ListedMemory]:
                 is_open=memory.id == place.memory_id,
                 labels=every[:SHOWN_LABELS],
                 more_labels=len(every[SHOWN_LABELS:]),
-                score=found.scores.get(memory.id),
+                score=page.scores.get(memory.id),
                 ends=ends_at(memory),
-                retrieval=found.retrieved.get(memory.id),
+                retrieval=page.retrieved.get(memory.id),
             )
         )
-    return shown
+    return rows
 
 
 def _labels(memory: Memory) -> list[tuple[str, str]]:
@@ -114,19 +114,19 @@ def _labels(memory: Memory) -> list[tuple[str, str]]:
 
 def ends_at(memory: Memory) -> datetime | None:
     """When it stops to hold, None for never."""
-    found = reads.ends_at(memory)
-    return None if found == reads.LAST else found
+    end = reads.ends_at(memory)
+    return None if end == reads.LAST else end
 
 
 def filter_chips(place: BrowserAddress) -> list[FilterChip]:
     """The filters that are on, in the order of the menu."""
     selection = place.selection
-    made = []
+    chips = []
     for field in words.FIELDS:
         values = selection.fields.get(field.name)
         if not values:
             continue
-        made.append(
+        chips.append(
             FilterChip(
                 label=field.label,
                 told=words.values_word(field.name, values),
@@ -134,7 +134,7 @@ def filter_chips(place: BrowserAddress) -> list[FilterChip]:
                 url=_listed(selection.minus(field.name)),
             )
         )
-    return made
+    return chips
 
 
 def hidden_fields(selection: Selection, *parts: str) -> list[tuple[str, str]]:
@@ -149,10 +149,10 @@ def hidden_fields(selection: Selection, *parts: str) -> list[tuple[str, str]]:
 
 def sorts(place: BrowserAddress) -> list[LinkChoice]:
     """The orders that this list can stand in."""
-    chosen = place.selection.sort
+    current = place.selection.sort
     by_meaning = place.selection.by_meaning
     return [
-        LinkChoice(label, "", _listed(replace(place.selection, sort=name)), name == chosen)
+        LinkChoice(label, "", _listed(replace(place.selection, sort=name)), name == current)
         for name, label in words.SORTS.items()
         if name != "best" or by_meaning
     ]
@@ -162,11 +162,11 @@ def sort_word(selection: Selection) -> str:
     return words.SORTS[selection.sort]
 
 
-def page_links(place: BrowserAddress, found: MemoryPage) -> PageLinks:
-    number, count = found.number, max(found.pages, 1)
+def page_links(place: BrowserAddress, page: MemoryPage) -> PageLinks:
+    number, count = page.number, max(page.pages, 1)
 
-    def to(wanted: int) -> str:
-        return place.url(number=wanted, memory_id=None) if wanted != number else ""
+    def to(target: int) -> str:
+        return place.url(number=target, memory_id=None) if target != number else ""
 
     return PageLinks(
         first=to(1),

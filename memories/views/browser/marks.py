@@ -35,11 +35,11 @@ def html(text: str, marks: Sequence[Mark], *, at_most: int = 0) -> SafeString:
     """The text with its marks, cut to `at_most` characters where that is not 0; a word that is cut
     has no mark."""
     last = at_most - 1 if 0 < at_most < len(text) else len(text)
-    pieces, done = [], 0
+    pieces, position = [], 0
     for mark in marks:
         if mark.end > last:
             break
-        pieces.append(format_html("{}", text[done : mark.start]))
+        pieces.append(format_html("{}", text[position : mark.start]))
         pieces.append(
             format_html(
                 '<mark title="answers {}">{}</mark>',
@@ -47,22 +47,24 @@ def html(text: str, marks: Sequence[Mark], *, at_most: int = 0) -> SafeString:
                 text[mark.start : mark.end],
             )
         )
-        done = mark.end
-    pieces.append(format_html("{}", text[done:last] + ("…" if last < len(text) else "")))
+        position = mark.end
+    pieces.append(format_html("{}", text[position:last] + ("…" if last < len(text) else "")))
     return format_html_join("", "{}", ((piece,) for piece in pieces))
 
 
 def legend(selection: Selection, text: str, marks: Sequence[Mark]) -> list[AnsweredWord]:
     """What answers which word of the search, in the order of the search."""
-    found: dict[str, dict[str, str]] = {}
+    answers: dict[str, dict[str, str]] = {}
     for mark in marks:
         word = text[mark.start : mark.end]
-        for asked in mark.answers:
-            found.setdefault(asked, {}).setdefault(word.casefold(), word)
-    told = []
-    for asked in sorted(found, key=selection.q.find):
-        words = found[asked]
-        told.append(
-            AnsweredWord(asked, () if [*words] == [asked.casefold()] else (*words.values(),))
+        for query_word in mark.answers:
+            answers.setdefault(query_word, {}).setdefault(word.casefold(), word)
+    entries = []
+    for query_word in sorted(answers, key=selection.q.find):
+        words = answers[query_word]
+        entries.append(
+            AnsweredWord(
+                query_word, () if [*words] == [query_word.casefold()] else (*words.values(),)
+            )
         )
-    return told
+    return entries

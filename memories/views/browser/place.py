@@ -33,9 +33,9 @@ class BrowserAddress:
         """
         selection = Selection.of(params, beside={"page", "id", *beside})
         names.check_once(params, ("page", "id"))
-        wanted = (params.get("id") or [""])[-1]
+        memory_id = (params.get("id") or [""])[-1]
         number = names.page_number((params.get("page") or ["1"])[-1])
-        return cls(selection, number, as_uuid(wanted) if wanted else None)
+        return cls(selection, number, as_uuid(memory_id) if memory_id else None)
 
     @classmethod
     def at(cls, path: str) -> "BrowserAddress | None":
@@ -60,10 +60,10 @@ class BrowserAddress:
         return f"{path}?{urlencode(params)}" if params else path
 
 
-def search_waits(asked: IncomingRequest) -> ProviderWait:
+def search_waits(request: IncomingRequest) -> ProviderWait:
     """Whom a list may wait for: a search by meaning needs the vector of its query."""
-    if b"q=" not in asked.query:
+    if b"q=" not in request.query:
         return ProviderWait.NOBODY
-    params = asked.parameters()
+    params = request.parameters()
     by_words = params.get("mode", [""])[-1] == "words"
     return ProviderWait.NOBODY if by_words or not any(params.get("q", ())) else ProviderWait.QUERY

@@ -38,25 +38,25 @@ class ShownView:
 
 def list_shown_views(principal: Principal, selection: Selection | None = None) -> list[ShownView]:
     """The views of the caller and of the project; `selection` is the one that is looked at."""
-    made = []
+    rows = []
     for view in saved_views.list_views(principal):
         try:
-            kept = saved_views.selection_of(view)
-            url, told = BrowserAddress(kept).url(), kept.words()
+            stored = saved_views.selection_of(view)
+            url, description = BrowserAddress(stored).url(), stored.words()
         except InvalidInputError:
-            kept, url, told = None, "", "A newer or older version of the server made it."
+            stored, url, description = None, "", "A newer or older version of the server made it."
         is_own = view.owner_id == principal.account_id
-        made.append(
+        rows.append(
             ShownView(
                 view=view,
                 url=url,
-                told=told,
+                told=description,
                 is_own=is_own,
                 may_delete=is_own or Scope.ADMIN in principal.scopes,
-                is_open=kept is not None and kept == selection,
+                is_open=stored is not None and stored == selection,
             )
         )
-    return made
+    return rows
 
 
 @require_safe

@@ -132,12 +132,12 @@ _CHANGED: Final = {
 
 def changes_words(changes: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What a revision changed beside the text: (field, before, after), in words."""
-    told = []
+    rows = []
     for name, label in _CHANGED.items():
         change = changes.get(name)
         if isinstance(change, list) and len(change) == 2:
-            told.append((label, _said(name, change[0]), _said(name, change[1])))
-    return told
+            rows.append((label, _said(name, change[0]), _said(name, change[1])))
+    return rows
 
 
 def _said(name: str, value: Any) -> str:

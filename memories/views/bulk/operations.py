@@ -39,8 +39,8 @@ STATES: Final = {
 def operations(request: PageRequest) -> HttpResponse:
     """The last bulk changes of the project; scope `review`."""
     names.check_page(request.GET, ())
-    found = bulk.recent(request.principal, SHOWN)
-    context = {"operations": [_told(row, request.principal) for row in found], "limit": SHOWN}
+    rows = bulk.recent(request.principal, SHOWN)
+    context = {"operations": [_told(row, request.principal) for row in rows], "limit": SHOWN}
     return render(request, "memories/operations.html", context)
 
 
@@ -48,13 +48,13 @@ def operations(request: PageRequest) -> HttpResponse:
 @page
 def operation(request: PageRequest, operation_id: UUID) -> HttpResponse:
     """One bulk change: how far it is, what it came to, who did it; scope `review`."""
-    found = bulk.get(request.principal, operation_id)
+    row = bulk.get(request.principal, operation_id)
     partial = is_partial(request)
     name = "memories/_operation.html" if partial else "memories/operation.html"
     context = {
-        "told": _told(found, request.principal),
-        "op": found,
-        "again": _again(found),
+        "told": _told(row, request.principal),
+        "op": row,
+        "again": _again(row),
         "partial": partial,
     }
     return render(request, name, context)
@@ -67,17 +67,17 @@ def operation_undo(request: PageRequest, operation_id: UUID) -> HttpResponse:
     back = request.POST.get("next", "")
     own_page = reverse("memories:operation", args=[operation_id])
     try:
-        found = bulk.undo(request.principal, operation_id)
+        row = bulk.undo(request.principal, operation_id)
     except ConflictError as error:
         messages.warning(request, error.message)
         return redirect(own_page)
-    if found.is_active:
+    if row.is_active:
         return redirect(own_page)
-    told = f"Undone: {count_words(found.undone)} {'is' if found.undone == 1 else 'are'} as before."
-    if found.left:
-        left = count_words(found.left)
-        told += f" {left} had been changed since, and {was_or_were(found.left)} left."
-    (messages.warning if found.left else messages.success)(request, told)
+    message = f"Undone: {count_words(row.undone)} {'is' if row.undone == 1 else 'are'} as before."
+    if row.left:
+        unchanged = count_words(row.left)
+        message += f" {unchanged} had been changed since, and {was_or_were(row.left)} left."
+    (messages.warning if row.left else messages.success)(request, message)
     return redirect(local_path(back) if back else own_page)
 
 
@@ -92,46 +92,46 @@ def operation_cancel(request: PageRequest, operation_id: UUID) -> HttpResponse:
     return redirect("memories:operation", operation_id)
 
 
-def _told(found: Operation, principal: Principal) -> dict[str, Any]:
+def _told(row: Operation, principal: Principal) -> dict[str, Any]:
     """An operation in the words of pages. Keys and requests are for administrators alone."""
     sees_callers = Scope.ADMIN in principal.scopes
-    word, colour = STATES[State(found.state)]
-    words = ACTIONS[found.action]
+    word, colour = STATES[State(row.state)]
+    words = ACTIONS[row.action]
     return {
-        "row": found,
+        "row": row,
         "words": words,
-        "title": f"{words.name}: {count_words(found.count)}",
+        "title": f"{words.name}: {count_words(row.count)}",
         "state": word,
         "colour": colour,
-        "handled": found.undone + found.left if found.state == State.UNDOING else found.handled,
-        "of": found.done if found.state == State.UNDOING else found.count,
-        "came_to": done_words(found),
-        "who": _who(found, sees_callers=sees_callers),
-        "request_id": found.request_id if sees_callers else "",
-        "can_undo": _can_undo(found),
+        "handled": row.undone + row.left if row.state == State.UNDOING else row.handled,
+        "of": row.done if row.state == State.UNDOING else row.count,
+        "came_to": done_words(row),
+        "who": _who(row, sees_callers=sees_callers),
+        "request_id": row.request_id if sees_callers else "",
+        "can_undo": _can_undo(row),
     }
 
 
-def _can_undo(found: Operation) -> bool:
-    ended = found.state in {State.DONE, State.CANCELLED}
-    return bool(ended and found.done and found.undo_until)
+def _can_undo(row: Operation) -> bool:
+    ended = row.state in {State.DONE, State.CANCELLED}
+    return bool(ended and row.done and row.undo_until)
 
 
-def _who(found: Operation, *, sees_callers: bool) -> str:
-    if found.account and (found.account.name or sees_callers):
-        return found.account.name or found.account.email
-    if found.key_prefix:
-        return f"key {found.key_prefix}…" if sees_callers else "an API key"
+def _who(row: Operation, *, sees_callers: bool) -> str:
+    if row.account and (row.account.name or sees_callers):
+        return row.account.name or row.account.email
+    if row.key_prefix:
+        return f"key {row.key_prefix}…" if sees_callers else "an API key"
     return "an administrator"
 
 
-def _again(found: Operation) -> list[tuple[str, str]] | None:
+def _again(row: Operation) -> list[tuple[str, str]] | None:
     """The fields that ask for a fresh look at the same match; None where there is nothing to look
     at again."""
-    if found.state != State.STOPPED:
+    if row.state != State.STOPPED:
         return None
-    fields = [("action", found.action), ("value", found.value)]
-    match = BulkMatch(found.match)
+    fields = [("action", row.action), ("value", row.value)]
+    match = BulkMatch(row.match)
     if (selection := match.selection) is not None:
         return [*fields, ("all", "1"), *selection.params()]
     return [*fields, *[("ids", str(id_)) for id_ in match.ids]] if match.ids else None

@@ -47,24 +47,24 @@ class BulkRequest:
     carried: list[tuple[str, str]]
 
     @classmethod
-    def of(cls, sent: QueryDict) -> "BulkRequest":
+    def of(cls, data: QueryDict) -> "BulkRequest":
         """InvalidInputError for no known action, or a filter that is none; NotFoundError for an id
         that is none."""
-        action = sent.get("action", "")
+        action = data.get("action", "")
         if action not in ACTIONS:
             raise InvalidInputError(f"There is no such action: {action[:40] or 'none was named'}.")
-        place = BrowserAddress.of(dict(sent.lists()), beside=OWN | CARRIED)
+        place = BrowserAddress.of(dict(data.lists()), beside=OWN | CARRIED)
         # Where the list was, its page included; the memory that stood open there may be gone.
-        back = BrowserAddress.at(sent.get("next", "")) or place
-        ids = None if sent.get("all") == "1" else [as_uuid(id_) for id_ in sent.getlist("ids")]
+        back = BrowserAddress.at(data.get("next", "")) or place
+        ids = None if data.get("all") == "1" else [as_uuid(id_) for id_ in data.getlist("ids")]
         return cls(
             action=action,
             words=ACTIONS[action],
-            value=_last(sent.getlist("value")),
+            value=_last(data.getlist("value")),
             selection=place.selection if ids is None else None,
             ids=ids,
             back=back.url(memory_id=None),
-            carried=[(k, v) for k, values in sent.lists() if k not in OWN for v in values],
+            carried=[(k, v) for k, values in data.lists() if k not in OWN for v in values],
         )
 
 
@@ -77,25 +77,29 @@ def plan(request: PageRequest) -> HttpResponse:
     try:
         # The form says what is meant; what stood in the address would leave out nothing.
         names.check_page(request.GET, ())
-        asked = BulkRequest.of(request.POST)
+        bulk_request = BulkRequest.of(request.POST)
     except (InvalidInputError, NotFoundError) as error:
         return _refused(request, error, reverse("memories:browse"))
-    if asked.ids == []:
+    if bulk_request.ids == []:
         messages.warning(request, "Nothing is ticked, so nothing was done.")
-        return redirect(asked.back)
-    if asked.words.asks and not asked.value:
-        return _ask(request, asked)
+        return redirect(bulk_request.back)
+    if bulk_request.words.asks and not bulk_request.value:
+        return _ask(request, bulk_request)
     try:
-        shown = bulk.plan(
-            principal, asked.action, selection=asked.selection, ids=asked.ids, value=asked.value
+        planned = bulk.plan(
+            principal,
+            bulk_request.action,
+            selection=bulk_request.selection,
+            ids=bulk_request.ids,
+            value=bulk_request.value,
         )
     except InvalidInputError as error:
-        if asked.words.asks:
-            return _ask(request, asked, error.message)
-        return _refused(request, error, asked.back)
+        if bulk_request.words.asks:
+            return _ask(request, bulk_request, error.message)
+        return _refused(request, error, bulk_request.back)
     except NotFoundError as error:
-        return _refused(request, error, asked.back)
-    return _show(request, shown, back=asked.back, chosen=asked.ids is not None)
+        return _refused(request, error, bulk_request.back)
+    return _show(request, planned, back=bulk_request.back, chosen=bulk_request.ids is not None)
 
 
 @require_safe
@@ -107,29 +111,29 @@ def entity_delete(request: PageRequest) -> HttpResponse:
     try:
         names.check_page(request.GET, {"type", "name"})
         names.check_once(dict(request.GET.lists()), ("type", "name"))
-        shown = bulk.entity_plan(request.principal, type_, name)
+        planned = bulk.entity_plan(request.principal, type_, name)
     except (InvalidInputError, NotFoundError) as error:
         return _refused(request, error, reverse("memories:entities"))
-    return _show(request, shown, back=back, entity=(type_, name))
+    return _show(request, planned, back=back, entity=(type_, name))
 
 
 @require_POST
 @page
 def run(request: PageRequest) -> HttpResponse:
     """Does what was shown, or, where that is no longer what would happen, shows it again."""
-    principal, sent = request.principal, request.POST
-    back = local_path(sent.get("back") or reverse("memories:browse"))
+    principal, data = request.principal, request.POST
+    back = local_path(data.get("back") or reverse("memories:browse"))
     try:
-        planned = bulk.read_token(principal, sent.get("token", ""))
+        planned = bulk.read_token(principal, data.get("token", ""))
     except (ConflictError, InvalidInputError) as error:
         return _refused(request, error, back)
     entity = _entity_of(planned.match)
     word = confirmation(planned.act.action, planned.count, entity)
-    if word and _typed(sent.get("typed", "")) != _typed(word):
-        told = f"Type “{word}” to confirm. Nothing was done."
-        return _again(request, planned, back, 422, wrong=told)
+    if word and _typed(data.get("typed", "")) != _typed(word):
+        message = f"Type “{word}” to confirm. Nothing was done."
+        return _again(request, planned, back, 422, wrong=message)
     try:
-        operation = bulk.run(principal, sent.get("token", ""))
+        operation = bulk.run(principal, data.get("token", ""))
     except ConflictError as error:
         return _again(request, planned, back, 409, drift=error.message)
     return redirect_after_run(request, operation, back)
@@ -141,17 +145,17 @@ def redirect_after_run(
     """To the operation's own page while it is at work, else back with what it came to."""
     if operation.is_active or operation.problem:
         return redirect("memories:operation", operation.id)
-    told = [f"{done_words(operation)}."]
+    sentences = [f"{done_words(operation)}."]
     if operation.unchanged:
         already = operation.unchanged
-        told.append(f"{count_words(already)} {was_or_were(already)} so already.")
+        sentences.append(f"{count_words(already)} {was_or_were(already)} so already.")
     if operation.skipped:
-        left = operation.skipped
-        told.append(
-            f"{count_words(left)} had been changed meanwhile, and {was_or_were(left)} left."
+        skipped = operation.skipped
+        sentences.append(
+            f"{count_words(skipped)} had been changed meanwhile, and {was_or_were(skipped)} left."
         )
     undo = reverse("memories:operation-undo", args=[operation.id]) if operation.undo_until else ""
-    messages.success(request, " ".join(told), extra_tags=undo)
+    messages.success(request, " ".join(sentences), extra_tags=undo)
     return redirect(back)
 
 
@@ -172,24 +176,24 @@ def confirmation(action: str, count: int, entity: tuple[str, str] | None) -> str
 
 def _show(
     request: PageRequest,
-    shown: bulk.BulkPlan,
+    bulk_plan: bulk.BulkPlan,
     *,
     back: str,
     entity: tuple[str, str] | None = None,
     status: int = 200,
     **more: Any,
 ) -> HttpResponse:
-    words = ACTIONS[shown.action]
-    count = count_words(shown.count)
+    words = ACTIONS[bulk_plan.action]
+    count = count_words(bulk_plan.count)
     context = {
-        "plan": shown,
+        "plan": bulk_plan,
         "words": words,
         "count": count,
         "entity": entity,
         "button": words.button.format(n=count),
-        "typed_word": confirmation(shown.action, shown.count, entity),
-        "undo_until": timezone.now() + timedelta(days=shown.undo_days),
-        "at_once": shown.count <= bulk.AT_ONCE,
+        "typed_word": confirmation(bulk_plan.action, bulk_plan.count, entity),
+        "undo_until": timezone.now() + timedelta(days=bulk_plan.undo_days),
+        "at_once": bulk_plan.count <= bulk.AT_ONCE,
         "back": back,
         **more,
     }
@@ -202,23 +206,23 @@ def _again(
     """A fresh look at the same action on the same match."""
     entity = _entity_of(planned.match)
     try:
-        shown = bulk.make_plan(request.principal, planned.act, planned.match)
+        bulk_plan = bulk.make_plan(request.principal, planned.act, planned.match)
     except NotFoundError as error:
         return _refused(request, error, back)
     more["chosen"] = bool(planned.match.ids)
-    return _show(request, shown, back=back, entity=entity, status=status, **more)
+    return _show(request, bulk_plan, back=back, entity=entity, status=status, **more)
 
 
-def _ask(request: PageRequest, asked: BulkRequest, problem: str = "") -> HttpResponse:
+def _ask(request: PageRequest, bulk_request: BulkRequest, problem: str = "") -> HttpResponse:
     today = timezone.now().date()
     context = {
-        "asked": asked,
-        "words": asked.words,
+        "asked": bulk_request,
+        "words": bulk_request.words,
         "problem": problem,
         "today": today.isoformat(),
         "days": [(label, (today + timedelta(days=n)).isoformat()) for label, n in DAYS],
         "confidences": Confidence.values,
-        "which": _which(asked),
+        "which": _which(bulk_request),
     }
     return render(request, "memories/bulk_value.html", context, status=422 if problem else 200)
 
@@ -228,15 +232,15 @@ def _refused(request: PageRequest, error: Mem0dashError, back: str) -> HttpRespo
     return render(request, "memories/bulk_refused.html", context, status=error.status)
 
 
-def _which(asked: BulkRequest) -> str:
-    if asked.ids is None:
-        return asked.selection.words() if asked.selection else ""
-    return count_words(len(asked.ids))
+def _which(bulk_request: BulkRequest) -> str:
+    if bulk_request.ids is None:
+        return bulk_request.selection.words() if bulk_request.selection else ""
+    return count_words(len(bulk_request.ids))
 
 
 def _entity_of(match: bulk.BulkMatch) -> tuple[str, str] | None:
-    kept: Sequence[str] | None = match.kept.get("entity")
-    return (kept[0], kept[1]) if kept else None
+    entity: Sequence[str] | None = match.kept.get("entity")
+    return (entity[0], entity[1]) if entity else None
 
 
 def _typed(text: str) -> str:
