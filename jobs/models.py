@@ -1,4 +1,4 @@
-"""The tables of background work: jobs, the lanes that keep them in order, schedules, events."""
+"""The tables of background work: jobs, their lanes and schedules, events, leases."""
 
 from typing import Final
 
@@ -170,3 +170,18 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} #{self.pk}"
+
+
+class Lease(models.Model):
+    """Work that one process at a time does; who holds it renews it, and who is gone loses it."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    holder = models.CharField(max_length=64)
+    until = models.DateTimeField()
+
+    class Meta:
+        # Its name from before it moved here.
+        db_table = "memories_lease"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.holder}"

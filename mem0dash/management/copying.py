@@ -27,8 +27,9 @@ from accounts.queries import DEFAULT_PROJECT
 from core.database import engines
 from core.database.datastore import is_busy
 from core.principal import OPERATOR
+from jobs.models import Lease
 from memories.models import Memory
-from memories.models.server import IndexState, Lease
+from memories.models.server import IndexState
 from memories.storage import substring_index as fulltext
 
 ROOMS: Final = ("accounts", "jobs", "apikeys", "operations", "memories")

@@ -20,11 +20,12 @@ from django.db import connections
 from accounts.audit import AuditAction
 from accounts.models import Account, AuditEntry, InstanceState, Project
 from apikeys.models import ApiKey
+from jobs.models import Lease
 from mem0dash.management import copying
 from mem0dash.management.copying import CopyError
 from memories.index.edge import EdgeIndex
 from memories.models import AddInput, Memory, MemoryTokens, MemoryVector, Revision
-from memories.models.server import IndexState, Lease
+from memories.models.server import IndexState
 from prove.postgres import HOW_TO_GET, Cluster, binaries
 
 pytestmark = pytest.mark.one_form

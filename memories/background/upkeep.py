@@ -25,6 +25,8 @@ from core.errors import (
     Mem0dashError,
     StorageError,
 )
+from jobs import leases
+from jobs.leases import HeldLease
 from memories.adding import claims
 from memories.backfill import token_states as token_work
 from memories.backfill import vectors
@@ -32,10 +34,9 @@ from memories.background import resuming
 from memories.bulk import job as bulk_work
 from memories.engine.opening import LazyLlm
 from memories.index.indexer import Indexer
+from memories.models.server import INDEX_BUILD
 from memories.providers import reembedding
 from memories.runtime import Runtime
-from memories.storage import leases
-from memories.storage.leases import HeldLease
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class Upkeep:
 
     def _flip(self) -> None:
         job = reembedding.find_running()
-        if job is not None and job.embedded_at is not None and self._free(leases.INDEX_BUILD):
+        if job is not None and job.embedded_at is not None and self._free(INDEX_BUILD):
             reembedding.flip(self.runtime)
 
     def _end_claims(self) -> None:

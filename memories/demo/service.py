@@ -21,15 +21,16 @@ from accounts.audit import AuditAction, AuditTarget
 from accounts.models import Project
 from core.errors import ConflictError
 from core.principal import Principal
+from jobs import leases
 from memories import runtime
 from memories.backfill.vectors import EMBED_BATCH
 from memories.demo.rows import sample_adds
 from memories.engine.engine import Engine
 from memories.index.opening import open_indexer
 from memories.models import AddInput, Memory, MemoryRetrieval, MemoryTokens, MemoryVector, Revision
-from memories.models.server import IndexState
+from memories.models.server import INDEX_BUILD, IndexState
 from memories.readings import Reading
-from memories.storage import leases, revisions
+from memories.storage import revisions
 from memories.storage import rows as records
 
 # The request id that its history and its inputs carry: with a space in it, which none has that came
@@ -107,7 +108,7 @@ def _between_builds() -> Iterator[None]:
     the history what changed meanwhile, and the sample data's history is dated back, or gone."""
     with ExitStack() as stack:
         try:
-            lease = stack.enter_context(leases.hold(leases.INDEX_BUILD))
+            lease = stack.enter_context(leases.hold(INDEX_BUILD))
         except ConflictError as error:
             raise ConflictError(
                 "The search index is being built anew; try again when that is done."

@@ -6,9 +6,9 @@ from contextlib import suppress
 from typing import Final
 
 from core.errors import ConflictError
+from jobs import leases
 from memories.index.qdrant import Collections, QdrantIndex
-from memories.models.server import IndexState
-from memories.storage import leases
+from memories.models.server import INDEX_BUILD, IndexState
 
 SWEEP_SECONDS: Final = 10.0
 # The other processes see a flip within a second or two; a search under way in the old index ends.
@@ -43,7 +43,7 @@ class Leftovers:
         if not due:
             return
         # With the lease nobody builds, so that none of these is about to come into use.
-        with suppress(ConflictError), leases.hold(leases.INDEX_BUILD):
+        with suppress(ConflictError), leases.hold(INDEX_BUILD):
             live = IndexState.objects.get(pk=state.pk).generation
             for generation in due:
                 if generation != live:

@@ -16,6 +16,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from core.errors import ConflictError, IndexUnavailableError
+from jobs import leases
+from jobs.leases import HeldLease
+from jobs.models import Lease
 from memories.index import rows
 from memories.index.base import VectorIndex
 from memories.index.compare import compare_all, compare_batch
@@ -32,13 +35,11 @@ from memories.index.leftovers import Leftovers
 from memories.index.qdrant import Collections, QdrantIndex
 from memories.index.rows import BATCH
 from memories.models import Memory
-from memories.models.server import IndexState, Lease
-from memories.storage import leases
-from memories.storage.leases import HeldLease
+from memories.models.server import INDEX_BUILD, IndexState
 
 logger = logging.getLogger(__name__)
 
-BUILD: Final = leases.INDEX_BUILD
+BUILD: Final = INDEX_BUILD
 # While somebody holds this, no row is written down as applied: what changes stays pending.
 FENCE: Final = "index-flip"
 FENCE_SECONDS: Final = 60.0

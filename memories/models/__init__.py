@@ -17,7 +17,7 @@ from memories.models.memory import (
     ReviewStatus,
 )
 from memories.models.saved_views import SavedView
-from memories.models.server import EngineConfig, IndexState, Lease, Reembedding
+from memories.models.server import EngineConfig, IndexState, Reembedding
 
 __all__ = [
     "ENTITY_FIELDS",
@@ -30,7 +30,6 @@ __all__ = [
     "EngineConfig",
     "IndexState",
     "IngestClaim",
-    "Lease",
     "Memory",
     "MemoryRetrieval",
     "MemoryTokens",

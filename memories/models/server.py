@@ -1,8 +1,12 @@
-"""What the server keeps about itself: providers, index, passages to another embedder, and who is at
-which work."""
+"""What the server keeps about itself: providers, index, passages to another embedder."""
+
+from typing import Final
 
 from django.db import models
 from django.db.models import Q
+
+# The lease of whoever builds a new generation of the index (jobs.leases).
+INDEX_BUILD: Final = "index-build"
 
 
 class EngineConfig(models.Model):
@@ -80,14 +84,3 @@ class Reembedding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.former_model_key or 'words only'} → {self.model_key} ({self.state})"
-
-
-class Lease(models.Model):
-    """Work that one process at a time does; who holds it renews it, and who is gone loses it."""
-
-    name = models.CharField(max_length=40, primary_key=True)
-    holder = models.CharField(max_length=64)
-    until = models.DateTimeField()
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.holder}"

@@ -15,7 +15,7 @@ from accounts.audit import AuditAction, AuditTarget
 from core.database import portions
 from core.errors import ConflictError, ProviderError
 from core.principal import OPERATOR, Actor, Principal
-from jobs import queue
+from jobs import leases, queue
 from memories import runtime
 from memories.backfill import vectors
 from memories.engine import configuration, failures
@@ -25,7 +25,6 @@ from memories.models import Memory, MemoryVector
 from memories.models.server import IndexState, Reembedding
 from memories.providers import service as providers
 from memories.runtime import Runtime
-from memories.storage import leases
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from django.urls import reverse
 from core.errors import ConflictError, NotFoundError
 from core.kept import Kept
 from core.principal import Principal
+from jobs import leases
 from jobs.rows import JobGroup, JobRow
 from memories.backfill import token_states as token_work
 from memories.bulk import service as bulk
@@ -16,7 +17,6 @@ from memories.models.bulk import Operation
 from memories.models.server import Reembedding
 from memories.providers import reembedding
 from memories.providers.late_interaction import status
-from memories.storage import leases
 from memories.views.bulk.operations import STATES
 from memories.views.bulk.plan import done_words
 from memories.views.bulk.words import ACTIONS, count_words

@@ -8,6 +8,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.queries import operator_of
 from core.errors import ConflictError, Mem0dashError
+from jobs import leases
+from jobs.leases import HeldLease
 from memories.backfill import token_states as token_work
 from memories.engine import configuration
 from memories.engine.engine import Engine
@@ -16,8 +18,6 @@ from memories.engine.opening import open_reader
 from memories.providers import late_interaction
 from memories.providers.late_interaction import LateInteractionStatus
 from memories.runtime import Runtime
-from memories.storage import leases
-from memories.storage.leases import HeldLease
 
 WATCH_SECONDS: Final = 1.0
 MODEL: Final = {

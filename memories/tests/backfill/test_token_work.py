@@ -9,15 +9,15 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from jobs import leases
+from jobs.models import Lease
 from memories import runtime
 from memories.backfill import token_states as token_work
 from memories.background import upkeep
 from memories.background.upkeep import Upkeep
 from memories.editing import service as services
 from memories.models import Memory, MemoryTokens
-from memories.models.server import Lease
 from memories.search import service as search
-from memories.storage import leases
 from memories.tests.actions import add
 from memories.tests.providing import at_once
 from memories.tests.token_words import (

@@ -12,13 +12,14 @@ from django.db import connection
 from django.utils import timezone
 
 from core.errors import ConflictError, IndexUnavailableError
+from jobs import leases
+from jobs.models import Lease
 from memories.adding import claims
 from memories.background import upkeep
 from memories.background.upkeep import RECONCILED, WORKERS, Upkeep
 from memories.index.opening import open_indexer
 from memories.models import AddInput, IngestClaim, Memory, MemoryVector
-from memories.models.server import IndexState, Lease
-from memories.storage import leases
+from memories.models.server import IndexState
 from memories.tests.actions import add, pending, said, settled
 
 

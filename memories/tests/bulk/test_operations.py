@@ -10,6 +10,7 @@ from django.db import connection
 
 from core.errors import ConflictError, Mem0dashError, NotFoundError, PermissionDeniedError
 from core.principal import Scope
+from jobs import leases
 from memories import visibility
 from memories.background import upkeep
 from memories.background.upkeep import Upkeep
@@ -20,7 +21,6 @@ from memories.editing import change
 from memories.editing import service as services
 from memories.models import Memory, Revision
 from memories.models.bulk import Operation, OperationItem
-from memories.storage import leases
 from memories.tests.actions import add, said, settled
 
 ALICE = Selection(fields={"user_id": ("alice",)})

@@ -13,6 +13,7 @@ from django.utils import timezone
 from accounts.queries import operator_of
 from core.errors import ConflictError, EngineError, PermissionDeniedError, ProviderError
 from core.principal import Scope
+from jobs import leases
 from memories import queries, runtime
 from memories.background import retention
 from memories.demo import service as demo
@@ -30,8 +31,7 @@ from memories.models import (
     SessionMessage,
     adds,
 )
-from memories.models.server import IndexState
-from memories.storage import leases
+from memories.models.server import INDEX_BUILD, IndexState
 from memories.tests.actions import add, pending, said, settled
 from memories.tests.providing import use_embedder
 
@@ -267,7 +267,7 @@ def test_while_the_shared_index_is_built_anew_nothing_is_filled_or_removed(
     owner, filled, other_project
 ):
     before = stored()
-    leases.acquire(leases.INDEX_BUILD, holder="another")
+    leases.acquire(INDEX_BUILD, holder="another")
     with pytest.raises(ConflictError, match="being built anew"):
         demo.remove_demo(owner)
     with pytest.raises(ConflictError, match="being built anew"):

@@ -11,6 +11,7 @@ from django.db import connection
 from django.utils import timezone
 
 from core.errors import IndexUnavailableError
+from jobs.models import Lease
 from memories.backfill import vectors
 from memories.editing import service as services
 from memories.filters import EVERYTHING
@@ -18,7 +19,7 @@ from memories.index import leftovers, qdrant
 from memories.index import shared_indexer as shared
 from memories.index.shared_indexer import SharedIndexer
 from memories.models import Memory, MemoryVector
-from memories.models.server import IndexState, Lease
+from memories.models.server import IndexState
 from memories.search.service import search_memories
 from memories.tests.actions import add, meant, pending, said
 

@@ -11,14 +11,15 @@ from django.db import connection
 from django.utils import timezone
 
 from core.errors import ConflictError, IndexUnavailableError
+from jobs import leases
+from jobs.models import Lease
 from memories.editing import service as services
 from memories.filters import EVERYTHING
 from memories.index import leftovers, rows
 from memories.index import shared_indexer as shared
 from memories.index.shared_indexer import SharedIndexer
 from memories.models import Memory, MemoryVector
-from memories.models.server import IndexState, Lease
-from memories.storage import leases
+from memories.models.server import IndexState
 from memories.tests.actions import add, meant, pending, said
 
 OTHER = ("test/other-1", 8)

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from core.errors import ConflictError, PermissionDeniedError
 from core.principal import Scope
+from jobs.models import Lease
 from memories import runtime
 from memories.backfill import token_states as token_work
 from memories.background.upkeep import Upkeep
@@ -19,7 +20,7 @@ from memories.editing import service as services
 from memories.engine import configuration, local_model
 from memories.engine.configuration import ChangedMeanwhileError
 from memories.models import Memory, MemoryTokens
-from memories.models.server import EngineConfig, IndexState, Lease
+from memories.models.server import EngineConfig, IndexState
 from memories.providers import late_interaction, reembedding
 from memories.providers import service as providers
 from memories.providers.late_interaction import LateInteractionStatus

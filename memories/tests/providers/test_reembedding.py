@@ -8,6 +8,7 @@ from django.core.management import call_command
 
 from accounts.models import InstanceState
 from core.errors import ConflictError, InvalidInputError, PermissionDeniedError, ProviderError
+from jobs import leases
 from memories import runtime
 from memories.adding import service as adding
 from memories.backfill import vectors
@@ -17,7 +18,6 @@ from memories.models import Memory, MemoryVector
 from memories.models.server import EngineConfig, IndexState, Reembedding
 from memories.providers import reembedding
 from memories.search import service as search
-from memories.storage import leases
 from memories.tests.provider import Provider
 
 OLD = "test/words-1"

@@ -14,7 +14,7 @@ from django.utils import timezone
 from accounts.models import Account, Membership, Project, Role
 from accounts.tests.signing import sign_in
 from core.errors import ConflictError
-from jobs import claims, kinds, schedules
+from jobs import claims, kinds, leases, schedules
 from jobs.models import Job, Schedule
 from jobs.runner import run_job
 from memories.backfill import token_states as token_work
@@ -25,7 +25,6 @@ from memories.models import Memory, MemoryVector
 from memories.models.bulk import Operation
 from memories.models.server import IndexState, Reembedding
 from memories.providers import reembedding
-from memories.storage import leases
 from memories.tests.actions import add, settled
 from memories.views import long_work
 

@@ -10,9 +10,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from core.errors import ConflictError
-from jobs import holders
-from memories.models.server import Lease
-from memories.storage import leases
+from jobs import holders, leases
+from jobs.models import Lease
 
 pytestmark = pytest.mark.django_db
 

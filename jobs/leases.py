@@ -16,11 +16,9 @@ from django.utils import timezone
 
 from core.errors import ConflictError
 from jobs.holders import HOLDER, is_dead
-from memories.models.server import Lease
+from jobs.models import Lease
 
 SECONDS: Final = 30.0
-# Building a new generation of the index.
-INDEX_BUILD: Final = "index-build"
 _RENEW_SECONDS: Final = 5.0
 
 
