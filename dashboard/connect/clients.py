@@ -27,7 +27,7 @@ CLIENTS: Final = (
     _client("claude-code", "Claude Code", "Cc", r"claude[ _-]?code|claude-cli"),
     _client("claude", "Claude.ai and Claude Desktop", "Cl", r"\bclaude|anthropic"),
     _client("chatgpt", "ChatGPT and Codex", "Gp", r"openai|chatgpt|codex"),
-    _client("vs-code", "VS Code", "Vs", r"visual[ -]studio[ -]code|vs[ -]?code(?!r)"),
+    _client("vs-code", "VS Code", "Vs", r"visual[ -]studio[ -]code|(?<!cursor-)vs[ -]?code"),
     _client("cursor", "Cursor", "Cu", r"\bcursor"),
     _client("opencode", "OpenCode", "Oc", r"opencode"),
     _client("n8n", "n8n", "n8", r"\bn8n"),

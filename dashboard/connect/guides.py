@@ -65,7 +65,7 @@ def guides(base_url: str) -> dict[str, Guide]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2)
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _key_step() -> Step:
