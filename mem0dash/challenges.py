@@ -40,6 +40,11 @@ def problem(status: int, code: str, sentence: str, **headers: str) -> Answer:
     return Answer(status, {"error": code, "error_description": sentence}, named)
 
 
+def broken() -> Answer:
+    """What is this server's own fault; the log has it under the request's id."""
+    return problem(500, "internal_error", "Internal server error.")
+
+
 def refused(refusal: Refusal) -> Answer:
     """What the rules for bodies refuse."""
     found = problem(refusal.status, refusal.code or "invalid_request", refusal.detail)

@@ -80,6 +80,9 @@ class Connector:
             answer = await self._answer(exchange, receive)
             if answer is not None:
                 await exchange.answer(answer)
+        except Exception:
+            logger.exception("a call failed", extra={"request_id": exchange.id})
+            await exchange.end(challenges.broken())
         except asyncio.CancelledError:
             # The server stops, and the time for this call is over.
             thread = exchange.caller.thread if exchange.caller else 0
@@ -167,7 +170,7 @@ class Connector:
         if not call.cancelled() and (error := call.exception()) is not None:
             logger.error("a call failed", exc_info=error, extra={"request_id": exchange.id})
         if not exchange.is_over:
-            await exchange.end(challenges.problem(500, "internal_error", "Internal server error."))
+            await exchange.end(challenges.broken())
 
     async def _still_holds(self, exchange: Exchange) -> bool:
         """Whether the caller is who they were. While that cannot be asked, they are."""
