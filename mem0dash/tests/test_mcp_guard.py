@@ -1,5 +1,6 @@
 """What stands before the tools: hosts, origins, methods, bodies, credentials and their limits."""
 
+import ipaddress
 import json
 import logging
 from typing import Any
@@ -156,6 +157,24 @@ def test_without_its_lifespan_it_says_that_it_is_not_there(agent: Agent) -> None
     assert agent.ask(call_of("list_entities"), runs=False).status == 503
 
 
+def test_every_answer_has_the_headers_that_all_answers_have(agent: Agent, settings: Any) -> None:
+    for reply in (agent.call("list_entities"), Agent().call("list_entities"), agent.send(b"{")):
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["x-frame-options"] == "DENY"
+        assert reply.headers["referrer-policy"] == "same-origin"
+        assert len(reply.headers["x-request-id"]) == 8
+        assert "strict-transport-security" not in reply.headers
+    settings.SECURE_HSTS_SECONDS = 31_536_000
+    settings.TRUSTED_PROXIES = [ipaddress.ip_network("127.0.0.1/32")]
+    agent.headers["x-forwarded-proto"] = "https"
+    assert "strict-transport-security" in agent.call("list_entities").headers
+    assert (
+        'metadata="https://localhost/'
+        in (Agent(x_forwarded_proto="https").call("x").headers["www-authenticate"])
+    )
+
+
 # --- Bodies --------------------------------------------------------------------------------------
 def nested(depth: int) -> bytes:
     return b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":' + (
@@ -214,6 +233,7 @@ def test_each_call_is_a_row_with_the_tool_and_its_caller(
     agent.headers |= {"x-request-id": "call-1", "user-agent": "claude-code/2.1"}
     reply = agent.call("get_memory", memory_id="nowhere")
     agent.ask(message("tools/list"))
+    agent.ask(message("ping"))
     agent.ask(message("no/such/method"))
     assert reply.headers["x-request-id"] == "call-1"
     request_log.rows.write()
