@@ -171,7 +171,9 @@ class Exchange:
     def take_note(self) -> None:
         """Tells log and metrics: a tool's call under its name, with the status that REST would
         answer."""
-        status = self._status or 499
+        if not self._status:  # the client has hung up before
+            return
+        status = self._status
         if self.caller is not None and status == 200:
             status = self.caller.status
         handled = FinishedRequest(

@@ -1,16 +1,19 @@
 """What stands before the tools: hosts, origins, methods, bodies, credentials and their limits."""
 
+import asyncio
+import gc
 import ipaddress
 import json
 import logging
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from accounts.models import Account
 from apikeys import usage
 from apikeys.models import ApiKey
-from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, call_of, message
+from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, call_of, message
 from operations import request_log
 from operations.models import RequestLog
 
@@ -270,3 +273,37 @@ def test_no_credential_and_no_text_of_a_memory_is_logged(
     assert agent.headers["authorization"].split()[1] not in written
     assert "Z" * 43 not in written
     assert "cinnamon" not in "\n".join(str(record.__dict__) for record in ours)
+
+
+# --- Many calls ----------------------------------------------------------------------------------
+def test_handshakes_leave_nothing_behind(agent: Agent) -> None:
+    left = []
+
+    async def meanwhile(reply: Reply) -> None:
+        for most in (20, 200):
+            for _ in range(most):
+                hello = await agent.asking(message("initialize", HELLO), runs=False)
+                assert hello.status == 200
+            await asyncio.sleep(0)
+            gc.collect()
+            left.append((len(asyncio.all_tasks()), sum(1 for _ in map(type, gc.get_objects()))))
+
+    agent.ask(call_of("list_entities"), meanwhile=meanwhile)
+    (few_tasks, few), (many_tasks, many) = left
+    assert many_tasks <= few_tasks
+    # What a handshake kept would be there 200 times.
+    assert many - few < 200
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no server to lose")
+def test_connections_that_the_database_dropped_are_made_again_on_the_next_call(
+    agent: Agent,
+) -> None:
+    agent.call("list_entities")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert cursor.fetchone()[0] > 0
+    assert agent.call("list_entities").found["results"] == []
