@@ -8,6 +8,7 @@ from django.test import Client
 
 from dashboard.connect.clients import CLIENTS
 from dashboard.connect.packs import instructions
+from memories.mcp.tools import TOOLS
 
 pytestmark = [pytest.mark.one_form, pytest.mark.django_db]
 
@@ -35,6 +36,11 @@ def test_it_has_all_that_an_agent_needs() -> None:
         *(client.name for client in CLIENTS if client.id != "curl"),
     ):
         assert needed in text, needed
+
+
+def test_it_names_every_tool_and_no_other() -> None:
+    section = text_of().split("## Tools")[1].split("##")[0]
+    assert set(re.findall(r"`(\w+)`[,:]", section)) == set(TOOLS)
 
 
 def test_it_is_plain_text_without_a_secret_or_an_account(alice: Any, key: Any) -> None:
