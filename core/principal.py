@@ -22,7 +22,7 @@ class Scope(StrEnum):
 
 ALL_SCOPES: Final = frozenset(Scope)
 
-Via = Literal["api_key", "session", "admin_api_key", "auth_disabled", "internal"]
+Via = Literal["api_key", "oauth", "session", "admin_api_key", "auth_disabled", "internal"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,12 @@ if PUBLIC_URL and not _is_address:
     )
 # The one other origin whose pages may call the API; "" for none.
 DASHBOARD_ORIGIN = env.origin("DASHBOARD_URL")
+# Origins beside this server's own whose pages may call /mcp, in a browser.
+MCP_ALLOWED_ORIGINS = {
+    *env.origins("MCP_ALLOWED_ORIGINS"),
+    *([DASHBOARD_ORIGIN] if DASHBOARD_ORIGIN else []),
+    *([f"{_public.scheme}://{_public.netloc}".lower()] if PUBLIC_URL else []),
+}
 # Hosts beside loopback and IP literals, which hosts.Hosts always accepts.
 NAMED_HOSTS = [hosts.parse_host("ALLOWED_HOSTS", word) for word in env.list_of("ALLOWED_HOSTS")]
 if _public.hostname:
@@ -439,7 +445,9 @@ JOB_SOURCES = {
 # Subscribers to events, as jobs.outbox.Subscriber describes them.
 EVENT_SUBSCRIBERS: list[str] = []
 
-# Called with each finished request, a core.http.middleware.FinishedRequest.
+# Makes the MCP server that /mcp serves.
+MCP_SERVER = "memories.mcp.server.build"
+# Called with each finished request, a core.http.finished.FinishedRequest.
 REQUEST_LOG = "operations.request_log.log_request"
 # Gives the labels of keys by their prefixes, for rooms that do not know keys.
 KEY_LABELS = "apikeys.labels.labels_of"
@@ -540,5 +548,7 @@ LOGGING = {
                 *("openai", "anthropic", "google_genai", "groq", "mem0"),
             )
         },
+        # It writes a line for each transport that it ends, which here is each call.
+        "mcp": {"level": "WARNING"},
     },
 }
