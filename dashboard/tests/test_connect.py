@@ -16,6 +16,8 @@ from dashboard.connect import views
 from dashboard.connect.clients import CLIENTS, client_named
 from dashboard.connect.guides import KEY, Guide, Step, guides
 from dashboard.connect.packs import PACKS
+from oauth.models import AppGrant
+from oauth.tests.flow import make_app
 from operations.models import RequestLog
 
 pytestmark = [pytest.mark.one_form, pytest.mark.django_db]
@@ -152,6 +154,39 @@ def test_the_page_says_who_cannot_reach_a_server_without_a_public_address(
     text = signed_in.get(PAGE).content.decode()
     assert "https://memory.example.org/memory/mcp" in text and "testserver" not in text
     assert "need a public HTTPS address" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "callback", "known"),
+    [
+        ("Visual Studio Code", "http://127.0.0.1:33418/", "vs-code"),
+        ("Claude Code (mem0dash)", "http://localhost:51234/callback", "claude-code"),
+        ("Connector", "https://claude.ai/api/mcp/auth_callback", "claude"),
+        ("", "https://chatgpt.com/connector/oauth/abc", "chatgpt"),
+        ("Notes", "https://notes.example/callback", None),
+    ],
+)
+def test_an_app_that_signed_in_is_known_by_what_it_registered(
+    signed_in: Client, alice: Account, project: Project, name: str, callback: str, known: str | None
+) -> None:
+    app = make_app(Client(), client_name=name or ..., redirect_uris=[callback])
+    app.callback = callback
+    app.connect(alice, project)
+    assert set(states(signed_in.get(PAGE)).values()) == {"Not connected"}
+    AppGrant.objects.update(last_used_at=timezone.now(), last_client="node")
+    told = states(signed_in.get(PAGE))
+    assert {k for k, v in told.items() if v == "Connected"} == ({known} if known else set())
+
+
+def test_the_apps_of_others_are_not_told(
+    signed_in: Client, alice: Account, bob: Account, project: Project
+) -> None:
+    app = make_app(Client(), client_name="Cursor")
+    app.connect(bob, project)
+    AppGrant.objects.update(last_used_at=timezone.now())
+    assert set(states(signed_in.get(PAGE)).values()) == {"Not connected"}
+    theirs = sign_in(bob)
+    assert states(theirs.get(PAGE))["cursor"] == "Connected"
 
 
 @pytest.mark.parametrize(
