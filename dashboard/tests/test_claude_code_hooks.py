@@ -1,6 +1,7 @@
 """The hooks of the plugin, run as Claude Code runs them: an event as JSON on standard input."""
 
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -299,6 +300,9 @@ def test_a_subagent_a_command_and_a_broken_line_are_nobodys_words(
         "-----BEGIN PRIVATE KEY-----\nMIIEpAIBAAKCAQEA",
         "password: hunter22",
         "API_KEY=4f9d2c",
+        'DB_PASSWORD="hunter22 hunter22"',
+        '{"client_secret": "4f9d2c"}',
+        "SECRET_KEY = '4f9d2c'",
         "the password is hunter22",
         "postgres://mara:hunter22@db.example.org/boat",
     ],
@@ -315,7 +319,7 @@ def test_what_looks_secret_stays_here(claude: ClaudeCode, memory: Memory, secret
 
 
 def test_plain_words_about_secrets_are_no_secret(claude: ClaudeCode, memory: Memory) -> None:
-    said = "Tokens expire after 1 hour, and we keep secrets in Vault."
+    said = "Tokens expire after 1 hour, the token is old, and we keep secrets in Vault."
     claude.say("user", said)
     claude.run("Stop")
     eventually(lambda: memory.sent("/memories"))
@@ -378,6 +382,22 @@ def test_nothing_that_was_said_and_no_key_stays_on_disk(claude: ClaudeCode, memo
     for path in kept:
         text = path.read_text()
         assert "Fridays" not in text and "tea" not in text and KEY not in text
+
+
+def test_what_is_left_of_old_sessions_is_removed(claude: ClaudeCode, memory: Memory) -> None:
+    memory.results = [TEA]
+    claude.run("SessionStart", source="startup")
+    [old] = (claude.root / "kept" / "sessions").iterdir()
+    os.utime(old, (0, 0))
+    claude.session = "0b1c9a34-0000-4000-8000-000000000002"
+    claude.run("SessionStart", source="startup")
+    left = [path.stem for path in (claude.root / "kept" / "sessions").iterdir()]
+    assert left == [claude.session]
+
+
+def test_a_limit_that_is_no_number_is_the_usual_one(claude: ClaudeCode, memory: Memory) -> None:
+    claude.environment["MEM0DASH_RECALL_SECONDS"] = "soon"
+    claude.prompt("What should I order for Mara?")  # in time or not: no error is heard of
 
 
 @pytest.mark.parametrize("session", ["../../escaped", "", "a/b", "x" * 500])

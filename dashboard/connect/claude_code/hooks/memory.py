@@ -25,7 +25,7 @@ SERVER = "@MEM0DASH_URL@"
 
 # Seconds that a prompt and the start of a session wait at most, the start of Python included. What
 # only capturing needs is imported there.
-PROMPT_SECONDS = float(os.environ.get("MEM0DASH_RECALL_SECONDS") or 0.15)
+PROMPT_SECONDS = 0.15  # unless MEM0DASH_RECALL_SECONDS says otherwise
 START_SECONDS = 1.0
 SAVE_SECONDS = 120.0
 SAVE_PAUSES = (2, 15, 60)  # between the attempts to save
@@ -36,6 +36,7 @@ SHOWN_CHARACTERS = 500
 SAVED_MESSAGES = 20
 SAVED_CHARACTERS = 4000
 READ_BYTES = 4_000_000  # of a transcript, at most
+KEPT_SECONDS = 30 * 86_400  # what is kept of a session, after its last use
 
 # What is recalled stands between these, so that it is never saved again.
 MARK = "mem0dash-memories"
@@ -48,9 +49,10 @@ SECRETS = (
     re.compile(r"\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"),
     re.compile(r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"),
     re.compile(
-        r"(?i)(?<![A-Za-z])(?:password|passwd|passphrase|secret|token|api[ _-]?key)"
-        r"(?:\s*[:=]\s*|\s+is\s+)(?!\[)\S+"
+        r"(?i)(?:password|passwd|passphrase|secret|token|(?:api|access|private)[ _-]?key)"
+        r"[\w-]*[\"']?\s*[:=]\s*(?!\[secret\])(?:\"[^\"]*\"|'[^']*'|\S+)"
     ),
+    re.compile(r"(?i)\b(?:password|passphrase|api key) is\s+(?!\[secret\])\S+"),
 )
 
 
@@ -63,11 +65,19 @@ def main() -> None:
     if name == "SessionStart":
         give_up_after(START_SECONDS)
         recall_at_start(event)
+        Session(event).forget_others()
     elif name == "UserPromptSubmit":
-        give_up_after(PROMPT_SECONDS)
+        give_up_after(prompt_seconds())
         recall_at_prompt(event)
     elif name in ("Stop", "PreCompact", "SessionEnd") and saves():
         capture(event)
+
+
+def prompt_seconds() -> float:
+    try:
+        return float(os.environ.get("MEM0DASH_RECALL_SECONDS", ""))
+    except ValueError:
+        return PROMPT_SECONDS
 
 
 def give_up_after(seconds: float) -> None:
@@ -95,7 +105,7 @@ def recall_at_prompt(event: dict[str, Any]) -> None:
     if len(prompt.split()) < 3 or prompt[0] in "/!#":
         return
     question = {"query": prompt[:2000], "filters": {"user_id": user()}, "top_k": RECALLED_AT_PROMPT}
-    found = ask("POST", "/search", question, seconds=PROMPT_SECONDS)
+    found = ask("POST", "/search", question, seconds=prompt_seconds())
     tell("UserPromptSubmit", found, Session(event))
 
 
@@ -332,6 +342,12 @@ class Session:
         new = self.file.with_suffix(f".{os.getpid()}")
         new.write_text(json.dumps({"saved": self.saved, "told": self.told}))
         new.replace(self.file)
+
+    def forget_others(self) -> None:
+        """Removes what is left of sessions that ended long ago."""
+        for file in self.file.parent.glob("*.json"):
+            if file.stat().st_mtime < time.time() - KEPT_SECONDS:
+                file.unlink()
 
 
 if __name__ == "__main__":
