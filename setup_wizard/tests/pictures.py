@@ -124,7 +124,7 @@ def _connect(walk: Walk) -> None:
         client = walk.site.server.client()
         client.request("GET", "/memories?user_id=mara", headers={"User-Agent": name})
         client.close()
-    page.set_viewport_size({"width": 1280, "height": 860})
+    page.set_viewport_size({"width": 1280, "height": 720})
     walk.visit.go("/dashboard/connect")
     page.locator("#state-vs-code").get_by_text("Connected", exact=True).wait_for()
     page.locator("#client-cursor > summary").click()
