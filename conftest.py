@@ -32,6 +32,7 @@ from memories.index.indexer import Indexer
 from memories.tests.provider import Provider
 from memories.tests.qdrant_server import QdrantServer
 from memories.tests.spare_index import SpareIndex, quick_folder
+from operations import calls
 
 pytest_plugins = ["mem0dash.tests.browser"]
 
@@ -91,6 +92,12 @@ def _cheap_passwords() -> None:
 def _not_alone() -> None:
     """A test that takes over as the only process does not do so for those after it."""
     claims._alone.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nobody_called() -> None:
+    """What one test's request log said is not known in the next one."""
+    calls.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
-"""Takes the pictures of the documentation: the wizard's steps, the overview and the memories with
-sample data.
+"""Takes the pictures of the documentation: the wizard's steps, the overview, the memories with
+sample data, and the page Connect.
 
     .venv/bin/python -m setup_wizard.tests.pictures
 
-writes docs/images/setup-*.png, overview.png and memories.png. It needs Chromium, and the local
-embedding model (`make embedder`).
+writes docs/images/setup-*.png, overview.png, memories.png and connect.png. It needs Chromium, and
+the local embedding model (`make embedder`).
 """
 
 import os
@@ -32,6 +32,8 @@ ASKED: Final = (
     ("travel-agent 0.4", "Which seat, and from where?"),
     ("kitchen-bot 3.1", "What must not be in the soup?"),
 )
+# Clients that have called, as they name themselves.
+CONNECTED: Final = ("claude-code/2.1 (cli)", "Claude-User", "Visual Studio Code/1.120.0")
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
             _wizard(walk)
             _overview(walk)
             _memories(walk)
+            _connect(walk)
         finally:
             server.kill9()
             browser.close()
@@ -112,6 +115,24 @@ def _memories(walk: Walk) -> None:
     page.set_viewport_size({"width": 1440, "height": 580})
     page.locator(".history li").last.scroll_into_view_if_needed()
     _take(page, "memories")
+
+
+def _connect(walk: Walk) -> None:
+    """The page Connect, with clients that have called."""
+    page = walk.page
+    for name in CONNECTED:
+        client = walk.site.server.client()
+        client.request("GET", "/memories?user_id=mara", headers={"User-Agent": name})
+        client.close()
+    page.set_viewport_size({"width": 1280, "height": 720})
+    walk.visit.go("/dashboard/connect")
+    page.locator("#state-vs-code").get_by_text("Connected", exact=True).wait_for()
+    page.locator("#client-cursor > summary").click()
+    cursor = page.locator("#client-cursor")
+    cursor.get_by_role("button", name="Copy Configuration for Cursor", exact=True).click()
+    cursor.get_by_text("Waiting for the first call").wait_for()
+    page.locator("#client-claude-code > summary").click()
+    _take(page, "connect")
 
 
 def _take(page: Any, name: str) -> None:

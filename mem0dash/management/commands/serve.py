@@ -75,11 +75,11 @@ class Command(BaseCommand):
 
 
 def _end_with_requests() -> None:
-    """Exits at once if requests are still running, because the interpreter would wait for them, and
-    a provider may hang for minutes."""
-    from mem0dash import asgi
+    """Ends the process where the interpreter would wait for requests that go on: a provider may
+    hang for minutes."""
+    from core.http.threads import answering
 
-    if asgi.answering:
+    if answering:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
