@@ -24,7 +24,7 @@ ERAS = [HANDSHAKE, MODERN]
 
 @pytest.fixture
 def agent(
-    transactional_db: None,
+    dispatcher_db: None,
     engine: Any,
     provider: Any,
     key: Any,
