@@ -209,6 +209,22 @@ TABLE: dict[tuple[str, str], Right] = {
         )
         for method in ("GET", "POST", "PUT", "DELETE")
     },
+    # Clients are no callers yet: what they need is a code or a token, in the body.
+    **{
+        (name, "GET"): Right(PUBLIC, f"/.well-known/oauth-{path}")
+        for kind, path in (
+            ("server", "authorization-server"),
+            ("resource", "protected-resource"),
+        )
+        for name, path in (
+            (f"oauth-{kind}-metadata", path),
+            (f"oauth-{kind}-metadata-1", f"{path}/mcp"),
+            (f"oauth-{kind}-metadata-2", f"{path}/mcp/"),
+        )
+    },
+    ("token", "POST"): Right(PUBLIC, "/oauth/token", {}, ok=400),
+    ("revoke-token", "POST"): Right(PUBLIC, "/oauth/revoke", {}, ok=400),
+    ("dcr-register", "POST"): Right(PUBLIC, "/oauth/register", {}, ok=400),
     ("oss-entities", "GET"): Right("read", "/entities"),
     ("oss-entity", "DELETE"): Right("admin", "/entities/user/alice", changes=True),
 }

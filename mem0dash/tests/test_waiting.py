@@ -31,6 +31,8 @@ ASKS_NOBODY = frozenset(
         *("auth-setup-status", "auth-register", "auth-login", "auth-refresh", "auth-me"),
         *("auth-change-password", "auth-onboarding-complete", "api-keys", "api-key", "requests"),
         *("oss-history", "oss-entities", "oss-entity", "oss-providers", "oss-reset"),
+        *("oauth-server-metadata", "oauth-resource-metadata", "dcr-register"),
+        *(f"oauth-{document}-metadata-{n}" for document in ("server", "resource") for n in (1, 2)),
         *("memserv-bulk", "memserv-history", "memserv-slash", "memserv-slash-below"),
     }
 )
@@ -46,6 +48,8 @@ MARKED = {
     ("memserv-memories", "POST"),
     ("memserv-search", "POST"),
     ("memserv-memory", "PUT"),
+    # Whoever serves the document that describes the client.
+    *((name, "page") for name in ("token", "revoke-token")),
     *((name, "page") for name in ("browse", "memory-add", "memory-edit", "memory-undo")),
     *((name, "page") for name in ("provider", "use-case", "test")),
 }
