@@ -231,7 +231,7 @@ WAITING_QUEUE = env.integer("WAITING_QUEUE", 128, low=0, high=10_000)
 
 # --- Pages ---------------------------------------------------------------------------------------
 # These paths and those below are pages: with sessions, CSRF protection and errors as pages.
-PAGE_PATHS = ("/dashboard", "/login", "/logout", "/setup")
+PAGE_PATHS = ("/dashboard", "/login", "/logout", "/setup", "/oauth/authorize")
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "dashboard:overview"
 # The route of the setup wizard, to which every page leads until set-up is complete; "" for none.
