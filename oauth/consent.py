@@ -50,8 +50,7 @@ def is_known(redirect_uri: str) -> bool:
     """Whether the operator has named where the access goes. Of a program on the person's own
     computer nobody knows which one it is."""
     is_named = bool(settings.OAUTH_ALLOWED_REDIRECT_URIS) and redirects.is_listed(redirect_uri)
-    is_host = not redirects.destination(redirect_uri).endswith(":")
-    return is_named and is_host and not redirects.is_on_this_machine(redirect_uri)
+    return is_named and redirect_uri.startswith("https://")
 
 
 @dataclass(frozen=True, slots=True)

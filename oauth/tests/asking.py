@@ -29,7 +29,7 @@ def register(client: Client, name: str = "Claude Code", *uris: str) -> str:
     return str(answer.json()["client_id"])
 
 
-def address(client_id: str, **changes: str | None) -> str:
+def address(client_id: str, /, **changes: str | None) -> str:
     """Where an app sends its person; None leaves a parameter out."""
     said: dict[str, str | None] = {
         "client_id": client_id,
@@ -97,7 +97,7 @@ class Page:
         return (client or self.client).post(self.url, body | changes)
 
 
-def open_page(client: Client, client_id: str, **changes: str | None) -> Page:
+def open_page(client: Client, client_id: str, /, **changes: str | None) -> Page:
     url = address(client_id, **changes)
     return Page(client.get(url), client, url)
 

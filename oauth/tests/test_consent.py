@@ -34,6 +34,11 @@ def app(client: Client, db: None) -> str:
     return register(client)
 
 
+@pytest.fixture(autouse=True)
+def _set_up(alice: Account) -> None:
+    """Nobody is sent to set-up."""
+
+
 def holds(token: str) -> Any:
     """Who calls with this access token; None for nobody."""
     return service.principal_of(token, request_id="test", client="test")
@@ -113,7 +118,7 @@ def test_signing_out_never_leads_to_another_host(signed_in: Client) -> None:
         ({"redirect_uri": f"{REDIRECT}/../x"}, "has not registered"),
         ({"redirect_uri": f"{REDIRECT}?more=1"}, "has not registered"),
         ({"redirect_uri": "https://app.example.evil.example/callback"}, "has not registered"),
-        ({"redirect_uri": "javascript:alert(1)"}, "is no address"),
+        ({"redirect_uri": "javascript:alert(1)"}, "has not registered"),
         ({"redirect_uri": "nonsense"}, "is no address"),
     ],
 )
@@ -131,11 +136,11 @@ def test_an_unknown_app_or_redirect_ends_on_a_page(
     ("changes", "error", "sentence"),
     [
         ({"code_challenge": None}, "invalid_request", "requires PKCE"),
-        ({"code_challenge_method": "plain"}, "invalid_request", "must be S256"),
-        ({"code_challenge_method": None}, "invalid_request", "must be S256"),
-        ({"code_challenge_method": "S512"}, "invalid_request", "must be S256"),
+        ({"code_challenge_method": "plain"}, "invalid_request", "S256 is required"),
+        ({"code_challenge_method": None}, "invalid_request", "S256 is required"),
+        ({"code_challenge_method": "S512"}, "invalid_request", "S256 is required"),
         ({"resource": "https://other.example/mcp"}, "invalid_target", "resource"),
-        ({"response_type": "token"}, "unsupported_response_type", "must be code"),
+        ({"response_type": "token"}, "unauthorized_client", "must be code"),
         ({"response_type": None}, "invalid_request", "response_type"),
     ],
 )
@@ -190,7 +195,7 @@ def test_a_page_from_before_a_new_sign_in_counts_no_more(
     assert not AuthorizationCode.objects.exists()
     signed_in.force_login(alice)
     page = open_page(signed_in, app)
-    reset_password(alice.email, "another long passphrase")
+    reset_password(email=alice.email, password="another long passphrase")
     assert page.send().status_code == 302
     assert not AuthorizationCode.objects.exists()
 
@@ -339,7 +344,7 @@ def test_the_page_says_where_access_goes_and_warns_of_this_computer(
     app = register(client, "App", registered)
     page = open_page(signed_in, app, redirect_uri=asked or registered)
     assert f"<dd><b>{host}</b>" in page.html
-    assert ("Any program on this computer" in page.text) is warned
+    assert ("Any program on your computer" in page.text) is warned
     assert "code" in told(page.send(), asked or registered)
 
 
@@ -376,4 +381,4 @@ def test_without_sign_in_nothing_can_be_given(
 def test_consent_is_an_entry_of_the_audit(signed_in: Client, app: str) -> None:
     connect(signed_in, app)
     found = signed_in.get("/dashboard/activity").content.decode()
-    assert "Alice gave access to the app ‘Claude Code’" in found
+    assert "Alice gave the app ‘Claude Code’ access" in found

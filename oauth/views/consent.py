@@ -13,23 +13,26 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 from oauth2_provider.exceptions import FatalClientError, OAuthToolkitError
-from oauth2_provider.settings import oauth2_settings
 from oauth2_provider.views import AuthorizationView
 from oauthlib.oauth2.rfc6749 import errors
 
 from accounts.models import Account, Project
+from accounts.throttle import RateLimitedError
 from accounts.web import PageRequest, page
-from core.errors import ConflictError, InvalidInputError
-from core.http.middleware import CONTENT_SECURITY_POLICY
+from core.errors import ConflictError
+from core.http.middleware import CONTENT_SECURITY_POLICY, client_address
+from core.http.public import base_url
+from core.http.waiting import waits_for
 from core.pages.answers import error_page
 from core.pages.forms import PageForm
 from core.principal import Scope
-from oauth import consent
+from oauth import consent, limits
 from oauth.consent import Offer
 from oauth.library import add_issuer
 from oauth.models import Application
 from oauth.scopes import allowed, wire
 from oauth.views import words
+from oauth.views.endpoints import may_fetch_document
 
 # Chrome holds a form to `form-action` through the redirect that answers it, and every app has a
 # host of its own.
@@ -38,8 +41,11 @@ POLICY: Final = "; ".join(
 )
 ALLOW: Final = "allow"
 CANNOT: Final = "This app cannot be connected"
+TOO_MANY: Final = "Too many requests of apps could not be read. Try again later."
 # Before the redirect is known to be the app's, people read why; nothing is sent anywhere.
 _REFUSED: Final[dict[type[errors.OAuth2Error], str]] = {
+    errors.InvalidRequestError: "The address of this request cannot be read.",
+    errors.InvalidRequestFatalError: "The address of this request cannot be read.",
     errors.MissingClientIdError: "The address does not say which app asks.",
     errors.InvalidClientIdError: (
         "This server does not know the app. Registrations that nobody uses are removed: delete the "
@@ -59,7 +65,9 @@ _TOLD: Final[dict[type[errors.OAuth2Error], str]] = {
     errors.MissingCodeChallengeError: (
         "code_challenge is missing: this server requires PKCE with code_challenge_method S256."
     ),
-    errors.UnsupportedCodeChallengeMethodError: "code_challenge_method must be S256.",
+    errors.UnsupportedCodeChallengeMethodError: "PKCE with S256 is required.",
+    # Of `token` and the like, which the library knows and no app here may have.
+    errors.UnauthorizedClientError: "response_type must be code.",
     errors.AccessDeniedError: "The person denied the request.",
 }
 
@@ -123,8 +131,11 @@ class ConsentView(AuthorizationView):
             asked = self._asked()
         except OAuthToolkitError as error:
             return self.error_response(error, None)
-        ticket = consent.seal(_query(request), _session(request))
-        return self._page(asked, ConsentForm(initial={"ticket": ticket}, offer=asked.offer))
+        first = {
+            "ticket": consent.seal(_query(request), _session(request)),
+            "project": str(next(iter(asked.offer.projects)).id),
+        }
+        return self._page(asked, ConsentForm(initial=first, offer=asked.offer))
 
     def post(self, request: PageRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         consent.check_ticket(request.POST.get("ticket", ""), _query(request), _session(request))
@@ -141,15 +152,8 @@ class ConsentView(AuthorizationView):
 
     def _asked(self) -> _Asked:
         """What is asked for; OAuthToolkitError where nobody may have that."""
-        try:
-            names, credentials = self.validate_authorization_request(self.request)
-        except ValueError as error:  # oauthlib cannot decode it
-            raise InvalidInputError("The address of this request cannot be read.") from error
+        names, credentials = self.validate_authorization_request(self.request)
         asking = credentials.pop("request")
-        # The library lets `plain` pass until it stores the code.
-        if credentials.get("code_challenge_method") != "S256":
-            refused = errors.UnsupportedCodeChallengeMethodError(request=asking)
-            raise OAuthToolkitError(refused, redirect_uri=credentials["redirect_uri"])
         credentials["resource"] = self.request.GET.getlist("resource")
         offer = Offer.of(_account(self.request), allowed(names))
         return _Asked(asking.client, credentials, offer)
@@ -189,6 +193,8 @@ class ConsentView(AuthorizationView):
         """Tells the app; people, where nobody knows yet whether the redirect is the app's."""
         found = error.oauthlib_error
         if isinstance(error, FatalClientError):
+            if wait := limits.count_failed_consent(client_address(self.request)):
+                raise RateLimitedError(TOO_MANY, retry_after=wait)
             sentence = _REFUSED.get(type(found)) or str(found.description)
             return error_page(
                 self.request, 400, sentence, template="error.html", title=CANNOT, again="", clear=""
@@ -201,13 +207,13 @@ class ConsentView(AuthorizationView):
         if application is None:  # the library has lost it; a scheme of its own is the app's alone
             id_ = self.request.GET.get("client_id", "")
             application = Application.objects.filter(client_id=id_).first()
-        issuer = oauth2_settings.oauth2_authorization_server_issuer(self.request)
-        return super().redirect(add_issuer(redirect_to, issuer), application)
+        return super().redirect(add_issuer(redirect_to, base_url(self.request)), application)
 
 
 _consent = ConsentView.as_view()
 
 
+@waits_for(may_fetch_document)
 @require_http_methods(["GET", "HEAD", "POST"])
 @page
 def authorize(request: PageRequest) -> HttpResponseBase:

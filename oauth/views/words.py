@@ -5,7 +5,7 @@ pass itself off as words of ours.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -65,7 +65,7 @@ class Destination(NamedTuple):
 
 def destination(uri: str) -> Destination:
     """In words. Hosts of other alphabets are Punycode by then: no other may be registered."""
-    host = redirects.destination(uri)
+    host, scheme = redirects.destination(uri), urlsplit(uri).scheme
     if redirects.is_on_this_machine(uri):
         return Destination(
             _with_port(uri, host),
@@ -73,10 +73,10 @@ def destination(uri: str) -> Destination:
             "Any program on your computer can claim to be this app. Allow it only if you started "
             "this yourself just now.",
         )
-    if host.endswith(":"):
+    if scheme not in {"https", "http"}:
         return Destination(
-            host,
-            f"A program on your computer that opens {host} links",
+            f"{scheme}:",
+            f"A program on your computer that opens {scheme}: links",
             "Any program on your computer can claim these links. Allow it only if you started "
             "this yourself just now.",
         )
@@ -88,3 +88,9 @@ def _with_port(uri: str, host: str) -> str:
     told = f"[{host}]" if ":" in host else host
     has_own = parts.port is not None and (parts.scheme, parts.port) not in _USUAL_PORTS
     return f"{told}:{parts.port}" if has_own else told
+
+
+def destinations(hosts: Sequence[str]) -> str:
+    """Where an app receives its access: its hosts, of many the first two."""
+    told = [f"{host}, this computer" if host in redirects.LOOPBACK else host for host in hosts]
+    return "; ".join(told[:2]) + (f" and {len(told) - 2} more" if len(told) > 2 else "")
