@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from core import notes
 from core.database import portions
-from core.http.middleware import FinishedRequest
+from core.http.finished import FinishedRequest
 from core.principal import NOBODY
 from operations import strangers
 from operations.models import RefusedRequests, RequestLog

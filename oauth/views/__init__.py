@@ -1,1 +1,1 @@
-"""The pages and endpoints of the app."""
+"""What clients and people call: the endpoints of OAuth and their pages."""

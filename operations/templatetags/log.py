@@ -14,6 +14,7 @@ register = template.Library()
 _WAYS: Final = {
     "admin_api_key": "Admin key",
     "bearer": "Signed in",
+    "oauth": "Connected app",
     "disabled": "No sign-in needed",
 }
 
