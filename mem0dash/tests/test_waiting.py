@@ -22,6 +22,7 @@ ASKS_NOBODY = frozenset(
         "time-zone",
         *("connect", "connect-copied", "llms", "claude-code", "claude-code-install"),
         *("claude-code-refs", "claude-code-pack"),
+        *("connected-apps", "app-revoke"),
         *("activity", "activity-export", "requests-page", "entities", "entity-delete"),
         *("filters", "memories-export", "bulk-plan", "bulk-run"),
         *("jobs", "retry-failed", "job-retry", "job-run", "job-cancel", "schedule-run"),

@@ -1,7 +1,5 @@
 """Apps that ask for access, as they do: they register themselves, use PKCE, open the page."""
 
-import base64
-import hashlib
 import html
 import re
 from dataclasses import dataclass, field
@@ -10,23 +8,17 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from django.test import Client
 
-REDIRECT: Final = "https://app.example/callback"
+from oauth.tests import flow
+
+REDIRECT: Final = flow.CALLBACK
 VERIFIER: Final = "a-verifier-that-is-long-enough-for-rfc-7636-4711"
-CHALLENGE: Final = (
-    base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
-)
+CHALLENGE: Final = flow.challenge_of(VERIFIER)
 
 
 def register(client: Client, name: str = "Claude Code", *uris: str) -> str:
     """Registers an app; its client_id."""
-    body = {
-        "client_name": name,
-        "redirect_uris": list(uris) or [REDIRECT],
-        "token_endpoint_auth_method": "none",
-    }
-    answer = client.post("/oauth/register", body, "application/json")
-    assert answer.status_code == 201, answer.content
-    return str(answer.json()["client_id"])
+    answer = flow.register(client, client_name=name, redirect_uris=list(uris) or [REDIRECT])
+    return str(answer["client_id"])
 
 
 def address(client_id: str, /, **changes: str | None) -> str:

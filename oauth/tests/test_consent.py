@@ -139,7 +139,7 @@ def test_an_unknown_app_or_redirect_ends_on_a_page(
         ({"code_challenge_method": "plain"}, "invalid_request", "S256 is required"),
         ({"code_challenge_method": None}, "invalid_request", "S256 is required"),
         ({"code_challenge_method": "S512"}, "invalid_request", "S256 is required"),
-        ({"resource": "https://other.example/mcp"}, "invalid_target", "resource"),
+        ({"resource": "https://other.example/mcp"}, "invalid_target", "/mcp alone"),
         ({"response_type": "token"}, "unauthorized_client", "must be code"),
         ({"response_type": None}, "invalid_request", "response_type"),
     ],
@@ -220,6 +220,18 @@ def test_a_page_that_was_open_too_long_counts_no_more(
     monkeypatch.setattr("oauth.consent.OPEN_SECONDS", -1)
     assert page.send().status_code == 409
     assert not AuthorizationCode.objects.exists()
+
+
+def test_answers_that_count_for_nothing_are_limited(
+    signed_in: Client, app: str, settings: Any
+) -> None:
+    settings.RATE_LIMIT_CONSENT_FAILURES = 3
+    page = open_page(signed_in, app)
+    codes = [page.send(ticket="nonsense").status_code for _ in range(5)]
+    assert codes == [409, 409, 409, 429, 429]
+    assert int(page.send(ticket="nonsense")["Retry-After"]) > 0
+    # Whoever has the page gets through.
+    assert "code" in told(page.send())
 
 
 def test_a_form_without_its_token_gives_nothing(alice: Account, app: str) -> None:

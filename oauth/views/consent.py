@@ -41,7 +41,7 @@ POLICY: Final = "; ".join(
 )
 ALLOW: Final = "allow"
 CANNOT: Final = "This app cannot be connected"
-TOO_MANY: Final = "Too many requests of apps could not be read. Try again later."
+TOO_MANY: Final = "Too many answers came from pages that count no more. Try again later."
 # Before the redirect is known to be the app's, people read why; nothing is sent anywhere.
 _REFUSED: Final[dict[type[errors.OAuth2Error], str]] = {
     errors.InvalidRequestError: "The address of this request cannot be read.",
@@ -138,7 +138,12 @@ class ConsentView(AuthorizationView):
         return self._page(asked, ConsentForm(initial=first, offer=asked.offer))
 
     def post(self, request: PageRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        consent.check_ticket(request.POST.get("ticket", ""), _query(request), _session(request))
+        try:
+            consent.check_ticket(request.POST.get("ticket", ""), _query(request), _session(request))
+        except ConflictError as error:
+            if wait := limits.count_failed_consent(client_address(request)):
+                raise RateLimitedError(TOO_MANY, retry_after=wait) from error
+            raise
         try:
             asked = self._asked()
             if request.POST.get("decision") != ALLOW:
@@ -193,8 +198,6 @@ class ConsentView(AuthorizationView):
         """Tells the app; people, where nobody knows yet whether the redirect is the app's."""
         found = error.oauthlib_error
         if isinstance(error, FatalClientError):
-            if wait := limits.count_failed_consent(client_address(self.request)):
-                raise RateLimitedError(TOO_MANY, retry_after=wait)
             sentence = _REFUSED.get(type(found)) or str(found.description)
             return error_page(
                 self.request, 400, sentence, template="error.html", title=CANNOT, again="", clear=""

@@ -65,7 +65,7 @@ class Destination(NamedTuple):
 
 def destination(uri: str) -> Destination:
     """In words. Hosts of other alphabets are Punycode by then: no other may be registered."""
-    host, scheme = redirects.destination(uri), urlsplit(uri).scheme
+    host = redirects.destination(uri)
     if redirects.is_on_this_machine(uri):
         return Destination(
             _with_port(uri, host),
@@ -73,10 +73,10 @@ def destination(uri: str) -> Destination:
             "Any program on your computer can claim to be this app. Allow it only if you started "
             "this yourself just now.",
         )
-    if scheme not in {"https", "http"}:
+    if host.endswith(":"):
         return Destination(
-            f"{scheme}:",
-            f"A program on your computer that opens {scheme}: links",
+            host,
+            f"A program on your computer that opens {host} links",
             "Any program on your computer can claim these links. Allow it only if you started "
             "this yourself just now.",
         )
@@ -91,6 +91,9 @@ def _with_port(uri: str, host: str) -> str:
 
 
 def destinations(hosts: Sequence[str]) -> str:
-    """Where an app receives its access: its hosts, of many the first two."""
-    told = [f"{host}, this computer" if host in redirects.LOOPBACK else host for host in hosts]
+    """Where an app receives its access: its hosts, of many the first two. This computer has several
+    names."""
+    elsewhere = [host for host in hosts if host not in redirects.LOOPBACK]
+    here = [host for host in hosts if host in redirects.LOOPBACK][:1]
+    told = [*elsewhere, *(f"{host}, this computer" for host in here)]
     return "; ".join(told[:2]) + (f" and {len(told) - 2} more" if len(told) > 2 else "")
