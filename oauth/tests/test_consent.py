@@ -201,8 +201,9 @@ def test_a_page_from_before_a_new_sign_in_counts_no_more(
 
 
 def test_an_answer_counts_only_for_the_request_that_was_shown(
-    signed_in: Client, client: Client, app: str
+    signed_in: Client, client: Client, app: str, settings: Any
 ) -> None:
+    settings.RATE_LIMIT_CONSENT_FAILURES = 0
     other = register(client, "Other", REDIRECT)
     page = open_page(signed_in, app)
     for url in (address(other), address(app, scope=ALL), address(app, state="x")):

@@ -13,7 +13,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 from oauth2_provider.exceptions import FatalClientError, OAuthToolkitError
-from oauth2_provider.views import AuthorizationView
+from oauth2_provider.views.base import BaseAuthorizationView
 from oauthlib.oauth2.rfc6749 import errors
 
 from accounts.models import Account, Project
@@ -122,15 +122,17 @@ class ConsentForm(PageForm):
         return cleaned | {"project": project, "grant": scopes}
 
 
-class ConsentView(AuthorizationView):
-    """Shows the request, and answers it. What the library would decide from the address, such as
-    to skip the page, has no place here."""
+class ConsentView(BaseAuthorizationView):
+    """Shows the request, and answers it. The library's own page decides by the address whether it
+    is shown (`approval_prompt`, `prompt`); this one always is."""
+
+    request: PageRequest
 
     def get(self, request: PageRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
             asked = self._asked()
         except OAuthToolkitError as error:
-            return self.error_response(error, None)
+            return self.error_response(error)
         first = {
             "ticket": consent.seal(_query(request), _session(request)),
             "project": str(next(iter(asked.offer.projects)).id),
@@ -153,7 +155,7 @@ class ConsentView(AuthorizationView):
                 return self._page(asked, form, status=422)
             return self._answer(asked, form.cleaned_data["project"], form.cleaned_data["grant"])
         except OAuthToolkitError as error:
-            return self.error_response(error, None)
+            return self.error_response(error)
 
     def _asked(self) -> _Asked:
         """What is asked for; OAuthToolkitError where nobody may have that."""
@@ -193,7 +195,7 @@ class ConsentView(AuthorizationView):
         return self.redirect(location, asked.application)
 
     def error_response(
-        self, error: OAuthToolkitError, application: Application | None, **more: Any
+        self, error: OAuthToolkitError, application: Application | None = None, **more: Any
     ) -> HttpResponseBase:
         """Tells the app; people, where nobody knows yet whether the redirect is the app's."""
         found = error.oauthlib_error
@@ -203,14 +205,17 @@ class ConsentView(AuthorizationView):
                 self.request, 400, sentence, template="error.html", title=CANNOT, again="", clear=""
             )
         found.description = _TOLD.get(type(found)) or found.description
-        return super().error_response(error, application, **more)
+        answer: HttpResponseBase = super().error_response(error, application, **more)
+        return answer
 
     def redirect(self, redirect_to: str, application: Application | None) -> HttpResponseBase:
         """With `iss`, whatever the answer is (RFC 9207 section 2)."""
         if application is None:  # the library has lost it; a scheme of its own is the app's alone
             id_ = self.request.GET.get("client_id", "")
             application = Application.objects.filter(client_id=id_).first()
-        return super().redirect(add_issuer(redirect_to, base_url(self.request)), application)
+        told = add_issuer(redirect_to, base_url(self.request))
+        answer: HttpResponseBase = super().redirect(told, application)
+        return answer
 
 
 _consent = ConsentView.as_view()

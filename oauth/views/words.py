@@ -48,10 +48,8 @@ def app_name(name: str) -> str:
 
 def mark(name: str) -> str:
     """The two letters that stand for an app: Cc for Claude Code, Cu for Cursor."""
-    words = re.findall(r"[^\W_]+", name)
-    if not words:
-        return "–"
-    return words[0][0] + (words[1][0].lower() if len(words) > 1 else words[0][1:2])
+    first, second = [*re.findall(r"[^\W_]+", name), "", ""][:2]
+    return f"{first[:1]}{second[:1].lower() or first[1:2]}" or "–"
 
 
 class Destination(NamedTuple):
