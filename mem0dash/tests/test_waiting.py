@@ -48,6 +48,7 @@ MARKED = {
     ("memserv-search", "POST"),
     ("memserv-memory", "PUT"),
     *((name, "page") for name in ("browse", "memory-add", "memory-edit", "memory-undo")),
+    ("authorize", "page"),
     *((name, "page") for name in ("provider", "use-case", "test")),
 }
 
