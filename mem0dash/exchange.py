@@ -12,7 +12,7 @@ from django.utils import timezone
 from core.http import bodies, finished
 from core.http.bodies import Body
 from core.http.finished import FinishedRequest
-from core.http.middleware import came_over_tls, client_address
+from core.http.middleware import STANDING_HEADERS, came_over_tls, client_address
 from core.http.threads import Receive
 from core.http.wsgi_environ import build_environ
 from core.rest import json
@@ -24,6 +24,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 ROUTE: Final = "/mcp"
 _STREAM: Final = b"text/event-stream"
+_STANDING: Final = [(k.lower().encode(), v.encode()) for k, v in STANDING_HEADERS.items()]
+_HSTS: Final = f"max-age={settings.SECURE_HSTS_SECONDS}".encode()
 # What browsers may send, and what pages may read of an answer.
 _SENT: Final = (
     "Authorization, Content-Type, Accept, Last-Event-ID, Mcp-Method, Mcp-Name, "
@@ -120,7 +122,9 @@ class Exchange:
         await self._send(message)
 
     def _always(self, there: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-        found = [(b"x-request-id", self.id.encode())]
+        found = [(b"x-request-id", self.id.encode()), *_STANDING]
+        if settings.SECURE_HSTS_SECONDS and self.request.is_secure():
+            found.append((b"strict-transport-security", _HSTS))
         if b"cache-control" not in there:
             found.append((b"cache-control", b"no-store"))
         if self._origin:
@@ -167,7 +171,9 @@ class Exchange:
     def take_note(self) -> None:
         """Tells log and metrics: a tool's call under its name, with the status that REST would
         answer."""
-        status = self._status or 499
+        if not self._status:  # the client has hung up before
+            return
+        status = self._status
         if self.caller is not None and status == 200:
             status = self.caller.status
         handled = FinishedRequest(

@@ -28,7 +28,8 @@ _SKIPPED: Final = frozenset(
         *("/health", "/healthz", "/metrics", "/v1/ping/"),
     }
 )
-_SKIPPED_BELOW: Final = ("/requests", "/static/")
+# Of MCP as well: what clients say by the way is no call.
+_SKIPPED_BELOW: Final = ("/requests", "/static/", "/mcp notifications/", "/mcp ping")
 
 
 def _store(rows: dict[int, RequestLog]) -> int:

@@ -51,6 +51,14 @@ CONTENT_SECURITY_POLICY = "; ".join(
     )
 )
 
+# What Django's own middleware and RequestMiddleware give every answer, for those that pass neither.
+STANDING_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": settings.SECURE_REFERRER_POLICY,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -1,15 +1,19 @@
 """What stands before the tools: hosts, origins, methods, bodies, credentials and their limits."""
 
+import asyncio
+import gc
+import ipaddress
 import json
 import logging
 from typing import Any
 
 import pytest
+from django.db import connection, connections
 
 from accounts.models import Account
 from apikeys import usage
 from apikeys.models import ApiKey
-from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, call_of, message
+from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, call_of, message
 from operations import request_log
 from operations.models import RequestLog
 
@@ -22,7 +26,7 @@ HELLO = {
 
 
 @pytest.fixture
-def agent(transactional_db: None, engine: Any, key: Any) -> Agent:
+def agent(dispatcher_db: None, engine: Any, key: Any) -> Agent:
     return Agent(key())
 
 
@@ -45,14 +49,14 @@ def test_a_client_shakes_hands_and_gets_no_session(agent: Agent) -> None:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "Token", "x-api-key"])
 def test_a_key_opens_it_in_every_way_that_clients_send_one(
-    transactional_db: None, engine: Any, key: Any, scheme: str
+    dispatcher_db: None, engine: Any, key: Any, scheme: str
 ) -> None:
     headers = {scheme: key()} if "-" in scheme else {"authorization": f"{scheme} {key()}"}
     assert Agent(**headers).call("list_entities").found == {"results": [], "has_more": False}
 
 
 def test_a_static_key_chooses_its_project(
-    transactional_db: None, engine: Any, other_project: Any, settings: Any
+    dispatcher_db: None, engine: Any, other_project: Any, settings: Any
 ) -> None:
     settings.ADMIN_API_KEY = "the operator's own key"
     agent = Agent(settings.ADMIN_API_KEY, x_project="other")
@@ -64,7 +68,7 @@ def test_a_static_key_chooses_its_project(
 
 
 def test_without_authentication_everybody_is_the_owner(
-    transactional_db: None, engine: Any, settings: Any
+    dispatcher_db: None, engine: Any, settings: Any
 ) -> None:
     settings.AUTH_DISABLED = True
     assert Agent().call("list_entities").status == 200
@@ -156,6 +160,24 @@ def test_without_its_lifespan_it_says_that_it_is_not_there(agent: Agent) -> None
     assert agent.ask(call_of("list_entities"), runs=False).status == 503
 
 
+def test_every_answer_has_the_headers_that_all_answers_have(agent: Agent, settings: Any) -> None:
+    for reply in (agent.call("list_entities"), Agent().call("list_entities"), agent.send(b"{")):
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["x-frame-options"] == "DENY"
+        assert reply.headers["referrer-policy"] == "same-origin"
+        assert len(reply.headers["x-request-id"]) == 8
+        assert "strict-transport-security" not in reply.headers
+    settings.SECURE_HSTS_SECONDS = 31_536_000
+    settings.TRUSTED_PROXIES = [ipaddress.ip_network("127.0.0.1/32")]
+    agent.headers["x-forwarded-proto"] = "https"
+    assert "strict-transport-security" in agent.call("list_entities").headers
+    assert (
+        'metadata="https://localhost/'
+        in (Agent(x_forwarded_proto="https").call("x").headers["www-authenticate"])
+    )
+
+
 # --- Bodies --------------------------------------------------------------------------------------
 def nested(depth: int) -> bytes:
     return b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":' + (
@@ -214,6 +236,7 @@ def test_each_call_is_a_row_with_the_tool_and_its_caller(
     agent.headers |= {"x-request-id": "call-1", "user-agent": "claude-code/2.1"}
     reply = agent.call("get_memory", memory_id="nowhere")
     agent.ask(message("tools/list"))
+    agent.ask(message("ping"))
     agent.ask(message("no/such/method"))
     assert reply.headers["x-request-id"] == "call-1"
     request_log.rows.write()
@@ -250,3 +273,44 @@ def test_no_credential_and_no_text_of_a_memory_is_logged(
     assert agent.headers["authorization"].split()[1] not in written
     assert "Z" * 43 not in written
     assert "cinnamon" not in "\n".join(str(record.__dict__) for record in ours)
+
+
+# --- Many calls ----------------------------------------------------------------------------------
+def test_handshakes_leave_nothing_behind(agent: Agent) -> None:
+    left = []
+
+    async def meanwhile(reply: Reply) -> None:
+        for most in (20, 200):
+            for _ in range(most):
+                hello = await agent.asking(message("initialize", HELLO), runs=False)
+                assert hello.status == 200
+            await asyncio.sleep(0)
+            gc.collect()
+            left.append((len(asyncio.all_tasks()), sum(1 for _ in map(type, gc.get_objects()))))
+
+    agent.ask(call_of("list_entities"), meanwhile=meanwhile)
+    (few_tasks, few), (many_tasks, many) = left
+    assert many_tasks <= few_tasks
+    # What a handshake kept would be there 200 times.
+    assert many - few < 200
+
+
+def drop_connections() -> int:
+    """Lets the database's server end all connections but this one; how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return int(cursor.fetchone()[0])
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no server to lose")
+def test_connections_that_the_database_dropped_are_made_again_on_the_next_call(
+    agent: Agent,
+) -> None:
+    connections.settings["default"]["CONN_MAX_AGE"] = None  # as in a server
+    agent.call("list_entities")
+    assert drop_connections() > 0
+    assert agent.call("list_entities").found["results"] == []
+    drop_connections()

@@ -1,7 +1,7 @@
 """Calls that take long: what is told meanwhile, and what ends them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,17 +24,19 @@ ERAS = [HANDSHAKE, MODERN]
 
 @pytest.fixture
 def agent(
-    transactional_db: None,
+    dispatcher_db: None,
     engine: Any,
     provider: Any,
     key: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> Agent:
+) -> Iterator[Agent]:
     """An agent of a server with a language model, which looks often what goes on."""
     use_llm(engine, provider)
     monkeypatch.setattr(connector, "RECHECK_SECONDS", 0.05)
     monkeypatch.setattr(working, "PROGRESS_SECONDS", 0.05)
-    return Agent(key())
+    yield Agent(key())
+    # What a call has begun goes on in its thread.
+    asyncio.run(until(lambda: not threads.answering))
 
 
 def add(**meta: Any) -> dict[str, Any]:

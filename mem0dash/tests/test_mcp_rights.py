@@ -46,13 +46,13 @@ def state() -> tuple[Any, ...]:
 
 @pytest.fixture
 def office(
-    transactional_db: None, alice: Account, project: Project, other_project: Project, key: Any
+    dispatcher_db: None, alice: Account, project: Project, other_project: Project, key: Any
 ) -> Office:
     return Office(alice, project, other_project, key)
 
 
 @pytest.fixture
-def memory(transactional_db: None, engine: Any, owner: Principal) -> UUID:
+def memory(dispatcher_db: None, engine: Any, owner: Principal) -> UUID:
     said = [{"role": "user", "content": TEXT}]
     added = add_memories(owner, messages=said, entities={"user_id": "alice"}, infer=False)
     return UUID(added.results[0]["id"])
@@ -131,7 +131,7 @@ def granted(monkeypatch: pytest.MonkeyPatch, owner: Principal) -> Any:
 @pytest.mark.parametrize("tool", CALLS)
 @pytest.mark.parametrize("scopes", ["read", "write", "review", "read+write"])
 def test_a_grant_that_lacks_a_tools_scope_is_told_which_to_ask_for(
-    transactional_db: None, memory: UUID, granted: Any, tool: str, scopes: str
+    dispatcher_db: None, memory: UUID, granted: Any, tool: str, scopes: str
 ) -> None:
     before = state()
     reply = granted(scopes).call(tool, **given(tool, memory))
@@ -151,7 +151,7 @@ def test_a_grant_that_lacks_a_tools_scope_is_told_which_to_ask_for(
 
 
 def test_a_grant_reads_a_resource_only_with_the_scope_to_read(
-    transactional_db: None, memory: UUID, granted: Any
+    dispatcher_db: None, memory: UUID, granted: Any
 ) -> None:
     body = message("resources/read", {"uri": f"memory://memories/{memory}"})
     assert granted("write").ask(body).status == 403
@@ -159,7 +159,7 @@ def test_a_grant_reads_a_resource_only_with_the_scope_to_read(
 
 
 def test_an_access_token_that_does_not_hold_is_refused(
-    transactional_db: None, memory: UUID, granted: Any
+    dispatcher_db: None, memory: UUID, granted: Any
 ) -> None:
     reply = granted("nothing").call("list_entities")
     assert reply.status == 401

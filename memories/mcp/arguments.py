@@ -106,7 +106,7 @@ class _Scoped(Arguments):
     run_id: Text = _text("Only memories of this run or session.")
     filters: Object = _text(
         'Narrows further, such as {"AND": [{"agent_id": "a"}, {"created_at": {"gte": '
-        '"2026-01-31"}}]} or {"metadata": {"topic": "tea"}}.'
+        '"2026-01-31"}}]}, or {"topic": "tea"} for a key of the metadata.'
     )
     show_expired: bool = Field(default=False, description="Shows expired memories as well.")
 
@@ -242,10 +242,10 @@ def one_text(content: str | None, text: str | None) -> str | None:
 
 
 def schema_of(arguments: type[Arguments]) -> dict[str, Any]:
-    """The JSON Schema of a tool's arguments, without pydantic's titles."""
+    """The JSON Schema of a tool's arguments: what it needs first, and without pydantic's titles."""
     schema = arguments.model_json_schema()
-    schema.pop("title", None)
-    schema.pop("description", None)
-    for field in schema.get("properties", {}).values():
+    needed = schema.get("required", [])
+    fields = sorted(schema["properties"].items(), key=lambda named: named[0] not in needed)
+    for _, field in fields:
         field.pop("title", None)
-    return {**schema, "properties": schema.get("properties", {})}
+    return {"type": "object", "properties": dict(fields), "required": needed}

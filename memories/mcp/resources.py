@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from mcp_types import ResourceTemplate
 
+from core.errors import InvalidInputError
 from core.principal import Principal
 from core.rest import json
 from memories import queries
@@ -35,6 +36,8 @@ TEMPLATES: Final = [
 
 def read(principal: Principal, uri: str) -> str | None:
     """The resource as JSON; None for an address of no template. Errors as the tools'."""
+    if "\0" in unquote(uri):
+        raise InvalidInputError("An address cannot contain a NUL character.")
     if match := _ONE.fullmatch(uri):
         found = queries.get_memory(principal, unquote(match[1]))
         return json.dumps(shapes.memory_shape(found)).decode()

@@ -44,7 +44,7 @@ EXTRACTING: Final = "Still at it: the language model is reading."
 
 def build() -> Server[dict[str, Any]]:
     """A server; the SDK runs each of them once."""
-    return Server(
+    server = Server(
         NAME,
         version=VERSION,
         title="mem0dash",
@@ -58,6 +58,9 @@ def build() -> Server[dict[str, Any]]:
         on_list_resource_templates=_list_templates,
         on_read_resource=_read_resource,
     )
+    # Spans for OpenTelemetry, which nobody collects here.
+    server.middleware.clear()
+    return server
 
 
 def _input_schema(name: str) -> Mapping[str, Any] | None:

@@ -13,8 +13,8 @@ register = template.Library()
 
 _WAYS: Final = {
     "admin_api_key": "Admin key",
+    "oauth": "A connected app",
     "bearer": "Signed in",
-    "oauth": "Connected app",
     "disabled": "No sign-in needed",
 }
 
