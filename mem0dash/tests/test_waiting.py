@@ -22,6 +22,7 @@ ASKS_NOBODY = frozenset(
         "time-zone",
         *("connect", "connect-copied", "llms", "claude-code", "claude-code-install"),
         *("claude-code-refs", "claude-code-pack"),
+        *("connected-apps", "app-revoke"),
         *("activity", "activity-export", "requests-page", "entities", "entity-delete"),
         *("filters", "memories-export", "bulk-plan", "bulk-run"),
         *("jobs", "retry-failed", "job-retry", "job-run", "job-cancel", "schedule-run"),
@@ -51,6 +52,7 @@ MARKED = {
     # Whoever serves the document that describes the client.
     *((name, "page") for name in ("token", "revoke-token")),
     *((name, "page") for name in ("browse", "memory-add", "memory-edit", "memory-undo")),
+    ("authorize", "page"),
     *((name, "page") for name in ("provider", "use-case", "test")),
 }
 
