@@ -48,6 +48,7 @@ NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
             Link("jobs:jobs", "Jobs", "list-check", Scope.ADMIN, below=("jobs:job-cancel",)),
         ),
     ),
+    ("Access", (Link("dashboard:connect", "Connect", "plug-connected"),)),
     (
         "Server",
         (

@@ -200,7 +200,8 @@ class HostMiddleware:
 
 
 class CorsMiddleware:
-    """Allows pages of one other origin, DASHBOARD_URL, to call the API."""
+    """Allows pages of one other origin, DASHBOARD_URL, to call the API, and pages of every origin
+    what OPEN_PATHS names."""
 
     METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
@@ -208,6 +209,8 @@ class CorsMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if _is_open(request.path_info):
+            return self._open(request)
         # Other origins may not read pages, because a cookie opens them.
         allowed = "" if is_page(request) else settings.DASHBOARD_ORIGIN
         origin = request.headers.get("Origin", "")
@@ -226,6 +229,20 @@ class CorsMiddleware:
             response = self._shared(self.get_response(request), allowed)
         if allowed:
             patch_vary_headers(response, ["Origin"])
+        return response
+
+    def _open(self, request: HttpRequest) -> HttpResponseBase:
+        """For everybody, and therefore without credentials of the browser's."""
+        if request.method == "OPTIONS":
+            response: HttpResponseBase = HttpResponse(status=204)
+            response["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+            wanted = request.headers.get("Access-Control-Request-Headers", "")
+            if _HEADER_NAMES.fullmatch(wanted):
+                response["Access-Control-Allow-Headers"] = wanted
+            response["Access-Control-Max-Age"] = "600"
+        else:
+            response = self.get_response(request)
+        response["Access-Control-Allow-Origin"] = "*"
         return response
 
     def _refusal(self, request: HttpRequest, origin: str) -> HttpResponseBase:
@@ -250,6 +267,10 @@ class CorsMiddleware:
         response["Access-Control-Allow-Credentials"] = "true"
         response["Access-Control-Expose-Headers"] = "X-Request-ID"
         return response
+
+
+def _is_open(path: str) -> bool:
+    return any(path == open_ or path.startswith(f"{open_}/") for open_ in settings.OPEN_PATHS)
 
 
 def client_address(request: HttpRequest) -> str:

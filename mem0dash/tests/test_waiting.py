@@ -20,6 +20,8 @@ ASKS_NOBODY = frozenset(
         *("login", "logout", "start", "administrator", "key", "finish"),
         *("overview", "theme", "settings", "late-interaction", "late-interaction-remove"),
         "time-zone",
+        *("connect", "connect-copied", "llms", "claude-code", "claude-code-install"),
+        *("claude-code-refs", "claude-code-pack"),
         *("activity", "activity-export", "requests-page", "entities", "entity-delete"),
         *("filters", "memories-export", "bulk-plan", "bulk-run"),
         *("jobs", "retry-failed", "job-retry", "job-run", "job-cancel", "schedule-run"),
