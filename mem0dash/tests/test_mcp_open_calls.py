@@ -17,6 +17,8 @@ from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, call_of
 from memories.mcp import working
 from memories.models import Memory
 from memories.tests.providing import use_llm
+from operations import request_log
+from operations.models import RequestLog
 
 LLM = threads.threads_for(ProviderWait.LLM, "POST")
 ERAS = [HANDSHAKE, MODERN]
@@ -163,7 +165,7 @@ def test_a_stop_tells_an_open_add_that_its_input_is_kept(
 
 
 def test_an_add_whose_client_hangs_up_is_stored_and_holds_no_place(
-    agent: Agent, provider: Any
+    agent: Agent, provider: Any, gathering: None
 ) -> None:
     held = provider.chat.hold()
 
@@ -176,7 +178,9 @@ def test_an_add_whose_client_hangs_up_is_stored_and_holds_no_place(
         await until(lambda: not LLM._abandoned)
 
     agent.era = MODERN
-    agent.ask(add(), meanwhile=meanwhile)
+    assert not agent.ask(add(), meanwhile=meanwhile).status
+    request_log.rows.write()
+    assert RequestLog.objects.get(path="/mcp add_memory").status_code == 499
 
 
 def test_while_adds_wait_for_the_language_model_reads_are_answered(

@@ -164,3 +164,22 @@ def test_an_access_token_that_does_not_hold_is_refused(
     reply = granted("nothing").call("list_entities")
     assert reply.status == 401
     assert 'error="invalid_token"' in reply.headers["www-authenticate"]
+
+
+def test_a_resource_is_read_by_who_may_read_the_memory(
+    office: Office, memory: UUID, key: Any
+) -> None:
+    def read(credential: str, id_: UUID) -> str:
+        body = message("resources/read", {"uri": f"memory://memories/{id_}"})
+        reply = Agent(credential).ask(body).messages[-1]
+        return str(reply.get("result") or reply["error"]["message"])
+
+    assert TEXT in read(key("read"), memory)
+    assert "lacks the scope" in read(key("write"), memory)
+    nowhere = UUID("00000000-0000-4000-8000-000000000000")
+    for outside in (
+        key(project=office.other_project),
+        key(entity_limit={"user_id": ["zoe"]}),
+    ):
+        foreign, missing = read(outside, memory), read(outside, nowhere)
+        assert foreign.replace(str(memory), str(nowhere)) == missing
