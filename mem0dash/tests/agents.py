@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import connection
+
 from mem0dash.asgi import agents as connector
 from mem0dash.asgi import application
 
@@ -92,6 +94,25 @@ def in_era(body: dict[str, Any], era: str) -> tuple[dict[str, Any], dict[str, st
     if name := params.get("name") or params.get("uri"):
         headers["mcp-name"] = name
     return {**body, "params": params}, headers
+
+
+async def aside(work: Callable[..., Any], *given: Any) -> Any:
+    """What `work` gives, in a thread that keeps no connection to the database."""
+
+    def closing() -> Any:
+        try:
+            return work(*given)
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(closing)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Waits for a condition, not for a clock."""
+    async with asyncio.timeout(20):
+        while not await aside(condition):
+            await asyncio.sleep(0.01)
 
 
 Meanwhile = Callable[[Reply], Awaitable[None]]

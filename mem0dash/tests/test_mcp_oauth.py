@@ -1,6 +1,5 @@
 """Calls with access tokens, as apps get them: what they open, and what ends them."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,8 +12,8 @@ from accounts.models import Account, Membership, Project, Role
 from core.http import threads
 from core.principal import Principal
 from mem0dash import connector
-from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply
-from mem0dash.tests.test_mcp_open_calls import add, until
+from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, aside, until
+from mem0dash.tests.test_mcp_open_calls import add
 from memories.tests.providing import use_llm
 from oauth import service as oauth
 from oauth.models import AccessToken, AppGrant
@@ -135,7 +134,7 @@ def test_an_open_call_ends_with_its_token(
 
     async def meanwhile(reply: Reply) -> None:
         await until(lambda: held.entered.is_set() and (era == MODERN or reply.status))
-        await asyncio.to_thread(happens, app, reviewer, owner)
+        await aside(happens, app, reviewer, owner)
         await until(lambda: reply.is_over)
         held.release()
         await until(lambda: not threads.answering)

@@ -1,7 +1,7 @@
 """Calls that take long: what is told meanwhile, and what ends them."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from apikeys.models import ApiKey
 from core.http import threads
 from core.http.waiting import ProviderWait
 from mem0dash import connector, identification
-from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, call_of
+from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, aside, call_of, until
 from memories.mcp import working
 from memories.models import Memory
 from memories.tests.providing import use_llm
@@ -45,13 +45,6 @@ def add(**meta: Any) -> dict[str, Any]:
     body = call_of("add_memory", content="Alice likes tea.", user_id="alice")
     body["params"]["_meta"] = meta
     return body
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Waits for a condition, not for a clock."""
-    async with asyncio.timeout(20):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -114,7 +107,7 @@ def test_an_open_call_ends_with_its_credential(
 
     async def meanwhile(reply: Reply) -> None:
         await until(lambda: held.entered.is_set() and (era == MODERN or reply.status))
-        await asyncio.to_thread(happens, bob)
+        await aside(happens, bob)
         await until(lambda: reply.is_over)
         held.release()
 
