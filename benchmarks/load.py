@@ -97,6 +97,14 @@ def _extract(target: Target) -> Iterator[Request]:
         yield Request("POST", "/memories", body)
 
 
+def _add_once(target: Target) -> Iterator[Request]:
+    """As mem0-server's clients add, and agents: the same is not stored twice."""
+    for request in _extract(target):
+        [message] = request.body["messages"]
+        body = {"content": message["content"], "user_id": request.body["user_id"]}
+        yield Request("POST", "/api/v1/memories", body)
+
+
 def _called(tool: str, arguments: dict[str, Any], era: str) -> Request:
     """A call of a tool, as clients of this era of MCP send it."""
     params: dict[str, Any] = {"name": tool, "arguments": arguments}
@@ -122,10 +130,10 @@ def _search_by_mcp(era: str) -> Callable[[Target], Iterator[Request]]:
 
 
 def _add_by_mcp(era: str) -> Callable[[Target], Iterator[Request]]:
-    """The same adds as by REST."""
+    """The same adds as by REST, of what is not known yet."""
 
     def make(target: Target) -> Iterator[Request]:
-        return (_called("add_memory", request.body, era) for request in _add(target))
+        return (_called("add_memory", request.body, era) for request in _add_once(target))
 
     return make
 
@@ -157,11 +165,12 @@ KINDS = (
     Kind("update metadata", _update_metadata, writes=True),
     Kind("update text", _update_text, writes=True),
     Kind("add verbatim", _add, writes=True),
-    Kind("add by MCP", _add_by_mcp(MODERN), writes=True),
-    Kind("add by MCP, 2025", _add_by_mcp(HANDSHAKE), writes=True),
     Kind("delete", _delete, writes=True),
     # Two facts of one message, by mem0's pipeline and an LLM that answers at once.
     Kind("add extracted", _extract, writes=True),
+    Kind("add extracted once", _add_once, writes=True),
+    Kind("the same by MCP", _add_by_mcp(MODERN), writes=True),
+    Kind("the same by MCP, 2025", _add_by_mcp(HANDSHAKE), writes=True),
 )
 
 

@@ -48,7 +48,13 @@ NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
             Link("jobs:jobs", "Jobs", "list-check", Scope.ADMIN, below=("jobs:job-cancel",)),
         ),
     ),
-    ("Access", (Link("dashboard:connect", "Connect", "plug-connected"),)),
+    (
+        "Access",
+        (
+            Link("dashboard:connect", "Connect", "plug-connected"),
+            Link("connected-apps", "Connected apps", "apps"),
+        ),
+    ),
     (
         "Server",
         (

@@ -2,23 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Final
 
-from django.conf import settings
 from django.http import HttpRequest
 
 from core.http.middleware import Refusal
+from core.http.public import base_url
 from core.principal import Scope
 from core.rest import json
-
-# The scopes as they are called on the wire, in the order in which challenges name them.
-WIRE: Final = {
-    Scope.READ: "memory:read",
-    Scope.WRITE: "memory:write",
-    Scope.REVIEW: "memory:review",
-}
-# What a client asks for that has nothing yet.
-FIRST: Final = (Scope.READ, Scope.WRITE)
+from oauth import scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +53,34 @@ def unauthorised(request: HttpRequest, sentence: str = "") -> Answer:
     names an error only then."""
     if not sentence:
         told = "Sign in, or send an API key as a bearer token."
-        return problem(401, "unauthorized", told, WWW_Authenticate=_challenge(request, FIRST))
+        return problem(
+            401, "unauthorized", told, WWW_Authenticate=_challenge(request, scopes.DEFAULT)
+        )
     return problem(
         401,
         "invalid_token",
         sentence,
-        WWW_Authenticate=_challenge(request, FIRST, "invalid_token", sentence),
+        WWW_Authenticate=_challenge(request, scopes.DEFAULT, "invalid_token", sentence),
     )
 
 
 def insufficient(request: HttpRequest, held: Collection[Scope], needed: Scope) -> Answer:
     """403 for a grant that does not reach: it names what is held beside what is needed, because a
     client that asks for less would lose the rest."""
-    sentence = f"This takes the scope {WIRE[needed]}."
-    wanted = [scope for scope in WIRE if scope in held or scope is needed]
+    [name] = scopes.wire([needed])
+    sentence = f"This takes the scope {name}."
+    wanted = scopes.wire({*held, needed})
     challenge = _challenge(request, wanted, "insufficient_scope", sentence)
     return problem(403, "insufficient_scope", sentence, WWW_Authenticate=challenge)
 
 
 def _challenge(
-    request: HttpRequest, scopes: Collection[Scope], error: str = "", sentence: str = ""
+    request: HttpRequest, wanted: Collection[str], error: str = "", sentence: str = ""
 ) -> str:
-    metadata = f"{public_base(request)}/.well-known/oauth-protected-resource/mcp"
+    metadata = f"{base_url(request)}/.well-known/oauth-protected-resource/mcp"
     parts = []
     if error:
         parts = [f'error="{error}"', f'error_description="{sentence}"']
     parts.append(f'resource_metadata="{metadata}"')
-    parts.append(f'scope="{" ".join(WIRE[scope] for scope in scopes)}"')
+    parts.append(f'scope="{" ".join(wanted)}"')
     return f"Bearer {', '.join(parts)}"
-
-
-def public_base(request: HttpRequest) -> str:
-    """Where this server is reached: PUBLIC_URL, else as the request's host says, which has been
-    checked."""
-    return settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/")

@@ -209,6 +209,21 @@ def check_forwarded(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
     return []
 
 
+@register()
+def check_unneeded(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """mem0-server signs its tokens and keeps them in a file of their own."""
+    if not settings.OAUTH_UNNEEDED:
+        return []
+    return [
+        CheckWarning(
+            f"{' and '.join(settings.OAUTH_UNNEEDED)}: not needed here. Access tokens are random, "
+            "and are stored with everything else.",
+            hint="Remove the setting.",
+            id="mem0dash.W012",
+        )
+    ]
+
+
 @register(Tags.database, deploy=True)
 def check_database(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """The database must answer."""

@@ -51,6 +51,8 @@ STOPPING: Final = "The server is stopping. Try again shortly."
 KEPT: Final = "The server is stopping; the input is kept, and tried again after the start."
 ENDED: Final = "The credential of this call does not hold any more."
 
+_NOT_THERE: Final = challenges.problem(503, "unavailable", STOPPING, Retry_After="10")
+
 # A stop gives calls the time that it gives every request: the SDK's streams would end at once.
 AppStatus.enable_automatic_graceful_drain = False
 
@@ -118,8 +120,7 @@ class Connector:
             return challenges.unparsed(str(error))
         if (lacking := _lacking(exchange)) is not None:
             return lacking
-        await self._serve(exchange, receive)
-        return None
+        return await self._serve(exchange, receive)
 
     def _guard(self, exchange: Exchange) -> Answer | None:
         """Why nobody is asked who calls; None where somebody is."""
@@ -137,7 +138,7 @@ class Connector:
             sentence = "This server keeps no sessions: send every message by POST."
             return challenges.problem(405, "method_not_allowed", sentence, Allow="POST, OPTIONS")
         if self._app is None:
-            return challenges.problem(503, "unavailable", STOPPING, Retry_After="10")
+            return _NOT_THERE
         return None
 
     async def _identify(self, exchange: Exchange) -> None:
@@ -147,9 +148,10 @@ class Connector:
         assert principal is not None  # noqa: S101  (None is for callers that are gone)
         exchange.caller = Caller(principal)
 
-    async def _serve(self, exchange: Exchange, receive: Receive) -> None:
+    async def _serve(self, exchange: Exchange, receive: Receive) -> Answer | None:
         """Hands the call to the SDK, and ends it with its credential."""
-        assert self._app is not None  # noqa: S101  (the guard has looked)
+        if self._app is None:  # stopped since the guard has looked
+            return _NOT_THERE
         assert exchange.caller is not None  # noqa: S101  (identified above)
         token = current.set(exchange.caller)
         try:
@@ -160,17 +162,17 @@ class Connector:
         try:
             while not (await asyncio.wait({call}, timeout=RECHECK_SECONDS))[0]:
                 if not await self._still_holds(exchange):
-                    await _cut(call)
+                    await _cut(exchange, call)
                     await exchange.end(challenges.unauthorised(exchange.request, ENDED))
-                    return
+                    return None
         except asyncio.CancelledError:
-            exchange.is_cut = True
-            await _cut(call)
+            await _cut(exchange, call)
             raise
         if not call.cancelled() and (error := call.exception()) is not None:
             logger.error("a call failed", exc_info=error, extra={"request_id": exchange.id})
-        if not exchange.is_over:
+        if not exchange.is_over and not exchange.is_gone:
             await exchange.end(challenges.broken())
+        return None
 
     async def _still_holds(self, exchange: Exchange) -> bool:
         """Whether the caller is who they were. While that cannot be asked, they are."""
@@ -185,8 +187,9 @@ class Connector:
         return now is not None and identification.is_same(now, exchange.caller.principal)
 
 
-async def _cut(call: "asyncio.Future[Any]") -> None:
+async def _cut(exchange: Exchange, call: "asyncio.Future[Any]") -> None:
     """Cancels what the SDK does for a call, and waits until it has ended."""
+    exchange.is_cut = True
     call.cancel()
     await asyncio.wait({call})
     if not call.cancelled():

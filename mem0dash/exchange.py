@@ -60,6 +60,8 @@ class Exchange:
         # Set where the answer ends here: what the SDK still sends is dropped.
         self.is_cut = False
         self.is_over = False
+        # Whether the client has hung up before the end.
+        self.is_gone = False
         self._send = send
         self._origin = ""
         self._status = 0
@@ -101,7 +103,11 @@ class Exchange:
         self.body.data = b""
 
         async def replay() -> MutableMapping[str, Any]:
-            return whole.pop() if whole else await receive()
+            if whole:
+                return whole.pop()
+            message = await receive()
+            self.is_gone = self.is_gone or message["type"] == "http.disconnect"
+            return message
 
         return replay
 
@@ -171,9 +177,8 @@ class Exchange:
     def take_note(self) -> None:
         """Tells log and metrics: a tool's call under its name, with the status that REST would
         answer."""
-        if not self._status:  # the client has hung up before
-            return
-        status = self._status
+        # 499 is nginx's word for a client that has hung up.
+        status = self._status or 499
         if self.caller is not None and status == 200:
             status = self.caller.status
         handled = FinishedRequest(

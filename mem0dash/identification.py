@@ -9,7 +9,9 @@ from apikeys import identity
 from core.errors import InvalidCredentialError
 from core.http import credentials
 from core.http.credentials import SentCredential
+from core.http.middleware import client_address
 from core.principal import Principal
+from oauth import service as oauth
 
 NO_SUCH: Final = "The access token is invalid or has expired."
 
@@ -33,15 +35,15 @@ def _identify(request: HttpRequest, credential: SentCredential) -> Principal:
     if identity.is_key(credential):
         return identity.principal_of_key(request, credential.value)
     identity.note_auth_type(request, "oauth")
-    principal = principal_of_token(request, credential.value)
+    principal = oauth.principal_of(
+        credential.value,
+        request_id=identity.request_id_of(request),
+        client=identity.client_of(request),
+        address=client_address(request),
+    )
     if principal is None:
         raise InvalidCredentialError(NO_SUCH)
     return principal
-
-
-def principal_of_token(request: HttpRequest, token: str) -> Principal | None:
-    """The caller behind an access token; None where it holds no more, or never did."""
-    return None
 
 
 def is_same(now: Principal, then: Principal) -> bool:

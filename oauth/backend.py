@@ -16,6 +16,7 @@ BASE: Final = "mem0dash.base"
 ADDRESS: Final = "mem0dash.address"
 CLIENT: Final = "mem0dash.client"
 REQUEST_ID: Final = "mem0dash.request_id"
+FOREIGN: Final = "This server issues tokens for its own /mcp alone."
 # A SHA-256 in base64url, RFC 7636 section 4.2.
 _S256: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -49,7 +50,18 @@ class Backend(OAuthLibCore):
                 description="PKCE with S256 is required.", state=credentials.get("state")
             )
             raise OAuthToolkitError(error=refused, redirect_uri=credentials["redirect_uri"])
+        asked = request.GET.getlist("resource")
+        if not all(is_here(uri, base_url(request)) for uri in asked):
+            foreign = errors.CustomOAuth2Error(
+                error="invalid_target", description=FOREIGN, state=credentials.get("state")
+            )
+            raise OAuthToolkitError(error=foreign, redirect_uri=credentials["redirect_uri"])
         return scopes, credentials
+
+
+def is_here(resource: str, base: str) -> bool:
+    """Whether tokens for this resource are for /mcp of the server at `base` (RFC 8707)."""
+    return resource.rstrip("/") in {base, f"{base}/mcp"}
 
 
 def is_readable(fields: QueryDict) -> bool:

@@ -62,8 +62,8 @@ def count_failed_token(address: str) -> int:
 
 
 def count_failed_consent(address: str) -> int:
-    """Counts a request for consent that is shown to nobody; the seconds to wait where it is one too
-    many, or 0."""
+    """Counts an answer to a request for consent that counts for nothing; the seconds to wait where
+    it is one too many, or 0."""
     return _count(
         "oauth-consent",
         settings.RATE_LIMIT_CONSENT_FAILURES,

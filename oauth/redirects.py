@@ -84,11 +84,12 @@ def _matches(uri: str, entry: str) -> bool:
 
 
 def destination(uri: str) -> str:
-    """The part of the URI by which people tell where it leads: its host, or its own scheme."""
+    """The part of the URI by which people tell where it leads: its host, or its own scheme, behind
+    which a host is nobody's."""
     parts = _split(uri)
     if parts is None:
         return ""
-    return parts.hostname or f"{parts.scheme}:"
+    return (parts.hostname or "") if parts.scheme in {"https", "http"} else f"{parts.scheme}:"
 
 
 def is_on_this_machine(uri: str) -> bool:

@@ -1,6 +1,5 @@
 """The door of OAuth: who calls with an access token, and which apps have access."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,7 +10,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from accounts.audit import AuditAction
-from accounts.models import ROLE_SCOPES, Account, Project
+from accounts.models import ROLE_SCOPES
 from accounts.queries import default_user_of, scopes_in, time_zone_of
 from core.errors import NotFoundError
 from core.principal import ALL_SCOPES, Principal, ProjectView, Scope
@@ -72,17 +71,6 @@ def principal_of(
         client=client,
         app=found.client_id,
     )
-
-
-# --- Consent -------------------------------------------------------------------------------------
-def projects_of(account: Account) -> Sequence[tuple[Project, frozenset[Scope]]]:
-    """The projects in which the account may grant an app something, each with what it may grant, by
-    name."""
-    projects = Project.objects.order_by("name", "id")
-    if not account.is_owner:
-        projects = projects.filter(memberships__account=account)
-    grantable = frozenset(scopes.WIRE.values())
-    return [(project, scopes_in(account, project.id) & grantable) for project in projects]
 
 
 # --- Connected apps ------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from django.conf import settings
 from django.urls import URLPattern, include, path
 
-from oauth.views import endpoints, metadata
+from oauth.views import apps, consent, endpoints, metadata
 
 _WELL_KNOWN = ".well-known/oauth"
 _PREFIX = (settings.FORCE_SCRIPT_NAME or "").strip("/")
@@ -46,6 +46,7 @@ library = (
             metadata.protected_resource,
             name="oauth-resource-metadata",
         ),
+        path("oauth/authorize", consent.authorize, name="authorize"),
         path("oauth/token", endpoints.token, name="token"),
         path("oauth/revoke", endpoints.revoke, name="revoke-token"),
         path("oauth/register", endpoints.registration, name="dcr-register"),
@@ -53,4 +54,8 @@ library = (
     ],
     "oauth2_provider",
 )
-urlpatterns = [path("", include(library))]
+urlpatterns = [
+    path("dashboard/apps", apps.apps, name="connected-apps"),
+    path("dashboard/apps/<uuid:id_>/revoke", apps.revoke, name="app-revoke"),
+    path("", include(library)),
+]

@@ -17,7 +17,7 @@ from oauthlib.oauth2.rfc6749 import errors
 from accounts.audit import AuditAction
 from core.principal import Actor
 from oauth import assertions, grants
-from oauth.backend import ADDRESS, BASE, CLIENT, REQUEST_ID
+from oauth.backend import ADDRESS, BASE, CLIENT, FOREIGN, REQUEST_ID, is_here
 from oauth.documents import find_application
 from oauth.metadata import GRANT_TYPES, KEY_METHOD
 from oauth.models import AccessToken, AppGrant, Application, AuthorizationCode, RefreshToken
@@ -104,11 +104,9 @@ class Validator(OAuth2Validator):
         asked = asked.split() if isinstance(asked, str) else list(asked)
         # oauthlib keeps the last of several.
         asked += [value for name, value in request.decoded_body or [] if name == "resource"]
-        if any(uri.rstrip("/") not in {base, f"{base}/mcp"} for uri in asked):
+        if not all(is_here(uri, base) for uri in asked):
             raise errors.CustomOAuth2Error(
-                error="invalid_target",
-                description="This server issues tokens for its own /mcp alone.",
-                request=request,
+                error="invalid_target", description=FOREIGN, request=request
             )
         return f"{base}/mcp"
 

@@ -68,6 +68,7 @@ def take_note(handled: FinishedRequest) -> None:
             "address": handled.address,
             "account": str(principal.account_id or "") if principal else "",
             "key": principal.key_prefix if principal else "",
+            "app": principal.app if principal else "",
             "project": principal.project.slug if principal else "",
         },
     )

@@ -204,7 +204,7 @@ def test_an_application_that_is_not_installed_says_nothing_about_the_version(fol
     files.check(folder / "mem0dash.sqlite3")
 
 
-@pytest.mark.parametrize("app", ["accounts", "jobs", "apikeys", "operations", "auth"])
+@pytest.mark.parametrize("app", ["accounts", "jobs", "apikeys", "oauth", "operations", "auth"])
 def test_every_installed_application_counts(app: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{app}.0099_later"):
         schema_version.refuse_newer([(app, "0001_initial"), (app, "0099_later")], "here")

@@ -1,7 +1,7 @@
 """Calls that take long: what is told meanwhile, and what ends them."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +13,12 @@ from apikeys.models import ApiKey
 from core.http import threads
 from core.http.waiting import ProviderWait
 from mem0dash import connector, identification
-from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, call_of
+from mem0dash.tests.agents import HANDSHAKE, MODERN, Agent, Reply, aside, call_of, until
 from memories.mcp import working
 from memories.models import Memory
 from memories.tests.providing import use_llm
+from operations import request_log
+from operations.models import RequestLog
 
 LLM = threads.threads_for(ProviderWait.LLM, "POST")
 ERAS = [HANDSHAKE, MODERN]
@@ -24,7 +26,7 @@ ERAS = [HANDSHAKE, MODERN]
 
 @pytest.fixture
 def agent(
-    transactional_db: None,
+    dispatcher_db: None,
     engine: Any,
     provider: Any,
     key: Any,
@@ -43,13 +45,6 @@ def add(**meta: Any) -> dict[str, Any]:
     body = call_of("add_memory", content="Alice likes tea.", user_id="alice")
     body["params"]["_meta"] = meta
     return body
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Waits for a condition, not for a clock."""
-    async with asyncio.timeout(20):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -112,7 +107,7 @@ def test_an_open_call_ends_with_its_credential(
 
     async def meanwhile(reply: Reply) -> None:
         await until(lambda: held.entered.is_set() and (era == MODERN or reply.status))
-        await asyncio.to_thread(happens, bob)
+        await aside(happens, bob)
         await until(lambda: reply.is_over)
         held.release()
 
@@ -163,7 +158,7 @@ def test_a_stop_tells_an_open_add_that_its_input_is_kept(
 
 
 def test_an_add_whose_client_hangs_up_is_stored_and_holds_no_place(
-    agent: Agent, provider: Any
+    agent: Agent, provider: Any, gathering: None
 ) -> None:
     held = provider.chat.hold()
 
@@ -176,7 +171,9 @@ def test_an_add_whose_client_hangs_up_is_stored_and_holds_no_place(
         await until(lambda: not LLM._abandoned)
 
     agent.era = MODERN
-    agent.ask(add(), meanwhile=meanwhile)
+    assert not agent.ask(add(), meanwhile=meanwhile).status
+    request_log.rows.write()
+    assert RequestLog.objects.get(path="/mcp add_memory").status_code == 499
 
 
 def test_while_adds_wait_for_the_language_model_reads_are_answered(

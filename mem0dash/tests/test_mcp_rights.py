@@ -8,12 +8,12 @@ import pytest
 
 from accounts.models import Account, Project
 from core.principal import Principal, Scope
-from mem0dash import identification
 from mem0dash.tests.agents import Agent, message
 from mem0dash.tests.test_rights import CALLERS, Office
 from memories.adding.service import add_memories
 from memories.mcp.tools import TOOLS
 from memories.models import Memory, Revision
+from oauth import service as oauth
 
 # Arguments with which each tool does something to, or tells something of, one memory of "alice".
 CALLS: dict[str, dict[str, Any]] = {
@@ -46,13 +46,13 @@ def state() -> tuple[Any, ...]:
 
 @pytest.fixture
 def office(
-    transactional_db: None, alice: Account, project: Project, other_project: Project, key: Any
+    dispatcher_db: None, alice: Account, project: Project, other_project: Project, key: Any
 ) -> Office:
     return Office(alice, project, other_project, key)
 
 
 @pytest.fixture
-def memory(transactional_db: None, engine: Any, owner: Principal) -> UUID:
+def memory(dispatcher_db: None, engine: Any, owner: Principal) -> UUID:
     said = [{"role": "user", "content": TEXT}]
     added = add_memories(owner, messages=said, entities={"user_id": "alice"}, infer=False)
     return UUID(added.results[0]["id"])
@@ -120,18 +120,18 @@ def test_a_memory_of_another_project_is_one_that_never_was(
 def granted(monkeypatch: pytest.MonkeyPatch, owner: Principal) -> Any:
     """Access tokens of OAuth: a token's text is the scopes that it was granted."""
 
-    def principal_of_token(request: Any, token: str) -> Principal | None:
+    def principal_of(token: str, **rest: Any) -> Principal | None:
         scopes = frozenset(scope for scope in Scope if scope in token.split("+"))
         return replace(owner, via="oauth", scopes=scopes) if scopes else None
 
-    monkeypatch.setattr(identification, "principal_of_token", principal_of_token)
+    monkeypatch.setattr(oauth, "principal_of", principal_of)
     return Agent
 
 
 @pytest.mark.parametrize("tool", CALLS)
 @pytest.mark.parametrize("scopes", ["read", "write", "review", "read+write"])
 def test_a_grant_that_lacks_a_tools_scope_is_told_which_to_ask_for(
-    transactional_db: None, memory: UUID, granted: Any, tool: str, scopes: str
+    dispatcher_db: None, memory: UUID, granted: Any, tool: str, scopes: str
 ) -> None:
     before = state()
     reply = granted(scopes).call(tool, **given(tool, memory))
@@ -151,7 +151,7 @@ def test_a_grant_that_lacks_a_tools_scope_is_told_which_to_ask_for(
 
 
 def test_a_grant_reads_a_resource_only_with_the_scope_to_read(
-    transactional_db: None, memory: UUID, granted: Any
+    dispatcher_db: None, memory: UUID, granted: Any
 ) -> None:
     body = message("resources/read", {"uri": f"memory://memories/{memory}"})
     assert granted("write").ask(body).status == 403
@@ -159,8 +159,27 @@ def test_a_grant_reads_a_resource_only_with_the_scope_to_read(
 
 
 def test_an_access_token_that_does_not_hold_is_refused(
-    transactional_db: None, memory: UUID, granted: Any
+    dispatcher_db: None, memory: UUID, granted: Any
 ) -> None:
     reply = granted("nothing").call("list_entities")
     assert reply.status == 401
     assert 'error="invalid_token"' in reply.headers["www-authenticate"]
+
+
+def test_a_resource_is_read_by_who_may_read_the_memory(
+    office: Office, memory: UUID, key: Any
+) -> None:
+    def read(credential: str, id_: UUID) -> str:
+        body = message("resources/read", {"uri": f"memory://memories/{id_}"})
+        reply = Agent(credential).ask(body).messages[-1]
+        return str(reply.get("result") or reply["error"]["message"])
+
+    assert TEXT in read(key("read"), memory)
+    assert "lacks the scope" in read(key("write"), memory)
+    nowhere = UUID("00000000-0000-4000-8000-000000000000")
+    for outside in (
+        key(project=office.other_project),
+        key(entity_limit={"user_id": ["zoe"]}),
+    ):
+        foreign, missing = read(outside, memory), read(outside, nowhere)
+        assert foreign.replace(str(memory), str(nowhere)) == missing

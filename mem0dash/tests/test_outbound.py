@@ -271,7 +271,7 @@ def test_other_urls_are_refused_with_a_sentence(url: str, said: str) -> None:
 
 
 # --- Who may open connections ---------------------------------------------------------------------
-ROOMS = ("core", "mem0dash", "accounts", "jobs", "apikeys", "operations", "memories")
+ROOMS = ("core", "mem0dash", "accounts", "jobs", "apikeys", "oauth", "operations", "memories")
 GENERAL = {
     *("requests", "httpx", "httpx2", "urllib.request", "urllib3", "aiohttp", "http.client"),
     *("ftplib", "smtplib", "telnetlib", "websockets", "pycurl", "xmlrpc.client"),
@@ -289,6 +289,7 @@ SDKS = {
     "qdrant_client": "memories/index",
     "qdrant_edge": "memories/index",
     "psycopg": "core/database/postgresql",
+    "oauth2_provider.cimd": "oauth",
 }
 
 

@@ -101,6 +101,10 @@ TABLE: dict[tuple[str, str], Right] = {
     ("job-cancel", "GET"): Right(PAGE, "/dashboard/jobs/queue/1/cancel", ok=302),
     ("job-cancel", "POST"): Right(PAGE, "/dashboard/jobs/queue/1/cancel", {}, ok=302),
     ("schedule-run", "POST"): Right(PAGE, "/dashboard/jobs/schedules/1/run", {}, ok=302),
+    ("connected-apps", "GET"): Right(PAGE, "/dashboard/apps", ok=302),
+    ("app-revoke", "POST"): Right(PAGE, "/dashboard/apps/{id}/revoke", {}, ok=302),
+    ("authorize", "GET"): Right(PAGE, "/oauth/authorize", ok=302),
+    ("authorize", "POST"): Right(PAGE, "/oauth/authorize", {}, ok=302),
     ("theme", "POST"): Right(PAGE, "/dashboard/theme", {"theme": "dark"}, ok=302),
     ("connect", "GET"): Right(PAGE, "/dashboard/connect", ok=302),
     ("connect-copied", "POST"): Right(PAGE, "/dashboard/connect/copied", {}, ok=302),
@@ -209,6 +213,22 @@ TABLE: dict[tuple[str, str], Right] = {
         )
         for method in ("GET", "POST", "PUT", "DELETE")
     },
+    # Clients are no callers yet: what they need is a code or a token, in the body.
+    **{
+        (name, "GET"): Right(PUBLIC, f"/.well-known/oauth-{path}")
+        for kind, path in (
+            ("server", "authorization-server"),
+            ("resource", "protected-resource"),
+        )
+        for name, path in (
+            (f"oauth-{kind}-metadata", path),
+            (f"oauth-{kind}-metadata-1", f"{path}/mcp"),
+            (f"oauth-{kind}-metadata-2", f"{path}/mcp/"),
+        )
+    },
+    ("token", "POST"): Right(PUBLIC, "/oauth/token", {}, ok=400),
+    ("revoke-token", "POST"): Right(PUBLIC, "/oauth/revoke", {}, ok=400),
+    ("dcr-register", "POST"): Right(PUBLIC, "/oauth/register", {}, ok=400),
     ("oss-entities", "GET"): Right("read", "/entities"),
     ("oss-entity", "DELETE"): Right("admin", "/entities/user/alice", changes=True),
 }

@@ -140,7 +140,7 @@ def test_every_place_that_encrypts_is_known_to_the_command() -> None:
     module here."""
     using = {
         path.relative_to(ROOT).as_posix()
-        for room in ("core", "accounts", "jobs", "apikeys", "operations", "memories")
+        for room in ("core", "accounts", "jobs", "apikeys", "oauth", "operations", "memories")
         for path in (ROOT / room).rglob("*.py")
         if "tests" not in path.relative_to(ROOT).parts
         and "crypto.encrypt(" in path.read_text(encoding="utf-8")

@@ -271,6 +271,28 @@ def test_the_names_of_mem0_server_are_understood(tmp_path: Path) -> None:
     assert "W004" not in manage(tmp_path, "check", **theirs, TRUSTED_PROXIES="10.0.0.1").stderr
 
 
+def test_oauth_settings_of_mem0_server_are_understood(tmp_path: Path) -> None:
+    theirs = {
+        "OAUTH_ALLOWED_REDIRECT_URIS": "https://claude.ai/api/mcp/auth_callback,https://a.example/*",
+        "RATE_LIMIT_TOKEN_FAILURES": "3",
+        "RATE_LIMIT_TOKEN_WINDOW_SECONDS": "90",
+        "RATE_LIMIT_CONSENT_FAILURES": "2",
+        "RATE_LIMIT_CONSENT_WINDOW_SECONDS": "30",
+        "OAUTH_SIGNING_KEY": "-----BEGIN RSA PRIVATE KEY-----",
+        "OAUTH_DB_PATH": "/data/oauth.db",
+    }
+    what = "s.OAUTH_ALLOWED_REDIRECT_URIS, s.RATE_LIMIT_TOKEN_FAILURES, "
+    what += "s.RATE_LIMIT_TOKEN_WINDOW_SECONDS, s.RATE_LIMIT_CONSENT_FAILURES, "
+    what += "s.RATE_LIMIT_CONSENT_WINDOW_SECONDS"
+    assert printed(tmp_path, what, **theirs) == (
+        "['https://claude.ai/api/mcp/auth_callback', 'https://a.example/*'] 3 90 2 30"
+    )
+    told = manage(tmp_path, "check", **theirs).stderr
+    assert "OAUTH_SIGNING_KEY and OAUTH_DB_PATH: not needed here." in told
+    assert "BEGIN RSA" not in told
+    assert "not needed" not in manage(tmp_path, "check").stderr
+
+
 def test_lists_are_understood_however_they_are_written(tmp_path: Path) -> None:
     first, second = (Fernet.generate_key().decode() for _ in range(2))
     what = "json.dumps([s.NAMED_HOSTS, [str(n) for n in s.TRUSTED_PROXIES], s.ENCRYPTION_KEYS])"

@@ -22,6 +22,7 @@ ASKS_NOBODY = frozenset(
         "time-zone",
         *("connect", "connect-copied", "llms", "claude-code", "claude-code-install"),
         *("claude-code-refs", "claude-code-pack"),
+        *("connected-apps", "app-revoke"),
         *("activity", "activity-export", "requests-page", "entities", "entity-delete"),
         *("filters", "memories-export", "bulk-plan", "bulk-run"),
         *("jobs", "retry-failed", "job-retry", "job-run", "job-cancel", "schedule-run"),
@@ -31,6 +32,8 @@ ASKS_NOBODY = frozenset(
         *("auth-setup-status", "auth-register", "auth-login", "auth-refresh", "auth-me"),
         *("auth-change-password", "auth-onboarding-complete", "api-keys", "api-key", "requests"),
         *("oss-history", "oss-entities", "oss-entity", "oss-providers", "oss-reset"),
+        *("oauth-server-metadata", "oauth-resource-metadata", "dcr-register"),
+        *(f"oauth-{document}-metadata-{n}" for document in ("server", "resource") for n in (1, 2)),
         *("memserv-bulk", "memserv-history", "memserv-slash", "memserv-slash-below"),
     }
 )
@@ -46,7 +49,10 @@ MARKED = {
     ("memserv-memories", "POST"),
     ("memserv-search", "POST"),
     ("memserv-memory", "PUT"),
+    # Whoever serves the document that describes the client.
+    *((name, "page") for name in ("token", "revoke-token")),
     *((name, "page") for name in ("browse", "memory-add", "memory-edit", "memory-undo")),
+    ("authorize", "page"),
     *((name, "page") for name in ("provider", "use-case", "test")),
 }
 

@@ -20,7 +20,7 @@ from oauth import limits
 from oauth.backend import is_readable
 from oauth.documents import is_document
 from oauth.library import get_server
-from oauth.metadata import MetadataError
+from oauth.metadata import GRANT_TYPES, MetadataError
 from oauth.registration import register
 
 Endpoint = Callable[[HttpRequest], HttpResponse]
@@ -87,6 +87,10 @@ def token(request: HttpRequest) -> HttpResponse:
     each address; whoever has a right code or token always gets through."""
     if (refused := _unreadable(request)) is not None:
         return refused
+    if request.POST.get("grant_type") not in GRANT_TYPES:
+        # The library would begin with the others, such as by looking for a device.
+        known = " and ".join(GRANT_TYPES)
+        return problem(400, "unsupported_grant_type", f"This server knows {known}.")
     _, headers, body, status = get_server().create_token_response(request)
     response = _answer(headers, body, status)
     if status in {400, 401} and (left := limits.count_failed_token(client_address(request))):

@@ -23,7 +23,7 @@ Talk = Callable[[Callable[[Client], Awaitable[Any]]], Any]
 
 
 @pytest.fixture
-def calling(transactional_db: None, engine: Any, owner: Principal) -> Caller:
+def calling(dispatcher_db: None, engine: Any, owner: Principal) -> Caller:
     return Caller(replace(owner, project=replace(owner.project, default_user_id="alice")))
 
 
