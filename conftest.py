@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from django.conf import settings
+from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
@@ -109,6 +110,16 @@ def gathering(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for kind in notes._all:
         kind.clear()
+
+
+@pytest.fixture
+def dispatcher_db(transactional_db: None) -> Iterator[None]:
+    """The database for what works in the dispatcher's threads, which keep no connection to it: one
+    that is in use cannot be removed."""
+    chosen = connections.settings["default"]
+    kept, chosen["CONN_MAX_AGE"] = chosen["CONN_MAX_AGE"], 0
+    yield
+    chosen["CONN_MAX_AGE"] = kept
 
 
 @pytest.fixture

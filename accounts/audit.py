@@ -47,6 +47,9 @@ class AuditAction(StrEnum):
     KEY_MADE = "key.made"
     KEY_REVOKED = "key.revoked"
     KEY_IMPORTED = "key.imported"
+    APP_CONNECTED = "app.connected"
+    APP_REVOKED = "app.revoked"
+    APP_REPLAYED = "app.replayed"
     ACCOUNT_MADE = "account.made"
     ACCOUNT_CHANGED = "account.changed"
     ACCOUNT_DEACTIVATED = "account.deactivated"
@@ -85,6 +88,7 @@ class AuditAction(StrEnum):
 # For filtering entries by what they are about: kind -> nouns of actions.
 _NOUNS: Final = {
     "keys": ("key",),
+    "apps": ("app",),
     "people": ("account", "password"),
     "sign-ins": ("session",),
     "set-up": ("setup",),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Case, When
+from django.db.models import Case, QuerySet, When
 
 from accounts.models import ROLE_SCOPES, Account, Membership, Project
 from core.errors import InvalidCredentialError, NotFoundError
@@ -56,12 +56,28 @@ def project_named(wanted: str) -> Project | None:
 
 def project_of(account: Account) -> Project | None:
     """The project that the account's pages start in: Default, or its first project."""
+    return _projects_of(account).first()
+
+
+def projects_of(account: Account) -> dict[Project, frozenset[Scope]]:
+    """Every project that the account is a member of, with what it may do there today; first the one
+    that `project_of` returns. An owner is in all of them."""
+    projects = list(_projects_of(account))
+    if account.is_owner:
+        return dict.fromkeys(projects, ALL_SCOPES)
+    roles = dict(Membership.objects.filter(account=account).values_list("project_id", "role"))
+    return {
+        project: ROLE_SCOPES.get(roles.get(project.id, ""), frozenset()) for project in projects
+    }
+
+
+def _projects_of(account: Account) -> QuerySet[Project]:
     projects = Project.objects.all()
     if not account.is_owner:
         projects = projects.filter(memberships__account=account)
     # Default before all others, then by age.
     rank = Case(When(slug=DEFAULT_PROJECT, then=0), default=1)
-    return projects.order_by(rank, "created_at", "id").first()
+    return projects.order_by(rank, "created_at", "id")
 
 
 def role_in(account: Account, project_id: UUID) -> str:

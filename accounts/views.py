@@ -1,6 +1,7 @@
 """The pages for signing in and out."""
 
 import math
+from urllib.parse import urlencode
 
 from django import forms
 from django.conf import settings
@@ -71,7 +72,7 @@ def login(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def logout(request: HttpRequest) -> HttpResponse:
-    """Ends the session of this browser."""
+    """Ends the session of this browser. With `next`, signing in leads there."""
     account = find_signed_in(request)
     end_browser_session(request)
     if account is not None:
@@ -81,6 +82,9 @@ def logout(request: HttpRequest) -> HttpResponse:
         audit.record_sign_in(
             AuditAction.SESSION_CLOSED, actor=actor, target=target, address=address
         )
+    if request.POST.get("next"):
+        after = urlencode({"next": local_path(request.POST["next"])}, safe="/")
+        return HttpResponseRedirect(f"{resolve_url(settings.LOGIN_URL)}?{after}")
     return redirect(settings.LOGIN_URL)
 
 

@@ -80,10 +80,18 @@ class FailureLimitMiddleware:
         response = self.get_response(request)
         if response.status_code != 401:
             return response
-        address = client_address(request)
-        # Who has to wait is not counted: whoever keeps trying does not shut the door for longer.
-        left = waiting.seconds_left(surface, address) or _count(surface, address)
+        left = count_failure(surface, client_address(request))
         return _refusal(left) if left else response
+
+
+def count_failure(surface: str, address: str) -> int:
+    """Counts a failed authentication; the seconds that the address has to wait, 0 for not at all.
+
+    Who has to wait is not counted: whoever keeps trying does not shut the door for longer.
+    """
+    if not settings.RATE_LIMIT_AUTH_FAILURES:
+        return 0
+    return waiting.seconds_left(surface, address) or _count(surface, address)
 
 
 def _surface(path: str) -> str:

@@ -18,6 +18,8 @@ class Request:
     path: str
     body: Any = None
     expect: int = 200
+    # Further lines of the head.
+    head: str = ""
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Connection:
 
     async def send(self, request: Request) -> tuple[int, bytes]:
         """Status and body."""
-        head = f"{request.method} {request.path} HTTP/1.1\r\n{self.headers}"
+        head = f"{request.method} {request.path} HTTP/1.1\r\n{self.headers}{request.head}"
         body = b"" if request.body is None else json.dumps(request.body).encode()
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"

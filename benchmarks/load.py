@@ -29,6 +29,9 @@ ROUNDS = 2
 # What the background thread does right after a write belongs to the write.
 SETTLE_SECONDS = 1.5
 WARM_UP = 200
+# The revisions of MCP that stand for its two eras: without a handshake, and with one.
+MODERN = "2026-07-28"
+HANDSHAKE = "2025-11-25"
 
 
 @dataclass(slots=True)
@@ -94,6 +97,47 @@ def _extract(target: Target) -> Iterator[Request]:
         yield Request("POST", "/memories", body)
 
 
+def _add_once(target: Target) -> Iterator[Request]:
+    """As mem0-server's clients add, and agents: the same is not stored twice."""
+    for request in _extract(target):
+        [message] = request.body["messages"]
+        body = {"content": message["content"], "user_id": request.body["user_id"]}
+        yield Request("POST", "/api/v1/memories", body)
+
+
+def _called(tool: str, arguments: dict[str, Any], era: str) -> Request:
+    """A call of a tool, as clients of this era of MCP send it."""
+    params: dict[str, Any] = {"name": tool, "arguments": arguments}
+    head = f"Accept: application/json, text/event-stream\r\nMcp-Protocol-Version: {era}\r\n"
+    if era == MODERN:
+        prefix = "io.modelcontextprotocol"
+        params["_meta"] = {f"{prefix}/protocolVersion": era, f"{prefix}/clientCapabilities": {}}
+        head += f"Mcp-Method: tools/call\r\nMcp-Name: {tool}\r\n"
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    return Request("POST", "/mcp", body, head=head)
+
+
+def _search_by_mcp(era: str) -> Callable[[Target], Iterator[Request]]:
+    """The same searches as by REST, with as many results."""
+
+    def make(target: Target) -> Iterator[Request]:
+        return (
+            _called("search_memories", {**request.body, "limit": 20}, era)
+            for request in _search(target)
+        )
+
+    return make
+
+
+def _add_by_mcp(era: str) -> Callable[[Target], Iterator[Request]]:
+    """The same adds as by REST, of what is not known yet."""
+
+    def make(target: Target) -> Iterator[Request]:
+        return (_called("add_memory", request.body, era) for request in _add_once(target))
+
+    return make
+
+
 def _update_text(target: Target) -> Iterator[Request]:
     for id_ in target.ids():
         yield Request("PUT", f"/memories/{id_}", {"text": target.language.text(8, 24)})
@@ -115,6 +159,8 @@ KINDS = (
     Kind("get one, unknown key (401)", _unknown, key=lambda t: "m0sk_" + secrets.token_urlsafe(32)),
     Kind("list 20", _list),
     Kind("search", _search),
+    Kind("search by MCP", _search_by_mcp(MODERN)),
+    Kind("search by MCP, 2025", _search_by_mcp(HANDSHAKE)),
     Kind("entities", _entities),
     Kind("update metadata", _update_metadata, writes=True),
     Kind("update text", _update_text, writes=True),
@@ -122,6 +168,9 @@ KINDS = (
     Kind("delete", _delete, writes=True),
     # Two facts of one message, by mem0's pipeline and an LLM that answers at once.
     Kind("add extracted", _extract, writes=True),
+    Kind("add extracted once", _add_once, writes=True),
+    Kind("the same by MCP", _add_by_mcp(MODERN), writes=True),
+    Kind("the same by MCP, 2025", _add_by_mcp(HANDSHAKE), writes=True),
 )
 
 

@@ -92,8 +92,15 @@ def take_out(*names: str) -> dict[str, str]:
 def origin(name: str) -> str:
     """The origin (scheme, host, port) of the http address in `name`, as browsers send it."""
     value = text(name)
-    if not value:
-        return ""
+    return _origin(name, value) if value else ""
+
+
+def origins(name: str) -> list[str]:
+    """The origins of a list of http addresses."""
+    return [_origin(name, word) for word in list_of(name)]
+
+
+def _origin(name: str, value: str) -> str:
     try:
         parts = urlsplit(value)
         host, port = parts.hostname, parts.port

@@ -22,7 +22,7 @@ class Scope(StrEnum):
 
 ALL_SCOPES: Final = frozenset(Scope)
 
-Via = Literal["api_key", "session", "admin_api_key", "auth_disabled", "internal"]
+Via = Literal["api_key", "oauth", "session", "admin_api_key", "auth_disabled", "internal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,8 @@ class Principal:
     entity_limit: Mapping[str, frozenset[str]] | None = None
     request_id: str = ""
     client: str = field(default="", repr=False)
+    # The client_id of the app that calls with an access token; "" for every other caller.
+    app: str = ""
 
     @classmethod
     def standing_in(

@@ -49,6 +49,13 @@ NAVIGATION: Final[tuple[tuple[str, tuple[Link, ...]], ...]] = (
         ),
     ),
     (
+        "Access",
+        (
+            Link("dashboard:connect", "Connect", "plug-connected"),
+            Link("connected-apps", "Connected apps", "apps"),
+        ),
+    ),
+    (
         "Server",
         (
             Link(

@@ -6,6 +6,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.web import PageRequest, local_path, page
+from core.http.public import base_url
 from core.pages.answers import THEME_COOKIE, THEMES
 from core.pages.partial import is_partial
 from core.principal import Scope
@@ -32,7 +33,7 @@ def overview(request: PageRequest) -> HttpResponse:
         "parts": found,
         "problems": [part for part in found if part.is_problem],
         "may_manage": may_manage,
-        "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
+        "base_url": base_url(request),
     }
     partial = is_partial(request)
     name = "dashboard/_overview.html" if partial else "dashboard/overview.html"

@@ -34,12 +34,18 @@ django.setup(set_prefix=False)
 
 # After the set-up, because models need it.
 from core import notes  # noqa: E402
-from core.errors import IndexUnavailableError  # noqa: E402
 from core.http import bodies  # noqa: E402
 from core.http.bodies import Body  # noqa: E402
 from core.http.middleware import REFUSAL, REQUEST_ID, Refusal  # noqa: E402
 from core.http.protocol import is_gone  # noqa: E402
-from core.http.threads import Receive, reading, streaming, threads_for, writing  # noqa: E402
+from core.http.threads import (  # noqa: E402
+    Receive,
+    answering,
+    reading,
+    streaming,
+    threads_for,
+    writing,
+)
 from core.http.waiting import (  # noqa: E402
     IncomingRequest,
     ProviderWait,
@@ -49,9 +55,11 @@ from core.http.waiting import (  # noqa: E402
 )
 from core.http.wsgi_environ import build_environ  # noqa: E402
 from jobs.runner import Runner  # noqa: E402
+from mem0dash import connector  # noqa: E402
 from memories import runtime  # noqa: E402
 from memories.adding import claims  # noqa: E402
 from memories.background.upkeep import Upkeep  # noqa: E402
+from memories.providers.waits import really  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +71,6 @@ Send = Callable[[Message], Coroutine[Any, Any, None]]
 _MATCH: Final = "mem0dash.match"
 # Files up to this size are sent whole, larger ones in pieces of this size.
 _PIECE: Final = 64 * 1024
-# The threads that are answering a request.
-answering: set[int] = set()
 
 
 class Handler(WSGIHandler):
@@ -79,6 +85,7 @@ class Handler(WSGIHandler):
 
 
 django_application = Handler()
+agents = connector.Connector()
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +93,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
     elif scope["type"] == "http":
-        await _http(scope, receive, send)
+        scope = _below_prefix(scope)
+        if scope["path"] in connector.PATHS:
+            await agents(scope, receive, send)
+        else:
+            await _http(scope, receive, send)
     elif scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1000})
@@ -100,8 +111,9 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     upkeep.start()
     runner = Runner(on_duty=upkeep.is_on_duty)
     runner.start()
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
+    async with agents.running():
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
     # In threads: they write to the database, which Django refuses on the event loop.
     await asyncio.to_thread(_give_up)
     await asyncio.to_thread(runner.stop)
@@ -136,7 +148,6 @@ class _Request:
 
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
-    scope = _below_prefix(scope)
     request = _Request(scope, bodies.headers_by_name(scope), _match(scope["path"]), Body())
 
     async def sending(message: Message) -> None:
@@ -236,21 +247,7 @@ def _waits(request: _Request) -> ProviderWait:
         return ProviderWait.NOBODY
     method = request.scope["method"]
     asked = IncomingRequest(method, request.scope["query_string"], request.body.data)
-    return _really(waits_of(request.match, method, asked))
-
-
-def _really(waits: ProviderWait) -> ProviderWait:
-    """No request waits for a provider that is not configured."""
-    if waits not in {ProviderWait.EMBEDDER, ProviderWait.LLM}:
-        return waits
-    try:
-        engine = runtime.get_runtime().engine
-    except IndexUnavailableError:
-        return ProviderWait.NOBODY
-    if waits is ProviderWait.LLM and engine.llm is not None:
-        return ProviderWait.LLM
-    # Without a configured embedder it is the local model.
-    return ProviderWait.NOBODY if engine.chosen is None else ProviderWait.EMBEDDER
+    return really(waits_of(request.match, method, asked))
 
 
 _TOO_MANY: Final = Refusal(

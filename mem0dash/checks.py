@@ -15,9 +15,17 @@ from django.utils.module_loading import import_string
 
 from core.folders import is_read_only, unwritable
 
-# What looks like a path in here is none: a model, hosts, and what an operator may have written.
+# What looks like a path in here is none: models, checks, hosts, and what an operator may have
+# written.
 _NO_PATHS: Final = frozenset(
-    {"AUTH_USER_MODEL", "DATABASES", "HOST", "ALLOWED_HOSTS", "NAMED_HOSTS", "PROVIDER_ENVIRONMENT"}
+    {
+        *("AUTH_USER_MODEL", "DATABASES", "HOST", "ALLOWED_HOSTS", "NAMED_HOSTS"),
+        *("PROVIDER_ENVIRONMENT", "SILENCED_SYSTEM_CHECKS", "OAUTH_CLIENT_DOCUMENT_HOSTS"),
+        *(
+            f"OAUTH2_PROVIDER_{model}_MODEL"
+            for model in ("APPLICATION", "GRANT", "ACCESS_TOKEN", "REFRESH_TOKEN", "ID_TOKEN")
+        ),
+    }
 )
 _PATH: Final = re.compile(r"([a-z]\w*)(\.\w+)+", re.ASCII)
 

@@ -180,6 +180,12 @@ if PUBLIC_URL and not _is_address:
     )
 # The one other origin whose pages may call the API; "" for none.
 DASHBOARD_ORIGIN = env.origin("DASHBOARD_URL")
+# Origins beside this server's own whose pages may call /mcp, in a browser.
+MCP_ALLOWED_ORIGINS = {
+    *env.origins("MCP_ALLOWED_ORIGINS"),
+    *([DASHBOARD_ORIGIN] if DASHBOARD_ORIGIN else []),
+    *([f"{_public.scheme}://{_public.netloc}".lower()] if PUBLIC_URL else []),
+}
 # Hosts beside loopback and IP literals, which hosts.Hosts always accepts.
 NAMED_HOSTS = [hosts.parse_host("ALLOWED_HOSTS", word) for word in env.list_of("ALLOWED_HOSTS")]
 if _public.hostname:
@@ -200,6 +206,13 @@ for _network in env.list_of("TRUSTED_PROXIES"):
         ) from _error
 # mem0-server believes whoever sends X-Forwarded-For; here TRUSTED_PROXIES names who may.
 TRUST_FORWARDED_FOR = env.flag("TRUST_FORWARDED_FOR")
+# These paths and those below may be called by pages of every origin, for no cookie counts there:
+# MCP clients that run in a browser.
+OPEN_PATHS = (
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/oauth-protected-resource",
+    *("/oauth/token", "/oauth/register", "/oauth/revoke"),
+)
 SECURE_HSTS_SECONDS = 31_536_000 if _public.scheme == "https" else 0
 SECURE_REFERRER_POLICY = "same-origin"
 SILENCED_SYSTEM_CHECKS = [
@@ -207,6 +220,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W003",  # pages.PageCsrf guards the pages; no cookie lets a request into the API
     "security.W004",  # HSTS follows PUBLIC_URL's scheme
     "security.W008",  # TLS ends at the operator's proxy, which redirects
+    "oauth2_provider.W008",  # oauth.redirects takes http on this very machine alone
     "security.W010",  # the cookies follow PUBLIC_URL's scheme as well
 ]
 APPEND_SLASH = False
@@ -231,7 +245,7 @@ WAITING_QUEUE = env.integer("WAITING_QUEUE", 128, low=0, high=10_000)
 
 # --- Pages ---------------------------------------------------------------------------------------
 # These paths and those below are pages: with sessions, CSRF protection and errors as pages.
-PAGE_PATHS = ("/dashboard", "/login", "/logout", "/setup")
+PAGE_PATHS = ("/dashboard", "/login", "/logout", "/setup", "/oauth/authorize")
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "dashboard:overview"
 # The route of the setup wizard, to which every page leads until set-up is complete; "" for none.
@@ -327,11 +341,13 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "oauth2_provider",
     "core.apps.CoreConfig",
     "mem0dash.apps.Mem0dashConfig",
     "accounts.apps.AccountsConfig",
     "jobs.apps.JobsConfig",
     "apikeys.apps.ApikeysConfig",
+    "oauth.apps.OauthConfig",
     "operations.apps.OperationsConfig",
     "memories.apps.MemoriesConfig",
     "dashboard.apps.DashboardConfig",
@@ -426,6 +442,7 @@ REQUEST_METRICS = "operations.metrics.count_request"
 JOB_KINDS = [
     "jobs.tidying.TIDYING",
     "operations.pruning.PRUNING",
+    "oauth.pruning.PRUNING",
     "memories.background.retention.RETENTION",
     "memories.background.retention.DROPPING",
     "memories.backfill.columns.FILLING",
@@ -439,7 +456,9 @@ JOB_SOURCES = {
 # Subscribers to events, as jobs.outbox.Subscriber describes them.
 EVENT_SUBSCRIBERS: list[str] = []
 
-# Called with each finished request, a core.http.middleware.FinishedRequest.
+# Makes the MCP server that /mcp serves.
+MCP_SERVER = "memories.mcp.server.build"
+# Called with each finished request, a core.http.finished.FinishedRequest.
 REQUEST_LOG = "operations.request_log.log_request"
 # Gives the labels of keys by their prefixes, for rooms that do not know keys.
 KEY_LABELS = "apikeys.labels.labels_of"
@@ -475,6 +494,68 @@ SPECTACULAR_SETTINGS = {
         [{"url": f"{_public.path}/".rstrip("/") or "/"}, {"url": PUBLIC_URL}] if PUBLIC_URL else []
     ),
     "POSTPROCESSING_HOOKS": ["apikeys.schema.either_credential"],
+}
+
+# --- OAuth 2.1 -----------------------------------------------------------------------------------
+# Whether apps may register themselves (RFC 7591), and be known by a document of theirs (CIMD).
+OAUTH_REGISTRATION = env.flag("OAUTH_REGISTRATION", default=True)
+OAUTH_CLIENT_DOCUMENTS = env.flag("OAUTH_CLIENT_DOCUMENTS", default=True)
+# The hosts of these documents, ".example.org" for all below one; empty for every host.
+OAUTH_CLIENT_DOCUMENT_HOSTS = env.list_of("OAUTH_CLIENT_DOCUMENT_HOSTS")
+# Where apps may be sent back to, in mem0-server's grammar (oauth.redirects); empty for every place
+# that OAuth allows.
+OAUTH_ALLOWED_REDIRECT_URIS = env.list_of("OAUTH_ALLOWED_REDIRECT_URIS")
+# Some clients never refresh, and ask the person again after so long.
+OAUTH_ACCESS_TOKEN_SECONDS = env.integer(
+    "OAUTH_ACCESS_TOKEN_SECONDS", 3600, low=300, high=7 * 86_400
+)
+# From one refresh to the next.
+OAUTH_REFRESH_TOKEN_DAYS = env.integer("OAUTH_REFRESH_TOKEN_DAYS", 60, low=1, high=3650)
+# Failures from one address in so many seconds, before it has to wait; 0 for no limit.
+RATE_LIMIT_TOKEN_FAILURES = env.integer("RATE_LIMIT_TOKEN_FAILURES", 10, low=0, high=100_000)
+RATE_LIMIT_TOKEN_WINDOW_SECONDS = env.integer(
+    "RATE_LIMIT_TOKEN_WINDOW_SECONDS", 60, low=1, high=3600
+)
+RATE_LIMIT_CONSENT_FAILURES = env.integer("RATE_LIMIT_CONSENT_FAILURES", 5, low=0, high=100_000)
+RATE_LIMIT_CONSENT_WINDOW_SECONDS = env.integer(
+    "RATE_LIMIT_CONSENT_WINDOW_SECONDS", 300, low=1, high=3600
+)
+# What mem0-server needs and this server does not: tokens are random and stored with the rest.
+OAUTH_UNNEEDED = [name for name in ("OAUTH_SIGNING_KEY", "OAUTH_DB_PATH") if env.text(name)]
+OAUTH2_PROVIDER_APPLICATION_MODEL = "oauth.Application"
+OAUTH2_PROVIDER_GRANT_MODEL = "oauth.AuthorizationCode"
+OAUTH2_PROVIDER_ACCESS_TOKEN_MODEL = "oauth.AccessToken"  # noqa: S105  (no password)
+OAUTH2_PROVIDER_REFRESH_TOKEN_MODEL = "oauth.RefreshToken"  # noqa: S105  (as that)
+OAUTH2_PROVIDER_ID_TOKEN_MODEL = "oauth.IDToken"  # noqa: S105  (as that)
+OAUTH2_PROVIDER: dict[str, Any] = {
+    "OAUTH2_VALIDATOR_CLASS": "oauth.validator.Validator",
+    "OAUTH2_BACKEND_CLASS": "oauth.backend.Backend",
+    "SCOPES": {
+        "memory:read": "Search and read memories",
+        "memory:write": "Add, change and delete memories",
+        "memory:review": "Review memories",
+    },
+    "DEFAULT_SCOPES": ["memory:read", "memory:write"],
+    "OIDC_ENABLED": False,
+    # The issuer; without it, what the request came by.
+    "OIDC_ISS_ENDPOINT": PUBLIC_URL,
+    # oauth.documents fetches what describes an app, and oauth.registration registers it.
+    "CIMD_ENABLED": False,
+    "DCR_ENABLED": False,
+    "ACCESS_TOKEN_GENERATOR": "oauth.tokens.make_access_token",
+    "REFRESH_TOKEN_GENERATOR": "oauth.tokens.make_refresh_token",
+    "ACCESS_TOKEN_EXPIRE_SECONDS": OAUTH_ACCESS_TOKEN_SECONDS,
+    "REFRESH_TOKEN_EXPIRE_SECONDS": OAUTH_REFRESH_TOKEN_DAYS * 86_400,
+    "AUTHORIZATION_CODE_EXPIRE_SECONDS": 120,
+    "REFRESH_TOKEN_REUSE_PROTECTION": True,
+    "ALLOW_LOCALHOST_LOOPBACK": True,
+    **{
+        f"COMPLIANT_BCP_RFC9700_{gate}": True
+        for gate in (
+            *("IMPLICIT_GRANT", "PASSWORD_GRANT", "PKCE_METHOD", "ACCESS_TOKEN_TRANSPORT"),
+            *("AUTHZ_RESPONSE_ISS", "TOKEN_STORAGE", "REFRESH_TOKEN"),
+        )
+    },
 }
 
 # --- Memory engine -------------------------------------------------------------------------------
@@ -540,5 +621,9 @@ LOGGING = {
                 *("openai", "anthropic", "google_genai", "groq", "mem0"),
             )
         },
+        # At DEBUG they write codes and tokens.
+        **{name: {"level": "INFO"} for name in ("oauth2_provider", "oauthlib")},
+        # It writes a line for each transport that it ends, which here is each call.
+        "mcp": {"level": "WARNING"},
     },
 }

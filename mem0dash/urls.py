@@ -33,6 +33,7 @@ urlpatterns = [
     path("", include("setup_wizard.urls")),
     path("", include("accounts.urls")),
     path("", include("apikeys.urls")),
+    path("", include("oauth.urls")),
     path("", include("jobs.urls")),
     path("", include("operations.urls")),
     path("", include("memories.urls")),

@@ -24,7 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from core.counters import registry
-from core.http.middleware import FinishedRequest
+from core.http.finished import FinishedRequest
 from core.version import VERSION
 
 logger = logging.getLogger(__name__)

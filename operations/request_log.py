@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from core import notes
 from core.database import portions
-from core.http.middleware import FinishedRequest
+from core.http.finished import FinishedRequest
 from core.principal import NOBODY
 from operations import strangers
 from operations.models import RefusedRequests, RequestLog
@@ -28,7 +28,8 @@ _SKIPPED: Final = frozenset(
         *("/health", "/healthz", "/metrics", "/v1/ping/"),
     }
 )
-_SKIPPED_BELOW: Final = ("/requests", "/static/")
+# Of MCP as well: what clients say by the way is no call.
+_SKIPPED_BELOW: Final = ("/requests", "/static/", "/mcp notifications/", "/mcp ping")
 
 
 def _store(rows: dict[int, RequestLog]) -> int:

@@ -11,7 +11,7 @@ from django.db.models import Sum
 
 from accounts.throttle import address_subject
 from core import notes
-from core.http.middleware import FinishedRequest
+from core.http.finished import FinishedRequest
 from core.http.strangers import Allowance
 from operations.models import RefusedRequests
 

@@ -21,7 +21,7 @@ from core.pages.paging import DescendingKey
 from core.principal import Principal, Scope
 from operations.models import RequestLog
 
-SHOWN_AUTH_TYPES: Final = ("api_key", "admin_api_key", "bearer", "disabled")
+SHOWN_AUTH_TYPES: Final = ("api_key", "admin_api_key", "oauth", "bearer", "disabled")
 PERIODS: Final = {
     "24h": timedelta(hours=24),
     "7d": timedelta(days=7),

@@ -4,7 +4,6 @@ from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
@@ -16,6 +15,7 @@ from apikeys.models import ApiKey
 from apikeys.services import create_api_key, revoke_api_key
 from apikeys.snippets import snippets, user_id_of
 from core.errors import ConflictError, InvalidInputError
+from core.http.public import base_url
 from core.principal import Scope
 from setup_wizard.forms import KeyForm
 from setup_wizard.models import Progress
@@ -96,7 +96,7 @@ def _former(request: StepRequest) -> UUID | None:
 def _shown(
     request: StepRequest, form: KeyForm, *, key: str = "", problem: str = "", status: int = 200
 ) -> HttpResponse:
-    base_url = settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/")
+    address = base_url(request)
     user_id = user_id_of(request.account.email)
     return render_step(
         request,
@@ -105,6 +105,6 @@ def _shown(
         key=key,
         row=request.progress.key,
         problem=problem,
-        snippets=snippets(base_url=base_url, key=key, user_id=user_id) if key else (),
+        snippets=snippets(base_url=address, key=key, user_id=user_id) if key else (),
         status=status,
     )

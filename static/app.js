@@ -63,6 +63,11 @@
   document.addEventListener("htmx:beforeRequest", (event) => event.detail.target.setAttribute("aria-busy", "true"));
   document.addEventListener("htmx:afterRequest", (event) => event.detail.target.removeAttribute("aria-busy"));
 
+  // A page that nobody sees asks for nothing again.
+  document.addEventListener("htmx:configRequest", (event) => {
+    if (document.hidden && event.detail.elt.getAttribute("hx-trigger")?.startsWith("every")) event.preventDefault();
+  });
+
   // A page that replaced the whole of the one before begins at its main part.
   document.addEventListener("htmx:afterSettle", (event) => {
     if (event.detail.requestConfig?.boosted && event.detail.target === document.body) {

@@ -51,9 +51,12 @@ def has_body(headers: Mapping[bytes, bytes]) -> bool:
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
-async def read(headers: Mapping[bytes, bytes], receive: Receive, *, has_credential: bool) -> Body:
-    """The body. Without a credential it has to be small, and there all at once."""
-    most = settings.MAX_BODY_BYTES if has_credential else limits.OPEN_BODY_BYTES
+async def read(
+    headers: Mapping[bytes, bytes], receive: Receive, *, has_credential: bool, most: int = 0
+) -> Body:
+    """The body, of at most `most` bytes, or as many as the settings say. Without a credential it
+    has to be small, and there all at once."""
+    most = (most or settings.MAX_BODY_BYTES) if has_credential else limits.OPEN_BODY_BYTES
     declared = headers.get(b"content-length", b"")
     is_large = declared.isdigit() and int(declared) > most
     body = Body()

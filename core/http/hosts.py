@@ -6,6 +6,8 @@ from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
+from django.conf import settings
+
 from core.env import ConfigurationError
 
 EVERY: Final = "*"
@@ -96,3 +98,14 @@ class Hosts:
         except ValueError:
             return False
         return True
+
+
+def accepted_hosts() -> Hosts:
+    """What the settings say about them.
+
+    The names that container networks have for this server are accepted as well, unless
+    AUTH_DISABLED is set. Within such a network somebody may let these names lead anywhere, and then
+    a key is still needed.
+    """
+    own = frozenset() if settings.AUTH_DISABLED else OWN_NAMES
+    return Hosts({*settings.NAMED_HOSTS, *own})

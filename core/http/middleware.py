@@ -1,13 +1,10 @@
 """Middleware for every request: its id, security headers, the logs, the host check, CORS."""
 
 import ipaddress
-import logging
 import re
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation, TooManyFieldsSent, TooManyFilesSent
@@ -23,17 +20,14 @@ from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
-from django.utils.module_loading import import_string
 
-from core.http import strangers
-from core.http.hosts import OWN_NAMES, Hosts
+from core.http import finished
+from core.http.finished import FinishedRequest
+from core.http.hosts import Hosts, accepted_hosts
 from core.pages.answers import error_page, is_page, wants_html
-from core.principal import Principal
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
-access_log = logging.getLogger("mem0dash.access")
-_INBOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # <str:memory_id> in the route of a URLconf.
 _CONVERTED = re.compile(r"<(?:\w+:)?(\w+)>")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
@@ -56,6 +50,14 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+
+# What Django's own middleware and RequestMiddleware give every answer, for those that pass neither.
+STANDING_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": settings.SECURE_REFERRER_POLICY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,41 +86,18 @@ class Refusal:
         return {"detail": self.detail, word: self.code, "request_id": request_id}
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRequest:
-    """A finished request as log and metrics take note of it; `ms` is how long it took.
-
-    `route` is the template of its address, such as "/memories/{memory_id}"; "" where no route of
-    ours is.
-    """
-
-    at: datetime
-    method: str
-    path: str
-    status: int
-    ms: float
-    request_id: str
-    auth_type: str
-    principal: Principal | None
-    route: str = ""
-    address: str = ""
-
-
 class RequestMiddleware:
     """Gives the request an id and the response its headers, and logs how it ended."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
-        self.record: Callable[[FinishedRequest], None] = import_string(settings.REQUEST_LOG)
-        self.count: Callable[[FinishedRequest], None] = import_string(settings.REQUEST_METRICS)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         started = time.perf_counter()
-        inbound = request.headers.get("X-Request-ID", "")
-        request_id = inbound if _INBOUND_ID.fullmatch(inbound) else secrets.token_hex(4)
+        request_id = finished.id_of(request)
         request.request_id = request_id  # type: ignore[attr-defined]  # read by authentication
         request.META[REQUEST_ID] = request_id
-        if _came_over_tls(request):
+        if came_over_tls(request):
             request.META["wsgi.url_scheme"] = "https"
         response = self.get_response(request)
         if response.status_code == 405 and isinstance(response, HttpResponseNotAllowed):
@@ -142,43 +121,19 @@ class RequestMiddleware:
         response.headers["Content-Type"] = page.headers["Content-Type"]
 
     def _log(self, request: HttpRequest, response: HttpResponseBase, ms: float) -> None:
-        request_id = str(getattr(request, "request_id", ""))
-        principal: Principal | None = getattr(request, "principal", None)
         handled = FinishedRequest(
             at=timezone.now(),
             method=request.method or "",
             path=request.path_info,
             status=response.status_code,
             ms=ms,
-            request_id=request_id,
+            request_id=str(getattr(request, "request_id", "")),
             auth_type=str(getattr(request, "auth_type", "none")),
-            principal=principal,
+            principal=getattr(request, "principal", None),
             route=_route(request),
             address=client_address(request),
         )
-        self.record(handled)
-        self.count(handled)
-        if principal is None:
-            has_line, passed_over = strangers.lines.take()
-            if passed_over:
-                told = {"requests": passed_over}
-                access_log.warning("requests without a credential have no lines", extra=told)
-            if not has_line:
-                return
-        access_log.info(
-            "request",
-            extra={
-                "request_id": request_id,
-                "method": request.method,
-                "path": request.path_info,
-                "status": response.status_code,
-                "ms": ms,
-                "address": handled.address,
-                "account": str(principal.account_id or "") if principal else "",
-                "key": principal.key_prefix if principal else "",
-                "project": principal.project.slug if principal else "",
-            },
-        )
+        finished.take_note(handled)
 
 
 def _route(request: HttpRequest) -> str:
@@ -230,17 +185,11 @@ def _unreadable(request: HttpRequest) -> Refusal | None:
 
 class HostMiddleware:
     """Refuses a Host header that names neither this machine nor a host of the settings: a page
-    elsewhere could have its own name lead here (DNS rebinding).
-
-    The names that container networks have for this server are accepted as well, unless
-    AUTH_DISABLED is set. Within such a network somebody may let these names lead anywhere, and then
-    a key is still needed.
-    """
+    elsewhere could have its own name lead here (DNS rebinding)."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
-        own = frozenset() if settings.AUTH_DISABLED else OWN_NAMES
-        self.hosts = Hosts({*settings.NAMED_HOSTS, *own})
+        self.hosts: Hosts = accepted_hosts()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         host = request.META.get("HTTP_HOST", "")
@@ -251,7 +200,8 @@ class HostMiddleware:
 
 
 class CorsMiddleware:
-    """Allows pages of one other origin, DASHBOARD_URL, to call the API."""
+    """Allows pages of one other origin, DASHBOARD_URL, to call the API, and pages of every origin
+    what OPEN_PATHS names."""
 
     METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
@@ -259,6 +209,8 @@ class CorsMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if _is_open(request.path_info):
+            return self._open(request)
         # Other origins may not read pages, because a cookie opens them.
         allowed = "" if is_page(request) else settings.DASHBOARD_ORIGIN
         origin = request.headers.get("Origin", "")
@@ -277,6 +229,20 @@ class CorsMiddleware:
             response = self._shared(self.get_response(request), allowed)
         if allowed:
             patch_vary_headers(response, ["Origin"])
+        return response
+
+    def _open(self, request: HttpRequest) -> HttpResponseBase:
+        """For everybody, and therefore without credentials of the browser's."""
+        if request.method == "OPTIONS":
+            response: HttpResponseBase = HttpResponse(status=204)
+            response["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+            wanted = request.headers.get("Access-Control-Request-Headers", "")
+            if _HEADER_NAMES.fullmatch(wanted):
+                response["Access-Control-Allow-Headers"] = wanted
+            response["Access-Control-Max-Age"] = "600"
+        else:
+            response = self.get_response(request)
+        response["Access-Control-Allow-Origin"] = "*"
         return response
 
     def _refusal(self, request: HttpRequest, origin: str) -> HttpResponseBase:
@@ -303,6 +269,10 @@ class CorsMiddleware:
         return response
 
 
+def _is_open(path: str) -> bool:
+    return any(path == open_ or path.startswith(f"{open_}/") for open_ in settings.OPEN_PATHS)
+
+
 def client_address(request: HttpRequest) -> str:
     """The caller's address; forwarded headers count only when a trusted proxy sent them.
 
@@ -327,7 +297,7 @@ def _is_trusted(address: str) -> bool:
     return any(ip in network for network in settings.TRUSTED_PROXIES)
 
 
-def _came_over_tls(request: HttpRequest) -> bool:
+def came_over_tls(request: HttpRequest) -> bool:
     """Whether a trusted proxy says that it ended TLS for this request."""
     forwarded = request.headers.get("X-Forwarded-Proto", "").strip().lower()
     return forwarded == "https" and _is_trusted(request.META.get("REMOTE_ADDR", ""))

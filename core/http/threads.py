@@ -1,17 +1,21 @@
 """The threads that serve requests: those that wait for the same share them, and a queue."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from django.conf import settings
+from django.db import close_old_connections
 
 from core.database.postgresql.sharing import CONNECTIONS, Few, let_go_if_scarce, share
 from core.http.waiting import ProviderWait
 
 T = TypeVar("T")
+# The threads that are answering a request.
+answering: Final[set[int]] = set()
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
@@ -177,3 +181,20 @@ def threads_for(waits: ProviderWait, method: str) -> ThreadPool:
     if waits is not ProviderWait.NOBODY:
         return _waiting[waits]
     return reading if method in {"GET", "HEAD", "OPTIONS"} else writing
+
+
+def looked_after(work: Callable[[], T]) -> Callable[[], T]:
+    """`work` for a thread of these, with database connections that hold: what Django does around a
+    request, for what is none of its."""
+
+    def run() -> T:
+        thread = threading.get_ident()
+        answering.add(thread)
+        close_old_connections()
+        try:
+            return work()
+        finally:
+            close_old_connections()
+            answering.discard(thread)
+
+    return run

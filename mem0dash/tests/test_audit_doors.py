@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import bcrypt
 import pytest
@@ -35,6 +36,8 @@ from memories.models.server import EngineConfig, IndexState, Reembedding
 from memories.providers import reembedding
 from memories.tests.actions import add
 from memories.tests.provider import Provider
+from oauth.models import AppGrant, RefreshToken
+from oauth.tests import asking
 from setup_wizard.tests.wizard import embedder_at, go_to, llm_at, make_key, save
 
 pytestmark = pytest.mark.one_form
@@ -58,6 +61,7 @@ class World:
         self.row, self.key = create_api_key(owner=alice, project=project, label="door")
         self.secrets.append(self.key)
         self.tokens: dict[str, str] = {}
+        self.client_id = ""
 
     @property
     def owner(self) -> Principal:
@@ -121,6 +125,29 @@ def command(name: str, *arguments: str) -> Door:
 
 def key_of_a_client(w: World) -> None:
     w.secrets.append(w.api("POST", "/api-keys", {"label": "laptop"})["key"])
+
+
+def connected(w: World) -> dict[str, Any]:
+    """An app that Alice gave access by the page; its tokens."""
+    w.client_id = asking.register(Client())
+    tokens = asking.connect(w.signed_in, w.client_id)
+    w.secrets += [tokens["access_token"], tokens["refresh_token"]]
+    return tokens
+
+
+def app_revoked(w: World) -> None:
+    connected(w)
+    w.page(f"/dashboard/apps/{AppGrant.objects.get().id}/revoke")
+
+
+def app_replayed(w: World) -> None:
+    first = connected(w)["refresh_token"]
+    body = {"grant_type": "refresh_token", "refresh_token": first, "client_id": w.client_id}
+    form = "application/x-www-form-urlencoded"
+    answer = Client().post("/oauth/token", urlencode(body), form)
+    w.secrets += [answer.json()["access_token"], answer.json()["refresh_token"]]
+    RefreshToken.objects.exclude(revoked=None).update(revoked=datetime(2026, 1, 1, tzinfo=UTC))
+    assert Client().post("/oauth/token", urlencode(body), form).status_code == 400
 
 
 def revoked_with_what_it_made(w: World) -> None:
@@ -320,6 +347,20 @@ DOORS: dict[str, tuple[Door, list[tuple[AuditAction, tuple[str, str], str]]]] = 
     "a key revoked with what it made": (
         revoked_with_what_it_made,
         [(MADE, BY_KEY, "laptop"), (REVOKED, BY_KEY, "door"), (REVOKED, BY_KEY, "laptop")],
+    ),
+    "an app that was allowed, and revoked on the page": (
+        app_revoked,
+        [
+            (AuditAction.APP_CONNECTED, ALICE, "Claude Code"),
+            (AuditAction.APP_REVOKED, ALICE, "Claude Code"),
+        ],
+    ),
+    "a refresh token of an app that was used again": (
+        app_replayed,
+        [
+            (AuditAction.APP_CONNECTED, ALICE, "Claude Code"),
+            (AuditAction.APP_REPLAYED, ("oauth", "Alice"), "Claude Code"),
+        ],
     ),
     "keys revoked by how they were made": (
         revoked_by_how_it_was_made,

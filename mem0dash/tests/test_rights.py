@@ -101,7 +101,21 @@ TABLE: dict[tuple[str, str], Right] = {
     ("job-cancel", "GET"): Right(PAGE, "/dashboard/jobs/queue/1/cancel", ok=302),
     ("job-cancel", "POST"): Right(PAGE, "/dashboard/jobs/queue/1/cancel", {}, ok=302),
     ("schedule-run", "POST"): Right(PAGE, "/dashboard/jobs/schedules/1/run", {}, ok=302),
+    ("connected-apps", "GET"): Right(PAGE, "/dashboard/apps", ok=302),
+    ("app-revoke", "POST"): Right(PAGE, "/dashboard/apps/{id}/revoke", {}, ok=302),
+    ("authorize", "GET"): Right(PAGE, "/oauth/authorize", ok=302),
+    ("authorize", "POST"): Right(PAGE, "/oauth/authorize", {}, ok=302),
     ("theme", "POST"): Right(PAGE, "/dashboard/theme", {"theme": "dark"}, ok=302),
+    ("connect", "GET"): Right(PAGE, "/dashboard/connect", ok=302),
+    ("connect-copied", "POST"): Right(PAGE, "/dashboard/connect/copied", {}, ok=302),
+    ("llms", "GET"): Right(PUBLIC, "/llms.txt"),
+    ("claude-code", "GET"): Right(PUBLIC, "/claude-code"),
+    ("claude-code-install", "GET"): Right(PUBLIC, "/claude-code/install.sh"),
+    # What is not git's is refused, with or without a credential.
+    ("claude-code-refs", "GET"): Right(PUBLIC, "/claude-code/mem0dash.git/info/refs", ok=400),
+    ("claude-code-pack", "POST"): Right(
+        PUBLIC, "/claude-code/mem0dash.git/git-upload-pack", {}, ok=400
+    ),
     ("settings", "GET"): Right(PAGE, "/dashboard/settings", ok=302),
     ("time-zone", "POST"): Right(PAGE, "/dashboard/settings/time-zone", {}, ok=302),
     ("late-interaction", "POST"): Right(PAGE, "/dashboard/settings/late-interaction", {}, ok=302),

@@ -89,6 +89,10 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "DASHBOARD_URL has no scheme": ({"DASHBOARD_URL": "example.org"}, "DASHBOARD_URL"),
     "DASHBOARD_URL is everybody": ({"DASHBOARD_URL": "*"}, "DASHBOARD_URL"),
     "DASHBOARD_URL has a user": ({"DASHBOARD_URL": "https://a@b.example"}, "DASHBOARD_URL"),
+    "MCP_ALLOWED_ORIGINS has no scheme": (
+        {"MCP_ALLOWED_ORIGINS": "http://localhost:6274, example.org"},
+        "MCP_ALLOWED_ORIGINS",
+    ),
     "DASHBOARD_URL has a wrong port": ({"DASHBOARD_URL": "http://a:99999"}, "DASHBOARD_URL"),
     "REQUEST_LOG_RETENTION_DAYS is none": (
         {"REQUEST_LOG_RETENTION_DAYS": "0"},

@@ -20,6 +20,9 @@ ASKS_NOBODY = frozenset(
         *("login", "logout", "start", "administrator", "key", "finish"),
         *("overview", "theme", "settings", "late-interaction", "late-interaction-remove"),
         "time-zone",
+        *("connect", "connect-copied", "llms", "claude-code", "claude-code-install"),
+        *("claude-code-refs", "claude-code-pack"),
+        *("connected-apps", "app-revoke"),
         *("activity", "activity-export", "requests-page", "entities", "entity-delete"),
         *("filters", "memories-export", "bulk-plan", "bulk-run"),
         *("jobs", "retry-failed", "job-retry", "job-run", "job-cancel", "schedule-run"),
@@ -45,6 +48,7 @@ MARKED = {
     ("memserv-search", "POST"),
     ("memserv-memory", "PUT"),
     *((name, "page") for name in ("browse", "memory-add", "memory-edit", "memory-undo")),
+    ("authorize", "page"),
     *((name, "page") for name in ("provider", "use-case", "test")),
 }
 

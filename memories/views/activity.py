@@ -34,6 +34,7 @@ from memories.views.browser import words
 PER_PAGE: Final = 50
 _VIA: Final = {
     "api_key": "with an API key",
+    "oauth": "by a connected app",
     "admin_api_key": "with the admin key",
     "session": "in the dashboard",
     "auth_disabled": "without signing in",

@@ -11,6 +11,7 @@ from core.templatetags.ui import exact, number
 KINDS: Final = {
     "memories": "Memories",
     "keys": "API keys",
+    "apps": "Connected apps",
     "people": "People",
     "sign-ins": "Sign-ins",
     "set-up": "Set-up",
@@ -41,6 +42,18 @@ WORDS: Final = {
     ),
     AuditAction.KEY_IMPORTED: DeedWords(
         "API key imported", "Imported", "add", "{who} imported the API key ‘{what}’{owner}"
+    ),
+    AuditAction.APP_CONNECTED: DeedWords(
+        "App connected", "Connected", "add", "{who} gave the app ‘{what}’ access"
+    ),
+    AuditAction.APP_REVOKED: DeedWords(
+        "App revoked", "Revoked", "delete", "{who} ended the access of the app ‘{what}’{owner}"
+    ),
+    AuditAction.APP_REPLAYED: DeedWords(
+        "App’s refresh token used twice",
+        "Ended",
+        "delete",
+        "A refresh token of the app ‘{what}’{owner} was used twice, so its access ended",
     ),
     AuditAction.ACCOUNT_MADE: DeedWords(
         "Account created", "Created", "add", "{who} created the owner’s account: {what}"

@@ -13,6 +13,7 @@ register = template.Library()
 
 _WAYS: Final = {
     "admin_api_key": "Admin key",
+    "oauth": "A connected app",
     "bearer": "Signed in",
     "disabled": "No sign-in needed",
 }

@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts.models import Account, Membership, Project, Role
 from accounts.sessions import open_session
 from core import notes
-from core.http.middleware import FinishedRequest
+from core.http.finished import FinishedRequest
 from jobs import claims, schedules
 from jobs.models import Schedule
 from jobs.runner import run_job

@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from accounts.tests.signing import sign_in
-from core.http.middleware import FinishedRequest
+from core.http.finished import FinishedRequest
 from operations import request_log, strangers
 from operations.models import RefusedRequests, RequestLog
 

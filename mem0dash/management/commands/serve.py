@@ -77,9 +77,9 @@ class Command(BaseCommand):
 def _end_with_requests() -> None:
     """Ends the process where the interpreter would wait for requests that go on: a provider may
     hang for minutes."""
-    from mem0dash import asgi
+    from core.http.threads import answering
 
-    if asgi.answering:
+    if answering:
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)

@@ -11,9 +11,9 @@ from core.pages.paging import AscendingKey
 from core.principal import Principal
 from core.rest.bodies import NamedBody
 from core.rest.json import field_of
-from memories.api.messages import MessagesField, Turn, as_messages, text_if_any
 from memories.api.oss.inputs import Identifier
 from memories.filters import AllOf, Comparison, Node
+from memories.messages import MessagesField, Turn, as_messages, text_if_any
 from memories.models import Confidence, ReviewStatus
 from memories.texts import entity_id
 

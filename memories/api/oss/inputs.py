@@ -10,7 +10,7 @@ from core.http.waiting import IncomingRequest, ProviderWait
 from core.limits import TOP_K
 from core.rest.bodies import NamedBody
 from core.rest.json import field_of
-from memories.api.messages import Messages
+from memories.messages import Messages
 from memories.models import ENTITY_FIELDS
 
 MAX_OFFSET = 10_000_000

@@ -2,13 +2,13 @@
 
 from typing import Any, Final
 
-from django.conf import settings
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from accounts.web import PageRequest, page
+from core.http.public import base_url
 from core.http.waiting import waits_for
 from core.pages.partial import is_partial
 from core.pages.tabular import download
@@ -87,7 +87,7 @@ def list_context(request: PageRequest, place: BrowserAddress) -> dict[str, Any]:
         "selects_all": found.mode != "meaning" and found.total > len(rows),
         "by_words_url": listing.url_by_words(place),
         "by_meaning_url": listing.url_by_meaning(place),
-        "base_url": settings.PUBLIC_URL or request.build_absolute_uri("/").rstrip("/"),
+        "base_url": base_url(request),
     } | inspector_context(request, place, listed=[row.memory.id for row in rows])
 
 

@@ -1,0 +1,1 @@
+"""What clients and people call: the endpoints of OAuth and their pages."""
