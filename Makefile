@@ -11,7 +11,7 @@ DJADE := $(BIN)/djade --target-version 5.2
 TEMPLATES = $$(find templates -name '*.html')
 COVERAGE := .artifacts/coverage
 
-.PHONY: run test prove one cover fmt lint lock embedder clean help
+.PHONY: run test prove conformance one cover fmt lint lock embedder clean help
 
 run: $(VENV)/.installed embedder
 	exec $(BIN)/python manage.py serve
@@ -28,6 +28,11 @@ prove: $(VENV)/.installed-dev embedder
 	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m pytest prove -o addopts= --durations 20 -v -m "not alone" -n 2 --dist loadfile
 	$(BIN)/python -m pytest prove -o addopts= --durations 20 -v -m alone -p no:xdist
+
+# The conformance suite of the Model Context Protocol, as its project publishes it on npm, against a
+# server that this starts: prints what each scenario found.
+conformance: $(VENV)/.installed-dev embedder
+	$(BIN)/python -m pytest prove/test_conformance.py -o addopts= -p no:xdist -q -rs -s
 
 # T is a path, a test's id, or words of its name: make one T=jobs/tests/test_queue.py,
 # make one T="a_job_of_a_lane and not killed". With TEST_DATABASE=postgresql TEST_INDEX=qdrant before
@@ -98,5 +103,6 @@ help:
 	@echo 'make lint    style, types, imports, migrations'
 	@echo 'make cover   which lines and branches no test runs, as a report in $(COVERAGE)'
 	@echo 'make prove   the long proofs against real servers'
+	@echo 'make conformance  the MCP conformance suite, and its results'
 	@echo 'make lock    pins the requirements'
 	@echo 'make clean   removes what make has set up; the data stay'

@@ -95,6 +95,7 @@ class Client:
 class Server:
     """`manage.py serve` on a free port. The data directory outlives kills and restarts."""
 
+    program: Sequence[str] = ("manage.py",)
     subcommand = "serve"
 
     def __init__(
@@ -127,7 +128,7 @@ class Server:
     def launch(self) -> None:
         """Starts the process and does not wait for it."""
         assert self.process is None, "the server is running already"
-        command = [*self._wrapper, sys.executable, "manage.py", self.subcommand]
+        command = [*self._wrapper, sys.executable, *self.program, self.subcommand]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=log, stderr=log

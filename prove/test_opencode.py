@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import pytest
 
+from prove import npm
 from prove.conftest import need, need_program
 from prove.environment import ROOT, clean_environment
 from prove.server import Client, Server
 
-PACKAGE: Final = "opencode-mem0-selfhost@0.1.7"
 NODE: Final = 20
 TOOLS: Final = {
     "add_memory",
@@ -34,25 +34,17 @@ TOOLS: Final = {
 
 
 @pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plugin() -> Path:
     """The installed plugin's entry file."""
     node = need_program("node", "nodejs (version 20 or later)")
-    npm = need_program("npm", "npm")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     need(
         int(version.removeprefix("v").split(".")[0]) >= NODE,
         f"node {version.strip()} is too old: install version {NODE} or later",
     )
-    folder = tmp_path_factory.mktemp("plugin")
-    (folder / "package.json").write_text('{"private": true}')
     # Its peer dependency is a JavaScript runtime of 90 MB, which the bundled file does not need.
-    flags = ("--ignore-scripts", "--no-package-lock", "--legacy-peer-deps", "--no-audit")
-    command = [npm, "install", "--no-fund", *flags, PACKAGE]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=180, check=False
-    )
-    need(done.returncode == 0, f"{PACKAGE} could not be installed with npm: {done.stderr[-500:]}")
-    return folder / "node_modules" / "opencode-mem0-selfhost" / "dist" / "index.js"
+    modules = npm.installed(npm.OPENCODE, options=("--ignore-scripts", "--legacy-peer-deps"))
+    return modules / "opencode-mem0-selfhost" / "dist" / "index.js"
 
 
 class ToolError(Exception):

@@ -56,6 +56,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]  # our own
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # RFC 9110 section 5.5: white space around a value is no part of it. The parser leaves it.
+        super().on_header(name, value.strip(b" \t"))
+
     def on_headers_complete(self) -> None:
         self._has_head()
         super().on_headers_complete()
