@@ -149,9 +149,22 @@ class Validator(OAuth2Validator):
         found = codes.filter(code=code, application=client).first()
         if found is None or found.is_expired() or not grants.holds(found.app_grant):
             return False
-        request.scopes = found.scope.split()
+        # What follows looks at this row: the code may be spent by then, by another exchange.
+        request.found_code, request.scopes = found, found.scope.split()
         request.user, request.app_grant = found.app_grant.account, found.app_grant
         return True
+
+    def confirm_redirect_uri(
+        self, client_id: str, code: str, redirect_uri: str, client: Any, *args: Any, **kwargs: Any
+    ) -> bool:
+        [request] = args
+        return bool(redirect_uri == request.found_code.redirect_uri)
+
+    def get_code_challenge(self, code: str, request: Any) -> str:
+        return str(request.found_code.code_challenge)
+
+    def get_code_challenge_method(self, code: str, request: Any) -> str:
+        return str(request.found_code.code_challenge_method)
 
     def invalidate_authorization_code(
         self, client_id: str, code: str, request: Any, *args: Any, **kwargs: Any
