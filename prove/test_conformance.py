@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from prove import npm
-from prove.apps import App, Person
+from prove.connected_apps import App, Person
 from prove.environment import ROOT
 from prove.front import Front
 from prove.server import Server, free_port

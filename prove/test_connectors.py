@@ -29,7 +29,7 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAu
 from pydantic import AnyUrl
 
 from mem0dash.tests.browser import Visit, chromium
-from prove import apps, npm
+from prove import connected_apps, npm
 from prove.pair import Pair
 from prove.postgres import Cluster
 from prove.server import Server, free_port
@@ -244,7 +244,7 @@ def test_the_python_client_signs_in_calls_refreshes_and_asks_again_once_revoked(
     assert second is not None
     assert (second.access_token, second.refresh_token) != (first.access_token, first.refresh_token)
     service.revoke(agent.name)
-    assert apps.call(service.url, second.access_token) == 401
+    assert connected_apps.call(service.url, second.access_token) == 401
     agent.run(look)
     assert service.consents == before + 2, "a revoked app has to ask again"
 

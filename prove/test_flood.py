@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from prove.apps import REDIRECT, REVISION, headers, message
+from prove.connected_apps import REDIRECT, REVISION, headers, message
 from prove.server import Server
 from prove.test_bounds import GROWTH, resident
 

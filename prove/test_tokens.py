@@ -9,7 +9,7 @@ import httpx
 import psycopg
 import pytest
 
-from prove.apps import PASSWORD, App, Person, Tokens, call, headers, message
+from prove.connected_apps import PASSWORD, App, Person, Tokens, call, headers, message
 from prove.pair import Pair
 from prove.postgres import Cluster
 from prove.test_providers import Stub

@@ -58,7 +58,7 @@ class Page:
 
     def scopes(self) -> dict[str, bool]:
         """The permissions on offer, and whether each is ticked."""
-        found = re.findall(r'name="grant" value="(\w+)"( checked)?', self.html)
+        found = re.findall(r'name="grant" value="(\w+)"(\s+checked)?', self.html)
         return {value: bool(ticked) for value, ticked in found}
 
     def projects(self) -> list[str]:

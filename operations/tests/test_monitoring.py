@@ -275,13 +275,13 @@ def test_health_needs_no_database_to_look_a_credential_up_in(
 ) -> None:
     from django.db import OperationalError
 
-    from apikeys import authentication
+    from apikeys import identity
     from operations import health
 
     def away(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError("away")
 
-    monkeypatch.setattr(authentication, "find_api_key", away)
+    monkeypatch.setattr(identity, "find_api_key", away)
     monkeypatch.setattr(health, "check_database", away)
     answer = client.get("/healthz", headers={"X-API-Key": "m0sk_" + "x" * 43})
     assert answer.status_code == 503
