@@ -199,6 +199,10 @@ async def _cut(exchange: Exchange, call: "asyncio.Future[Any]") -> None:
 async def _refused(exchange: Exchange, error: Exception) -> Answer:
     """Why the credential opens nothing."""
     request, request_id = exchange.request, exchange.id
+    if isinstance(error, identification.EndedTokenError):
+        # No attempt: 256 bits are not guessed. Clients in the cloud share few addresses, and each
+        # has to learn by a 401 that its token has expired.
+        return challenges.unauthorised(request, error.message)
     if isinstance(error, InvalidCredentialError):
         count = partial(failures.count_failure, SURFACE, client_address(request))
         left = await writing.run(looked_after(count))

@@ -12,8 +12,13 @@ from core.http.credentials import SentCredential
 from core.http.middleware import client_address
 from core.principal import Principal
 from oauth import service as oauth
+from oauth.tokens import is_access_token
 
 NO_SUCH: Final = "The access token is invalid or has expired."
+
+
+class EndedTokenError(InvalidCredentialError):
+    """An access token that has expired, was revoked, or never was."""
 
 
 def identify(request: HttpRequest) -> Principal:
@@ -42,7 +47,8 @@ def _identify(request: HttpRequest, credential: SentCredential) -> Principal:
         address=client_address(request),
     )
     if principal is None:
-        raise InvalidCredentialError(NO_SUCH)
+        ended = is_access_token(credential.value)
+        raise EndedTokenError(NO_SUCH) if ended else InvalidCredentialError(NO_SUCH)
     return principal
 
 

@@ -57,6 +57,14 @@ def test_a_token_opens_what_was_granted_in_the_project_that_was_chosen(
     assert elsewhere.call("list_entities").found["results"] == []
 
 
+def test_an_app_with_an_old_token_is_never_told_to_wait(app: App, settings: Any) -> None:
+    settings.RATE_LIMIT_AUTH_FAILURES = 3
+    AccessToken.objects.update(expires=timezone.now() - timedelta(seconds=1))
+    replies = [agent_of(app).call("list_entities") for _ in range(5)]
+    assert [reply.status for reply in replies] == [401] * 5
+    assert 'error="invalid_token"' in replies[-1].headers["www-authenticate"]
+
+
 def test_the_challenge_leads_to_the_documents_of_this_server(app: App) -> None:
     challenge = Agent(host="testserver").call("list_entities").headers["www-authenticate"]
     where = challenge.partition('resource_metadata="http://testserver')[2].partition('"')[0]
