@@ -58,7 +58,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _opened(self, conn_params: dict[str, Any]) -> Any:
         watch.connects_to(conn_params)
-        if watch.is_silent:
+        if watch.is_silent or watch.is_in_doubt:
             raise SilentError
         if (seconds_left := deadlines.left()) is not None:
             if seconds_left < PROBE_SECONDS / 2:

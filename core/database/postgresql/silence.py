@@ -62,6 +62,9 @@ class Watch:
         self._probe_at = 0.0
         self._parameters: Mapping[str, Any] = {}
         self.is_silent = False
+        # A connection could not be opened in time, and the check is not over. Whoever else opens
+        # one now would wait as long.
+        self.is_in_doubt = False
 
     def begin(self, connection: psycopg.Connection[Any]) -> _Statement:
         """Starts to watch `connection`; SilentError if its thread has no time left."""
@@ -91,7 +94,9 @@ class Watch:
 
     def suspect(self) -> None:
         """Checks at once, because a connection could not be opened in time."""
-        self._probe_at = 0.0
+        with self._guard:
+            self.is_in_doubt = True
+            self._probe_at = 0.0
         self._look_closer(time.monotonic())
 
     def _look(self) -> None:
@@ -124,6 +129,7 @@ class Watch:
             tell("the database is silent" if is_silent else "the database answers again")
         with self._guard:
             self.is_silent = is_silent
+            self.is_in_doubt = False
             pause = SILENT_SECONDS if is_silent else AGAIN_SECONDS
             self._probe_at = time.monotonic() + pause
             self._is_probing = False
